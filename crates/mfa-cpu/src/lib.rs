@@ -1,0 +1,1 @@
+//! CPU driver of universal quantized Flash Attention.

@@ -1,0 +1,1 @@
+//! The C contract of universal quantized Flash Attention.
