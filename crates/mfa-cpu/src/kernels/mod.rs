@@ -28,6 +28,10 @@
 //! Packed operands, scores, P and O are 64-byte aligned; sources (`rows`, `k`, `v` of the decode kernels) need not be.
 //! Scores are in the base-2 domain: the query was multiplied by `softmax_scale * log2(e)` while it was packed.
 
+// A kernel is one unsafe contract from its first line to its last: pointers, lengths and layouts as its type says.
+// Blocks inside it would repeat that sentence at every load.
+#![allow(unsafe_op_in_unsafe_fn)]
+
 pub(crate) mod isa;
 pub(crate) mod scalar;
 
@@ -84,17 +88,25 @@ pub(crate) struct RowState {
 }
 
 /// `s[i][j] = sum_d q[d][i] * k[d][j]` for `rows <= mr` rows (more may be written, up to mr) and `panels * nr` keys.
-pub(crate) type QkF32 = unsafe fn(q: *const f32, k: *const f32, d: usize, rows: usize, panels: usize, s: *mut f32);
+pub(crate) type QkF32 =
+    unsafe fn(q: *const f32, k: *const f32, d: usize, rows: usize, panels: usize, s: *mut f32);
 /// The same on INT8 operands; integer sums are exact. `d4` groups of four; scores as [`ScoreScales`] says.
-pub(crate) type QkI8 =
-    unsafe fn(q: *const u8, k: *const i8, d4: usize, rows: usize, panels: usize, scales: &ScoreScales, s: *mut f32);
+pub(crate) type QkI8 = unsafe fn(
+    q: *const u8,
+    k: *const i8,
+    d4: usize,
+    rows: usize,
+    panels: usize,
+    scales: &ScoreScales,
+    s: *mut f32,
+);
 
 /// One step of online softmax on `rows` x `n` scores, in place: `mx = max(m, max_j s)`, or 0 where that is -infinity;
 /// `alpha = exp2(m - mx)`, `s = exp2(s - mx)`, `l = alpha * l + sum_j s`, `m = max(m, max_j s)`.
 /// Scores of -infinity give exactly 0; NaN reaches `l`. The relative error of exp2 is below 2^-22.
 pub(crate) type SoftmaxF32 = unsafe fn(s: *mut f32, rows: usize, n: usize, state: RowState);
 /// As [`SoftmaxF32`], but P leaves as integers: with `w_j = exp2(s_j - block maximum) * (v_scale ? v_scale[j] : 1)`,
-/// `p = round(w / max w * 32767)`, and `p_scale[i] = max w / 32767 * exp2(block maximum - m)`. `s` is scratch.
+/// `p = round(w / max |w| * 32767)`, and `p_scale[i] = max |w| / 32767 * exp2(block maximum - m)`. `s` is scratch.
 /// `l` sums the weights before rounding, without `v_scale`.
 pub(crate) type SoftmaxI16 = unsafe fn(
     s: *mut f32,
@@ -105,7 +117,8 @@ pub(crate) type SoftmaxI16 = unsafe fn(
     p: *mut i16,
     p_scale: *mut f32,
 );
-/// As [`SoftmaxI16`] with 255 in place of 32767; `p_sum[i]` is the sum of the row's integers.
+/// As [`SoftmaxI16`] with 255 in place of 32767, for `v_scale` that are not negative; `p_sum[i]` is the sum of the row's
+/// integers.
 pub(crate) type SoftmaxU8 = unsafe fn(
     s: *mut f32,
     rows: usize,
@@ -117,10 +130,12 @@ pub(crate) type SoftmaxU8 = unsafe fn(
     p_sum: *mut i32,
 );
 
-/// `o[i][c] = alpha[i] * o[i][c] + sum_j p[i][j] * v[j][c]` over `n` keys and `panels` panels of columns; rows as [`QkF32`].
+/// `o[i][c] = alpha[i] * o[i][c] + sum_j p[i][j] * v[j][c]` over the first `n` keys of panels that hold `packed >= n` keys
+/// (what `pack_v_*` was given: a causal edge takes part of a block), and `panels` panels of columns; rows as [`QkF32`].
 pub(crate) type PvF32 = unsafe fn(
     p: *const f32,
     v: *const f32,
+    packed: usize,
     n: usize,
     rows: usize,
     panels: usize,
@@ -132,6 +147,7 @@ pub(crate) type PvF32 = unsafe fn(
 pub(crate) type PvI16 = unsafe fn(
     p: *const i16,
     v: *const i16,
+    packed: usize,
     n: usize,
     rows: usize,
     panels: usize,
@@ -145,6 +161,7 @@ pub(crate) type PvI16 = unsafe fn(
 pub(crate) type PvU8 = unsafe fn(
     p: *const u8,
     v: *const i8,
+    packed: usize,
     n: usize,
     rows: usize,
     panels: usize,
@@ -157,17 +174,23 @@ pub(crate) type PvU8 = unsafe fn(
 );
 
 /// Packs `n` rows of `d` floats, `ld` apart, multiplied by `scale`, as Q.
-pub(crate) type PackQF32 = unsafe fn(rows: *const f32, ld: usize, n: usize, d: usize, scale: f32, out: *mut f32);
+pub(crate) type PackQF32 =
+    unsafe fn(rows: *const f32, ld: usize, n: usize, d: usize, scale: f32, out: *mut f32);
 /// Packs `n` rows of `d` integers, `ld` bytes apart, as Q; `sums[i]` receives the sum of each row's integers.
-pub(crate) type PackQI8 = unsafe fn(rows: *const i8, ld: usize, n: usize, d: usize, out: *mut u8, sums: *mut i32);
+pub(crate) type PackQI8 =
+    unsafe fn(rows: *const i8, ld: usize, n: usize, d: usize, out: *mut u8, sums: *mut i32);
 /// Packs `n` keys of `d` floats, `ld` apart, as `ceil(n / nr)` panels.
-pub(crate) type PackKF32 = unsafe fn(rows: *const f32, ld: usize, n: usize, d: usize, out: *mut f32);
+pub(crate) type PackKF32 =
+    unsafe fn(rows: *const f32, ld: usize, n: usize, d: usize, out: *mut f32);
 /// Packs `n` keys of `d` integers, `ld` bytes apart; `sums[j]` receives the sum of each key (0 for padding).
-pub(crate) type PackKI8 = unsafe fn(rows: *const i8, ld: usize, n: usize, d: usize, out: *mut i8, sums: *mut i32);
+pub(crate) type PackKI8 =
+    unsafe fn(rows: *const i8, ld: usize, n: usize, d: usize, out: *mut i8, sums: *mut i32);
 /// Packs `n` values of `d` floats, `ld` apart, as `ceil(d / nr)` panels. Returns whether all of them are finite.
-pub(crate) type PackVF32 = unsafe fn(rows: *const f32, ld: usize, n: usize, d: usize, out: *mut f32) -> bool;
+pub(crate) type PackVF32 =
+    unsafe fn(rows: *const f32, ld: usize, n: usize, d: usize, out: *mut f32) -> bool;
 /// Packs `n` values of `d` integers, `ld` bytes apart, less `zero[j]` (null: 0).
-pub(crate) type PackVI16 = unsafe fn(rows: *const i8, ld: usize, n: usize, d: usize, zero: *const i32, out: *mut i16);
+pub(crate) type PackVI16 =
+    unsafe fn(rows: *const i8, ld: usize, n: usize, d: usize, zero: *const i32, out: *mut i16);
 /// Packs `n` values of `d` integers, `ld` bytes apart.
 pub(crate) type PackVI8 = unsafe fn(rows: *const i8, ld: usize, n: usize, d: usize, out: *mut i8);
 
