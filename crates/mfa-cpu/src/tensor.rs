@@ -145,6 +145,48 @@ impl Quant {
         }
     }
 
+    /// Scales of rows `n..n + out.len()`, for granularities whose scale holds for a row.
+    pub(crate) fn row_scales(&self, b: usize, h: usize, n: usize, out: &mut [f32]) {
+        match &self.params {
+            Params::One { scale, .. } => out.fill(*scale),
+            Params::Many {
+                scales,
+                half: false,
+                strides,
+                ..
+            } if self.block_rows == 1 && strides[2] == 1 => {
+                let first = Self::index(strides, [b, h, n, 0]);
+                // SAFETY: as in `scale`; consecutive rows' scales are adjacent.
+                unsafe {
+                    scales
+                        .ptr
+                        .cast::<f32>()
+                        .add(first)
+                        .copy_to_nonoverlapping(out.as_mut_ptr(), out.len())
+                };
+            }
+            _ => out
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, x)| *x = self.scale(b, h, n + i, 0)),
+        }
+    }
+
+    /// Zero points of rows `n..n + out.len()`, as floats, likewise.
+    pub(crate) fn row_zeros(&self, b: usize, h: usize, n: usize, out: &mut [f32]) {
+        out.iter_mut()
+            .enumerate()
+            .for_each(|(i, x)| *x = self.zero(b, h, n + i, 0) as f32);
+    }
+
+    /// The one scale and zero point of all rows, if there is one.
+    pub(crate) fn constant(&self) -> Option<(f32, f32)> {
+        match self.params {
+            Params::One { scale, zero } => Some((scale, zero as f32)),
+            Params::Many { .. } => None,
+        }
+    }
+
     /// Whether any zero point can differ from 0.
     pub(crate) fn has_zeros(&self) -> bool {
         !matches!(
