@@ -47,7 +47,7 @@ class Gradients:
     sinks: Optional[NDArray]
 
 
-def _per_key_head(x: NDArray, group: int, a: Arithmetic) -> NDArray:
+def per_key_head(x: NDArray, group: int, a: Arithmetic = FLOAT64) -> NDArray:
     """The sum over the query heads that share a key head."""
     batch, heads, rows, columns = x.shape
     return a.total(x.reshape(batch, heads // max(group, 1), group, rows, columns), 2)[:, :, 0]
@@ -62,7 +62,7 @@ def _clipped(gradient: NDArray, operand: Operand, clip: bool, a: Arithmetic) -> 
     return a.cast(hadamard(np.where(operand.inside, stored_basis, 0.0)))
 
 
-def _mask_gradient(ds: NDArray, problem: Problem) -> Optional[NDArray]:
+def mask_gradient(ds: NDArray, problem: Problem) -> Optional[NDArray]:
     """dS summed over the dimensions in which the mask is broadcast."""
     mask = problem.options.mask
     if mask is None or mask.dtype == np.bool_:
@@ -108,9 +108,9 @@ def backward(problem: Problem, incoming: Incoming, a: Arithmetic = FLOAT64) -> G
             sinks = -a.total(a.total(terms, 2), 0)
         return Gradients(
             query=_clipped(dq, problem.query, incoming.clip, a),
-            key=_clipped(_per_key_head(dk, group, a), problem.key, incoming.clip, a),
-            value=_clipped(_per_key_head(dv, group, a), problem.value, incoming.clip, a),
+            key=_clipped(per_key_head(dk, group, a), problem.key, incoming.clip, a),
+            value=_clipped(per_key_head(dv, group, a), problem.value, incoming.clip, a),
             d_values=d,
-            mask=_mask_gradient(ds, problem),
+            mask=mask_gradient(ds, problem),
             sinks=sinks,
         )

@@ -9,10 +9,10 @@ in two norms that must both hold:
 *naive* is the largest error of the plain formula in the operands' precision (see arithmetic.py) over a few orders
 of summation: the formula names no order, and one order can be lucky.
 
-*noise* is the error that the same formula is expected to make if every stored intermediate is rounded just once,
-added in quadrature. It is there because a small tensor's naive error can be zero by luck (one key: P = 1 exactly), and
-no multiple of zero allows for the one or two units in the last place that another order of roundings costs. It is a
-few 1e-7 of the sum of the absolute terms in FP32.
+*noise* is the naive error to be expected if every intermediate is rounded just once: standard deviations of roundings
+(uniform over a unit in the last place: half a unit / sqrt 3), added in quadrature. It is there because a small tensor's
+naive error can be zero by luck, and no multiple of zero allows for the one or two units in the last place that another
+order of roundings costs. Over many elements naive exceeds it, as sums are rounded more than once.
 
 Elements whose expected value is NaN must be NaN, infinite ones must be equal; they are left out of both norms.
 """
@@ -26,17 +26,16 @@ from typing import Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from . import backward as backward_module
 from .arithmetic import Arithmetic, swap
-from .backward import Gradients, Incoming, backward
-from .forward import Forward, forward, per_query_head, scores
+from .backward import Gradients, Incoming, backward, mask_gradient, per_key_head
+from .forward import Forward, forward, per_query_head
 from .precision import FP32, INTEGERS, UNIT
 from .problem import FAST, Problem
 
 FORWARD_FACTOR, GRADIENT_FACTOR = 2.0, 3.0
 ORDERS = tuple(Arithmetic(np.float32, order) for order in ("", "order 1", "order 2", "order 3"))
-_U = UNIT[FP32]
-_EXP = 2.0  # units a good single-precision exp costs
+_ROOT3 = 3.0**0.5
+_U = UNIT[FP32] / _ROOT3
 
 
 @dataclass(frozen=True)
@@ -103,60 +102,74 @@ def _quadrature(*terms: NDArray) -> NDArray:
     return np.sqrt(sum(np.square(t) for t in terms))
 
 
+def _clean(x: NDArray) -> NDArray:
+    """Without NaN and infinities: elements that they reach are not measured."""
+    return np.where(np.isfinite(x), x, 0.0)
+
+
 class _Noise:
-    """One rounding of every intermediate, propagated to the results. [batch, heads, rows, columns] throughout."""
+    """One rounding of every intermediate, propagated to the results: [batch, heads, rows, columns] throughout."""
 
-    def __init__(self, problem: Problem, logsumexp: NDArray) -> None:
-        s = scores(problem)
-        clean = np.nan_to_num(np.where(s.visible, s.final, 0.0), nan=0.0, posinf=0.0, neginf=0.0)
-        raw = np.nan_to_num(np.where(s.visible, s.raw, 0.0), nan=0.0, posinf=0.0, neginf=0.0)
+    def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.seen = s.visible
-        self.slope = np.nan_to_num(s.slope)
-        self.finite_l = np.where(np.isfinite(logsumexp), logsumexp, 0.0)
-        self.p = np.where(s.visible & np.isfinite(logsumexp), np.exp(np.minimum(clean - self.finite_l, 0.0)), 0.0)
-        self.relative = _U * (np.abs(raw) * self.slope + np.abs(clean) + _EXP)
-        highest = np.max(np.where(s.visible, clean, -np.inf), axis=-1, keepdims=True, initial=-np.inf)
-        self.one = np.exp(np.minimum(np.where(np.isfinite(highest), highest - self.finite_l, 0.0), 0.0))
-        self.v = np.nan_to_num(per_query_head(problem.value.values, problem.group), posinf=0.0, neginf=0.0)
+        exact = forward(problem)
+        s = exact.scores
+        raw, final = (_clean(np.where(s.visible, x, 0.0)) for x in (s.raw, s.final))
+        self.seen, self.slope = s.visible, _clean(s.slope)
+        self.out, self.l = _clean(exact.output), _clean(exact.logsumexp)
+        self.v = _clean(per_query_head(problem.value.values, problem.group))
+        some = s.visible & np.isfinite(exact.logsumexp)
+        self.p = np.where(some, np.exp(np.minimum(final - self.l, 0.0)), 0.0)
+        # S is rounded as a product and as a sum, and exp(S) once.
+        self.relative = _U * _quadrature(raw * self.slope, final, np.ones_like(final))
+        # exp(max S - L): what a weight of 1 in the product with V is worth.
+        self.one = self.p.max(axis=-1, keepdims=True, initial=0.0)
 
-    def output(self, expected: NDArray) -> NDArray:
+    def output(self) -> NDArray:
         precision = self.problem.value.precision
         if precision in INTEGERS:
             steps = 255 if self.problem.options.compute == FAST else 32767
-            weight = np.where(self.seen, self.one * (0.5 / steps), 0.0)
+            weight = np.where(self.seen, self.one * (0.5 / steps / _ROOT3), 0.0)
         else:
-            weight = self.p * UNIT[precision]
-        variance = np.matmul(np.square(_quadrature(self.p * self.relative, weight)), np.square(self.v))
-        size = np.where(np.isfinite(expected), np.abs(expected), 0.0)
-        return _quadrature(np.sqrt(variance), UNIT[self.problem.output_precision] * size)
+            weight = self.p * UNIT[precision] / _ROOT3
+        # An error of P also moves the sum by which it is divided: dO = sum dP (V - O).
+        moved = np.square(self.p * self.relative)
+        centred = (
+            np.matmul(moved, np.square(self.v))
+            - 2 * self.out * np.matmul(moved, self.v)
+            + np.square(self.out) * moved.sum(axis=-1, keepdims=True)
+        )
+        rounding = np.matmul(np.square(weight), np.square(self.v))
+        stored = UNIT[self.problem.output_precision] / _ROOT3 * self.out
+        return _quadrature(np.sqrt(np.maximum(centred, 0.0) + rounding), stored, _U * self.out)
 
     def logsumexp(self) -> NDArray:
         from_scores = np.sqrt(np.square(self.p * self.relative).sum(axis=-1, keepdims=True))
-        return _quadrature(from_scores, _U * (np.abs(self.finite_l) + 1.0))
+        return _quadrature(from_scores, _U * self.l, np.full_like(self.l, _U))
 
     def gradients(self, incoming: Incoming) -> dict[str, NDArray]:
-        problem, group = self.problem, self.problem.group
-        k2 = np.square(np.nan_to_num(per_query_head(problem.key.values, group)))
-        q2 = np.square(np.nan_to_num(problem.query.values))
-        do = np.nan_to_num(incoming.grad_output.values)
-        p, relative = self.p, self.relative + _U * np.abs(self.finite_l)
+        problem, group, p = self.problem, self.problem.group, self.p
+        k2 = np.square(_clean(per_query_head(problem.key.values, group)))
+        q2 = np.square(_clean(problem.query.values))
+        do = _clean(incoming.grad_output.values)
+        # L is given, rounded: unlike in forward, an error of S is not divided out.
+        relative = _quadrature(self.relative, _U * self.l)
         dp = np.matmul(do, swap(self.v))
         dp_noise = _U * np.sqrt(np.matmul(np.square(do), np.square(swap(self.v))))
         d = (p * dp).sum(axis=-1, keepdims=True)
         if incoming.output is not None:
-            given = np.nan_to_num(incoming.output)
-            d_noise = _U * np.sqrt(np.square(do * given).sum(axis=-1, keepdims=True))
-            # O itself was given rounded: its distance from the exact O is not the driver's doing, but moves D.
-            d_noise = _quadrature(d_noise, np.abs((do * given).sum(axis=-1, keepdims=True) - d))
+            terms = do * _clean(incoming.output)
+            # That O was rounded before it was given is not the driver's doing, but moves D.
+            given = np.abs(terms.sum(axis=-1, keepdims=True) - d)
+            d_noise = _quadrature(_U * np.sqrt(np.square(terms).sum(axis=-1, keepdims=True)), given, _U * d)
         else:
-            d_noise = np.sqrt(np.square(_quadrature(p * relative * dp, p * dp_noise)).sum(axis=-1, keepdims=True))
-        d_noise = _quadrature(d_noise, _U * np.abs(d))
+            from_p = np.square(_quadrature(p * relative * dp, p * dp_noise))
+            d_noise = _quadrature(np.sqrt(from_p.sum(axis=-1, keepdims=True)), _U * d)
         ds = p * (dp - d)
-        ds_noise = _quadrature(ds * relative, p * dp_noise, p * d_noise, _U * p * dp, _U * p * d)
+        ds_noise = _quadrature(ds * relative, p * dp_noise, p * d_noise, _U * ds)
 
         def beside(x: NDArray, noise: NDArray, precision: int) -> NDArray:
-            return np.square(_quadrature(noise, x * UNIT.get(precision, _U)))
+            return np.square(_quadrature(noise, x * UNIT.get(precision, UNIT[FP32]) / _ROOT3))
 
         dx, dx_noise, scale = ds * self.slope, ds_noise * self.slope, abs(problem.scale)
         dq = np.matmul(beside(dx, dx_noise, problem.key.precision), k2)
@@ -164,33 +177,33 @@ class _Noise:
         dv = np.matmul(swap(beside(p, p * relative, incoming.grad_output.precision)), np.square(do))
         result = {
             "query": scale * np.sqrt(dq),
-            "key": scale * np.sqrt(backward_module._per_key_head(dk, group, backward_module.FLOAT64)),
-            "value": np.sqrt(backward_module._per_key_head(dv, group, backward_module.FLOAT64)),
+            "key": scale * np.sqrt(per_key_head(dk, group)),
+            "value": np.sqrt(per_key_head(dv, group)),
             "d_values": d_noise,
         }
-        from_mask = backward_module._mask_gradient(np.square(ds_noise), problem)
+        from_mask = mask_gradient(np.square(ds_noise), problem)
         if from_mask is not None:
             result["mask"] = np.sqrt(from_mask)
         if problem.options.sinks is not None:
             sink = problem.options.sinks[None, :, None, None]
-            share = np.exp(np.minimum(sink - self.finite_l, 0.0))
-            error = _quadrature(share * d_noise, share * d * _U * (np.abs(sink) + np.abs(self.finite_l) + _EXP))
+            share = np.exp(np.minimum(sink - self.l, 0.0))
+            of_share = _U * _quadrature(np.broadcast_to(sink, self.l.shape), self.l, np.ones_like(self.l))
+            error = share * _quadrature(d_noise, d * of_share)
             result["sinks"] = np.sqrt(np.square(error).sum(axis=(0, 2), keepdims=True))
         return result
 
 
 def _bound(factor: float, expected: NDArray, attempts: list[NDArray], noise: NDArray) -> Bound:
-    # The expected value is kept in FP32: half a unit of it is added to what one rounding may cost.
-    size = np.where(np.isfinite(expected), np.abs(expected), 0.0)
-    return Bound(factor, _naive(expected, attempts), norms(_quadrature(noise, _U * size), expected))
+    # Expected values are kept in FP32: that rounding, too, is no fault of the driver.
+    return Bound(factor, _naive(expected, attempts), norms(_quadrature(noise, _U * _clean(expected)), expected))
 
 
 def forward_bounds(problem: Problem, exact: Forward) -> dict[str, Bound]:
     """Bounds of "output" and "logsumexp"."""
     attempts = [forward(problem, a) for a in ORDERS]
-    noise = _Noise(problem, exact.logsumexp)
+    noise = _Noise(problem)
     return {
-        "output": _bound(FORWARD_FACTOR, exact.output, [t.output for t in attempts], noise.output(exact.output)),
+        "output": _bound(FORWARD_FACTOR, exact.output, [t.output for t in attempts], noise.output()),
         "logsumexp": _bound(FORWARD_FACTOR, exact.logsumexp, [t.logsumexp for t in attempts], noise.logsumexp()),
     }
 
@@ -201,7 +214,7 @@ def gradient_bounds(problem: Problem, exact: Gradients, incoming: Incoming) -> d
     `incoming` is what the driver is given: L and O as stored, not as float64 knows them.
     """
     attempts = [backward(problem, incoming, a) for a in ORDERS]
-    noise = _Noise(problem, incoming.logsumexp).gradients(incoming)
+    noise = _Noise(problem).gradients(incoming)
     return {
         name: _bound(GRADIENT_FACTOR, getattr(exact, name), [getattr(t, name) for t in attempts], amount)
         for name, amount in noise.items()

@@ -90,8 +90,8 @@ def _groups(x: NDArray, scheme: Scheme) -> Iterator[tuple[tuple[int, ...], NDArr
             yield index, rows if scheme.granularity == BLOCK else rows[:, column]
 
 
-def hadamard(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row times the orthonormal block-diagonal Sylvester matrix; its own inverse.
+def hadamard(x: NDArray) -> NDArray:
+    """Each row times the orthonormal block-diagonal Sylvester matrix; its own inverse. In the dtype of `x`.
 
     The blocks have the size of the largest power of two that divides the number of columns.
     """
@@ -104,7 +104,7 @@ def hadamard(x: NDArray[np.float64]) -> NDArray[np.float64]:
         first, second = pairs[..., 0, :], pairs[..., 1, :]
         blocks = np.stack([first + second, first - second], axis=-2).reshape(blocks.shape)
         half *= 2
-    return (blocks / np.sqrt(np.float64(size))).reshape(x.shape)
+    return (blocks / x.dtype.type(size**0.5)).reshape(x.shape)
 
 
 def dequantize(tensor: Quantized) -> NDArray[np.float64]:
