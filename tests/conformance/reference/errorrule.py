@@ -10,9 +10,10 @@ in two norms that must both hold:
 of summation: the formula names no order, and one order can be lucky.
 
 *noise* is the naive error to be expected: every product, partial sum and stored intermediate rounded, each with the
-standard deviation of a rounding, added in quadrature and propagated to the results. Over many rows it is about equal to naive. It is there because a small tensor's naive error
-can be small by luck. For max it counts three standard deviations of the worst element, for rms over r rows (whose
-elements share the errors of P) 1 + 8/r variances: three deviations for one row, one for many.
+standard deviation of a rounding, added in quadrature and propagated to the results. Over many rows it about equals naive
+(a test holds them together). It is there because a small tensor's naive error can be small by luck. For max it counts
+three standard deviations of the worst element, for rms over r rows (whose elements share the errors of P) 1 + 8/r
+variances: three deviations for one row, one for many.
 
 Where the expected values are kept in FP32, half a unit in the last place of the largest (its standard deviation, for
 rms) is allowed on top: they are off by as much themselves.
