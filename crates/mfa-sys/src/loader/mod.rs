@@ -122,6 +122,17 @@ impl fmt::Display for Version {
     }
 }
 
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Linked => f.write_str("(linked)"),
+            Self::Opened(path) | Self::Variable(path) | Self::Adjacent(path) => {
+                path.display().fmt(f)
+            }
+        }
+    }
+}
+
 impl Driver {
     /// A driver that is compiled in.
     #[must_use]
