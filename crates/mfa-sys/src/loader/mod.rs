@@ -1,6 +1,8 @@
 //! Drivers: function tables, and where they come from.
 
 mod module;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{CStr, OsString, c_void};
 use std::fmt;
