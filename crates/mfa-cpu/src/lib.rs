@@ -1,1 +1,3 @@
 //! CPU driver of universal quantized Flash Attention.
+
+pub(crate) mod kernels;
