@@ -210,7 +210,7 @@ impl<'py> Array<'py> {
             23 => Some(Dtype::Float16),
             5 | 7 | 9 if descr.itemsize() == 4 => Some(Dtype::Int32),
             5 | 7 | 9 if descr.itemsize() == 8 => Some(Dtype::Int64),
-            256.. if descr.typeobj().name()? == intern!(py, "bfloat16") => Some(Dtype::BFloat16),
+            256.. if descr.typeobj().name()? == "bfloat16" => Some(Dtype::BFloat16),
             _ => None,
         };
         let dtype = found.filter(|dtype| allowed.contains(dtype) && descr.byteorder() != FOREIGN);

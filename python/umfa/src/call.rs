@@ -136,17 +136,6 @@ pub(crate) fn place_rows(view: &View, rank: usize, layout: Layout, varlen: bool)
     Placed::new(view, rows)
 }
 
-/// A tensor that is absent.
-pub(crate) const ABSENT: sys::mfa_tensor = sys::mfa_tensor {
-    buffer: ptr::null_mut(),
-    byte_offset: 0,
-    precision: 0,
-    reserved: 0,
-    shape: [0; 4],
-    strides: [0; 4],
-    quantization: ptr::null(),
-};
-
 /// Owns the buffer handles and quantizations of one call.
 pub(crate) struct Call<'a> {
     handle: &'a Handle,
@@ -154,6 +143,8 @@ pub(crate) struct Call<'a> {
     // Boxed, so that descriptors can point at them while more are added.
     #[allow(clippy::vec_box)]
     quantizations: Vec<Box<sys::mfa_quantization>>,
+    /// Bytes of temporary memory.
+    pub(crate) scratch_bytes: u64,
 }
 
 /// Carries descriptors, which are full of pointers, into a closure that runs without the GIL.
@@ -174,6 +165,7 @@ impl<'a> Call<'a> {
             handle,
             buffers: Vec::with_capacity(8),
             quantizations: Vec::new(),
+            scratch_bytes: 0,
         }
     }
 
@@ -222,6 +214,7 @@ impl<'a> Call<'a> {
         };
         self.check(status)?;
         self.buffers.push(buffer);
+        self.scratch_bytes += bytes as u64;
         Ok(buffer)
     }
 
@@ -231,7 +224,7 @@ impl<'a> Call<'a> {
             precision: placed.precision,
             shape: placed.shape,
             strides: placed.strides,
-            ..ABSENT
+            ..sys::mfa_tensor::ABSENT
         })
     }
 
@@ -243,13 +236,18 @@ impl<'a> Call<'a> {
             .map_or(ptr::null(), |boxed| &raw const **boxed)
     }
 
-    /// A parameter array of FP32 with one dimension more or less: `axes` as in [`Placed::new`].
-    pub(crate) fn parameter(
-        &mut self,
-        array: &Array<'_>,
-        axes: [Option<usize>; 4],
-    ) -> PyResult<sys::mfa_tensor> {
-        self.tensor(&Placed::new(&array.view, axes))
+    /// A contiguous float tensor in temporary memory.
+    pub(crate) fn temporary(&mut self, shape: [u64; 4], dtype: Dtype) -> PyResult<sys::mfa_tensor> {
+        let bytes = (shape.into_iter().try_fold(dtype.size() as u64, u64::checked_mul))
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .ok_or_else(|| error::dimensions("more bytes than memory can have".into()))?;
+        Ok(sys::mfa_tensor {
+            buffer: self.scratch(bytes)?,
+            precision: dtype.precision(),
+            shape,
+            strides: contiguous_strides(shape),
+            ..sys::mfa_tensor::ABSENT
+        })
     }
 }
 
@@ -263,5 +261,8 @@ impl Drop for Call<'_> {
     }
 }
 
-/// The dtype of results for an operand that is not a float array.
-pub(crate) const DEFAULT_OUTPUT: Dtype = Dtype::Float32;
+/// The strides of C order.
+pub(crate) fn contiguous_strides(shape: [u64; 4]) -> [i64; 4] {
+    let [_, heads, rows, columns] = shape.map(|size| size.max(1) as i64);
+    [heads * rows * columns, rows * columns, columns, 1]
+}

@@ -211,6 +211,11 @@ impl Default for Quantizing {
 }
 
 impl Quantizing {
+    /// Whether any float operand is quantized.
+    pub(crate) fn any(&self) -> bool {
+        self.precision.0.iter().any(Option::is_some)
+    }
+
     /// Takes one keyword; false if it isn't one of these.
     fn set(&mut self, key: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
         fn put<T: Copy>(

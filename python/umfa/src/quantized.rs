@@ -4,7 +4,7 @@ use mfa_sys as sys;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyEllipsis, PyNone, PySlice, PyString, PyTuple};
+use pyo3::types::{PyEllipsis, PyNone, PySlice, PyTuple};
 
 use crate::array::{Array, Kind, View, contiguous, shape_text, shape_tuple};
 use crate::call::{Call, Placed, axes};
@@ -71,12 +71,11 @@ impl Scheme {
     /// The fields of the contract's structure that are not arrays.
     pub(crate) fn describe(&self) -> sys::mfa_quantization {
         sys::mfa_quantization {
-            struct_size: size_of::<sys::mfa_quantization>() as u32,
             granularity: self.granularity,
             block_rows: self.block_rows,
             group_size: self.group,
             rotated: u32::from(self.rotated),
-            ..Default::default()
+            ..sys::mfa_quantization::new()
         }
     }
 }
@@ -229,6 +228,32 @@ impl QuantizedTensor {
         &self.shape
     }
 
+    pub(crate) fn is_symmetric(&self) -> bool {
+        self.zero_point.is_none()
+    }
+
+    pub(crate) fn is_smoothed(&self) -> bool {
+        self.mean.is_some()
+    }
+
+    /// Refuses to write to arrays that are read-only; `scales`: they are written too.
+    pub(crate) fn check_writable(&self, py: Python<'_>, scales: bool) -> PyResult<()> {
+        let parts = self.read(py, "data")?;
+        let written = [
+            ("data", Some(&parts.data), true),
+            ("scale", Some(&parts.scale), scales),
+            ("zero_point", parts.zero_point.as_ref(), scales),
+        ];
+        for (name, array, written) in written {
+            if written && array.is_some_and(|array| array.view.readonly) {
+                return Err(error::argument(format!(
+                    "out.{name}: a read-only array, expected one that can be written"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn axes(&self) -> [Option<usize>; 4] {
         axes(self.shape.len(), self.layout, false).unwrap_or([None; 4])
     }
@@ -318,7 +343,7 @@ fn optional<'py>(value: Option<Bound<'py, PyAny>>) -> Option<Bound<'py, PyAny>> 
 }
 
 /// Python numbers become arrays of the data's library.
-fn scalar<'py>(
+pub(crate) fn scalar<'py>(
     value: Bound<'py, PyAny>,
     like: &Bound<'py, PyAny>,
     dtype: &str,
@@ -485,7 +510,7 @@ impl QuantizedTensor {
             Some(out) => out,
             None => kind.empty(py, &self.shape, dtype)?,
         };
-        let target = crate::attention::writable(&out, "out", Dtype::FLOATS, &self.shape)?;
+        let target = crate::prepare::writable(&out, "out", Dtype::FLOATS, &self.shape)?;
         let destination = Placed::new(&target.view, self.axes());
         if destination.overlaps(&self.placed(&parts, false)) {
             return Err(crate::error::argument(
@@ -681,9 +706,4 @@ pub(crate) fn stored_dtype(precision: i32) -> Dtype {
         sys::MFA_PRECISION_INT4 => Dtype::UInt8,
         _ => Dtype::Int8,
     }
-}
-
-/// The name of an element type as a Python string.
-pub(crate) fn dtype_name<'py>(py: Python<'py>, dtype: Dtype) -> Bound<'py, PyString> {
-    PyString::new(py, dtype.name())
 }
