@@ -205,6 +205,11 @@ impl<'a> Call<'a> {
         Ok(buffer)
     }
 
+    /// A buffer over sequence lengths.
+    pub(crate) fn lengths(&mut self, ends: &[i32]) -> PyResult<*mut c_void> {
+        self.wrap(ends.as_ptr().cast_mut().cast(), size_of_val(ends))
+    }
+
     /// Temporary memory of the device.
     pub(crate) fn scratch(&mut self, bytes: usize) -> PyResult<*mut c_void> {
         let mut buffer = ptr::null_mut();

@@ -43,5 +43,6 @@ mod native {
 
     /// The version of the package.
     #[pymodule_export]
+    #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");
 }

@@ -181,8 +181,10 @@ fn on_the_fly(
         (sizes.iter().copied().try_fold(1_u64, u64::checked_mul))
             .ok_or_else(|| error::dimensions("more elements than memory can have".into()))
     };
-    let groups = product(&scheme.scale_sizes(shape))?;
+    let scale_shape = scheme.scale_sizes(shape);
+    let groups = product(&scale_shape)?;
     let mut quantization = scheme.describe();
+    quantization.scale_strides = contiguous_strides(scale_shape);
     quantization.scale_precision = quantizing.scale_precision.of(role);
     let scale_size = if quantization.scale_precision == sys::MFA_PRECISION_FP16 {
         2
@@ -243,7 +245,10 @@ pub(crate) struct Mask<'py> {
 }
 
 /// `cu_seqlens`: an int32 array in place, or what other integers were converted to.
-struct Lengths<'py>(Cow<'py, [i32]>, Option<Array<'py>>);
+struct Lengths<'py> {
+    ends: Cow<'py, [i32]>,
+    _owner: Option<Array<'py>>,
+}
 
 impl Mask<'_> {
     pub(crate) fn placed(&self) -> Placed {
@@ -272,11 +277,11 @@ impl<'py> Extras<'py> {
         let lengths = match (&options.cu_seqlens_q, &options.cu_seqlens_k) {
             (Some(q), Some(k)) => {
                 let both = [lengths(q, "cu_seqlens_q")?, lengths(k, "cu_seqlens_k")?];
-                if both[0].0.len() != both[1].0.len() {
+                if both[0].ends.len() != both[1].ends.len() {
                     return Err(error::dimensions(format!(
                         "cu_seqlens_k: {} entries, expected {} as cu_seqlens_q",
-                        both[1].0.len(),
-                        both[0].0.len()
+                        both[1].ends.len(),
+                        both[0].ends.len()
                     )));
                 }
                 Some(both)
@@ -354,9 +359,9 @@ impl<'py> Extras<'py> {
             described.sinks = call.tensor(&Placed::new(&sinks.view, Extras::SINK_AXES))?;
         }
         if let Some([q, k]) = &self.lengths {
-            described.sequence_count = (q.0.len() - 1) as u32;
-            described.cu_seqlens_q = call.wrap(q.0.as_ptr().cast_mut().cast(), size_of_val(&*q.0))?;
-            described.cu_seqlens_k = call.wrap(k.0.as_ptr().cast_mut().cast(), size_of_val(&*k.0))?;
+            described.sequence_count = (q.ends.len() - 1) as u32;
+            described.cu_seqlens_q = call.lengths(&q.ends)?;
+            described.cu_seqlens_k = call.lengths(&k.ends)?;
         }
         Ok(described)
     }
@@ -380,7 +385,10 @@ fn lengths<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Lengths<'py>
             if view.dtype == Dtype::Int32 && view.is_contiguous() {
                 // SAFETY: a contiguous int32 array, which is kept beside the slice.
                 let ends = unsafe { std::slice::from_raw_parts(view.data.cast::<i32>(), view.len()) };
-                return Ok(Lengths(Cow::Borrowed(ends), Some(array)));
+                return Ok(Lengths {
+                    ends: Cow::Borrowed(ends),
+                    _owner: Some(array),
+                });
             }
             (0..view.len())
                 .map(|index| {
@@ -401,7 +409,10 @@ fn lengths<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Lengths<'py>
     }
     let narrow = wide.into_iter().map(i32::try_from).collect::<Result<Vec<i32>, _>>();
     let narrow = narrow.map_err(|_| complain("an entry that does not fit int32".into()))?;
-    Ok(Lengths(Cow::Owned(narrow), None))
+    Ok(Lengths {
+        ends: Cow::Owned(narrow),
+        _owner: None,
+    })
 }
 
 /// Reads an array that will be written, of exactly this shape.

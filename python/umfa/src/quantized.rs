@@ -220,10 +220,6 @@ impl QuantizedTensor {
         self.layout
     }
 
-    pub(crate) fn rank(&self) -> usize {
-        self.shape.len()
-    }
-
     pub(crate) fn shape(&self) -> &[usize] {
         &self.shape
     }
@@ -285,9 +281,7 @@ impl QuantizedTensor {
         let scales = Placed::new(&parts.scale.view, if per_group { axes } else { [None; 4] });
         quantization.scale_buffer = call.wrap(scales.data, scales.bytes)?;
         quantization.scale_precision = scales.precision;
-        if per_group {
-            quantization.scale_strides = scales.strides;
-        }
+        quantization.scale_strides = scales.strides;
         if let Some(zero_point) = &parts.zero_point {
             let placed = Placed::new(&zero_point.view, if per_group { axes } else { [None; 4] });
             if per_group && !same_strides(&placed, &scales) {

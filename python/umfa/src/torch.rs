@@ -54,10 +54,6 @@ impl Torch {
         self.tensor.bind(py)
     }
 
-    pub(crate) fn dtype<'py>(&'py self, py: Python<'py>, dtype: Dtype) -> &'py Bound<'py, PyAny> {
-        self.dtypes[dtype as usize].bind(py)
-    }
-
     pub(crate) fn view(
         &self,
         tensor: &Bound<'_, PyAny>,
