@@ -68,7 +68,7 @@ impl View {
                      makes a copy without negative strides"
                 )));
             }
-            if bytes % dtype.size() != 0 {
+            if !bytes.is_multiple_of(dtype.size()) {
                 return Err(error::dimensions(format!(
                     "{name}: stride {bytes} bytes in dimension {axis}, expected a multiple of the {} bytes of {dtype}; \
                      numpy.ascontiguousarray makes a copy with such strides",

@@ -71,7 +71,11 @@ fn forward<'py>(
     keywords: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (options, own) = parse(function, keywords)?;
-    let inputs = [Operand::read(q, "q")?, Operand::read(k, "k")?, Operand::read(v, "v")?];
+    let inputs = [
+        Operand::read(q, "q")?,
+        Operand::read(k, "k")?,
+        Operand::read(v, "v")?,
+    ];
     if function == Function::QuantizedAttention
         && !inputs.iter().any(Operand::is_quantized)
         && !options.quantizing.any()
@@ -121,7 +125,9 @@ fn forward<'py>(
         ..sys::mfa_forward_desc::new()
     };
     // SAFETY: the descriptor and what it points to live until the call ends.
-    call.run(py, |api, raw| unsafe { (api.mfa_forward)(raw, &raw const desc) })?;
+    call.run(py, |api, raw| unsafe {
+        (api.mfa_forward)(raw, &raw const desc)
+    })?;
     let out = if given { out } else { kind.finish(out)? };
     match logsumexp {
         None => Ok(out),
@@ -151,14 +157,14 @@ fn planned<T>(
     function: Function,
     [q, k, v]: [&Bound<'_, PyAny>; 3],
     keywords: Option<&Bound<'_, PyDict>>,
-    ask: impl FnOnce(
-        u64,
-        *const sys::mfa_forward_desc,
-        *const sys::mfa_backward_desc,
-    ) -> PyResult<T>,
+    ask: impl FnOnce(u64, *const sys::mfa_forward_desc, *const sys::mfa_backward_desc) -> PyResult<T>,
 ) -> PyResult<T> {
     let (options, own) = parse(function, keywords)?;
-    let inputs = [Operand::read(q, "q")?, Operand::read(k, "k")?, Operand::read(v, "v")?];
+    let inputs = [
+        Operand::read(q, "q")?,
+        Operand::read(k, "k")?,
+        Operand::read(v, "v")?,
+    ];
     let mut call = Call::new(handle);
     let prepared = operands(py, &mut call, &inputs, &options, Effort::Plan)?;
     let quantized_bytes = call.scratch_bytes;
@@ -224,7 +230,13 @@ pub(crate) fn flash_attention_forward<'py>(
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let handle = handle(py, Some(ctx))?;
-    forward(py, &handle, Function::FlashAttentionForward, [q, k, v], options)
+    forward(
+        py,
+        &handle,
+        Function::FlashAttentionForward,
+        [q, k, v],
+        options,
+    )
 }
 
 /// softmax(softmax_scale * q k^T + bias) v, exactly, without the matrix of scores in memory.
@@ -312,7 +324,13 @@ pub(crate) fn quantized_attention<'py>(
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let handle = handle(py, context)?;
-    forward(py, &handle, Function::QuantizedAttention, [q, k, v], options)
+    forward(
+        py,
+        &handle,
+        Function::QuantizedAttention,
+        [q, k, v],
+        options,
+    )
 }
 
 /// The plan of a call and the reason for it, as lines of "key: value". Nothing is computed.
@@ -338,22 +356,43 @@ pub(crate) fn explain<'py>(
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<String> {
     let handle = handle(py, context)?;
-    planned(py, &handle, Function::Explain, [q, k, v], options, |_, forward, backward| {
-        let api = handle.api();
-        let mut length = 0;
-        // SAFETY: the descriptor lives in the caller; with capacity 0 the text may be NULL.
-        handle.check(unsafe {
-            (api.mfa_explain)(handle.raw(), forward, backward, std::ptr::null_mut(), 0, &raw mut length)
-        })?;
-        let mut text = vec![0_u8; length + 1];
-        // SAFETY: as above; the text has the capacity given.
-        handle.check(unsafe {
-            let (text, capacity) = (text.as_mut_ptr().cast(), text.len());
-            (api.mfa_explain)(handle.raw(), forward, backward, text, capacity, &raw mut length)
-        })?;
-        text.truncate(length);
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    })
+    planned(
+        py,
+        &handle,
+        Function::Explain,
+        [q, k, v],
+        options,
+        |_, forward, backward| {
+            let api = handle.api();
+            let mut length = 0;
+            // SAFETY: the descriptor lives in the caller; with capacity 0 the text may be NULL.
+            handle.check(unsafe {
+                (api.mfa_explain)(
+                    handle.raw(),
+                    forward,
+                    backward,
+                    std::ptr::null_mut(),
+                    0,
+                    &raw mut length,
+                )
+            })?;
+            let mut text = vec![0_u8; length + 1];
+            // SAFETY: as above; the text has the capacity given.
+            handle.check(unsafe {
+                let (text, capacity) = (text.as_mut_ptr().cast(), text.len());
+                (api.mfa_explain)(
+                    handle.raw(),
+                    forward,
+                    backward,
+                    text,
+                    capacity,
+                    &raw mut length,
+                )
+            })?;
+            text.truncate(length);
+            Ok(String::from_utf8_lossy(&text).into_owned())
+        },
+    )
 }
 
 /// Bytes that a call would allocate beside its outputs, at most. Nothing is computed.
@@ -379,12 +418,19 @@ pub(crate) fn workspace_size<'py>(
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<u64> {
     let handle = handle(py, context)?;
-    planned(py, &handle, Function::WorkspaceSize, [q, k, v], options, |quantized, forward, backward| {
-        let mut bytes = 0;
-        // SAFETY: the descriptor lives in the caller; the out pointer is valid.
-        handle.check(unsafe {
-            (handle.api().mfa_workspace_size)(handle.raw(), forward, backward, &raw mut bytes)
-        })?;
-        Ok(bytes + quantized)
-    })
+    planned(
+        py,
+        &handle,
+        Function::WorkspaceSize,
+        [q, k, v],
+        options,
+        |quantized, forward, backward| {
+            let mut bytes = 0;
+            // SAFETY: the descriptor lives in the caller; the out pointer is valid.
+            handle.check(unsafe {
+                (handle.api().mfa_workspace_size)(handle.raw(), forward, backward, &raw mut bytes)
+            })?;
+            Ok(bytes + quantized)
+        },
+    )
 }

@@ -84,7 +84,11 @@ pub(crate) fn flash_attention_backward<'py>(
         Ok(true)
     })?;
     let handle = handle(py, Some(ctx))?;
-    let inputs = [Operand::read(q, "q")?, Operand::read(k, "k")?, Operand::read(v, "v")?];
+    let inputs = [
+        Operand::read(q, "q")?,
+        Operand::read(k, "k")?,
+        Operand::read(v, "v")?,
+    ];
     let mut call = Call::new(&handle);
     let prepared = operands(py, &mut call, &inputs, &options, Effort::Run)?;
     let (layout, varlen) = (inputs[0].layout(options.layout), options.is_varlen());
@@ -112,17 +116,23 @@ pub(crate) fn flash_attention_backward<'py>(
         let shape = displayed(prepared.placed[index].shape, rank, layout, varlen);
         gradients.push(match wanted {
             false => None,
-            true => gradient(py, &kind, &shape, |array| place(array, "gradient", layout, varlen))?,
+            true => gradient(py, &kind, &shape, |array| {
+                place(array, "gradient", layout, varlen)
+            })?,
         });
     }
     gradients.push(match (&extras.mask, own.grad_mask) {
         (_, false) => None,
         (Some(mask), true) if mask.array.view.dtype != Dtype::Bool => {
             let shape = mask.array.view.shape();
-            gradient(py, &kind, shape, |array| Ok(Placed::new(&array.view, mask.axes)))?
+            gradient(py, &kind, shape, |array| {
+                Ok(Placed::new(&array.view, mask.axes))
+            })?
         }
         _ => {
-            return Err(error::argument("grad_mask: expected a float attn_mask".into()));
+            return Err(error::argument(
+                "grad_mask: expected a float attn_mask".into(),
+            ));
         }
     });
     gradients.push(match (&extras.sinks, own.grad_sinks) {
@@ -131,7 +141,9 @@ pub(crate) fn flash_attention_backward<'py>(
             Ok(Placed::new(&array.view, Extras::SINK_AXES))
         })?,
         (None, true) => {
-            return Err(error::argument("grad_sinks: given without sinks, expected both".into()));
+            return Err(error::argument(
+                "grad_sinks: given without sinks, expected both".into(),
+            ));
         }
     });
     let mut tensors = Vec::with_capacity(gradients.len());
@@ -162,7 +174,9 @@ pub(crate) fn flash_attention_backward<'py>(
         ..sys::mfa_backward_desc::new()
     };
     // SAFETY: the descriptor and what it points to live until the call ends.
-    call.run(py, |api, raw| unsafe { (api.mfa_backward)(raw, &raw const desc) })?;
+    call.run(py, |api, raw| unsafe {
+        (api.mfa_backward)(raw, &raw const desc)
+    })?;
 
     let mut results = Vec::with_capacity(5);
     for (index, gradient) in gradients.into_iter().enumerate() {

@@ -122,7 +122,8 @@ impl Buffer {
         let read = Array::read(array, "array", &Dtype::ALL)?;
         if !read.view.is_contiguous() {
             return Err(error::dimensions(
-                "array: strided memory, expected C order; numpy.ascontiguousarray makes a copy".into(),
+                "array: strided memory, expected C order; numpy.ascontiguousarray makes a copy"
+                    .into(),
             ));
         }
         let handle = handle(py, Some(context))?;
@@ -130,7 +131,12 @@ impl Buffer {
         let mut raw = ptr::null_mut();
         // SAFETY: the array owns these bytes and lives as long as the buffer.
         let status = unsafe {
-            (handle.api().mfa_buffer_from_ptr)(handle.raw(), data.cast(), bytes as u64, &raw mut raw)
+            (handle.api().mfa_buffer_from_ptr)(
+                handle.raw(),
+                data.cast(),
+                bytes as u64,
+                &raw mut raw,
+            )
         };
         handle.check(status)?;
         let memory = Memory {
@@ -166,7 +172,7 @@ impl Buffer {
             )));
         };
         let bytes = memory.get().bytes;
-        let room = bytes.checked_sub(offset).unwrap_or_default() / element.size();
+        let room = bytes.saturating_sub(offset) / element.size();
         let shape: Vec<usize> = match shape.filter(|shape| !shape.is_none()) {
             None => vec![room],
             Some(shape) => match shape.extract::<usize>() {
@@ -217,7 +223,11 @@ impl Buffer {
 
     /// Gives the memory up. Arrays that look into it keep it alive; closing twice is fine.
     fn close(&self) {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let memory = self
+            .memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         drop(memory);
     }
 

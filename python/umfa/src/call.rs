@@ -57,9 +57,8 @@ impl Placed {
                 Some(axis) => view.strides[axis] as i64,
                 None => around,
             };
-            around = around.max(
-                placed.strides[place].saturating_mul(placed.shape[place].max(1) as i64),
-            );
+            around =
+                around.max(placed.strides[place].saturating_mul(placed.shape[place].max(1) as i64));
         }
         placed
     }
@@ -114,7 +113,12 @@ pub(crate) fn displayed(sizes: [u64; 4], rank: usize, layout: Layout, varlen: bo
 }
 
 /// The shape of logsumexp: [batch, heads, rows] in every layout, without the axes that the operands don't have.
-pub(crate) fn displayed_rows(sizes: [u64; 4], rank: usize, layout: Layout, varlen: bool) -> Vec<usize> {
+pub(crate) fn displayed_rows(
+    sizes: [u64; 4],
+    rank: usize,
+    layout: Layout,
+    varlen: bool,
+) -> Vec<usize> {
     let axes = axes(rank, layout, varlen).unwrap_or([None; 4]);
     (axes[..3].iter().zip(sizes))
         .filter(|(axis, _)| axis.is_some())
@@ -234,7 +238,10 @@ impl<'a> Call<'a> {
     }
 
     /// Keeps a quantization until the call ends; the pointer goes into a tensor.
-    pub(crate) fn keep(&mut self, quantization: sys::mfa_quantization) -> *const sys::mfa_quantization {
+    pub(crate) fn keep(
+        &mut self,
+        quantization: sys::mfa_quantization,
+    ) -> *const sys::mfa_quantization {
         self.quantizations.push(Box::new(quantization));
         self.quantizations
             .last()
@@ -243,9 +250,11 @@ impl<'a> Call<'a> {
 
     /// A contiguous float tensor in temporary memory.
     pub(crate) fn temporary(&mut self, shape: [u64; 4], dtype: Dtype) -> PyResult<sys::mfa_tensor> {
-        let bytes = (shape.into_iter().try_fold(dtype.size() as u64, u64::checked_mul))
-            .and_then(|bytes| usize::try_from(bytes).ok())
-            .ok_or_else(|| error::dimensions("more bytes than memory can have".into()))?;
+        let bytes = (shape
+            .into_iter()
+            .try_fold(dtype.size() as u64, u64::checked_mul))
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or_else(|| error::dimensions("more bytes than memory can have".into()))?;
         Ok(sys::mfa_tensor {
             buffer: self.scratch(bytes)?,
             precision: dtype.precision(),

@@ -46,7 +46,8 @@ impl Handle {
         };
         let api = handle.api();
         // SAFETY: the out pointer is valid.
-        let status = unsafe { (api.mfa_create_context_on)(handle.device.index, &raw mut handle.raw) };
+        let status =
+            unsafe { (api.mfa_create_context_on)(handle.device.index, &raw mut handle.raw) };
         handle.check(status)?;
         handle.set_threads(threads)?;
         Ok(handle)

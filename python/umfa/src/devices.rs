@@ -60,7 +60,12 @@ fn name(api: &sys::Api, index: u32) -> Option<String> {
     let mut text = vec![0_u8; length + 1];
     // SAFETY: the buffer has the capacity given.
     let status = unsafe {
-        (api.mfa_device_name)(index, text.as_mut_ptr().cast(), text.len(), std::ptr::null_mut())
+        (api.mfa_device_name)(
+            index,
+            text.as_mut_ptr().cast(),
+            text.len(),
+            std::ptr::null_mut(),
+        )
     };
     let text = CStr::from_bytes_until_nul(&text).ok()?;
     (status == sys::MFA_SUCCESS).then(|| text.to_string_lossy().into_owned())
@@ -103,9 +108,9 @@ pub(crate) fn find(wanted: &Bound<'_, PyAny>) -> PyResult<Device> {
     let names: Vec<String> = devices.iter().map(|device| device.name.clone()).collect();
     let found = if let Ok(text) = wanted.cast::<PyString>() {
         let text = text.to_cow()?;
-        devices.into_iter().find(|device| {
-            text == "auto" || text == device.kind || text == device.name
-        })
+        devices
+            .into_iter()
+            .find(|device| text == "auto" || text == device.kind || text == device.name)
     } else if !wanted.is_instance_of::<PyBool>()
         && let Ok(index) = wanted.extract::<usize>()
     {

@@ -129,15 +129,7 @@ pub(crate) fn view<'py>(
         .data
         .cast::<u8>()
         .wrapping_add(tensor.byte_offset as usize);
-    let view = View::new(
-        name,
-        data,
-        &shape,
-        &strides,
-        dtype.size(),
-        dtype,
-        readonly,
-    )?;
+    let view = View::new(name, data, &shape, &strides, dtype.size(), dtype, readonly)?;
     Ok((view, capsule.into_any()))
 }
 

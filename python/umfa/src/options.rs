@@ -39,7 +39,10 @@ pub(crate) const ZERO_POINT_DTYPES: Names = &[("int8", 1), ("int32", 4)];
 /// Looks a string up in a table of names.
 pub(crate) fn named(value: &Bound<'_, PyAny>, argument: &str, names: Names) -> PyResult<i32> {
     let expected = || {
-        let quoted: Vec<String> = names.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        let quoted: Vec<String> = names
+            .iter()
+            .map(|(name, _)| format!("\"{name}\""))
+            .collect();
         one_of(&quoted.iter().map(String::as_str).collect::<Vec<_>>())
     };
     let Ok(text) = value.cast::<PyString>() else {

@@ -124,7 +124,8 @@ pub(crate) fn operands(
                 match options.quantizing.precision.of(role) {
                     None => (placed, source),
                     Some(precision) => {
-                        let tensor = on_the_fly(py, call, &source, options, role, precision, effort);
+                        let tensor =
+                            on_the_fly(py, call, &source, options, role, precision, effort);
                         (placed, tensor.map_err(|problem| named(py, name, problem))?)
                     }
                 }
@@ -224,7 +225,9 @@ fn on_the_fly(
             ..sys::mfa_quantize_desc::new()
         };
         // SAFETY: the descriptor and what it points to live until the call ends.
-        call.run(py, |api, raw| unsafe { (api.mfa_quantize)(raw, &raw const desc) })?;
+        call.run(py, |api, raw| unsafe {
+            (api.mfa_quantize)(raw, &raw const desc)
+        })?;
     }
     Ok(destination)
 }
@@ -259,7 +262,11 @@ impl Mask<'_> {
 impl<'py> Extras<'py> {
     pub(crate) const SINK_AXES: [Option<usize>; 4] = [None, Some(0), None, None];
 
-    pub(crate) fn read(options: &Options<'py>, rank: usize, layout: Layout) -> PyResult<Extras<'py>> {
+    pub(crate) fn read(
+        options: &Options<'py>,
+        rank: usize,
+        layout: Layout,
+    ) -> PyResult<Extras<'py>> {
         let floats = &[Dtype::Float32];
         let parameter = |object: &Option<Bound<'py, PyAny>>, name, ranks: &[usize]| {
             let Some(object) = object else {
@@ -291,12 +298,8 @@ impl<'py> Extras<'py> {
         let mask = match &options.mask {
             None => None,
             Some(object) => {
-                const MASKS: &[Dtype] = &[
-                    Dtype::Bool,
-                    Dtype::Float32,
-                    Dtype::Float16,
-                    Dtype::BFloat16,
-                ];
+                const MASKS: &[Dtype] =
+                    &[Dtype::Bool, Dtype::Float32, Dtype::Float16, Dtype::BFloat16];
                 let array = Array::read(object, "attn_mask", MASKS)?;
                 let batch_first = layout == Layout::Bhnd && rank == 3 && !options.is_varlen();
                 let axes = match array.view.rank {
@@ -384,7 +387,8 @@ fn lengths<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Lengths<'py>
             }
             if view.dtype == Dtype::Int32 && view.is_contiguous() {
                 // SAFETY: a contiguous int32 array, which is kept beside the slice.
-                let ends = unsafe { std::slice::from_raw_parts(view.data.cast::<i32>(), view.len()) };
+                let ends =
+                    unsafe { std::slice::from_raw_parts(view.data.cast::<i32>(), view.len()) };
                 return Ok(Lengths {
                     ends: Cow::Borrowed(ends),
                     _owner: Some(array),
@@ -392,7 +396,9 @@ fn lengths<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Lengths<'py>
             }
             (0..view.len())
                 .map(|index| {
-                    let at = view.data.wrapping_add(index * view.strides[0] * view.dtype.size());
+                    let at = view
+                        .data
+                        .wrapping_add(index * view.strides[0] * view.dtype.size());
                     // SAFETY: an element of the array, of this type and aligned.
                     unsafe {
                         match view.dtype {
@@ -407,7 +413,10 @@ fn lengths<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Lengths<'py>
     if wide.len() < 2 {
         return Err(complain(format!("{} entries", wide.len())));
     }
-    let narrow = wide.into_iter().map(i32::try_from).collect::<Result<Vec<i32>, _>>();
+    let narrow = wide
+        .into_iter()
+        .map(i32::try_from)
+        .collect::<Result<Vec<i32>, _>>();
     let narrow = narrow.map_err(|_| complain("an entry that does not fit int32".into()))?;
     Ok(Lengths {
         ends: Cow::Owned(narrow),

@@ -24,7 +24,11 @@ fn error_object<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let class = CLASS.get_or_try_init(py, || {
-        PyResult::Ok(py.import("umfa._types")?.getattr("QuantizationError")?.unbind())
+        PyResult::Ok(
+            py.import("umfa._types")?
+                .getattr("QuantizationError")?
+                .unbind(),
+        )
     })?;
     class.bind(py).call1((
         error.rmse,
@@ -132,7 +136,12 @@ pub(crate) fn quantize<'py>(
     };
     let scheme = Scheme::new(
         name(&precision, "precision", PRECISIONS, sys::MFA_PRECISION_INT8)?,
-        name(&granularity, "granularity", GRANULARITIES, sys::MFA_GRANULARITY_TENSOR)?,
+        name(
+            &granularity,
+            "granularity",
+            GRANULARITIES,
+            sys::MFA_GRANULARITY_TENSOR,
+        )?,
         match &block_rows {
             Some(value) => options::block_rows(value, "block_rows")?,
             None => DEFAULT_BLOCK_ROWS,
@@ -143,7 +152,12 @@ pub(crate) fn quantize<'py>(
         },
         flag(&rotate, "rotate", false)?,
     )?;
-    let scale_precision = name(&scale_dtype, "scale_dtype", SCALE_DTYPES, sys::MFA_PRECISION_FP32)?;
+    let scale_precision = name(
+        &scale_dtype,
+        "scale_dtype",
+        SCALE_DTYPES,
+        sys::MFA_PRECISION_FP32,
+    )?;
     let zero_point_bytes = name(&zero_point_dtype, "zero_point_dtype", ZERO_POINT_DTYPES, 1)?;
     let symmetric = flag(&symmetric, "symmetric", zero_point.is_none())?;
     let smooth = flag(&smooth, "smooth", mean.is_some())?;
@@ -152,7 +166,9 @@ pub(crate) fn quantize<'py>(
         None => Layout::Bhnd,
     };
     if mean.is_some() && !smooth {
-        return Err(error::argument("mean: given with smooth=False, expected smooth=True".into()));
+        return Err(error::argument(
+            "mean: given with smooth=False, expected smooth=True".into(),
+        ));
     }
     if zero_point.is_some() && (symmetric || scale.is_none()) {
         return Err(error::argument(
@@ -244,7 +260,12 @@ pub(crate) fn quantize<'py>(
 }
 
 /// Quantizes into an existing tensor.
-fn into(py: Python<'_>, call: &mut Call<'_>, source: &Array<'_>, out: &QuantizedTensor) -> PyResult<()> {
+fn into(
+    py: Python<'_>,
+    call: &mut Call<'_>,
+    source: &Array<'_>,
+    out: &QuantizedTensor,
+) -> PyResult<()> {
     if source.view.shape() != out.shape() {
         return Err(error::dimensions(format!(
             "out: shape {}, expected {} as x",
@@ -300,6 +321,8 @@ fn run(
         ..sys::mfa_quantize_desc::new()
     };
     // SAFETY: the descriptor and what it points to live until the call ends.
-    call.run(py, |api, raw| unsafe { (api.mfa_quantize)(raw, &raw const desc) })?;
+    call.run(py, |api, raw| unsafe {
+        (api.mfa_quantize)(raw, &raw const desc)
+    })?;
     Ok(caused)
 }

@@ -186,7 +186,8 @@ impl QuantizedTensor {
             }
             if !mean.view.is_contiguous() {
                 return Err(error::dimensions(
-                    "mean: strided memory, expected C order; numpy.ascontiguousarray makes a copy".into(),
+                    "mean: strided memory, expected C order; numpy.ascontiguousarray makes a copy"
+                        .into(),
                 ));
             }
         }
@@ -343,7 +344,8 @@ pub(crate) fn scalar<'py>(
     dtype: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = value.py();
-    if !value.is_instance_of::<pyo3::types::PyFloat>() && !value.is_instance_of::<pyo3::types::PyInt>()
+    if !value.is_instance_of::<pyo3::types::PyFloat>()
+        && !value.is_instance_of::<pyo3::types::PyInt>()
     {
         return Ok(value);
     }
@@ -360,8 +362,12 @@ pub(crate) fn scalar<'py>(
 #[pymethods]
 impl QuantizedTensor {
     #[new]
-    #[pyo3(signature = (data, scale, zero_point=None, mean=None, precision=None, granularity=None, block_rows=None,
-                        group=None, rotated=false, shape=None, layout=None, error=None))]
+    #[pyo3(
+        signature = (data, scale, zero_point=None, mean=None, precision=None, granularity=None, block_rows=None,
+                     group=None, rotated=false, shape=None, layout=None, error=None),
+        text_signature = "(data, scale, zero_point=None, mean=None, precision='int8', granularity='tensor', \
+block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)"
+    )]
     #[allow(clippy::too_many_arguments)]
     fn new<'py>(
         py: Python<'py>,
@@ -490,7 +496,8 @@ impl QuantizedTensor {
         out: Option<Bound<'py, PyAny>>,
         context: Option<&Bound<'py, crate::context::Context>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let Some(dtype) = Dtype::from_name(dtype).filter(|dtype| Dtype::FLOATS.contains(dtype)) else {
+        let Some(dtype) = Dtype::from_name(dtype).filter(|dtype| Dtype::FLOATS.contains(dtype))
+        else {
             return Err(crate::error::argument(format!(
                 "dtype: \"{dtype}\", expected {}",
                 crate::dtype::list(Dtype::FLOATS)

@@ -83,7 +83,10 @@ impl Torch {
                  tensor.detach(), torch.no_grad(), or umfa.torch.scaled_dot_product_attention"
             )));
         }
-        if tensor.call_method0(intern!(py, "is_neg"))?.extract::<bool>()? {
+        if tensor
+            .call_method0(intern!(py, "is_neg"))?
+            .extract::<bool>()?
+        {
             return Err(error::argument(format!(
                 "{name}: a tensor whose negation is pending, expected plain memory; tensor.resolve_neg() makes it so"
             )));
@@ -93,8 +96,9 @@ impl Torch {
         let address = tensor
             .call_method0(intern!(py, "data_ptr"))
             .map_err(|cause| {
-                let raised =
-                    error::argument(format!("{name}: a torch tensor without plain memory: {cause}"));
+                let raised = error::argument(format!(
+                    "{name}: a torch tensor without plain memory: {cause}"
+                ));
                 raised.set_cause(py, Some(cause));
                 raised
             })?;

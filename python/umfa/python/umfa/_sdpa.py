@@ -239,7 +239,9 @@ def _check_mask(mask: Any, scores: tuple[int, ...]) -> None:
     aligned = scores[len(scores) - len(shape) :] if len(shape) <= len(scores) else None
     fits = aligned and all(size in (1, full) for size, full in zip(shape, aligned))
     if not fits:
-        raise InvalidDimensions(f"attn_mask: shape {shape}, expected one that broadcasts to {scores}")
+        raise InvalidDimensions(
+            f"attn_mask: shape {shape}, expected one that broadcasts to {scores}"
+        )
 
 
 def _attend_folded(
