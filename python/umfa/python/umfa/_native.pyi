@@ -1,6 +1,6 @@
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Literal, SupportsIndex, TypeVar, Union, final, overload
+from types import EllipsisType, TracebackType
+from typing import Any, Literal, SupportsIndex, TypeVar, final, overload
 
 import numpy.typing as npt
 from typing_extensions import Self
@@ -41,9 +41,9 @@ _Compute = Literal["exact", "fast"]
 _ScaleDtype = Literal["float32", "float16"]
 _ZeroPointDtype = Literal["int8", "int32"]
 _Dtype = Literal["float32", "float16", "bfloat16"]
-_Each = Union[_V, dict[str, _V]]
+_Each = _V | dict[str, _V]
 """One value for query, key and value, or a dict with keys "q", "k" and "v"."""
-_Window = Union[int, tuple[Union[int, None], Union[int, None]]]
+_Window = int | tuple[int | None, int | None]
 
 @final
 class MFAContext:
@@ -103,7 +103,7 @@ class MFABuffer:
         /,
     ) -> None: ...
 
-_Slice = Union[slice, "ellipsis"]  # noqa: F821  (typeshed's name for the type of ...)
+_Slice = slice | EllipsisType
 
 @final
 class QuantizedTensor:
