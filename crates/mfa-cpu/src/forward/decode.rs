@@ -13,7 +13,8 @@ use crate::hadamard;
 use crate::kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD};
 use crate::memory::Arena;
 use crate::problem::Problem;
-use crate::tensor::{Granularity, Tensor};
+use crate::quantization::Granularity;
+use crate::tensor::Tensor;
 
 /// Keys that are expanded at a time, where they must be: 16 rows of 512 floats fit first-level cache.
 const EXPANDED: usize = 16;

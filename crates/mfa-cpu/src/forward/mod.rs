@@ -3,6 +3,7 @@
 mod bias;
 mod decode;
 mod finish;
+mod pack;
 mod schedule;
 mod tile;
 
