@@ -1,5 +1,5 @@
 //! The crate against a driver that only pretends: what happens to statuses, sentences and handles.
-#![allow(missing_docs, unsafe_code)]
+#![allow(missing_docs, unsafe_code, clippy::unwrap_used)]
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
