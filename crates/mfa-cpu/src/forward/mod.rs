@@ -6,6 +6,7 @@ mod finish;
 mod schedule;
 mod tile;
 
+pub(crate) use bias::LOG2_E;
 pub(crate) use finish::store_row;
 pub(crate) use schedule::Schedule;
 

@@ -31,6 +31,7 @@
 // Blocks inside it would repeat that sentence at every load.
 #![allow(unsafe_op_in_unsafe_fn)]
 
+pub(crate) mod gradient;
 pub(crate) mod isa;
 pub(crate) mod scalar;
 
@@ -41,6 +42,7 @@ pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 
+pub(crate) use gradient::GradientKernels;
 pub(crate) use isa::{Isa, kernels};
 
 /// Keys in a block, at most. 32767 * 255 * KB is below 2^31, so that the sums of `pv_i16` are exact.
@@ -275,4 +277,5 @@ pub(crate) struct Kernels {
     pub mask_add: MaskAdd,
     pub softcap: Softcap,
     pub alibi: Alibi,
+    pub gradient: GradientKernels,
 }
