@@ -8,7 +8,8 @@ use half::{bf16, f16};
 use crate::hadamard;
 use crate::kernels::{Kernels, PerPrecision};
 use crate::precision::Precision;
-use crate::tensor::{Granularity, Tensor};
+use crate::quantization::Granularity;
+use crate::tensor::Tensor;
 
 /// How rows of a tensor are expanded.
 #[derive(Clone, Copy)]

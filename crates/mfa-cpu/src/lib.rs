@@ -23,6 +23,7 @@ mod plan;
 mod pool;
 mod precision;
 mod problem;
+mod quantization;
 mod quantize;
 mod record;
 mod tensor;

@@ -3,7 +3,8 @@
 use crate::kernels::{DECODE_ROWS, KB, Kernels};
 use crate::precision::Precision;
 use crate::problem::Problem;
-use crate::tensor::{Granularity, Tensor};
+use crate::quantization::Granularity;
+use crate::tensor::Tensor;
 
 /// How the query rows meet the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

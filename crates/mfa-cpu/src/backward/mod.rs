@@ -22,8 +22,6 @@ mod plan;
 mod scratch;
 mod statistics;
 
-#[cfg(test)]
-mod tests;
 
 pub(crate) use check::Backward;
 pub(crate) use plan::{Loop, Plan, Source};

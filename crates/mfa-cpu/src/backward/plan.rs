@@ -7,7 +7,7 @@ use super::check::Backward;
 use crate::kernels::{KB, Kernels};
 use crate::plan::{Scores, row_scaled};
 use crate::problem::{Problem, Sequence};
-use crate::tensor::Granularity;
+use crate::quantization::Granularity;
 
 /// How queries meet keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

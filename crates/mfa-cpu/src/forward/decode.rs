@@ -9,10 +9,12 @@ use std::ptr::null;
 use crate::expand::Basis;
 use crate::forward::bias::{Bias, LOG2_E};
 use crate::forward::schedule::{Item, Rows};
+use crate::hadamard;
 use crate::kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD};
 use crate::memory::Arena;
 use crate::problem::Problem;
-use crate::tensor::{Granularity, Tensor};
+use crate::quantization::Granularity;
+use crate::tensor::Tensor;
 
 /// Keys that are expanded at a time, where they must be: 16 rows of 512 floats fit first-level cache.
 const EXPANDED: usize = 16;
@@ -21,7 +23,7 @@ const EXPANDED: usize = 16;
 pub(super) struct Scratch {
     q: *mut f32,
     q_sum: *mut f32,
-    q_mean: *mut f32,
+    q_add: *mut f32,
     pub o: *mut f32,
     pub m: *mut f32,
     pub l: *mut f32,
@@ -30,6 +32,7 @@ pub(super) struct Scratch {
     s: *mut f32,
     rows: *mut f32,
     line: *mut f32,
+    zeros: *mut f32,
     hidden: *mut u8,
 }
 
@@ -39,7 +42,7 @@ impl Scratch {
         Scratch {
             q: arena.take(DECODE_ROWS * stride(problem.d)),
             q_sum: arena.take(DECODE_ROWS),
-            q_mean: arena.take(DECODE_ROWS),
+            q_add: arena.take(DECODE_ROWS),
             o: arena.take(DECODE_ROWS * ldo),
             m: arena.take(DECODE_ROWS),
             l: arena.take(DECODE_ROWS),
@@ -48,6 +51,7 @@ impl Scratch {
             s: arena.take(DECODE_ROWS * SCORE_LD),
             rows: arena.take(EXPANDED * stride(problem.d.max(problem.dv))),
             line: arena.take(KB),
+            zeros: arena.take(KB),
             hidden: arena.take(KB),
         }
     }
@@ -64,6 +68,17 @@ pub(super) struct Decode<'a> {
     pub kernels: &'a Kernels,
     pub bias: &'a Bias<'a>,
     pub scratch: &'a Scratch,
+}
+
+/// What [`Decode::run`] leaves to the end: a scale of V that all keys share, and its mean.
+pub(super) fn deferred(v: &Tensor, at: (usize, usize)) -> (f32, Option<Vec<f32>>) {
+    let constant = v.quant.as_ref().and_then(|quant| quant.constant());
+    let scale = if row_scaled(v) {
+        constant.map_or(1.0, |(scale, _)| scale)
+    } else {
+        1.0
+    };
+    (scale, v.mean(at.0, at.1))
 }
 
 /// Whether one scale and zero point hold for each stored row.
@@ -102,13 +117,11 @@ impl Decode<'_> {
             if lo >= hi {
                 return;
             }
-            let rotate_k = self.load_q(rows);
+            self.load_q(rows);
             let at = (sequence.batch, rows.kv_head);
-            let v_mean = problem.v.mean(at.0, at.1);
-            let v_mean = v_mean.as_ref().map_or(null(), |m| m.as_ptr());
             for first in (lo..hi).step_by(KB) {
                 let n = KB.min(hi - first);
-                self.scores(at, sequence.k0 + first, n, n_rows, rotate_k);
+                self.scores(at, sequence.k0 + first, n, n_rows);
                 let ragged = first < last_visible.0 || first + n > first_visible.1;
                 let masked = ragged || self.bias.passes;
                 if masked {
@@ -129,7 +142,7 @@ impl Decode<'_> {
                     alpha: scratch.alpha,
                 };
                 (kernels.softmax_f32)(scratch.s, n_rows, n, state);
-                self.values(at, sequence.k0 + first, n, n_rows, v_mean, masked, ldo);
+                self.values(at, sequence.k0 + first, n, n_rows, masked, ldo);
             }
             for r in 0..n_rows {
                 let zeros = *scratch.zero_sum.add(r);
@@ -141,13 +154,30 @@ impl Decode<'_> {
         }
     }
 
-    /// Loads the query rows, times the softmax scale; returns whether K must be rotated to meet them.
-    unsafe fn load_q(&self, rows: &Rows) -> bool {
+    /// Whether K is expanded to the queries' basis and scales before it meets them.
+    fn expands_k(&self) -> bool {
+        self.rotates_k() || !row_scaled(&self.problem.k)
+    }
+
+    /// Whether K must be rotated to meet Q.
+    fn rotates_k(&self) -> bool {
+        self.problem.q.is_rotated() && !self.problem.k.is_rotated()
+    }
+
+    /// Loads the query rows, times the softmax scale and what scale and mean all keys share.
+    unsafe fn load_q(&self, rows: &Rows) {
         let (problem, scratch) = (self.problem, self.scratch);
         let (q, k, d) = (&problem.q, &problem.k, problem.d);
         let b = rows.sequence.batch;
         let rotate = k.is_rotated() && !q.is_rotated();
-        let k_mean = k.mean(b, rows.kv_head);
+        let mut k_mean = k.mean(b, rows.kv_head);
+        if let (true, Some(mean)) = (self.rotates_k(), &mut k_mean) {
+            hadamard::rotate(mean);
+        }
+        let (k_scale, k_zero) = match &k.quant {
+            Some(quant) if !self.expands_k() => quant.constant().unwrap_or((1.0, 0.0)),
+            _ => (1.0, 0.0),
+        };
         let factor = problem.options.scale * LOG2_E;
         for r in 0..rows.len() {
             let (head, i) = rows.place(r);
@@ -156,89 +186,50 @@ impl Decode<'_> {
                 rotate,
                 mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
             };
+            let i = rows.sequence.q0 + i;
             // SAFETY: the scratch has room for `DECODE_ROWS` rows.
             unsafe {
                 let out = scratch.q.add(r * stride(d));
-                q.expand(
-                    self.kernels,
-                    (b, head),
-                    rows.sequence.q0 + i,
-                    1,
-                    basis,
-                    out,
-                    stride(d),
-                );
+                q.expand(self.kernels, (b, head), i, 1, basis, out, stride(d));
                 let row = std::slice::from_raw_parts_mut(out, d);
                 row.iter_mut().for_each(|x| *x *= factor);
-                *scratch.q_sum.add(r) = row.iter().sum();
-                *scratch.q_mean.add(r) = k_mean
-                    .as_ref()
-                    .map_or(0.0, |mean| row.iter().zip(mean).map(|(x, m)| x * m).sum());
+                let meet = |mean: &Vec<f32>| row.iter().zip(mean).map(|(x, m)| x * m).sum::<f32>();
+                let add = k_mean.as_ref().map_or(0.0, meet);
+                row.iter_mut().for_each(|x| *x *= k_scale);
+                let sum: f32 = row.iter().sum();
+                *scratch.q_sum.add(r) = sum;
+                *scratch.q_add.add(r) = add - k_zero * sum;
             }
         }
-        q.is_rotated() && !k.is_rotated()
     }
 
     /// Base-2 scores of keys `row..row + n` of the tensor.
-    unsafe fn scores(&self, at: (usize, usize), row: usize, n: usize, rows: usize, rotate: bool) {
+    unsafe fn scores(&self, at: (usize, usize), row: usize, n: usize, rows: usize) {
         let (kernels, scratch, k, d) =
             (self.kernels, self.scratch, &self.problem.k, self.problem.d);
         let ldq = stride(d);
         // SAFETY: `n <= KB` keys inside the tensor; scores and staged rows fit the scratch.
         unsafe {
-            if rotate || !row_scaled(k) {
+            if self.expands_k() {
                 let basis = Basis {
-                    rotate,
+                    rotate: self.rotates_k(),
                     ..Basis::STORED
                 };
+                let bytes = scratch.rows.cast::<u8>().cast_const();
                 for from in (0..n).step_by(EXPANDED) {
                     let run = EXPANDED.min(n - from);
+                    let s = scratch.s.add(from);
                     k.expand(kernels, at, row + from, run, basis, scratch.rows, ldq);
-                    let bytes = scratch.rows.cast::<u8>().cast_const();
-                    (kernels.dot_rows.f32)(
-                        scratch.q,
-                        ldq,
-                        rows,
-                        bytes,
-                        4 * ldq,
-                        run,
-                        d,
-                        scratch.s.add(from),
-                    );
+                    (kernels.dot_rows.f32)(scratch.q, ldq, rows, bytes, 4 * ldq, run, d, s);
                 }
             } else {
                 let dot = *kernels.dot_rows.of(k.precision);
-                dot(
-                    scratch.q,
-                    ldq,
-                    rows,
-                    k.at(at.0, at.1, row, 0),
-                    k.row_bytes(),
-                    n,
-                    d,
-                    scratch.s,
-                );
-                if let Some(quant) = &k.quant {
-                    let line = std::slice::from_raw_parts_mut(scratch.line, n);
-                    line.iter_mut()
-                        .enumerate()
-                        .for_each(|(j, x)| *x = quant.scale(at.0, at.1, row + j, 0));
-                    for r in 0..rows {
-                        let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
-                        if quant.has_zeros() {
-                            let sum = *scratch.q_sum.add(r);
-                            s.iter_mut().enumerate().for_each(|(j, x)| {
-                                *x -= sum * quant.zero(at.0, at.1, row + j, 0) as f32
-                            });
-                        }
-                        s.iter_mut()
-                            .zip(line.iter())
-                            .for_each(|(x, scale)| *x *= scale);
-                    }
-                }
+                let from = k.at(at.0, at.1, row, 0);
+                dot(scratch.q, ldq, rows, from, k.row_bytes(), n, d, scratch.s);
+                self.scale_scores(at, row, n, rows);
             }
             for r in 0..rows {
-                let add = *scratch.q_mean.add(r);
+                let add = *scratch.q_add.add(r);
                 if add != 0.0 {
                     let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
                     s.iter_mut().for_each(|x| *x += add);
@@ -247,84 +238,121 @@ impl Decode<'_> {
         }
     }
 
-    /// Adds the weighted values of keys `row..row + n` to O.
+    /// Applies scales and zero points that differ by key.
+    unsafe fn scale_scores(&self, at: (usize, usize), row: usize, n: usize, rows: usize) {
+        let Some(quant) = &self.problem.k.quant else {
+            return;
+        };
+        if quant.constant().is_some() {
+            return;
+        }
+        let scratch = self.scratch;
+        // SAFETY: a line holds KB floats; scores are those of `rows` rows.
+        unsafe {
+            if quant.has_zeros() {
+                let zeros = std::slice::from_raw_parts_mut(scratch.line, n);
+                quant.row_zeros(at.0, at.1, row, zeros);
+                for r in 0..rows {
+                    let sum = *scratch.q_sum.add(r);
+                    let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
+                    s.iter_mut()
+                        .zip(zeros.iter())
+                        .for_each(|(x, zero)| *x -= sum * zero);
+                }
+            }
+            let scales = std::slice::from_raw_parts_mut(scratch.line, n);
+            quant.row_scales(at.0, at.1, row, scales);
+            for r in 0..rows {
+                let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
+                s.iter_mut()
+                    .zip(scales.iter())
+                    .for_each(|(x, scale)| *x *= scale);
+            }
+        }
+    }
+
+    /// Adds the weighted values of keys `row..row + n` to O, but for what [`deferred`] leaves to the end.
     unsafe fn values(
         &self,
         at: (usize, usize),
         row: usize,
         n: usize,
         rows: usize,
-        mean: *const f32,
         masked: bool,
         ldo: usize,
     ) {
         let (kernels, scratch, v, dv) =
             (self.kernels, self.scratch, &self.problem.v, self.problem.dv);
+        let (o, alpha) = (scratch.o, scratch.alpha.cast_const());
         // SAFETY: as for `scores`.
         unsafe {
-            if !row_scaled(v) || (v.precision.is_quantized() && !mean.is_null()) {
-                let basis = Basis {
-                    rotate: false,
-                    mean,
-                };
+            if !row_scaled(v) {
                 let ones = [1.0f32; DECODE_ROWS];
                 let ld = stride(dv);
+                let bytes = scratch.rows.cast::<u8>().cast_const();
                 for from in (0..n).step_by(EXPANDED) {
                     let run = EXPANDED.min(n - from);
-                    v.expand(kernels, at, row + from, run, basis, scratch.rows, ld);
-                    let alpha = if from == 0 {
-                        scratch.alpha.cast_const()
-                    } else {
-                        ones.as_ptr()
-                    };
-                    let bytes = scratch.rows.cast::<u8>().cast_const();
-                    (kernels.axpy_rows.f32)(
-                        scratch.s.add(from),
-                        rows,
-                        bytes,
-                        4 * ld,
+                    let p = scratch.s.add(from);
+                    v.expand(
+                        kernels,
+                        at,
+                        row + from,
                         run,
-                        dv,
-                        alpha,
-                        scratch.o,
-                        ldo,
+                        Basis::STORED,
+                        scratch.rows,
+                        ld,
                     );
+                    let alpha = if from == 0 { alpha } else { ones.as_ptr() };
+                    (kernels.axpy_rows.f32)(p, rows, bytes, 4 * ld, run, dv, alpha, o, ldo);
                 }
                 return;
             }
-            for r in 0..rows {
-                let zero_sum = scratch.zero_sum.add(r);
-                *zero_sum *= *scratch.alpha.add(r);
-                let Some(quant) = &v.quant else { continue };
-                let p = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
-                for (j, x) in p.iter_mut().enumerate() {
-                    *x *= quant.scale(at.0, at.1, row + j, 0);
-                }
-                if quant.has_zeros() {
-                    *zero_sum += p
-                        .iter()
-                        .enumerate()
-                        .map(|(j, x)| x * quant.zero(at.0, at.1, row + j, 0) as f32)
-                        .sum::<f32>();
-                }
-            }
-            let from = v.at(at.0, at.1, row, 0).cast_const();
+            self.scale_weights(at, row, n, rows);
             if masked && v.precision.is_float() && self.any_hidden_is_not_finite(at, row, n) {
                 self.axpy_careful(at, row, n, rows, ldo);
                 return;
             }
             let axpy = *kernels.axpy_rows.of(v.precision);
-            axpy(
-                scratch.s,
-                rows,
-                from,
-                v.row_bytes(),
-                n,
-                dv,
-                scratch.alpha,
-                scratch.o,
-                ldo,
-            );
+            let from = v.at(at.0, at.1, row, 0).cast_const();
+            axpy(scratch.s, rows, from, v.row_bytes(), n, dv, alpha, o, ldo);
+        }
+    }
+
+    /// Multiplies weights by the scales of V that differ by key, and sums what zero points take off every column.
+    unsafe fn scale_weights(&self, at: (usize, usize), row: usize, n: usize, rows: usize) {
+        let scratch = self.scratch;
+        let Some(quant) = &self.problem.v.quant else {
+            return;
+        };
+        let has_zeros = quant.has_zeros();
+        // SAFETY: lines hold KB floats; weights are those of `rows` rows.
+        unsafe {
+            let scales = std::slice::from_raw_parts_mut(scratch.line, n);
+            let zeros = std::slice::from_raw_parts_mut(scratch.zeros, n);
+            let constant = quant.constant().is_some();
+            if !constant {
+                quant.row_scales(at.0, at.1, row, scales);
+            }
+            if has_zeros {
+                quant.row_zeros(at.0, at.1, row, zeros);
+            }
+            for r in 0..rows {
+                let p = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
+                if !constant {
+                    p.iter_mut()
+                        .zip(scales.iter())
+                        .for_each(|(x, scale)| *x *= scale);
+                }
+                if has_zeros {
+                    let sum = p
+                        .iter()
+                        .zip(zeros.iter())
+                        .map(|(x, zero)| x * zero)
+                        .sum::<f32>();
+                    let zero_sum = scratch.zero_sum.add(r);
+                    *zero_sum = *zero_sum * *scratch.alpha.add(r) + sum;
+                }
+            }
         }
     }
 

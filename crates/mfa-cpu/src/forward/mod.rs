@@ -3,6 +3,7 @@
 mod bias;
 mod decode;
 mod finish;
+mod pack;
 mod schedule;
 mod tile;
 
@@ -16,7 +17,6 @@ use crate::memory::{Aligned, Arena};
 use crate::plan::{Loop, Plan, Values};
 use crate::pool::Pool;
 use crate::problem::{Forward, Problem};
-use crate::tensor::Params;
 
 use bias::Bias;
 use finish::{Finish, Partial};
@@ -167,15 +167,15 @@ pub(crate) fn run(
 /// What the rows of an item's key/value head share at the end.
 fn finish_of<'a>(call: &'a Forward, plan: &Plan, item: &Item) -> Finish<'a> {
     let v = &call.problem.v;
-    // Integer values leave a tensor-wise scale and the mean for the end; floats had both while they were expanded.
-    let (v_scale, v_mean) = if plan.values == Values::F32 {
-        (1.0, None)
-    } else {
-        let scale = match v.quant.as_ref().map(|q| &q.params) {
-            Some(Params::One { scale, .. }) => *scale,
-            _ => 1.0,
-        };
-        (scale, v.mean(item.rows.sequence.batch, item.rows.kv_head))
+    let at = (item.rows.sequence.batch, item.rows.kv_head);
+    let (v_scale, v_mean) = match (plan.path, plan.values) {
+        (Loop::Decode, _) => decode::deferred(v, at),
+        // Floats had both while they were expanded.
+        (Loop::Tile, Values::F32) => (1.0, None),
+        (Loop::Tile, _) => {
+            let constant = v.quant.as_ref().and_then(|quant| quant.constant());
+            (constant.map_or(1.0, |(scale, _)| scale), v.mean(at.0, at.1))
+        }
     };
     Finish {
         call,

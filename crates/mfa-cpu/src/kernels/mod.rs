@@ -31,9 +31,13 @@
 // Blocks inside it would repeat that sentence at every load.
 #![allow(unsafe_op_in_unsafe_fn)]
 
+mod generic;
 pub(crate) mod gradient;
 pub(crate) mod isa;
 pub(crate) mod scalar;
+mod simd;
+#[cfg(all(test, unix))]
+mod tests;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;

@@ -11,7 +11,8 @@ use crate::hadamard;
 use crate::kernels::Kernels;
 use crate::pool::Pool;
 use crate::precision::Precision;
-use crate::tensor::{Granularity, Params, Quant, Tensor};
+use crate::quantization::{Granularity, Params, Quant};
+use crate::tensor::Tensor;
 
 pub(crate) use statistics::ErrorSum;
 

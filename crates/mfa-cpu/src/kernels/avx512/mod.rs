@@ -1,10 +1,11 @@
 //! AVX-512 (F, BW, DQ, VL), with and without VNNI.
+//!
+//! A tile of 12 x 2 vectors keeps 24 sums in registers: each step loads two vectors, broadcasts twelve elements, and
+//! starts twenty-four products, which the two ports of a core take twelve cycles to do.
 
-use super::{Isa, Kernels, scalar};
+mod plain;
+mod vector;
+mod vnni;
 
-pub(crate) static TABLE: Kernels = Kernels {
-    int8: false,
-    ..scalar::table::<12, 32>(Isa::Avx512)
-};
-
-pub(crate) static TABLE_VNNI: Kernels = scalar::table::<12, 32>(Isa::Avx512Vnni);
+pub(crate) use plain::TABLE;
+pub(crate) use vnni::TABLE as TABLE_VNNI;
