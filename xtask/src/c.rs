@@ -51,9 +51,10 @@ pub(crate) fn conformance(
 }
 
 /// Builds the examples as a user of the C package does: pkg-config, make; as C99 and as C++17; shared and static.
-pub(crate) fn examples(repo: &Repo, step: &mut Step) -> Result<()> {
+/// `built` is the folder of the libraries.
+pub(crate) fn examples(repo: &Repo, step: &mut Step, built: &Path) -> Result<()> {
     let prefix = repo.scratch("c/prefix");
-    dist::c_tree(repo, step, &prefix, dist::Profile::Debug)?;
+    dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
     let library_folder = prefix.join("lib");
     for (language, makefile_arguments) in [
         (

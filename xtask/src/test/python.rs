@@ -47,8 +47,9 @@ pub(super) fn parts() -> Vec<Part> {
             "the Python and C code in Markdown files runs",
             |lab, step| {
                 let repo = lab.repo;
+                let built = lab.built(step)?;
                 let venv = lab.venv_with_package(step)?;
-                docs::run(repo, venv, step)?;
+                docs::run(repo, venv, step, &built)?;
                 Ok(Verdict::Ran(String::new()))
             },
         ),
