@@ -18,6 +18,8 @@ mod torch;
 mod venv;
 mod wheel;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::repo::Repo;
@@ -46,10 +48,19 @@ enum Task {
     Dist(dist::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
     let repo = Repo::find()?;
-    match cli.task {
+    match task {
         Task::Test(options) => test::run(&repo, &options),
         Task::Codegen(options) => codegen::run(&repo, &options),
         Task::Demo(options) => demo::run(&repo, &options),

@@ -338,7 +338,8 @@ impl Quant {
         if q.scale_strides == [0; 4] {
             let mut step = 1;
             for axis in (0..4).rev() {
-                strides[axis] = step;
+                // 0 where there is one element: tensors of any shape index a tensor-wise scale.
+                strides[axis] = if shape[axis] > 1 { step } else { 0 };
                 step *= shape[axis].max(1);
             }
         } else {

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from numpy.typing import NDArray
 from reference.precision import BF16, BOOL, FP16, FP32, INTEGERS, NAMES, rounded
 from reference.problem import Operand
-from reference.quantize import BLOCK, CHANNEL, ROW, TENSOR, Quantized, Scheme, dequantize, inside, quantize
+from reference.quantize import BLOCK, CHANNEL, ROW, TENSOR, Quantized, Scheme, dequantize, inside, quantize, row_scale
 
 from .record import Quantization, Record
 from .views import fill, lay, place
@@ -85,7 +85,8 @@ def store(record: Record, role: str, values: NDArray, text: str, layout: str) ->
         tensor = quantize(values, description.scheme)
         record.input(role, tensor.data, description.precision, view)
         record.quantizations[role] = read_scales(record, tensor, description.words)
-        return Operand(dequantize(tensor), description.precision, inside(tensor), description.scheme.rotated)
+        real, rotated = dequantize(tensor), description.scheme.rotated
+        return Operand(real, description.precision, inside(tensor), rotated, row_scale(tensor))
     record.input(role, values, description.precision, view)
     if description.precision == BOOL:
         return Operand(values, BOOL)

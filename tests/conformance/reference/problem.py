@@ -23,6 +23,8 @@ class Operand:
     inside: Optional[NDArray[np.bool_]] = None
     """For the clip option: false where an element is stored at the end of the quantized range."""
     rotated: bool = False
+    row_scale: Optional[NDArray[np.float64]] = None
+    """[batch, heads, rows, 1], where each row of an integer tensor has one scale of its own or its block's."""
 
 
 @dataclass(frozen=True)

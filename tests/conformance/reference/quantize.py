@@ -19,6 +19,8 @@ TENSOR, ROW, BLOCK, CHANNEL = 0, 1, 2, 3
 
 Shape = tuple[int, int, int, int]
 
+_SMALLEST = {FP32: 2.0**-149, FP16: 2.0**-24}
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -121,22 +123,18 @@ def dequantize(tensor: Quantized) -> NDArray[np.float64]:
 
 
 def parameters(group: NDArray[np.float32], scheme: Scheme) -> tuple[np.float32, int]:
-    """Scale and zero point of one group, in FP32 as mfa.h defines them.
+    """Scale and zero point of one group as mfa.h defines them: computed exactly, rounded once, when stored.
 
-    A scale that is stored in FP16 is rounded first, so that rounding and reading use the same number.
+    The zero point and the elements are rounded with the scale as it is stored, because it is what reads them back.
     """
-    low, high = np.float32(min(group.min(), 0)), np.float32(max(group.max(), 0))
-    if scheme.asymmetric:
-        scale = (high - low) / np.float32(scheme.steps)
-    else:
-        scale = max(-low, high) / np.float32(scheme.steps // 2)
-    if scheme.scale_precision == FP16:
-        scale = np.float32(rounded(np.asarray(scale), FP16))
-    if scale == 0:
-        scale = np.float32(1)
-    if not scheme.asymmetric:
-        return np.float32(scale), 0
-    zero_point = int(np.rint(np.float32(scheme.lowest) - low / np.float32(scale)))
+    low, high = min(float(group.min()), 0.0), max(float(group.max()), 0.0)
+    width, steps = (high - low, scheme.steps) if scheme.asymmetric else (max(-low, high), scheme.steps // 2)
+    scale = float(rounded(np.asarray(width / steps), scheme.scale_precision))
+    if width == 0:
+        scale = 1.0
+    elif scale == 0:
+        scale = _SMALLEST[scheme.scale_precision]
+    zero_point = int(np.rint(scheme.lowest - low / scale)) if scheme.asymmetric else 0
     return np.float32(scale), min(max(zero_point, scheme.lowest), scheme.lowest + scheme.steps)
 
 
@@ -159,6 +157,15 @@ def quantize(x: NDArray[np.float64], scheme: Scheme, mean: Optional[NDArray[np.f
     lowest = scheme.lowest if scheme.asymmetric else scheme.lowest + 1
     data = np.clip(n, lowest, scheme.lowest + scheme.steps).astype(np.int8)
     return Quantized(scheme, data, scale, zero_point, mean if scheme.smooth else None)
+
+
+def row_scale(tensor: Quantized) -> Optional[NDArray[np.float64]]:
+    """The scale of each row [batch, heads, rows, 1], where a row has one of its own or its block's."""
+    scheme = tensor.scheme
+    if scheme.granularity not in (ROW, BLOCK) or tensor.scale.shape[3] != 1:
+        return None
+    scales = expand(tensor.scale.astype(np.float64), tensor.data.shape, scheme)
+    return scales[..., :1] if tensor.data.shape[3] else None
 
 
 def inside(tensor: Quantized) -> NDArray[np.bool_]:
