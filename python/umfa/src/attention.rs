@@ -1,6 +1,6 @@
 //! The forward call: `flash_attention_forward`, `attention`, `quantized_attention`, `explain` and `workspace_size`.
 
-use mfa_sys as sys;
+use mfa::raw::sys;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
