@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::backward::{self, Backward, Source};
 use crate::kernels::Kernels;
 use crate::plan::{Loop, Plan, Scores, Values};
 use crate::problem::{Forward, Problem};
@@ -80,6 +81,49 @@ pub(crate) fn forward(call: &Forward, plan: &Plan, kernels: &Kernels) -> String 
         text,
         "workspace: {} bytes",
         crate::forward::workspace(problem, plan, kernels)
+    );
+    text
+}
+
+/// The same for a backward call.
+pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels) -> String {
+    let value = |key: &str| match key {
+        "loop" => {
+            let blocks = format!(
+                "blocks of {} queries and {} keys",
+                plan.block_queries, plan.block_keys
+            );
+            match plan.path {
+                backward::Loop::Fused => format!("fused, {blocks}"),
+                backward::Loop::Split => format!("split, {blocks}"),
+            }
+        }
+        "scores" => match plan.scores {
+            Scores::F32 => "FP32 products".into(),
+            Scores::I8 => "INT8 products, INT32 sums".into(),
+        },
+        "d" => match plan.d {
+            Source::Nowhere => "not computed".into(),
+            Source::Given => "given".into(),
+            Source::Output => "from O and dO".into(),
+            Source::Weights => "from P and dP".into(),
+        },
+        "threads" => plan.workers.to_string(),
+        _ => String::new(),
+    };
+    let mut text = format!("operation: backward\ndevice: CPU\nisa: {}\n", kernels.isa);
+    text += &problem_lines(&call.problem);
+    for key in ["loop", "scores", "d", "threads"] {
+        let _ = write!(text, "{key}: {}", value(key));
+        if let Some((_, reason)) = plan.reasons.iter().find(|(name, _)| *name == key) {
+            let _ = write!(text, " ({reason})");
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(
+        text,
+        "workspace: {} bytes",
+        backward::workspace(call, plan, kernels)
     );
     text
 }

@@ -160,7 +160,7 @@ fn streams(tensor: &Tensor) -> bool {
 }
 
 /// Whether one scale (and zero point) holds for a whole row.
-fn row_scaled(tensor: &Tensor) -> bool {
+pub(crate) fn row_scaled(tensor: &Tensor) -> bool {
     tensor.quant.as_ref().is_some_and(|q| match q.granularity {
         Granularity::Tensor | Granularity::Block => true,
         Granularity::Row => q.group >= tensor.shape[3],

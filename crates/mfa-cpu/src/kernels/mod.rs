@@ -32,6 +32,7 @@
 #![allow(unsafe_op_in_unsafe_fn)]
 
 mod generic;
+pub(crate) mod gradient;
 pub(crate) mod isa;
 pub(crate) mod scalar;
 mod simd;
@@ -45,6 +46,7 @@ pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 
+pub(crate) use gradient::GradientKernels;
 pub(crate) use isa::{Isa, kernels};
 
 /// Keys in a block, at most. 32767 * 255 * KB is below 2^31, so that the sums of `pv_i16` are exact.
@@ -279,4 +281,5 @@ pub(crate) struct Kernels {
     pub mask_add: MaskAdd,
     pub softcap: Softcap,
     pub alibi: Alibi,
+    pub gradient: GradientKernels,
 }

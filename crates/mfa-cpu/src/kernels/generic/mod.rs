@@ -1,6 +1,7 @@
 //! The kernels in terms of [`super::simd::Simd`], and what makes a table of them for one instruction set.
 
 pub(super) mod decode;
+pub(super) mod gradient;
 pub(super) mod int8;
 pub(super) mod pack;
 pub(super) mod row;
@@ -15,9 +16,9 @@ macro_rules! kernels {
         $isa:expr, $simd:ty, $features:literal, int8: $int8:literal, tile: $mr:literal x $nv:literal,
         rows: [$($r:literal: $p:literal),+], dot: [$($dr:literal: $dj:literal),+], axpy: [$($ar:literal: $ac:literal),+]
     ) => {
-        use crate::kernels::generic::{decode, int8, pack, row, softmax, tile};
+        use crate::kernels::generic::{decode, gradient, int8, pack, row, softmax, tile};
         use crate::kernels::simd::Simd;
-        use crate::kernels::{Kernels, PerPrecision, RowState, ScoreScales};
+        use crate::kernels::{GradientKernels, Kernels, PerPrecision, RowState, ScoreScales};
 
         pub(crate) static TABLE: Kernels = Kernels {
             isa: $isa,
@@ -65,6 +66,12 @@ macro_rules! kernels {
             mask_add,
             softcap,
             alibi,
+            gradient: GradientKernels {
+                ptv_f32,
+                softmax_gradient,
+                weighted_sums,
+                transpose,
+            },
         };
 
         #[target_feature(enable = $features)]
@@ -327,6 +334,62 @@ macro_rules! kernels {
         #[target_feature(enable = $features)]
         unsafe fn alibi(s: *mut f32, n: usize, slope2: f32, first: f32) {
             row::alibi::<$simd>(s, n, slope2, first);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn ptv_f32(
+            p: *const f32,
+            v: *const f32,
+            packed: usize,
+            n: usize,
+            rows: usize,
+            panels: usize,
+            alpha: *const f32,
+            o: *mut f32,
+            ldo: usize,
+        ) {
+            match rows {
+                $($r => gradient::ptv_f32::<$simd, $r, $nv, $p>(
+                    p, v, packed, n, panels, alpha, o, ldo,
+                ),)+
+                _ => {}
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn softmax_gradient(
+            s: *mut f32,
+            dp: *mut f32,
+            rows: usize,
+            n: usize,
+            l: *const f32,
+            d: *const f32,
+        ) {
+            gradient::softmax_gradient::<$simd>(s, dp, rows, n, l, d);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn weighted_sums(
+            s: *const f32,
+            dp: *const f32,
+            rows: usize,
+            n: usize,
+            l: *const f32,
+            d: *mut f32,
+        ) {
+            gradient::weighted_sums::<$simd>(s, dp, rows, n, l, d);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn transpose(
+            rows: *const f32,
+            ld: usize,
+            n: usize,
+            d: usize,
+            out: *mut f32,
+            out_ld: usize,
+        ) {
+            gradient::transpose::<$simd>(rows, ld, n, d, out, out_ld);
         }
     };
 }

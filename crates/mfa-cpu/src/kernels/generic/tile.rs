@@ -5,7 +5,7 @@ use crate::kernels::simd::Simd;
 
 /// `R` rows times `P` panels of `NV` vectors each. `a[i][t]` is at `a + i * row + t * step`.
 #[inline(always)]
-unsafe fn product<S: Simd, const R: usize, const NV: usize, const P: usize>(
+pub(super) unsafe fn product<S: Simd, const R: usize, const NV: usize, const P: usize>(
     a: *const f32,
     row: usize,
     step: usize,
