@@ -141,7 +141,9 @@ void programScope(const Tokens &t, Unit &u) {
 }
 // A function that reaches itself. Overloads and templates share names, so only names defined once are judged.
 void recursion(const Tokens &t, const Unit &unit, Unit &u) {
-  for (auto &[name, body] : unit.mentions) {
+  for (auto &entry : unit.mentions) {
+    const std::string &name = entry.first;
+    const std::set<std::string> &body = entry.second;
     if (!body.count(name)) {
       std::set<std::string> seen; bool cycle = false;
       std::function<void(const std::string &)> visit = [&](const std::string &n) {
