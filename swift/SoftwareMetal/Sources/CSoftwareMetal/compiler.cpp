@@ -88,6 +88,21 @@ const std::vector<std::string> &dialect() {
 }
 std::vector<std::string> optimization(Mode m) { return m == Mode::fast ? std::vector<std::string>{"-O2", "-g0"} : std::vector<std::string>{"-O1", "-gline-tables-only"}; }
 
+// The executor, compiled once: its path, or empty with `log` filled.
+std::string executorPath(std::string &log) {
+  if (compiler().path.empty()) { log = missing(); return ""; }
+  static const std::string source = text::executor(), path = cacheDirectory() + "/rt-" + hash(source + compiler().version) + ".so";
+  bool ok = once(path, [&](const std::string &t) {
+    std::string in = t + ".cpp";
+    write(in, source);
+    Result r = runProcess({compiler().path, "-x", "c++", "-std=c++17", "-O2", "-g1", "-march=x86-64-v3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-exceptions", "-w", in, "-o", t, "-lstdc++", "-lpthread", "-lm"});
+    if (r.status) log = "the executor does not compile: " + r.output;
+    unlink(in.c_str());
+    return r.status == 0;
+  });
+  return ok ? path : "";
+}
+
 // The stand-in library, parsed once per mode and set of flags.
 std::string precompiled(Mode mode, const std::vector<std::string> &flags, std::string &log) {
   std::string key = text::library() + compiler().version;
@@ -173,10 +188,14 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
     if (r.status >= 128 && r.status != 255) log = "program_source:1:1: error: the compiler crashed on this program (mixed half and bfloat arithmetic does that)\n";
     else log = metalTerms(r.output);
     if (r.status) return false;
-    Result link = runProcess({compiler().path, "-shared", "-Wl,-Bsymbolic", object, "-lm", "-o", t});
+    // Linked against the executor, so that a function without a body is an error here, as in Metal.
+    Result link = runProcess({compiler().path, "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", object, executorPath(log), "-lm", "-o", t});
     unlink(object.c_str());
-    if (link.status) log = link.output;
-    return link.status == 0;
+    if (link.status == 0) return true;
+    size_t p = link.output.find("undefined reference to "), q = link.output.find("undefined symbol: ");
+    size_t at = p != std::string::npos ? p : q;
+    log = at == std::string::npos ? link.output : "program_source:1:1: error: " + link.output.substr(at, link.output.find('\n', at) - at) + "\n";
+    return false;
   });
   return ok ? library : "";
 }
@@ -186,17 +205,8 @@ void *executorHandle(std::string &log) {
   static void *handle = nullptr;
   std::lock_guard<std::mutex> guard(lock);
   if (handle) return handle;
-  if (compiler().path.empty()) { log = missing(); return nullptr; }
-  std::string source = text::executor(), path = cacheDirectory() + "/rt-" + hash(source + compiler().version) + ".so";
-  bool ok = once(path, [&](const std::string &t) {
-    std::string in = t + ".cpp";
-    write(in, source);
-    Result r = runProcess({compiler().path, "-x", "c++", "-std=c++17", "-O2", "-g1", "-march=x86-64-v3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-exceptions", "-w", in, "-o", t, "-lstdc++", "-lpthread", "-lm"});
-    log = r.output;
-    unlink(in.c_str());
-    return r.status == 0;
-  });
-  if (!ok) { log = "the executor does not compile: " + log; return nullptr; }
+  std::string path = executorPath(log);
+  if (path.empty()) return nullptr;
   handle = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (!handle) log = dlerror();
   return handle;

@@ -20,6 +20,7 @@ struct Translator {
   bool inKernel = false, pendingKernel = false;
   std::string pendingName;
   int variables = 0;
+  std::map<size_t, std::string> declarators;
 
   Translator(const std::vector<Token> &tokens, Unit &unit) : t(tokens), u(unit) {}
 
@@ -244,7 +245,7 @@ struct Translator {
       if (variables > 256) { error(t[name], "more than 256 threadgroup variables"); return false; }
       u.variables.push_back({variables - 1, currentFunction});
       std::string dims; for (size_t k = name + 1; k < after; ++k) dims += spelling(k);
-      code += "typedef " + spelled + " " + alias + dims + "; __local " + alias + " &" + t[name].text + " = sm_threadgroup<" + id + ", " + alias + ">(); ";
+      code += "typedef " + spelled + " " + alias + dims + "; __local " + alias + " &" + spelling(name) + " = sm_threadgroup<" + id + ", " + alias + ">(); ";
       stop = after;
       if (!t[after].is(",")) break;
       name = after + 1;
@@ -265,9 +266,18 @@ struct Translator {
     for (auto &o : u.constants) if (o.index == c.index) error(t[k - 1], "function constant index " + index + " is used by '" + o.name + "' already");
     for (size_t j = 0; j + 2 < t.size(); ++j) if (t[j].is("is_function_constant_defined") && t[j + 2].text == c.name) c.optional = true;
     u.constants.push_back(c);
-    out += t[i].space + "static __global const " + c.type + " " + c.name + " = sm_function_constant<" + c.type + ">(" + index + ")" + newlines(i + 1, closing(t, k));
+    out += t[i].space + "static __global const " + c.type + " " + c.name + " = sm_function_constant<" + c.type + ">(" + index + "); static __global const bool sm_defined" + index + " = sm_constant_defined(" + index + ")" + newlines(i + 1, closing(t, k));
     i = closing(t, k) - 1;
     return true;
+  }
+  // A program-scope constant may stand for the function constants that it is made from.
+  void noteConstant(size_t i) {
+    size_t name = 0, k = i;
+    for (; k + 1 < t.size() && !t[k].is(";") && !t[k].is("=") && !t[k].is("(") && !t[k].is("{") && !t[k].is("["); ++k) if (t[k].isName()) name = k;
+    if (!name || !t[k].is("=")) return;
+    std::set<std::string> used;
+    for (; k + 1 < t.size() && !t[k].is(";"); ++k) if (t[k].isName() && constantNames.count(t[k].text)) used.insert(t[k].text);
+    if (!used.empty()) { constantNames.insert(t[name].text); u.mentions[t[name].text] = used; }
   }
   std::string maker(size_t a, size_t b) const { std::string ty = text(a, b); return (isBool(a) ? "sm_boolean<" : "sm_make<") + ty + ">"; }
 
@@ -298,7 +308,10 @@ struct Translator {
     }
     if (body && t[e].isName() && t[e + 1].is("(")) { // T name(arguments);
       size_t c = closing(t, e + 1);
-      if (t[c].is(";") || t[c].is(",")) { out += t[i].space + text(i, e) + " " + spelling(e) + " = " + maker(i, e); i = e; return true; }
+      if (t[c].is(";") || t[c].is(",")) {
+        for (; t[c].is(",") && t[c + 1].isName() && t[c + 2].is("("); c = closing(t, c + 2)) declarators[c + 1] = maker(i, e);
+        out += t[i].space + text(i, e) + " " + spelling(e) + " = " + maker(i, e); i = e; return true;
+      }
     }
     if (body && isBool(i) && e == i + 1 && t[e].isName() && t[e + 1].is("=") && !t[e + 2].is("{")) { // bool4 m = a < b;
       size_t c = e + 2;
@@ -362,15 +375,18 @@ struct Translator {
     if (scopes.back() == Scope::file && k.is(";")) pendingKernel = false;
     if (attributeAt(i)) { size_t e = closing(t, i); out += newlines(i, e); i = e; return; }
     if (k.is("_Pragma") && t[i + 1].is("(")) { i = closing(t, i + 1); return; }
+    if (k.is("constant") && scopes.back() == Scope::file) noteConstant(i);
     if (k.is("constant") && functionConstant(i)) { ++i; return; }
     if (k.is("is_function_constant_defined") && t[i + 1].is("(")) {
       auto c = std::find_if(u.constants.begin(), u.constants.end(), [&](const FunctionConstant &c) { return c.name == t[i + 2].text; });
       if (c == u.constants.end()) error(t[i + 2], "'" + t[i + 2].text + "' is not a function constant");
-      else { out += k.space + "sm_constant_defined(" + std::to_string(c->index) + ")"; i = closing(t, i + 1); return; }
+      else { out += k.space + "sm_defined" + std::to_string(c->index); i = closing(t, i + 1); return; }
     }
     if (k.is("threadgroup") && threadgroupVariables(i)) return;
     if (isAddressSpace(k.text) && qualifiesMember(i)) { out += k.space + memberQualifier(k.text); ++i; return; }
     if (vectorExpression(i)) { ++i; return; }
+    auto declarator = declarators.find(i); // of a list: `float3 a(…), b(…);`
+    if (declarator != declarators.end()) { out += k.space + spelling(i) + " = " + declarator->second; ++i; return; }
     out += k.space + spelling(i);
     ++i;
   }

@@ -165,6 +165,7 @@ sm_pipeline *sm_pipeline_create(sm_library *l, const char *name, const sm_consta
   if (!executor) { *error = duplicate(log); return nullptr; }
   auto begin = reinterpret_cast<void (*)(SmLoad *)>(dlsym(executor, "sm_begin_load"));
   auto end = reinterpret_cast<void (*)()>(dlsym(executor, "sm_end_load"));
+  if (!begin || !end) { *error = duplicate("software device: the executor is damaged"); return nullptr; }
   auto p = std::make_unique<sm_pipeline>();
   p->run = reinterpret_cast<int (*)(SmDispatch *)>(dlsym(executor, "sm_run"));
   auto kernel = std::find_if(l->unit.kernels.begin(), l->unit.kernels.end(), [&](const Kernel &k) { return k.hostName == name; });
@@ -173,7 +174,10 @@ sm_pipeline *sm_pipeline_create(sm_library *l, const char *name, const sm_consta
   if (kernel->maxThreads) p->maxThreads = static_cast<uint32_t>(kernel->maxThreads);
 
   // A private copy of the image gives each pipeline its own function constants.
-  int from = open(l->path.c_str(), O_RDONLY | O_CLOEXEC), to = memfd_create("software-metal-kernel", MFD_CLOEXEC);
+  // (The loader tells images apart by name and inode.)
+  static std::atomic<unsigned> copies{0};
+  std::string copy = cacheDirectory() + "/p-" + std::to_string(getpid()) + "-" + std::to_string(copies++) + ".so";
+  int from = open(l->path.c_str(), O_RDONLY | O_CLOEXEC), to = open(copy.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0700);
   struct stat info {};
   bool copied = from >= 0 && to >= 0 && fstat(from, &info) == 0;
   for (off_t done = 0; copied && done < info.st_size;) { ssize_t n = sendfile(to, from, &done, static_cast<size_t>(info.st_size - done)); copied = n > 0; }
@@ -181,12 +185,12 @@ sm_pipeline *sm_pipeline_create(sm_library *l, const char *name, const sm_consta
   if (copied) {
     std::lock_guard<std::mutex> g(lock);
     begin(&load);
-    p->handle = dlopen(("/proc/self/fd/" + std::to_string(to)).c_str(), RTLD_NOW | RTLD_LOCAL);
+    p->handle = dlopen(copy.c_str(), RTLD_NOW | RTLD_LOCAL);
     end();
     if (!p->handle) log = dlerror();
   } else log = "cannot copy " + l->path;
   if (from >= 0) close(from);
-  if (to >= 0) close(to);
+  if (to >= 0) { close(to); unlink(copy.c_str()); }
   if (!p->handle) { *error = duplicate("software device: " + log); return nullptr; }
   if (load.mismatch >= 0) {
     *error = duplicate("function constant " + std::to_string(load.mismatch) + " was set with a value of " + std::to_string(load.foundSize) + " bytes, its type in the program has " + std::to_string(load.expectedSize));

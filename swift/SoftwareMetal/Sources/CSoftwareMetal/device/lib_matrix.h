@@ -19,6 +19,7 @@ SM_INLINE void sm_drop(unsigned id) { __private SmSimd *s = sm_lane()->simd; if 
 // Either the number of a SIMD-group value (id), or the lane's own two elements, or both.
 template <class T, int C, int R> struct simdgroup_matrix;
 template <class T> struct simdgroup_matrix<T, 8, 8> {
+  static_assert(sizeof(sm_element_of<T>) > 0, "");
   static constexpr unsigned element = sm_element_of<T>::value;
   typedef vec<T, 2> storage_type;
   unsigned id; bool owned; storage_type e;
