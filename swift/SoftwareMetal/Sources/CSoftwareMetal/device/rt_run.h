@@ -7,7 +7,10 @@ void finish(Worker *w, Fiber *f) {
   if (f->lane.pos != s->head && s->live == 1)
     fail(w, F_DIVERGENCE, -1, f->lane.site, "a lane returned after fewer SIMD-group matrix operations than the others");
   --s->live; --w->live;
-  if (s->arrived) fail(w, F_DIVERGENCE, -1, f->lane.site, "a lane returned while %u lanes of its SIMD group wait in %s", s->arrived, kindName(s->kind));
+  Fiber *waiting = nullptr; // a lane that this one leaves behind
+  for (uint32_t i = 0; i < s->lanes; ++i) { Fiber &g = w->fibers[s->firstLane + i]; if ((g.state == AT_SIMD && g.gen == s->gen) || (g.state == AT_GROUP && g.gen == w->gen)) waiting = &g; }
+  if (waiting && waiting->state == AT_GROUP) fail(w, F_DIVERGENCE, -1, waiting->lane.site, "a lane returned while others of its SIMD group wait in threadgroup_barrier");
+  if (s->arrived) fail(w, F_DIVERGENCE, -1, waiting ? waiting->lane.site : f->lane.site, "a lane returned while %u lanes of its SIMD group wait in %s", s->arrived, kindName(s->kind));
   if (s->live == 0) finishAllCopies(w, s);
   if (w->live && w->arrived == w->live) { // whole SIMD groups may leave before a barrier
     w->arrived = 0; ++w->gen; ++w->clock; ++w->counters.threadgroupBarriers;
