@@ -169,6 +169,25 @@ final class LanguageTests: XCTestCase {
       }
     }
   }
+  /// More operations than the executor's log holds, so that lanes overtake each other many times.
+  func testLongRunsOfMatrixOperations() throws {
+    let h = try Harness(), x = (0..<64).map { Float($0 % 3) }, n = 3000
+    let source = """
+      #include <metal_simdgroup_matrix>
+      using namespace metal;
+      kernel void k(device float *a [[buffer(0)]], device float *o [[buffer(1)]], constant uint &n [[buffer(2)]], uint s [[simdgroup_index_in_threadgroup]]) {
+        simdgroup_float8x8 m, d = simdgroup_float8x8(1.0f), c = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+        for (uint i = 0; i < n; ++i) { simdgroup_load(m, a, 8); simdgroup_multiply_accumulate(c, m, d, c); if (i % 1000 == 999) c.thread_elements() += 1; }
+        simdgroup_store(c, o + 64 * s, 8);
+      }
+      """
+    for mode in [SoftwareMetal.Mode.fast, .checked] {
+      let o = try h.buffer(of: Float.self, count: 192)
+      let c = try h.run(h.pipeline(source, "k", mode: mode), [h.buffer(x), o, h.buffer([UInt32(n)])], groups: 1, threads: 96)
+      XCTAssertEqual(o.array(of: Float.self), (0..<192).map { Float(n) * x[$0 % 64] + 3 })
+      XCTAssertEqual(c.matrixMultiplies, UInt64(3 * n))
+    }
+  }
   func testAtomics() throws {
     let h = try Harness(), n = try h.buffer([UInt32(0), 0, 0, 0]), f = try h.buffer([Float(0)])
     let source = """

@@ -151,4 +151,22 @@ final class StrangerTests: XCTestCase {
       }
     }
   }
+
+  /// A report, not a test: SOFTWARE_METAL_REPORT=1 swift test --filter testSpeed
+  func testSpeed() throws {
+    try XCTSkipUnless(ProcessInfo.processInfo.environment["SOFTWARE_METAL_REPORT"] == "1", "set SOFTWARE_METAL_REPORT=1")
+    let h = try Harness(), n = 512, a = try h.buffer(floats(n * n, seed: 7)), b = try h.buffer(floats(n * n, seed: 8)), c = try h.buffer(of: Float.self, count: n * n)
+    var size = UInt32(n)
+    let constants = MTLFunctionConstantValues()
+    constants.setConstantValue(&size, type: .uint, index: 0)
+    for mode in [SoftwareMetal.Mode.fast, .counted, .checked] {
+      let p = try h.pipeline(Samples.simdgroup, "matmul_f32", constants: constants, mode: mode)
+      var best = 0.0
+      for _ in 0..<3 {
+        let d = try h.run(p, [a, b, c], groups: MTLSizeMake(n / 32, n / 32, 1), threads: MTLSizeMake(128, 1, 1)).softwareDispatches[0]
+        best = max(best, Double(d.counters.matrixMultiplies) / d.seconds)
+      }
+      print("\(mode): \(String(format: "%.2f", best / 1e6)) million 8x8x8 multiply-accumulates a second on \(SoftwareMetal.options.workers) workers")
+    }
+  }
 }

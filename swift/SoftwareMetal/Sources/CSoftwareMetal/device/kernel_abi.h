@@ -2,7 +2,7 @@ R"SM(
 // What kernel code and executor see of a thread and of its SIMD group. Both compile this text.
 #pragma once
 // SM_PLAIN: the address space of everything that is neither device nor threadgroup memory.
-enum { SM_LOG = 512, SM_LANES = 32 };
+enum { SM_LOG = 256, SM_LANES = 32 };
 enum SmKind { SM_DEPOSIT = 1, SM_MMA, SM_LOAD, SM_STORE, SM_FILL, SM_DIAGONAL,
               SM_SHUFFLE, SM_REDUCE, SM_BALLOT, SM_BARRIER, SM_COPY, SM_WAIT };
 enum SmElement { SM_FLOAT, SM_HALF, SM_BFLOAT };

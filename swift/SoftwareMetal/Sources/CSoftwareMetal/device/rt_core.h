@@ -107,6 +107,7 @@ bool runnable(Worker *w, Fiber &f) {
   case AT_GROUP: return w->gen != f.gen;
   case AT_SLOT: return f.lane.simd->slots[f.slot].ready;
   case AT_LOG: { Simd *s = w->simds[f.lane.simdIndex];
+    if (f.lane.pos != s->head) return true; // it can follow what another lane has logged
     uint32_t low = s->head;
     for (uint32_t i = 0; i < s->lanes; ++i) { Fiber &g = w->fibers[s->firstLane + i]; if (g.state != DONE) low = std::min(low, g.lane.pos); }
     return s->head - low < SM_LOG - 1; }
