@@ -72,9 +72,17 @@ inline void touch(Worker *w, Fiber *f, SmCell &c, const Region &r, uint32_t acce
   }
 }
 void touchRange(Worker *w, Fiber *f, Region r, uint64_t cell, uint64_t n, uint32_t access, uint32_t code, uint32_t site) {
+  // The common loads in two comparisons: nothing unordered was written, and this read adds nothing to the record.
+  const uint64_t group = w->serial << 36, mine = group | w->clock << 11 | code, first = w->d->firstSerial << 36;
+  const uint64_t everyone = ALL_GROUPS << 36 | (w->d->firstSerial & ((1u << 25) - 1)) << 11 | MANY;
+  const uint64_t base = r.device ? 0 : group, below = r.device ? first : r.groupHorizon << 11;
   while (n) {
     SmCell &word = r.words[cell / 4];
     bool whole = cell % 4 == 0 && n >= 4;
+    if (whole && access == LOAD && get(word.w) - base < below) {
+      uint64_t read = get(word.r);
+      if (read == mine || (r.device && read == everyone)) { cell += 4; r.offset += 4; n -= 4; continue; }
+    }
     if (whole && get(word.w) != SPLIT) { touch(w, f, word, r, access, code, site); cell += 4; r.offset += 4; n -= 4; continue; }
     SmCell *b = r.bytes + cell / 4 * 4;
     if (get(word.w) != SPLIT) { SmCell c{get(word.w), get(word.r)}; for (int i = 0; i < 4; ++i) b[i] = c; put(word.w, SPLIT); }
@@ -141,13 +149,13 @@ inline uint32_t codeOf(Fiber *f, uint32_t access) { return access >= ATOMIC_UPDA
 SM_EXPORT void sm_check_device(const uint8_t *p, uint32_t packed, uint32_t site) {
   Worker *w = W; Fiber *f = w->cur; uint32_t a = packed >> 16 & 7;
   checkAlignment(w, p, packed, site);
-  if (a >= ATOMIC_UPDATE) ++w->counters.atomics;
+  if (a == ATOMIC_UPDATE || a == ATOMIC_STORE) ++w->counters.atomics;
   checkDevice(w, f, p, packed & 0xffff, a, codeOf(f, a), site);
 }
 SM_EXPORT void sm_check_threadgroup(const uint8_t *p, uint32_t packed, uint32_t site) {
   Worker *w = W; Fiber *f = w->cur; uint32_t a = packed >> 16 & 7;
   checkAlignment(w, p, packed, site);
-  if (a >= ATOMIC_UPDATE) ++w->counters.atomics;
+  if (a == ATOMIC_UPDATE || a == ATOMIC_STORE) ++w->counters.atomics;
   checkGroup(w, f, p, packed & 0xffff, a, codeOf(f, a), site);
 }
 SM_EXPORT void sm_check_generic(const uint8_t *p, uint32_t packed, uint32_t site) {
