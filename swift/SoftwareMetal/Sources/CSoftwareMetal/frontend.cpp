@@ -11,7 +11,7 @@ struct Translator {
   Unit &u;
   std::string out;
   std::vector<Scope> scopes{Scope::file};
-  std::vector<std::string> namespaces;
+  std::vector<std::string> namespaces, typeNames;
   std::vector<int> namespaceDepth;
   std::set<std::string> aliases; // names that may stand for a vector: using, typedef, template parameters
   std::map<std::string, std::vector<Argument>> signatures; // kernel templates by name
@@ -201,7 +201,8 @@ struct Translator {
         for (size_t k = i + 2; k < e; ++k) {
           if (t[k].is("kernel")) isKernel = true;
           if (t[k].is("vertex") || t[k].is("fragment")) error(t[k], "the software device runs compute kernels only");
-          if (t[k].is("host_name")) host = t[k + 2].text.size() > 2 ? t[k + 2].text.substr(1, t[k + 2].text.size() - 2) : "";
+          if (t[k].is("host_name")) // neighbouring string literals are one: macros build names that way
+            for (size_t j = k + 2; t[j].kind == Token::string && t[j].text.size() > 1; ++j) host += t[j].text.substr(1, t[j].text.size() - 2);
           if (t[k].is("max_total_threads_per_threadgroup")) threads = atoi(t[k + 2].text.c_str());
         }
         i = e - 1;
@@ -323,6 +324,23 @@ struct Translator {
     return false;
   }
 
+  // A member function without a qualifier works on objects in thread memory only, as in Metal.
+  bool unqualifiedMember(size_t i) const {
+    if (scopes.back() != Scope::type || !t[i].is(")")) return false;
+    size_t j = i + 1;
+    while (t[j].is("const") || t[j].is("volatile")) ++j;
+    if (!t[j].is("{") && !t[j].is(";")) return false;
+    size_t open = i; int depth = 0;
+    for (;; --open) { if (t[open].is(")")) ++depth; if (t[open].is("(") && --depth == 0) break; if (!open) return false; }
+    if (!open || (t[open - 1].isName() && !typeNames.empty() && t[open - 1].text == typeNames.back())) return false;
+    for (size_t k = open; k-- > 0;) {
+      if (t[k].is(";") || t[k].is("{") || t[k].is("}")) break;
+      if (t[k].is("operator")) continue;
+      if (t[k].is("=") && !(k && t[k - 1].is("operator")) && !(k > 1 && t[k - 2].is("operator"))) { if (t[open - 1].isName()) return false; }
+      if (t[k].is("static") || t[k].is("friend") || t[k].is("typedef") || t[k].is("using") || t[k].is("static_assert") || t[k].is("~")) return false;
+    }
+    return t[open - 1].isName() || t[open - 1].kind == Token::punctuation;
+  }
   void enterBrace(size_t i) {
     // What the statement before `{` declares decides the scope.
     size_t k = i; bool type = false, ns = false, paren = false, assigned = false; size_t nsName = 0;
@@ -340,7 +358,14 @@ struct Translator {
       namespaces.push_back(t[nsName].isName() ? t[nsName].text : "");
       return;
     }
-    if (type && !paren) { scopes.push_back(Scope::type); return; }
+    if (type && !paren) {
+      size_t n = k;
+      while (n < i && !(t[n].is("struct") || t[n].is("class") || t[n].is("union") || t[n].is("enum"))) ++n;
+      for (++n; n < i && !t[n].isName(); ++n) if (t[n].is("[")) n = closing(t, n) - 1;
+      if (n < i && t[n].is("alignas")) n = closing(t, n + 1);
+      scopes.push_back(Scope::type); typeNames.push_back(n < i ? t[n].text : "");
+      return;
+    }
     bool outer = scopes.back() == Scope::file || scopes.back() == Scope::type;
     if (outer && paren && !assigned) {
       scopes.push_back(Scope::function); inKernel = pendingKernel; pendingKernel = false;
@@ -360,6 +385,7 @@ struct Translator {
   void leaveBrace() {
     if (scopes.size() > 1) {
       if (!namespaceDepth.empty() && namespaceDepth.back() == static_cast<int>(scopes.size())) { namespaceDepth.pop_back(); namespaces.pop_back(); }
+      if (scopes.back() == Scope::type && !typeNames.empty()) typeNames.pop_back();
       scopes.pop_back();
     }
     if (scopes.back() == Scope::file || scopes.back() == Scope::type) inKernel = false;
@@ -383,6 +409,7 @@ struct Translator {
       else { out += k.space + "sm_defined" + std::to_string(c->index); i = closing(t, i + 1); return; }
     }
     if (k.is("threadgroup") && threadgroupVariables(i)) return;
+    if (unqualifiedMember(i)) { out += k.space + ") __private"; ++i; return; }
     if (isAddressSpace(k.text) && qualifiesMember(i)) { out += k.space + memberQualifier(k.text); ++i; return; }
     if (vectorExpression(i)) { ++i; return; }
     auto declarator = declarators.find(i); // of a list: `float3 a(…), b(…);`
@@ -431,9 +458,10 @@ Unit translate(const std::vector<Token> &tokens, const FrontendOptions &options)
   tr.collectAliases();
   for (size_t i = 0; i + 5 < tokens.size(); ++i)
     if (tokens[i].is("[") && tokens[i + 1].is("[") && tokens[i + 2].is("function_constant") && i) tr.constantNames.insert(tokens[i - 1].text);
-  tr.out = "#line 1 \"program_source\"\n";
+  // Types of functions (decltype of a kernel) need the extension; function pointers themselves are refused by lint.
+  tr.out = "#pragma OPENCL EXTENSION __cl_clang_function_pointers : enable\n#line 1 \"program_source\"\n";
   for (size_t i = 0; tokens[i].kind != Token::end;) tr.step(i);
-  tr.out += tokens.back().space + "\n#line 1 \"software_metal_entries\"\n#pragma OPENCL EXTENSION __cl_clang_function_pointers : enable\n";
+  tr.out += tokens.back().space + "\n#line 1 \"software_metal_entries\"\n";
   tr.entries();
   u.text = std::move(tr.out);
   lint(tokens, options, u);

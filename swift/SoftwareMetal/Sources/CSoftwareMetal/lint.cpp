@@ -42,7 +42,6 @@ void bannedNames(const Tokens &t, const FrontendOptions &o, Unit &u) {
       if (!air) u.errors.push_back(errorAt(t[i], "inline assembly is not supported in Metal"));
       else if (!o.allowInlineAIR) u.errors.push_back(errorAt(t[i], "illegal string literal in 'asm': AIR functions may not be declared by name"));
     }
-    if (t[i].is("union") || t[i].is("class") || t[i].is("struct")) continue;
   }
 }
 void lambdas(const Tokens &t, Unit &u) {
@@ -53,6 +52,11 @@ void lambdas(const Tokens &t, Unit &u) {
     size_t e = closing(t, i);
     if (t[e].is("(") || t[e].is("{")) u.errors.push_back(errorAt(t[i], "lambda expressions are not supported in Metal"));
   }
+}
+void functionPointers(const Tokens &t, Unit &u) {
+  for (size_t i = 1; i + 4 < t.size(); ++i)
+    if (t[i].is("(") && (t[i + 1].is("*") || t[i + 1].is("&")) && t[i + 2].isName() && t[i + 3].is(")") && t[i + 4].is("(") && t[i - 1].isName() && !t[i - 1].is("return"))
+      u.errors.push_back(errorAt(t[i + 2], "function pointers are not supported in Metal: '" + t[i + 2].text + "'"));
 }
 // Every pointer and reference names the address space that it points into.
 void addressSpaces(const Tokens &t, Unit &u) {
@@ -91,10 +95,6 @@ void addressSpaces(const Tokens &t, Unit &u) {
       if (isAddressSpace(b.text)) { found = true; break; }
       if (b.is("auto") || b.is("using") || b.is("operator")) { found = true; break; }
       if (b.is("(") || b.is(",") || b.is(";") || b.is("{") || b.is("}") || b.is("<") || b.is("=") || b.is(")")) break;
-    }
-    for (size_t k = i + 1; k < t.size() && !found; ++k) { // the east form: `float device *`
-      if (isAddressSpace(t[k].text)) found = false;
-      break;
     }
     if (!found) u.errors.push_back(errorAt(t[i], std::string(t[i].is("*") ? "pointer" : "reference") + " type must have explicit address space qualifier"));
   }
@@ -162,6 +162,7 @@ void recursion(const Tokens &t, const Unit &unit, Unit &u) {
 void lint(const Tokens &t, const FrontendOptions &options, Unit &u) {
   bannedNames(t, options, u);
   lambdas(t, u);
+  functionPointers(t, u);
   addressSpaces(t, u);
   programScope(t, u);
   recursion(t, u, u);

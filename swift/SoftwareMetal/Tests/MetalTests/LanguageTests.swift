@@ -188,6 +188,55 @@ final class LanguageTests: XCTestCase {
       XCTAssertEqual(c.matrixMultiplies, UInt64(3 * n))
     }
   }
+  /// Fragments by their private name, whose two elements a lane reaches through memory; kernels named by macros and typedefs.
+  func testOlderFragmentsAndInstantiations() throws {
+    let h = try Harness(), n = 24, a = (0..<n * n).map { Float($0 % 5) }, b = (0..<n * n).map { Float($0 % 3) }, out = try h.buffer(of: Float.self, count: n * n)
+    let source = """
+      #include <metal_stdlib>
+      using namespace metal;
+      template <typename T> struct Fragment {
+        vec<T, 64> values;
+        METAL_FUNC thread vec<T, 2> *pair() thread { return reinterpret_cast<thread vec<T, 2> *>(&values); }
+        template <typename U> METAL_FUNC void read(const device U *p, uint stride, ushort2 place) { *pair() = vec<T, 2>(T(p[place.y * stride + place.x]), T(p[place.y * stride + place.x + 1])); }
+        template <typename A, typename B> METAL_FUNC void add(Fragment<A> a, Fragment<B> b) {
+          values = __metal_simdgroup_matrix_8x8_multiply_accumulate(a.values, b.values, values, typename Fragment<T>::vec_type());
+        }
+        typedef vec<T, 64> vec_type;
+      };
+      struct alignas(8) Shape { uint n; };
+      template <typename T, int Tile>
+      kernel void product(device const T *a [[buffer(0)]], device const T *b [[buffer(1)]], device float *o [[buffer(2)]], constant Shape &shape [[buffer(3)]],
+                          uint2 tile [[threadgroup_position_in_grid]], ushort l [[thread_index_in_simdgroup]]) {
+        const ushort2 place = ushort2((l & 1) * 2 + (l & 8) / 2, l / 16 * 4 + l / 2 % 4);
+        Fragment<float> c;
+        *c.pair() = 0;
+        const uint n = shape.n, row = tile.y * Tile, column = tile.x * Tile;
+        for (uint k = 0; k < n; k += Tile) {
+          Fragment<T> x, y;
+          x.read(a + row * n + k, n, place);
+          y.read(b + k * n + column, n, place);
+          c.add(x, y);
+        }
+        *(device float2 *)(o + (row + place.y) * n + column + place.x) = *c.pair();
+      }
+      typedef decltype(product<float, 8>) product_t;
+      template [[host_name("product_typedef")]] kernel product_t product<float, 8>;
+      #define INSTANTIATE(name, T, N) template [[host_name(#name "_" #T)]] [[kernel]] void product<T, N>(device const T *, device const T *, device float *, constant Shape &, uint2, ushort);
+      INSTANTIATE(product, half, 8)
+      """
+    for mode in [SoftwareMetal.Mode.fast, .checked] {
+      let library = try h.library(source, mode: mode)
+      XCTAssertEqual(library.functionNames, ["product_typedef", "product_half"])
+      for name in library.functionNames {
+        let half = name == "product_half"
+        let p = try h.device.makeComputePipelineState(function: XCTUnwrap(library.makeFunction(name: name)))
+        try h.run(p, [half ? h.buffer(a.map(Float16.init)) : h.buffer(a), half ? h.buffer(b.map(Float16.init)) : h.buffer(b), out, h.buffer([UInt32(n), 0])], groups: MTLSizeMake(3, 3, 1), threads: MTLSizeMake(32, 1, 1))
+        var expected = [Float](repeating: 0, count: n * n)
+        for i in 0..<n { for j in 0..<n { for k in 0..<n { expected[i * n + j] += a[i * n + k] * b[k * n + j] } } }
+        XCTAssertEqual(out.array(of: Float.self), expected, name)
+      }
+    }
+  }
   func testAtomics() throws {
     let h = try Harness(), n = try h.buffer([UInt32(0), 0, 0, 0]), f = try h.buffer([Float(0)])
     let source = """

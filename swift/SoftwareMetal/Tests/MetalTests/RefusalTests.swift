@@ -47,6 +47,7 @@ final class RefusalTests: XCTestCase {
     ("lambda", K("auto f = [&](float x) { return x * 2; }; a[0] = f(a[1]);")),
     ("lambda as an argument", "template <class F> float call(F f) { return f(1); }" + K("a[0] = call([](float x) { return x; });")),
     ("function pointer", "float f(float x) { return x; }" + K("float (*p)(float) = f; a[0] = p(1);")),
+    ("member function of a device object", "struct S { float x; float get() const { return x; } }; kernel void k(device S *a [[buffer(0)]], device float *o [[buffer(1)]]) { o[0] = a[0].get(); }"),
     ("initialised threadgroup variable", K("threadgroup float t[4] = {1, 2, 3, 4}; a[0] = t[0];")),
     ("threadgroup variable outside of a kernel", "float f() { threadgroup float t[4]; t[0] = 1; return t[0]; }" + K("a[0] = f();")),
     ("undeclared name", K("a[0] = nothing;")),

@@ -163,10 +163,11 @@ final class StrangerTests: XCTestCase {
       let p = try h.pipeline(Samples.simdgroup, "matmul_f32", constants: constants, mode: mode)
       var best = 0.0
       for _ in 0..<3 {
+        let start = clock() // processor time: other work on the machine does not count
         let d = try h.run(p, [a, b, c], groups: MTLSizeMake(n / 32, n / 32, 1), threads: MTLSizeMake(128, 1, 1)).softwareDispatches[0]
-        best = max(best, Double(d.counters.matrixMultiplies) / d.seconds)
+        best = max(best, Double(d.counters.matrixMultiplies) * Double(CLOCKS_PER_SEC) / Double(clock() - start))
       }
-      print("\(mode): \(String(format: "%.2f", best / 1e6)) million 8x8x8 multiply-accumulates a second on \(SoftwareMetal.options.workers) workers")
+      print("\(mode): \(String(format: "%.2f", best / 1e6)) million 8x8x8 multiply-accumulates a second of one core")
     }
   }
 }
