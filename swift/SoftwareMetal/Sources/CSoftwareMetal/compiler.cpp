@@ -166,7 +166,9 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
   if (compiler().path.empty()) { log = missing(); return ""; }
   std::string pch = precompiled(mode, flags, log);
   if (pch.empty()) { log = "the stand-in for metal_stdlib does not compile: " + log; return ""; }
-  std::string library = cacheDirectory() + "/k-" + hash(source + pch + std::to_string(static_cast<int>(mode)) + instrumenterVersion) + ".so";
+  std::string executor = executorPath(log);
+  if (executor.empty()) return "";
+  std::string library = cacheDirectory() + "/k-" + hash(source + pch + executor + std::to_string(static_cast<int>(mode)) + instrumenterVersion) + ".so";
   bool ok = once(library, [&](const std::string &t) {
     std::string in = t + ".clcpp", object = t + ".o";
     write(in, source);
@@ -189,7 +191,7 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
     else log = metalTerms(r.output);
     if (r.status) return false;
     // Linked against the executor, so that a function without a body is an error here, as in Metal.
-    Result link = runProcess({compiler().path, "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", object, executorPath(log), "-lm", "-o", t});
+    Result link = runProcess({compiler().path, "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", object, executor, "-lm", "-o", t});
     unlink(object.c_str());
     if (link.status == 0) return true;
     size_t p = link.output.find("undefined reference to "), q = link.output.find("undefined symbol: ");

@@ -85,6 +85,13 @@ final class CheckTests: XCTestCase {
     try expect(.divergence, "simdgroup_float8x8 m(1.0f); simdgroup_store(m, a + 8 * (l / 31), 8);", floats: 80, threads: 32)
     try expect(.divergence, "simdgroup_float8x8 m(1.0f); simdgroup_store(m, a, 8);", threads: 16)
   }
+  func testBarriersOfDifferentBranches() throws {
+    let h = try Harness(), b = "threadgroup_barrier(mem_flags::mem_threadgroup);"
+    let source = Self.head + "kernel void k(device float *a [[buffer(0)]], uint s [[simdgroup_index_in_threadgroup]]) {\n  if (s == 0)\n    \(b)\n  else\n    \(b)\n  a[s] = s;\n}"
+    let f = try XCTUnwrap(h.finding(source, "k", [h.buffer(of: Float.self, count: 64)], threads: 64))
+    XCTAssertEqual(f.kind, .divergence)
+    XCTAssertTrue(f.message.contains("lines 5 and 7"), f.message)
+  }
   func testMisalignment() throws {
     try expect(.misaligned, "a[0] = ((device float4 *)(a + 1))->x;", threads: 1)
     try expect(.misaligned, "*(device float *)((device uchar *)a + 2) = 1;", threads: 1)

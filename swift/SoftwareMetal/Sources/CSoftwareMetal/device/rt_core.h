@@ -72,7 +72,7 @@ struct Block { uint32_t offset, length; int32_t index; }; // index >= 0: threadg
 struct Worker {
   void *mainSp = nullptr; Fiber *cur = nullptr; SmDispatch *d = nullptr;
   std::vector<Fiber> fibers; std::vector<Simd *> simds; std::vector<uint32_t> order; std::vector<char *> stacks;
-  uint32_t threads = 0, simdCount = 0, live = 0, arrived = 0, gen = 0, groupFlags = 0;
+  uint32_t threads = 0, simdCount = 0, live = 0, arrived = 0, gen = 0, groupFlags = 0, barrierLine = 0;
   uint8_t *tg = nullptr; size_t tgUsed = 0; uint8_t *tgDynamic[SM_MAX_BUFFERS]; uint8_t *buffers[SM_MAX_BUFFERS];
   std::vector<Block> blocks;
   SmCell *tgWords = nullptr, *tgBytes = nullptr;

@@ -215,8 +215,10 @@ SM_EXPORT void sm_group_barrier(uint32_t flags) {
   if (s->live != s->lanes) fail(w, F_DIVERGENCE, -1, f->lane.site, "threadgroup_barrier in a SIMD group of which only %u of %u lanes are active", s->live, s->lanes);
   if (w->arrived == 0) w->groupFlags = flags;
   else if (w->groupFlags != flags) fail(w, F_DIVERGENCE, -1, f->lane.site, "threadgroup_barrier with memory flags that differ between threads");
-  if (w->d->checked) { // a barrier in another branch is another barrier
-    if (w->arrived == 0) s->kind = SM_BARRIER;
+  if (w->d->siteLines && f->lane.site) { // a barrier on another line is another barrier
+    uint32_t line = w->d->siteLines[f->lane.site - 1];
+    if (w->arrived == 0) w->barrierLine = line;
+    else if (w->barrierLine != line) fail(w, F_DIVERGENCE, -1, f->lane.site, "threads of one threadgroup wait in different barriers, at lines %u and %u", w->barrierLine, line);
   }
   if (++w->arrived < w->live) { f->gen = w->gen; waitHere(w, f, AT_GROUP); return; }
   w->arrived = 0; ++w->gen; ++w->counters.threadgroupBarriers; ++w->clock;
