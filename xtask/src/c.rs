@@ -1,5 +1,6 @@
 //! Programs in C: compiled with every warning as an error, run against a driver library.
 
+use std::env;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,8 +11,13 @@ use crate::dist;
 use crate::process::Step;
 use crate::repo::Repo;
 
+/// The C compiler: `CC`, else `cc`.
+pub(crate) fn compiler() -> Command {
+    Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()))
+}
+
 /// The program with its loader pointed at the folder of a library.
-fn with_library(mut command: Command, folder: &Path) -> Command {
+pub(crate) fn with_library(mut command: Command, folder: &Path) -> Command {
     let variable = if cfg!(target_os = "macos") {
         "DYLD_LIBRARY_PATH"
     } else {

@@ -79,11 +79,11 @@ impl Layout {
 }
 
 /// The strides of a tensor without gaps, in elements. A product that overflows is cut off: no buffer is that large, and
-/// the driver says so.
+/// the driver says so. A size of 0 counts as 1, as in NumPy: no two elements seem to overlap.
 pub(crate) fn contiguous_strides(shape: Shape) -> [usize; 4] {
     let mut strides = [1; 4];
     for axis in (0..3).rev() {
-        strides[axis] = shape[axis + 1].saturating_mul(strides[axis + 1]);
+        strides[axis] = shape[axis + 1].max(1).saturating_mul(strides[axis + 1]);
     }
     strides
 }

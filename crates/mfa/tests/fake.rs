@@ -1,5 +1,5 @@
 //! The crate against a driver that only pretends: what happens to statuses, sentences and handles.
-#![allow(missing_docs, unsafe_code)]
+#![allow(missing_docs, unsafe_code, clippy::unwrap_used)]
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
@@ -10,7 +10,8 @@ use std::sync::atomic::AtomicU64;
 use mfa::raw::devices_of;
 use mfa::raw::sys::{self, Api, Driver};
 use mfa::{
-    Attention, Device, DeviceKind, MfaBuffer, MfaContext, MfaError, Quantizer, Tensor, TensorView,
+    Attention, BackwardInputs, BackwardOutputs, DValues, Device, DeviceKind, Forward, MfaBuffer,
+    MfaContext, MfaError, Quantizer, Tensor, TensorView,
 };
 
 thread_local! {
@@ -20,6 +21,8 @@ thread_local! {
     static SENTENCE: Cell<&'static CStr> = const { Cell::new(c"") };
     /// Handles that were given out on this thread and not destroyed.
     static ALIVE: Cell<i32> = const { Cell::new(0) };
+    /// The last backward call, and its options.
+    static BACKWARD: Cell<Option<(sys::mfa_backward_desc, sys::mfa_attention_options)>> = const { Cell::new(None) };
 }
 
 /// Handles are the same numbers in every fake driver: only the crate can tell them apart.
@@ -137,7 +140,11 @@ unsafe extern "C" fn mfa_dequantize(
 unsafe extern "C" fn mfa_forward(_: *mut c_void, _: *const sys::mfa_forward_desc) -> i32 {
     STATUS.get()
 }
-unsafe extern "C" fn mfa_backward(_: *mut c_void, _: *const sys::mfa_backward_desc) -> i32 {
+unsafe extern "C" fn mfa_backward(_: *mut c_void, desc: *const sys::mfa_backward_desc) -> i32 {
+    // SAFETY: the crate passes valid pointers.
+    let desc = unsafe { *desc };
+    // SAFETY: as above.
+    BACKWARD.set(Some((desc, unsafe { *desc.options })));
     STATUS.get()
 }
 unsafe extern "C" fn mfa_workspace_size(
@@ -404,6 +411,90 @@ fn buffers_of_another_driver_are_refused_before_they_reach_it() {
     Attention::new(&sibling)
         .forward(&ours, &ours, &ours)
         .unwrap();
+}
+
+#[test]
+fn each_tensor_of_a_backward_call_has_its_place() {
+    let context = context();
+    // Every tensor has another shape.
+    let make = |shape| Tensor::zeros(&context, mfa::Precision::Fp32, shape).unwrap();
+    let (query, key, value) = (make([1, 4, 3, 8]), make([1, 2, 5, 8]), make([1, 2, 5, 6]));
+    let (grad_output, mask, sinks) = (make([1, 4, 3, 6]), make([1, 1, 3, 5]), make([1, 4, 1, 1]));
+    let forward = Forward {
+        output: make([1, 4, 3, 6]),
+        logsumexp: make([1, 4, 3, 1]),
+    };
+    let attention = Attention::new(&context)
+        .scale(0.5)
+        .causal(true)
+        .clip_gradients(true);
+    let attention = attention.mask(mask.view()).sinks(sinks.view());
+    let (q, k, v, d) = (query.view(), key.view(), value.view(), grad_output.view());
+    let gradients = attention.backward(&q, &k, &v, &forward, &d).unwrap();
+    let (desc, options) = BACKWARD.take().unwrap();
+    assert_eq!(desc.struct_size as usize, size_of_val(&desc));
+    assert_eq!(desc.flags, sys::MFA_BACKWARD_CLIP);
+    assert_eq!(
+        options.flags,
+        sys::MFA_OPTION_SCALE | sys::MFA_OPTION_CAUSAL
+    );
+    assert_eq!(options.softmax_scale, 0.5);
+    for (found, expected) in [
+        (desc.query, [1, 4, 3, 8]),
+        (desc.key, [1, 2, 5, 8]),
+        (desc.value, [1, 2, 5, 6]),
+        (desc.output, [1, 4, 3, 6]),
+        (desc.grad_output, [1, 4, 3, 6]),
+        (desc.logsumexp, [1, 4, 3, 1]),
+        (desc.grad_query, [1, 4, 3, 8]),
+        (desc.grad_key, [1, 2, 5, 8]),
+        (desc.grad_value, [1, 2, 5, 6]),
+        (desc.grad_mask, [1, 1, 3, 5]),
+        (desc.grad_sinks, [1, 4, 1, 1]),
+        (options.mask, [1, 1, 3, 5]),
+        (options.sinks, [1, 4, 1, 1]),
+    ] {
+        assert_eq!(found.shape, expected);
+        assert_eq!(found.buffer, HANDLE);
+    }
+    assert!(desc.d_values.buffer.is_null() && options.alibi_slopes.buffer.is_null());
+    assert_eq!(gradients.mask.unwrap().shape(), [1, 1, 3, 5]);
+
+    // One pass of two: only the gradients that are wanted, and D from before.
+    let (mut grad_key, d_values) = (make([1, 2, 5, 8]), make([1, 4, 3, 1]));
+    let logsumexp = forward.logsumexp.view();
+    let inputs = BackwardInputs {
+        query: &q,
+        key: &k,
+        value: &v,
+        output: None,
+        grad_output: &d,
+        logsumexp: &logsumexp,
+    };
+    let given = d_values.view();
+    let outputs = BackwardOutputs {
+        key: Some(grad_key.view_mut()),
+        d_values: DValues::Given(&given),
+        ..BackwardOutputs::default()
+    };
+    Attention::new(&context)
+        .backward_into(&inputs, outputs)
+        .unwrap();
+    let (desc, options) = BACKWARD.take().unwrap();
+    assert_eq!((desc.flags, options.flags), (sys::MFA_BACKWARD_D_GIVEN, 0));
+    assert_eq!(
+        (desc.grad_key.shape, desc.d_values.shape),
+        ([1, 2, 5, 8], [1, 4, 3, 1])
+    );
+    for absent in [
+        desc.output,
+        desc.grad_query,
+        desc.grad_value,
+        desc.grad_mask,
+        desc.grad_sinks,
+    ] {
+        assert!(absent.buffer.is_null());
+    }
 }
 
 #[test]

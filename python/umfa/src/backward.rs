@@ -1,6 +1,6 @@
 //! The backward call: `flash_attention_backward`.
 
-use mfa_sys as sys;
+use mfa::raw::sys;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyNone, PyTuple};
 

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ptr;
 
-use mfa_sys as sys;
+use mfa::raw::sys;
 use pyo3::prelude::*;
 
 use crate::array::{Array, MAX_RANK, View, shape_text};
@@ -225,6 +225,14 @@ impl<'a> Call<'a> {
         self.buffers.push(buffer);
         self.scratch_bytes += bytes as u64;
         Ok(buffer)
+    }
+
+    /// Where the driver finds the bytes of a buffer.
+    pub(crate) fn contents(&self, buffer: *mut c_void) -> PyResult<usize> {
+        let mut data = ptr::null_mut();
+        // SAFETY: the buffer is alive; the out pointer is valid.
+        self.check(unsafe { (self.handle.api().mfa_buffer_contents)(buffer, &raw mut data) })?;
+        Ok(data as usize)
     }
 
     pub(crate) fn tensor(&mut self, placed: &Placed) -> PyResult<sys::mfa_tensor> {

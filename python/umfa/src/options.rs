@@ -1,6 +1,6 @@
 //! The keyword arguments that every attention function shares, parsed in one place.
 
-use mfa_sys as sys;
+use mfa::raw::sys;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt, PyString, PyTuple};

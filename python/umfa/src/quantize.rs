@@ -1,6 +1,6 @@
 //! `quantize`: from a float array to a `QuantizedTensor`.
 
-use mfa_sys as sys;
+use mfa::raw::sys;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 

@@ -1,6 +1,6 @@
 //! `QuantizedTensor`: integers, scales, zero points and means, as arrays of the caller's library.
 
-use mfa_sys as sys;
+use mfa::raw::sys;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
