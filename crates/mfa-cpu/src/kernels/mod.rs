@@ -11,19 +11,18 @@
 //! |---|---|---|
 //! | Q, f32 | `[d][mr]`, rows past the end are zero | `pack_q_f32` |
 //! | K, f32 | per panel `[d][nr]`, keys past the end are zero | `pack_k_f32` |
-//! | V, f32 | per panel `[KB][nr]`, columns past the end are zero | `pack_v_f32` |
+//! | V, f32 | per panel `[packed][nr]`, columns past the end are zero | `pack_v_f32` |
 //! | Q, i8 | `[d4][mr][4]` of `q + 128` as u8, where `d4 = ceil(d / 4)`; padding is 128 (that is, q = 0) | `pack_q_i8` |
 //! | K, i8 | per panel `[d4][nr][4]`, padding is zero | `pack_k_i8` |
-//! | V, i16 | per panel `[ceil(keys / 2)][nr][2]` of `v - zero_point`, padding is zero | `pack_v_i16` |
-//! | V, i8 | per panel `[ceil(keys / 4)][nr][4]` of `v`, padding is zero | `pack_v_i8` |
+//! | V, i16 | per panel `[ceil(packed / 2)][nr][2]` of `v - zero_point`, padding is zero | `pack_v_i16` |
+//! | V, i8 | per panel `[ceil(packed / 4)][nr][4]` of `v`, padding is zero | `pack_v_i8` |
 //! | scores and P, f32 | `[mr]` rows, [`SCORE_LD`] apart | `qk_*`, `softmax_*` |
 //! | P, i16 | `[mr]` rows, [`P16_LD`] apart; padded with zeros to an even number of keys | `softmax_i16` |
 //! | P, u8 | `[mr]` rows, [`P8_LD`] apart; padded with zeros to a multiple of four keys | `softmax_u8` |
 //! | O, f32 | `[mr]` rows, `ldo` apart, `ldo` a multiple of `nr` | `pv_*` |
 //!
-//! Panels of V always lie `KB * nr` elements apart, however many keys were packed, so that `pv_*` can be given any run of
-//! keys of a block (a pointer to its first key, which is a multiple of `nr`, and its length). The padding of V is the keys
-//! up to the next multiple of two or four, and the columns up to the next multiple of `nr`.
+//! `packed` is the number of keys that `pack_v_*` was given. `pv_*` can be given any run of them: a pointer to its first
+//! key, which is a multiple of `nr`, its length, and `packed`.
 //!
 //! Packed operands, scores, P and O are 64-byte aligned; sources (`rows`, `k`, `v` of the decode kernels) need not be.
 //! Scores are in the base-2 domain: the query was multiplied by `softmax_scale * log2(e)` while it was packed.

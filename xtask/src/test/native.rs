@@ -1,0 +1,30 @@
+//! Tests in C.
+
+use crate::c;
+use crate::test::{Part, Verdict};
+
+/// The conformance vectors in C, and the examples.
+pub(super) fn parts() -> Vec<Part> {
+    vec![
+        Part::new(
+            "c",
+            "the conformance vectors and bad input, in C99",
+            |lab, step| {
+                let library = match &lab.options.driver {
+                    Some(driver) => driver.clone(),
+                    None => lab.cpu_driver(step)?,
+                };
+                c::conformance(lab.repo, step, &library)?;
+                Ok(Verdict::Ran(String::new()))
+            },
+        ),
+        Part::new(
+            "c-examples",
+            "examples/c as C99 and C++17, by its Makefile and pkg-config",
+            |lab, step| {
+                c::examples(lab.repo, step)?;
+                Ok(Verdict::Ran(String::new()))
+            },
+        ),
+    ]
+}

@@ -1,0 +1,90 @@
+//! Tests in Rust.
+
+use std::process::Command;
+
+use crate::test::{Lab, Part, Verdict};
+
+/// Where the conformance vectors are read by Rust.
+const CONFORMANCE: [&str; 4] = ["--package", "mfa", "--test", "conformance"];
+
+/// The instruction sets that `MFA_CPU_ISA` can force, and whether this machine runs them. This list is the test's own: an engine
+/// that stopped offering one of them would be found out.
+fn instruction_sets() -> Vec<(&'static str, bool)> {
+    #[cfg(target_arch = "x86_64")]
+    let list = {
+        let avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        let avx512 = avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        vec![
+            ("scalar", true),
+            ("avx2", avx2),
+            ("avx512", avx512),
+            (
+                "avx512vnni",
+                avx512 && is_x86_feature_detected!("avx512vnni"),
+            ),
+        ]
+    };
+    #[cfg(target_arch = "aarch64")]
+    let list = vec![("scalar", true), ("neon", true)];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let list = vec![("scalar", true)];
+    list
+}
+
+fn cargo_test(lab: &Lab, arguments: &[&str]) -> Command {
+    let mut command = lab.repo.cargo(["test", "--locked", "--no-fail-fast"]);
+    command.args(arguments);
+    if let Some(driver) = &lab.options.driver {
+        command.env("MFA_DRIVER", driver);
+    }
+    command
+}
+
+/// The workspace's tests, then the conformance vectors on every instruction set and on the driver as a library.
+pub(super) fn parts() -> Vec<Part> {
+    let mut parts = vec![Part::new(
+        "rust",
+        "unit, property, conformance and documentation tests of every crate",
+        |lab, step| {
+            step.run(&mut cargo_test(lab, &["--workspace"]))?;
+            Ok(Verdict::Ran(String::new()))
+        },
+    )];
+    for (name, runs_here) in instruction_sets() {
+        parts.push(Part::new(
+            format!("isa-{name}"),
+            format!("the conformance vectors with MFA_CPU_ISA={name}"),
+            move |lab, step| {
+                if !runs_here {
+                    return Ok(Verdict::Skipped(
+                        "this processor does not have it".to_owned(),
+                    ));
+                }
+                if lab.options.driver.is_some() {
+                    return Ok(Verdict::Skipped("another driver was named".to_owned()));
+                }
+                step.run(cargo_test(lab, &CONFORMANCE).env("MFA_CPU_ISA", name))?;
+                Ok(Verdict::Ran(String::new()))
+            },
+        ));
+    }
+    parts.push(Part::new(
+        "driver",
+        "the conformance vectors through a driver library that is loaded (MFA_DRIVER)",
+        |lab, step| {
+            let driver = match &lab.options.driver {
+                Some(driver) => driver.clone(),
+                None => lab.cpu_driver(step)?,
+            };
+            step.run(cargo_test(lab, &CONFORMANCE).env("MFA_DRIVER", driver))?;
+            Ok(Verdict::Ran(String::new()))
+        },
+    ));
+    parts
+}
