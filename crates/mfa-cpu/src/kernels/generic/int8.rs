@@ -104,6 +104,14 @@ unsafe fn product_split<S: Simd, const R: usize, const NV: usize, const P: usize
     acc
 }
 
+/// What the keys of a block need: nothing beside the bias, their scales, or zero points too.
+const BARE: usize = 0;
+const SCALED: usize = 1;
+const ZEROED: usize = 2;
+
+/// The scales of keys that have zero points alone.
+static ONES: [f32; KB] = [1.0; KB];
+
 /// See [`crate::kernels::QkI8`], for exactly `R` rows.
 #[inline(always)]
 pub(crate) unsafe fn qk_i8<
@@ -131,20 +139,43 @@ pub(crate) unsafe fn qk_i8<
     } else {
         buffer.fill::<R>(rows, d4)
     };
+    let mut scales = *scales;
+    if scales.col_scale.is_null() && scales.col_zero.is_null() {
+        panels_of::<S, R, NV, P, BARE>(rows, widened, k, d4, panels, &scales, s);
+    } else if scales.col_zero.is_null() {
+        panels_of::<S, R, NV, P, SCALED>(rows, widened, k, d4, panels, &scales, s);
+    } else {
+        if scales.col_scale.is_null() {
+            scales.col_scale = ONES.as_ptr();
+        }
+        panels_of::<S, R, NV, P, ZEROED>(rows, widened, k, d4, panels, &scales, s);
+    }
+}
+
+#[inline(always)]
+unsafe fn panels_of<S: Simd, const R: usize, const NV: usize, const P: usize, const KEYS: usize>(
+    rows: Rows,
+    widened: *const i32,
+    k: *const i8,
+    d4: usize,
+    panels: usize,
+    scales: &ScoreScales,
+    s: *mut f32,
+) {
     let nr = NV * S::LANES;
     let mut done = 0;
     while done + P <= panels {
-        scores::<S, R, NV, P>(rows, widened, k, d4, scales, done * nr, s);
+        scores::<S, R, NV, P, KEYS>(rows, widened, k, d4, scales, done * nr, s);
         done += P;
     }
     while done < panels {
-        scores::<S, R, NV, 1>(rows, widened, k, d4, scales, done * nr, s);
+        scores::<S, R, NV, 1, KEYS>(rows, widened, k, d4, scales, done * nr, s);
         done += 1;
     }
 }
 
 #[inline(always)]
-unsafe fn scores<S: Simd, const R: usize, const NV: usize, const P: usize>(
+unsafe fn scores<S: Simd, const R: usize, const NV: usize, const P: usize, const KEYS: usize>(
     rows: Rows,
     widened: *const i32,
     k: *const i8,
@@ -170,11 +201,11 @@ unsafe fn scores<S: Simd, const R: usize, const NV: usize, const P: usize>(
         for (v, raw) in acc.as_flattened().iter().enumerate() {
             let key = key + v * S::LANES;
             let mut x = S::to_f(*raw);
-            if !scales.col_zero.is_null() {
+            if KEYS == ZEROED {
                 let sum = S::splat(-*scales.row_sum.add(i));
                 x = S::fma(S::load(scales.col_zero.add(key)), sum, x);
             }
-            if !scales.col_scale.is_null() {
+            if KEYS != BARE {
                 x = S::mul(x, S::load(scales.col_scale.add(key)));
             }
             S::store(s.add(i * SCORE_LD + key), S::fma(x, scale, add));
