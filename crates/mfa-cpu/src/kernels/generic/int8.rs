@@ -53,24 +53,45 @@ unsafe fn product4<S: Simd, const R: usize, const NV: usize, const P: usize>(
     panel: usize,
     groups: usize,
 ) -> [[[S::I; NV]; P]; R] {
-    for t in 0..groups {
-        let mut vectors = [[S::splat_i(0); NV]; P];
-        for (p, vectors) in vectors.iter_mut().enumerate() {
-            for (v, vector) in vectors.iter_mut().enumerate() {
-                *vector = S::load_i(b.add(p * panel).cast::<i32>().add((t * NV + v) * S::LANES));
-            }
+    let mut t = 0;
+    while t + UNROLL <= groups {
+        for u in 0..UNROLL {
+            group4::<S, R, NV, P>(&mut acc, rows, b, panel, t + u);
         }
-        for (i, acc) in acc.iter_mut().enumerate() {
-            let a = rows.a.add(i * rows.row + t * rows.group);
-            let a = S::splat_i(a.cast::<i32>().read_unaligned());
-            for p in 0..P {
-                for v in 0..NV {
-                    acc[p][v] = S::dot4(acc[p][v], a, vectors[p][v]);
-                }
+        t += UNROLL;
+    }
+    while t < groups {
+        group4::<S, R, NV, P>(&mut acc, rows, b, panel, t);
+        t += 1;
+    }
+    acc
+}
+
+const UNROLL: usize = 4;
+
+#[inline(always)]
+unsafe fn group4<S: Simd, const R: usize, const NV: usize, const P: usize>(
+    acc: &mut [[[S::I; NV]; P]; R],
+    rows: Rows,
+    b: *const i8,
+    panel: usize,
+    t: usize,
+) {
+    let mut vectors = [[S::splat_i(0); NV]; P];
+    for (p, vectors) in vectors.iter_mut().enumerate() {
+        for (v, vector) in vectors.iter_mut().enumerate() {
+            *vector = S::load_i(b.add(p * panel).cast::<i32>().add((t * NV + v) * S::LANES));
+        }
+    }
+    for (i, acc) in acc.iter_mut().enumerate() {
+        let a = rows.a.add(i * rows.row + t * rows.group);
+        let a = S::splat_i(a.cast::<i32>().read_unaligned());
+        for p in 0..P {
+            for v in 0..NV {
+                acc[p][v] = S::dot4(acc[p][v], a, vectors[p][v]);
             }
         }
     }
-    acc
 }
 
 /// The same where there is no instruction for four products: rows come widened, bytes of the panel are split.
@@ -109,8 +130,9 @@ const BARE: usize = 0;
 const SCALED: usize = 1;
 const ZEROED: usize = 2;
 
-/// The scales of keys that have zero points alone.
+/// What keys without scales, or without zero points, have instead, where there is no tile for them.
 static ONES: [f32; KB] = [1.0; KB];
+static ZEROS: [f32; KB] = [0.0; KB];
 
 /// See [`crate::kernels::QkI8`], for exactly `R` rows.
 #[inline(always)]
@@ -140,16 +162,21 @@ pub(crate) unsafe fn qk_i8<
         buffer.fill::<R>(rows, d4)
     };
     let mut scales = *scales;
-    if scales.col_scale.is_null() && scales.col_zero.is_null() {
-        panels_of::<S, R, NV, P, BARE>(rows, widened, k, d4, panels, &scales, s);
-    } else if scales.col_zero.is_null() {
-        panels_of::<S, R, NV, P, SCALED>(rows, widened, k, d4, panels, &scales, s);
-    } else {
-        if scales.col_scale.is_null() {
-            scales.col_scale = ONES.as_ptr();
-        }
-        panels_of::<S, R, NV, P, ZEROED>(rows, widened, k, d4, panels, &scales, s);
+    let (scaled, zeroed) = (!scales.col_scale.is_null(), !scales.col_zero.is_null());
+    if R == MR && !scaled && !zeroed {
+        return panels_of::<S, R, NV, P, BARE>(rows, widened, k, d4, panels, &scales, s);
     }
+    if R == MR && !zeroed {
+        return panels_of::<S, R, NV, P, SCALED>(rows, widened, k, d4, panels, &scales, s);
+    }
+    if !scaled {
+        scales.col_scale = ONES.as_ptr();
+    }
+    if !zeroed {
+        scales.col_zero = ZEROS.as_ptr();
+        scales.row_sum = ZEROS.as_ptr();
+    }
+    panels_of::<S, R, NV, P, ZEROED>(rows, widened, k, d4, panels, &scales, s);
 }
 
 #[inline(always)]
