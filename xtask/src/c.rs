@@ -1,28 +1,23 @@
 //! Programs in C: compiled with every warning as an error, run against a driver library.
 
 use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use crate::counts::Counts;
 use crate::dist;
 use crate::process::Step;
 use crate::repo::Repo;
 
-const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
-/// The runner of the conformance vectors.
-const CONFORMANCE: &str = "tests/conformance/c";
-
-/// A compiler, as a Unix user names it: `CC` and `CXX`, else `cc` and `c++`.
-fn compiler(variable: &str, default: &str) -> Command {
-    Command::new(env::var_os(variable).unwrap_or_else(|| default.into()))
+/// The C compiler: `CC`, else `cc`.
+pub(crate) fn compiler() -> Command {
+    Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()))
 }
 
 /// The program with its loader pointed at the folder of a library.
-fn with_library(mut command: Command, folder: &Path) -> Command {
+pub(crate) fn with_library(mut command: Command, folder: &Path) -> Command {
     let variable = if cfg!(target_os = "macos") {
         "DYLD_LIBRARY_PATH"
     } else {
@@ -32,36 +27,27 @@ fn with_library(mut command: Command, folder: &Path) -> Command {
     command
 }
 
-/// Compiles the runner as C99, linked against `library`, and runs it over the vectors.
-pub(crate) fn conformance(repo: &Repo, step: &mut Step, library: &Path) -> Result<()> {
-    let folder = repo.path(CONFORMANCE);
-    let mut sources: Vec<PathBuf> = fs::read_dir(&folder)
-        .with_context(|| format!("reading {}", folder.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "c"))
-        .collect();
-    sources.sort();
-    ensure!(!sources.is_empty(), "no C source in {}", folder.display());
+/// Compiles the runner as C99 and runs it over the vectors, on the driver `library`. A case that the driver does not support
+/// is skipped, or fails if `require`.
+pub(crate) fn conformance(
+    repo: &Repo,
+    step: &mut Step,
+    library: &Path,
+    require: bool,
+) -> Result<()> {
     let out = repo.scratch("c");
-    fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
-    let program = out.join("conformance");
     step.run(
-        compiler("CC", "cc")
-            .args(["-std=c99", "-O2", "-g"])
-            .args(WARNINGS)
-            .arg("-I")
-            .arg(repo.path("crates/mfa-sys/include"))
-            .args(&sources)
-            .arg(library)
-            .args(["-lm", "-lpthread", "-o"])
-            .arg(&program),
+        Command::new("make")
+            .arg("-C")
+            .arg(repo.path("tests/conformance/c"))
+            .arg(format!("OUT={}", out.display())),
     )?;
-    let library_folder = library.parent().context("the library has no folder")?;
-    step.run(
-        with_library(Command::new(&program), library_folder)
-            .arg(repo.path("tests/conformance/vectors"))
-            .current_dir(&repo.root),
-    )
+    let mut runner = Command::new(out.join("conformance"));
+    runner.arg("--driver").arg(library);
+    if require {
+        runner.arg("--require");
+    }
+    step.run(runner.arg(repo.path("tests/conformance/vectors")))
 }
 
 /// Builds the examples as a user of the C package does: pkg-config, make; as C99 and as C++17; shared and static.

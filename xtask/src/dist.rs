@@ -1,19 +1,28 @@
 //! `cargo xtask dist`: the packages that people install.
 
 mod archive;
-mod glibc;
+mod portable;
 
 use std::env::consts::{ARCH, DLL_PREFIX, DLL_SUFFIX, OS};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::package;
 use crate::process::{Step, output};
 use crate::repo::Repo;
 use crate::venv::Venv;
 use crate::wheel;
+
+/// The shared library as cargo names it.
+const SHARED: &str = if cfg!(windows) {
+    "mfa_cpu.dll"
+} else if cfg!(target_os = "macos") {
+    "libmfa_cpu.dylib"
+} else {
+    "libmfa_cpu.so"
+};
 
 /// Options of `cargo xtask dist`.
 #[derive(clap::Args)]
@@ -53,8 +62,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         made.push(c_archive(repo, &mut step, &out)?);
     }
     if wanted(Package::Wheel) {
-        let venv = Venv::ensure(repo, &mut step)?;
-        made.push(portable_wheel(repo, &venv, &mut step, &out.join("wheel"))?);
+        made.push(portable_wheel(repo, &mut step, &out.join("wheel"))?);
     }
     if wanted(Package::Crates) {
         made.extend(crates(repo, &mut step, &out.join("crates"))?);
@@ -100,61 +108,68 @@ pub(crate) fn c_tree(repo: &Repo, step: &mut Step, prefix: &Path, profile: Profi
         &prefix.join("include/mfa.h"),
     )?;
 
-    let built = repo.target.join(match profile {
-        Profile::Debug => "debug",
-        Profile::Release => "release",
-    });
-    let shared = built.join(format!("{DLL_PREFIX}mfa_cpu{DLL_SUFFIX}"));
-    let fixed = built.join(if cfg!(windows) {
-        "mfa_cpu.lib"
-    } else {
-        "libmfa_cpu.a"
-    });
+    let mut built = repo.target.clone();
     match profile {
         Profile::Debug => {
             step.run(&mut repo.cargo(["build", "--locked", "--package", "mfa-cpu"]))?;
-            copy(&shared, &lib.join(format!("{DLL_PREFIX}mfa{DLL_SUFFIX}")))?;
+            built.push("debug");
+            copy(
+                &built.join(SHARED),
+                &lib.join(format!("{DLL_PREFIX}mfa{DLL_SUFFIX}")),
+            )?;
         }
         Profile::Release => {
-            step.run(
-                repo.cargo([
-                    "rustc",
-                    "--locked",
-                    "--release",
-                    "--package",
-                    "mfa-cpu",
-                    "--lib",
-                ])
-                .args(["--crate-type", "staticlib"]),
-            )?;
-            // Last, because it is the one that is asked for by another name than cargo's.
-            let mut command =
-                repo.cargo(["rustc", "--locked", "--release", "--package", "mfa-cpu"]);
-            command.args(["--lib", "--crate-type", "cdylib"]);
-            if let Some(flag) = soname() {
-                command.args(["--", "--codegen", &format!("link-arg={flag}")]);
-            }
-            step.run(&mut command)?;
-            place_shared(&shared, &lib)?;
-            if OS == "linux" {
-                let needs = glibc::newest(&shared)?;
-                step.say(&format!(
-                    "the shared library needs glibc {}.{}",
-                    needs.0, needs.1
-                ))?;
-            }
+            built.push(release(repo, step)?);
+            place_shared(&built.join(SHARED), &lib)?;
         }
     }
-    copy(
-        &fixed,
-        &lib.join(if cfg!(windows) {
-            "mfa_static.lib"
-        } else {
-            "libmfa.a"
-        }),
-    )?;
+    let (from, to) = if cfg!(windows) {
+        ("mfa_cpu.lib", "mfa_static.lib")
+    } else {
+        ("libmfa_cpu.a", "libmfa.a")
+    };
+    copy(&built.join(from), &lib.join(to))?;
     let pc = lib.join("pkgconfig/mfa.pc");
     write(&pc, &pkg_config(&native_libraries(repo)?))
+}
+
+/// Builds the libraries for users; says in which folder below cargo's they are.
+fn release(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
+    let venv = match OS {
+        "linux" => Some(Venv::ensure(repo, step)?),
+        _ => None,
+    };
+    if let Some(venv) = &venv {
+        portable::ensure(repo, venv, step)?;
+    }
+    let build = |kind: &str, flags: &[String]| {
+        let mut command = match &venv {
+            Some(venv) => portable::cargo(repo, venv),
+            None => repo.cargo(["rustc"]),
+        };
+        command
+            .args(["--locked", "--release", "--package", "mfa-cpu", "--lib"])
+            .args(["--crate-type", kind]);
+        if !flags.is_empty() {
+            command.arg("--").args(flags);
+        }
+        command
+    };
+    step.run(&mut build("staticlib", &[]))?;
+    let soname = soname().map(|flag| format!("--codegen=link-arg={flag}"));
+    step.run(&mut build("cdylib", soname.as_slice()))?;
+    if OS != "linux" {
+        return Ok("release".into());
+    }
+    let folder = Path::new(portable::TARGET).join("release");
+    let (major, minor) = portable::needs(&repo.target.join(&folder).join(SHARED))?;
+    step.say(&format!("the shared library needs glibc {major}.{minor}"))?;
+    ensure!(
+        (major, minor) <= portable::GLIBC,
+        "the shared library needs glibc {major}.{minor}; it was built for {:?}",
+        portable::GLIBC
+    );
+    Ok(folder)
 }
 
 /// The name that programs record: it changes when the interface does in a way that they would notice.
@@ -236,9 +251,20 @@ fn pkg_config(native: &str) -> String {
     )
 }
 
-/// The wheel, for the oldest C library that it runs with.
-fn portable_wheel(repo: &Repo, venv: &Venv, step: &mut Step, out: &Path) -> Result<PathBuf> {
-    wheel::build(repo, venv, step, out, &[])
+/// The wheel. maturin checks that it needs nothing but what its name says.
+fn portable_wheel(repo: &Repo, step: &mut Step, out: &Path) -> Result<PathBuf> {
+    let venv = Venv::ensure(repo, step)?;
+    if OS != "linux" {
+        return wheel::build(repo, &venv, step, out, &[]);
+    }
+    portable::ensure(repo, &venv, step)?;
+    wheel::build(
+        repo,
+        &venv,
+        step,
+        out,
+        &["--zig", "--compatibility", portable::MANYLINUX],
+    )
 }
 
 /// The packages of the crates, each built from its package alone before it is copied.

@@ -9,14 +9,18 @@ mod codegen;
 mod counts;
 mod demo;
 mod dist;
+mod docs;
 mod package;
 mod process;
 mod repo;
+mod support;
 mod test;
 mod tidy;
 mod torch;
 mod venv;
 mod wheel;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -42,19 +46,31 @@ enum Task {
     Bench(bench::Options),
     /// Measure what this machine's arithmetic and memory can do at most.
     Ceilings(bench::Ceilings),
+    /// Make README's table of features from the devices' own answers.
+    Support(support::Options),
     /// Make the packages: C archive, Python wheel, crates.
     Dist(dist::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
     let repo = Repo::find()?;
-    match cli.task {
+    match task {
         Task::Test(options) => test::run(&repo, &options),
         Task::Codegen(options) => codegen::run(&repo, &options),
         Task::Demo(options) => demo::run(&repo, &options),
         Task::Bench(options) => bench::run(&repo, &options),
         Task::Ceilings(options) => bench::ceilings(&repo, &options),
+        Task::Support(options) => support::run(&repo, &options),
         Task::Dist(options) => dist::run(&repo, &options),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::backward::{self, Backward, Source};
 use crate::kernels::Kernels;
 use crate::plan::{Loop, Plan, Scores, Values};
 use crate::problem::{Forward, Problem};
@@ -40,38 +41,87 @@ fn problem_lines(problem: &Problem) -> String {
 
 /// Lines of `key: value`; a reason follows what it explains.
 pub(crate) fn forward(call: &Forward, plan: &Plan, kernels: &Kernels) -> String {
-    let problem = &call.problem;
-    let value = |key: &str| match key {
-        "loop" => match plan.path {
-            Loop::Tile => format!(
+    let (problem, why) = (&call.problem, &plan.why);
+    let (path, because) = match plan.path {
+        Loop::Tile => (
+            format!(
                 "tile of {} rows, blocks of {} keys",
                 plan.tile_rows, plan.block_keys
             ),
-            Loop::Decode => "decode".into(),
-        },
+            "packing K and V pays",
+        ),
+        Loop::Decode => ("decode".into(), "K and V are read once, where they lie"),
+    };
+    let scores = match plan.scores {
+        Scores::F32 => "FP32 products",
+        Scores::I8 => "INT8 products, INT32 sums",
+    };
+    let values = match plan.values {
+        Values::F32 => "FP32 products",
+        Values::I16 => "16-bit products, INT32 sums",
+        Values::U8 => "8-bit products, INT32 sums",
+    };
+    let mut text = format!("operation: forward\ndevice: CPU\nisa: {}\n", kernels.isa);
+    text += &problem_lines(problem);
+    let _ = writeln!(
+        text,
+        "loop: {path} ({} rows per key/value head: {because})",
+        why.rows
+    );
+    let _ = writeln!(text, "scores: {scores} ({})", why.scores);
+    let _ = writeln!(text, "values: {values} ({})", why.values);
+    let _ = write!(text, "threads: {}", plan.workers);
+    text += if why.inline {
+        " (too little work to share)\n"
+    } else {
+        "\n"
+    };
+    if plan.splits > 1 {
+        let _ = writeln!(
+            text,
+            "splits: {} of {} keys ({} tiles do not fill {} workers)",
+            plan.splits, plan.split_keys, why.tiles, plan.workers
+        );
+    }
+    let _ = writeln!(
+        text,
+        "workspace: {} bytes",
+        crate::forward::workspace(problem, plan, kernels)
+    );
+    text
+}
+
+/// The same for a backward call.
+pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels) -> String {
+    let value = |key: &str| match key {
+        "loop" => {
+            let blocks = format!(
+                "blocks of {} queries and {} keys",
+                plan.block_queries, plan.block_keys
+            );
+            match plan.path {
+                backward::Loop::Fused => format!("fused, {blocks}"),
+                backward::Loop::Split => format!("split, {blocks}"),
+            }
+        }
         "scores" => match plan.scores {
             Scores::F32 => "FP32 products".into(),
             Scores::I8 => "INT8 products, INT32 sums".into(),
         },
-        "values" => match plan.values {
-            Values::F32 => "FP32 products".into(),
-            Values::I16 => "16-bit products, INT32 sums".into(),
-            Values::U8 => "8-bit products, INT32 sums".into(),
+        "d" => match plan.d {
+            Source::Nowhere => "not computed".into(),
+            Source::Given => "given".into(),
+            Source::Output => "from O and dO".into(),
+            Source::Weights => "from P and dP".into(),
         },
         "threads" => plan.workers.to_string(),
-        "splits" => format!("{} of {} keys", plan.splits, plan.split_keys),
         _ => String::new(),
     };
-    let mut text = format!("operation: forward\ndevice: CPU\nisa: {}\n", kernels.isa);
-    text += &problem_lines(problem);
-    let reasoned = |key: &str| plan.reasons.iter().find(|(name, _)| *name == key);
-    for key in ["loop", "scores", "values", "threads", "splits"] {
-        let reason = reasoned(key);
-        if key == "splits" && reason.is_none() {
-            continue;
-        }
+    let mut text = format!("operation: backward\ndevice: CPU\nisa: {}\n", kernels.isa);
+    text += &problem_lines(&call.problem);
+    for key in ["loop", "scores", "d", "threads"] {
         let _ = write!(text, "{key}: {}", value(key));
-        if let Some((_, reason)) = reason {
+        if let Some((_, reason)) = plan.reasons.iter().find(|(name, _)| *name == key) {
             let _ = write!(text, " ({reason})");
         }
         text.push('\n');
@@ -79,7 +129,7 @@ pub(crate) fn forward(call: &Forward, plan: &Plan, kernels: &Kernels) -> String 
     let _ = writeln!(
         text,
         "workspace: {} bytes",
-        crate::forward::workspace(problem, plan, kernels)
+        backward::workspace(call, plan, kernels)
     );
     text
 }

@@ -3,9 +3,11 @@
 //! As a Rust library it offers one function, [`api`]: the table of its C functions, which the crate `mfa` wraps. As a C
 //! library it exports exactly the functions of the header.
 //!
-//! How a call travels: `ffi` turns handles and descriptors into a checked [`problem`], `plan` decides, `forward` runs.
+//! How a call travels: `ffi` turns handles and descriptors into a checked [`problem`], `plan` decides, `forward` runs; `backward` has a check and a
+//! plan of its own.
 //! The instruction set is chosen once per process, or forced by `MFA_CPU_ISA`; see [`kernels`].
 
+mod backward;
 mod buffer;
 mod context;
 mod error;
@@ -45,6 +47,8 @@ pub fn api() -> mfa_sys::Api {
         mfa_get_latency,
         mfa_create_buffer,
         mfa_buffer_from_ptr,
+        #[cfg(target_vendor = "apple")]
+        mfa_buffer_from_mtl,
         mfa_buffer_contents,
         mfa_buffer_size,
         mfa_destroy_buffer,

@@ -36,6 +36,8 @@ pub(crate) struct Quant {
     /// Columns that share a scale.
     pub group: usize,
     pub params: Params,
+    /// Whether there are zero points, be they all 0.
+    pub asymmetric: bool,
     pub rotated: bool,
     /// FP32 `[batch, heads, columns]`.
     pub mean: Option<Array>,
@@ -319,6 +321,8 @@ impl Quant {
             block_rows,
             group,
             params,
+            asymmetric: !q.zero_point_buffer.is_null()
+                || (q.scale_buffer.is_null() && q.zero_point != 0),
             rotated: q.rotated == 1,
             mean,
         })
@@ -338,7 +342,8 @@ impl Quant {
         if q.scale_strides == [0; 4] {
             let mut step = 1;
             for axis in (0..4).rev() {
-                strides[axis] = step;
+                // 0 where there is one element: tensors of any shape index a tensor-wise scale.
+                strides[axis] = if shape[axis] > 1 { step } else { 0 };
                 step *= shape[axis].max(1);
             }
         } else {

@@ -138,6 +138,9 @@ impl Tensor {
 
     /// Demands that no two elements share memory, as a tensor that is written must.
     pub(crate) fn expect_writable(&self, what: &str) -> Result<()> {
+        if self.shape.contains(&0) {
+            return Ok(());
+        }
         let mut axes: Vec<_> = (0..4)
             .filter(|&i| self.shape[i] > 1)
             .map(|i| (self.strides[i], self.shape[i]))
@@ -255,9 +258,9 @@ fn extent(
         }
     }
     ensure!(
-        count <= isize::MAX as u128,
+        count <= isize::MAX as u128 && last <= isize::MAX as u128,
         dimensions,
-        "{what}: shape {shape:?} has more elements than can be addressed"
+        "{what}: shape {shape:?} with strides {strides:?} has more elements than can be addressed"
     );
     if count > 0 {
         let bytes = ((last + 1) * precision.bits() as u128).div_ceil(8);

@@ -88,7 +88,7 @@ def options(**changes: object) -> Change:
 
 
 def absent(role: str) -> Change:
-    return lambda record: record.tensors.pop(role) and None
+    return lambda record: (record.tensors.pop(role), record.quantizations.pop(role, None)) and None
 
 
 def shorter(role: str, by: int = 1) -> Change:
@@ -207,9 +207,9 @@ ATTENTION_FAULTS = [
     Fault("mask_does_not_broadcast", DIMENSIONS, shape("mask", 3, 4), MASKED),
     Fault("mask_heads_do_not_broadcast", DIMENSIONS, shape("mask", 1, 3), replace(MASKED, heads=4)),
     Fault("mask_one_byte_short", ARGUMENT, shorter("mask"), MASKED),
-    Fault("sinks_heads_mismatch", DIMENSIONS, shape("sinks", 1, 1), SINKS),
+    Fault("sinks_heads_mismatch", DIMENSIONS, shape("sinks", 1, 2), replace(SINKS, heads=4)),
     Fault("sinks_fp16", ARGUMENT, tensor("sinks", precision=1), SINKS),
-    Fault("alibi_heads_mismatch", DIMENSIONS, shape("alibi_slopes", 1, 1), ALIBI),
+    Fault("alibi_heads_mismatch", DIMENSIONS, shape("alibi_slopes", 1, 2), replace(ALIBI, heads=4)),
     Fault("cu_seqlens_not_from_0", ARGUMENT, cu_seqlens([1, 2, 3]), VARLEN),
     Fault("cu_seqlens_falls", ARGUMENT, cu_seqlens([0, 4, 3]), VARLEN),
     Fault("cu_seqlens_too_long", ARGUMENT, cu_seqlens([0, 1, 4]), VARLEN),

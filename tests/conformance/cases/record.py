@@ -41,11 +41,12 @@ GRAMMAR = """\
 # options FLAGS SCALE SOFTCAP ALIGNMENT COMPUTE WINDOW_LEFT WINDOW_RIGHT
 # varlen COUNT CU_Q_ID CU_Q_OFFSET CU_K_ID CU_K_OFFSET
 # flags FLAGS                             of mfa_backward_desc or mfa_quantize_desc
-# expect ROLE OFFSET FACTOR NAIVE_MAX NAIVE_RMS NOISE_MAX NOISE_RMS
+# expect ROLE OFFSET MAX RMS FACTOR NAIVE_MAX NAIVE_RMS NOISE_MAX NOISE_RMS
 #                                         ROLE must hold, in the order of its shape, the FP32 numbers at OFFSET:
 #                                           NaN where NaN is expected, the same infinity where one is, and elsewhere errors of
-#                                           at most FACTOR * max(NAIVE_MAX, NOISE_MAX) in any element, and a root mean square
-#                                           of at most FACTOR * max(NAIVE_RMS, NOISE_RMS) over any [batch, head]
+#                                           at most MAX in any element, and a root mean square of at most RMS over the
+#                                           finite ones of any [batch, head]. The rest says where the two come from:
+#                                           reference/errorrule.py
 # same ID OFFSET                          buffer ID must hold exactly the bytes at OFFSET
 # error RMSE RELATIVE_RMSE MAX_ABS WORST_ROW_RMSE
 #                                         what mfa_quantize must report, to a relative 1e-4
@@ -170,7 +171,8 @@ class Record:
         with np.errstate(over="ignore"):
             offset = self.append(values.astype("<f4").tobytes())
         figures = (bound.naive.max, bound.naive.rms, bound.noise.max, bound.noise.rms)
-        words = ["expect", role, str(offset), f"{bound.factor:g}", *map(_figure, figures)]
+        words = ["expect", role, str(offset), _figure(bound.max), _figure(bound.rms), f"{bound.factor:g}"]
+        words += map(_figure, figures)
         self.expectations.append(" ".join(words))
 
     def expect_bytes(self, buffer: int, content: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Callable, Optional
 
 import numpy as np
 from numpy.typing import NDArray
-from reference.errorrule import FORWARD_FACTOR, Bound, norms
+from reference.errorrule import FORWARD_FACTOR, Bound, kept_in_fp32, norms
 from reference.portable import normal
 from reference.precision import FP16, FP32, INT4, NAMES, UNIT, elements, pack_int4, rounded
 from reference.quantize import Quantized, dequantize, expand, hadamard, quantize
@@ -167,6 +167,6 @@ def build_dequantize(case: Rounding, to: str) -> Record:
             single = single + tensor.mean[:, :, None, :]
     naive = norms(rounded(single, NAMES[to]) - real, real)
     terms = np.abs(real) + (np.abs(tensor.mean)[:, :, None, :] if tensor.mean is not None else 0)
-    noise = norms(UNIT[NAMES[to]] * np.abs(real) + 2 * UNIT[FP32] * terms, real)
-    record.expect("destination", real, Bound(FORWARD_FACTOR, naive, noise))
+    noise = norms((UNIT[NAMES[to]] * np.abs(real) + UNIT[FP32] * terms) / 3.0**0.5, real)
+    record.expect("destination", real, Bound(FORWARD_FACTOR, naive, noise, kept_in_fp32(real)))
     return record

@@ -9,10 +9,14 @@ in two norms that must both hold:
 *naive* is the largest error of the plain formula in the operands' precision (see arithmetic.py) over a few orders
 of summation: the formula names no order, and one order can be lucky.
 
-*noise* is the naive error to be expected if every intermediate is rounded just once: standard deviations of roundings
-(uniform over a unit in the last place: half a unit / sqrt 3), added in quadrature. It is there because a small tensor's
-naive error can be zero by luck, and no multiple of zero allows for the one or two units in the last place that another
-order of roundings costs. Over many elements naive exceeds it, as sums are rounded more than once.
+*noise* is the naive error to be expected: every product, partial sum and stored intermediate rounded, each with the
+standard deviation of a rounding, added in quadrature and propagated to the results. Over many rows it about equals naive
+(a test holds them together). It is there because a small tensor's naive error can be small by luck. For max it counts
+three standard deviations of the worst element. For rms it counts 1 + 8/n variances of a head of n rows that matter
+(see _few_rows()): three deviations for one row, one for many.
+
+Where the expected values are kept in FP32, half a unit in the last place of the largest (its standard deviation, for
+rms) is allowed on top: they are off by as much themselves.
 
 Elements whose expected value is NaN must be NaN, infinite ones must be equal; they are left out of both norms.
 """
@@ -28,14 +32,13 @@ from numpy.typing import NDArray
 
 from .arithmetic import Arithmetic, swap
 from .backward import Gradients, Incoming, backward, mask_gradient, per_key_head
-from .forward import Forward, forward, per_query_head
-from .precision import FP32, INTEGERS, UNIT
-from .problem import FAST, Problem
+from .forward import Forward, forward, per_query_head, row_scale
+from .precision import DEVIATION, FP32, INTEGERS, UNIT
+from .problem import FAST, Operand, Problem
 
 FORWARD_FACTOR, GRADIENT_FACTOR = 2.0, 3.0
 ORDERS = tuple(Arithmetic(np.float32, order) for order in ("", "order 1", "order 2", "order 3"))
-_ROOT3 = 3.0**0.5
-_U = UNIT[FP32] / _ROOT3
+_U = DEVIATION * UNIT[FP32]
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,16 @@ class Bound:
     factor: float
     naive: Norms
     noise: Norms
+    kept: Norms = Norms(0.0, 0.0)
+    """How far the expected values are off, where they are kept in FP32."""
 
     @property
     def max(self) -> float:
-        return self.factor * max(self.naive.max, self.noise.max)
+        return self.factor * max(self.naive.max, self.noise.max) + self.kept.max
 
     @property
     def rms(self) -> float:
-        return self.factor * max(self.naive.rms, self.noise.rms)
+        return self.factor * max(self.naive.rms, self.noise.rms) + self.kept.rms
 
 
 def norms(error: NDArray, expected: NDArray) -> Norms:
@@ -107,8 +112,24 @@ def _clean(x: NDArray) -> NDArray:
     return np.where(np.isfinite(x), x, 0.0)
 
 
+def _summation(a: NDArray, b: NDArray) -> NDArray:
+    """Standard deviation of a[..., n, k] b[..., k, m] in FP32, one k after the other, products and sums rounded."""
+    partial = np.zeros((*a.shape[:-1], b.shape[-1]))
+    squares = np.zeros_like(partial)
+    for k in range(a.shape[-1]):
+        term = a[..., :, k, None] * b[..., None, k, :]
+        partial = partial + term
+        squares += term**2 + partial**2
+    return _U * np.sqrt(squares)
+
+
+def _propagated(noise: NDArray, factor: NDArray) -> NDArray:
+    """Standard deviation that the noise of A causes in A B."""
+    return np.sqrt(np.matmul(np.square(noise), np.square(factor)))
+
+
 class _Noise:
-    """One rounding of every intermediate, propagated to the results: [batch, heads, rows, columns] throughout."""
+    """Standard deviations of the naive results: [batch, heads, rows, columns] throughout."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -117,21 +138,31 @@ class _Noise:
         raw, final = (_clean(np.where(s.visible, x, 0.0)) for x in (s.raw, s.final))
         self.seen, self.slope = s.visible, _clean(s.slope)
         self.out, self.l = _clean(exact.output), _clean(exact.logsumexp)
-        self.v = _clean(per_query_head(problem.value.values, problem.group))
+        self.q, self.q_noise = self._operand(problem.query, 1)
+        self.k, self.k_noise = self._operand(problem.key, problem.group)
+        self.v, self.v_noise = self._operand(problem.value, problem.group)
         some = s.visible & np.isfinite(exact.logsumexp)
         self.p = np.where(some, np.exp(np.minimum(final - self.l, 0.0)), 0.0)
-        # S is rounded as a product and as a sum, and exp(S) once.
-        self.relative = _U * _quadrature(raw * self.slope, final, np.ones_like(final))
-        # exp(max S - L): what a weight of 1 in the product with V is worth.
-        self.one = self.p.max(axis=-1, keepdims=True, initial=0.0)
+        # Of S: the sum over columns, its product with the scale, the sum with the bias; then exp(S) once.
+        inputs = (_propagated(self.q, swap(self.k_noise)), _propagated(self.q_noise, swap(self.k)))
+        dots = abs(problem.scale) * _quadrature(_summation(self.q, swap(self.k)), *inputs)
+        self.relative = _quadrature(self.slope * dots, _U * self.slope * raw, _U * final, _U * np.ones_like(final))
+
+    @staticmethod
+    def _operand(operand: Operand, group: int) -> tuple[NDArray, NDArray]:
+        """Real values, and the noise of computing them from integers."""
+        noise = np.zeros_like(operand.values) if operand.deviation is None else operand.deviation
+        return _clean(per_query_head(operand.values, group)), _clean(per_query_head(noise, group))
 
     def output(self) -> NDArray:
         precision = self.problem.value.precision
         if precision in INTEGERS:
             steps = 255 if self.problem.options.compute == FAST else 32767
-            weight = np.where(self.seen, self.one * (0.5 / steps / _ROOT3), 0.0)
+            scale = row_scale(self.problem.value, self.problem.group)
+            top = np.abs(self.p * scale).max(axis=-1, keepdims=True, initial=0.0)
+            weight = np.where(self.seen, top / np.abs(scale) * (0.5 / steps / 3.0**0.5), 0.0)
         else:
-            weight = self.p * UNIT[precision] / _ROOT3
+            weight = self.p * UNIT[precision] * DEVIATION
         # An error of P also moves the sum by which it is divided: dO = sum dP (V - O).
         moved = np.square(self.p * self.relative)
         centred = (
@@ -139,46 +170,53 @@ class _Noise:
             - 2 * self.out * np.matmul(moved, self.v)
             + np.square(self.out) * moved.sum(axis=-1, keepdims=True)
         )
-        rounding = np.matmul(np.square(weight), np.square(self.v))
-        stored = UNIT[self.problem.output_precision] / _ROOT3 * self.out
-        return _quadrature(np.sqrt(np.maximum(centred, 0.0) + rounding), stored, _U * self.out)
+        stored = UNIT[self.problem.output_precision] * DEVIATION * self.out
+        sums = _quadrature(_summation(self.p, self.v), self._normaliser() * self.out)
+        inputs = _quadrature(_propagated(weight, self.v), _propagated(self.p, self.v_noise))
+        return _quadrature(np.sqrt(np.maximum(centred, 0.0)), inputs, sums, stored, _U * self.out)
+
+    def _normaliser(self) -> NDArray:
+        """Relative, of the sum over exp(S)."""
+        return _summation(self.p, np.ones((self.p.shape[-1], 1)))
 
     def logsumexp(self) -> NDArray:
         from_scores = np.sqrt(np.square(self.p * self.relative).sum(axis=-1, keepdims=True))
-        return _quadrature(from_scores, _U * self.l, np.full_like(self.l, _U))
+        return _quadrature(from_scores, self._normaliser(), _U * self.l, np.full_like(self.l, _U))
 
     def gradients(self, incoming: Incoming) -> dict[str, NDArray]:
         problem, group, p = self.problem, self.problem.group, self.p
-        k2 = np.square(_clean(per_query_head(problem.key.values, group)))
-        q2 = np.square(_clean(problem.query.values))
         do = _clean(incoming.grad_output.values)
         # L is given, rounded: unlike in forward, an error of S is not divided out.
         relative = _quadrature(self.relative, _U * self.l)
-        dp = np.matmul(do, swap(self.v))
-        dp_noise = _U * np.sqrt(np.matmul(np.square(do), np.square(swap(self.v))))
+        dp = np.where(self.seen, np.matmul(do, swap(self.v)), 0.0)
+        dp_noise = _quadrature(_summation(do, swap(self.v)), _propagated(do, swap(self.v_noise)))
+        dp_noise = np.where(self.seen, dp_noise, 0.0)
         d = (p * dp).sum(axis=-1, keepdims=True)
         if incoming.output is not None:
-            terms = do * _clean(incoming.output)
+            given = np.where(self.seen.any(axis=-1, keepdims=True), do * _clean(incoming.output), 0.0)
             # That O was rounded before it was given is not the driver's doing, but moves D.
-            given = np.abs(terms.sum(axis=-1, keepdims=True) - d)
-            d_noise = _quadrature(_U * np.sqrt(np.square(terms).sum(axis=-1, keepdims=True)), given, _U * d)
+            moved = np.abs(given.sum(axis=-1, keepdims=True) - d)
+            d_noise = _quadrature(_summation(given, np.ones((given.shape[-1], 1))), moved)
         else:
-            from_p = np.square(_quadrature(p * relative * dp, p * dp_noise))
-            d_noise = _quadrature(np.sqrt(from_p.sum(axis=-1, keepdims=True)), _U * d)
+            from_terms = np.square(_quadrature(p * relative * dp, p * dp_noise)).sum(axis=-1, keepdims=True)
+            d_noise = _quadrature(np.sqrt(from_terms), _summation(p * dp, np.ones((p.shape[-1], 1))))
         ds = p * (dp - d)
         ds_noise = _quadrature(ds * relative, p * dp_noise, p * d_noise, _U * ds)
 
-        def beside(x: NDArray, noise: NDArray, precision: int) -> NDArray:
-            return np.square(_quadrature(noise, x * UNIT.get(precision, UNIT[FP32]) / _ROOT3))
+        def product(x: NDArray, noise: NDArray, precision: int, stored: NDArray, stored_noise: NDArray) -> NDArray:
+            """Of x times a stored tensor, beside which x is rounded."""
+            beside = _quadrature(noise, x * UNIT.get(precision, UNIT[FP32]) * DEVIATION)
+            inputs = _quadrature(_propagated(beside, stored), _propagated(x, stored_noise))
+            return _quadrature(inputs, _summation(x, stored))
+
+        def shared(noise: NDArray) -> NDArray:
+            return np.sqrt(per_key_head(np.square(noise), group))
 
         dx, dx_noise, scale = ds * self.slope, ds_noise * self.slope, abs(problem.scale)
-        dq = np.matmul(beside(dx, dx_noise, problem.key.precision), k2)
-        dk = np.matmul(swap(beside(dx, dx_noise, problem.query.precision)), q2)
-        dv = np.matmul(swap(beside(p, p * relative, incoming.grad_output.precision)), np.square(do))
         result = {
-            "query": scale * np.sqrt(dq),
-            "key": scale * np.sqrt(per_key_head(dk, group)),
-            "value": np.sqrt(per_key_head(dv, group)),
+            "query": scale * product(dx, dx_noise, problem.key.precision, self.k, self.k_noise),
+            "key": scale * shared(product(swap(dx), swap(dx_noise), problem.query.precision, self.q, self.q_noise)),
+            "value": shared(product(swap(p), swap(p * relative), incoming.grad_output.precision, do, np.zeros_like(do))),
             "d_values": d_noise,
         }
         from_mask = mask_gradient(np.square(ds_noise), problem)
@@ -194,8 +232,28 @@ class _Noise:
 
 
 def _bound(factor: float, expected: NDArray, attempts: list[NDArray], noise: NDArray) -> Bound:
-    # Expected values are kept in FP32: that rounding, too, is no fault of the driver.
-    return Bound(factor, _naive(expected, attempts), norms(_quadrature(noise, _U * _clean(expected)), expected))
+    return Bound(factor, _naive(expected, attempts), _few_rows(noise, expected), kept_in_fp32(expected))
+
+
+def _few_rows(deviation: NDArray, expected: NDArray) -> Norms:
+    """What the errors of few rows may reach, given the standard deviation of each element.
+
+    The elements of a row share the errors of P, so a head has as many independent errors as it has rows that matter:
+    (sum of variances)^2 / sum of squared variances of its rows, which is their number if all are alike.
+    """
+    counted = np.isfinite(expected)
+    variance = np.where(counted, np.square(deviation), 0.0)
+    rows = variance.sum(axis=3)
+    total, squares = rows.sum(axis=2), np.square(rows).sum(axis=2)
+    matter = np.where(squares > 0, np.square(total) / np.where(squares > 0, squares, 1.0), 1.0)
+    mean = total / np.maximum(counted.sum(axis=(2, 3)), 1)
+    rms = np.sqrt(mean * (1 + 8 / matter))
+    return Norms(3 * float(np.sqrt(variance).max(initial=0.0)), float(rms.max(initial=0.0)))
+
+
+def kept_in_fp32(expected: NDArray) -> Norms:
+    largest, typical = norms(_clean(expected), expected).max, norms(_clean(expected), expected).rms
+    return Norms(UNIT[FP32] * largest, _U * typical)
 
 
 def forward_bounds(problem: Problem, exact: Forward) -> dict[str, Bound]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from . import portable
 from .arithmetic import FLOAT64, Arithmetic, swap
-from .problem import Problem
+from .problem import Operand, Problem
 from .visibility import bias
 
 
@@ -38,10 +38,17 @@ def per_query_head(x: NDArray, group: int) -> NDArray:
     return np.repeat(x, group, axis=1)
 
 
+def row_scale(value: Operand, group: int) -> NDArray:
+    """The scales of V's rows, to be multiplied with P: [batch, heads, 1, rows of key], or a single 1."""
+    if value.row_scale is None:
+        return np.ones((1, 1, 1, 1))
+    return swap(per_query_head(value.row_scale, group))
+
+
 def scores(problem: Problem, a: Arithmetic = FLOAT64) -> Scores:
     options = problem.options
-    q = a.cast(problem.query.values)
-    k = per_query_head(a.cast(problem.key.values), problem.group)
+    q = a.operand(problem.query)
+    k = per_query_head(a.operand(problem.key), problem.group)
     batch, heads, rows_q, _ = q.shape
     added, visible = bias(options, batch, heads, rows_q, k.shape[2])
     raw = a.cast(problem.scale) * a.matmul(q, swap(k))
@@ -56,14 +63,15 @@ def scores(problem: Problem, a: Arithmetic = FLOAT64) -> Scores:
 def forward(problem: Problem, a: Arithmetic = FLOAT64) -> Forward:
     with np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore"):
         s = scores(problem, a)
-        v = per_query_head(a.cast(problem.value.values), problem.group)
+        v = per_query_head(a.operand(problem.value), problem.group)
         highest = np.max(s.final, axis=-1, keepdims=True, initial=-np.inf)
         highest = a.cast(np.where(highest == -np.inf, 0.0, highest))
         p = portable.exp(s.final - highest)
         z = a.total(p, -1)
         if problem.options.sinks is not None:
             z = z + portable.exp(a.cast(problem.options.sinks[None, :, None, None]) - highest)
-        weights = a.weights(p, problem.value.precision, problem.options.compute)
+        scale = row_scale(problem.value, problem.group)
+        weights = a.weights(p, problem.value.precision, scale, problem.options.compute)
         o = a.matmul(weights, v, keep=s.visible)
         empty = ~s.visible.any(axis=-1, keepdims=True)
         output = np.where(empty, a.cast(0), o / z)

@@ -23,6 +23,12 @@ class Operand:
     inside: Optional[NDArray[np.bool_]] = None
     """For the clip option: false where an element is stored at the end of the quantized range."""
     rotated: bool = False
+    row_scale: Optional[NDArray[np.float64]] = None
+    """[batch, heads, rows, 1], where each row of an integer tensor has one scale of its own or its block's."""
+    single: Optional[NDArray[np.float32]] = None
+    """The real values of an integer tensor as computed in FP32, where that differs."""
+    deviation: Optional[NDArray[np.float64]] = None
+    """Standard deviation of `single`."""
 
 
 @dataclass(frozen=True)

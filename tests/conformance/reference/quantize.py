@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import portable
-from .precision import FP16, FP32, INT4, rounded
+from .precision import DEVIATION, FP16, FP32, INT4, UNIT, rounded
 
 TENSOR, ROW, BLOCK, CHANNEL = 0, 1, 2, 3
 
 Shape = tuple[int, int, int, int]
+
+_SMALLEST = {FP32: 2.0**-149, FP16: 2.0**-24}
 
 
 @dataclass(frozen=True)
@@ -107,36 +109,50 @@ def hadamard(x: NDArray) -> NDArray:
     return (blocks / x.dtype.type(size**0.5)).reshape(x.shape)
 
 
-def dequantize(tensor: Quantized) -> NDArray[np.float64]:
-    """The real values, in float64."""
+def _without_mean(tensor: Quantized, dtype: type) -> NDArray:
     shape = tensor.data.shape
-    scale = expand(tensor.scale.astype(np.float64), shape, tensor.scheme)
-    zero_point = expand(tensor.zero_point.astype(np.float64), shape, tensor.scheme)
-    real = scale * (tensor.data.astype(np.float64) - zero_point)
-    if tensor.scheme.rotated:
-        real = hadamard(real)
+    scale = expand(tensor.scale.astype(dtype), shape, tensor.scheme)
+    zero_point = expand(tensor.zero_point, shape, tensor.scheme)
+    real = scale * (tensor.data - zero_point).astype(dtype)
+    return hadamard(real) if tensor.scheme.rotated else real
+
+
+def dequantize(tensor: Quantized, dtype: type = np.float64) -> NDArray:
+    """The real values, computed in `dtype`."""
+    real = _without_mean(tensor, dtype)
     if tensor.mean is not None:
-        real = real + tensor.mean.astype(np.float64)[:, :, None, :]
+        real = real + tensor.mean.astype(dtype)[:, :, None, :]
     return real
 
 
-def parameters(group: NDArray[np.float32], scheme: Scheme) -> tuple[np.float32, int]:
-    """Scale and zero point of one group, in FP32 as mfa.h defines them.
+def dequantize_deviation(tensor: Quantized) -> NDArray[np.float64]:
+    """Standard deviation of dequantize() in FP32: of the product, each stage of the rotation and the sum with the mean."""
+    real, columns = _without_mean(tensor, np.float64), tensor.data.shape[-1]
+    variance = np.square(real)
+    if tensor.scheme.rotated:
+        # A stage keeps the mean square of a block, so each rounds numbers of that size.
+        size = columns & -columns
+        blocks = variance.reshape(*variance.shape[:-1], columns // size, size)
+        typical = np.broadcast_to(blocks.mean(axis=-1, keepdims=True), blocks.shape).reshape(variance.shape)
+        variance = variance + typical * size.bit_length()
+    if tensor.mean is not None:
+        variance = variance + np.square(dequantize(tensor))
+    return DEVIATION * UNIT[FP32] * np.sqrt(variance)
 
-    A scale that is stored in FP16 is rounded first, so that rounding and reading use the same number.
+
+def parameters(group: NDArray[np.float32], scheme: Scheme) -> tuple[np.float32, int]:
+    """Scale and zero point of one group as mfa.h defines them: computed exactly, rounded once, when stored.
+
+    The zero point and the elements are rounded with the scale as it is stored, because it is what reads them back.
     """
-    low, high = np.float32(min(group.min(), 0)), np.float32(max(group.max(), 0))
-    if scheme.asymmetric:
-        scale = (high - low) / np.float32(scheme.steps)
-    else:
-        scale = max(-low, high) / np.float32(scheme.steps // 2)
-    if scheme.scale_precision == FP16:
-        scale = np.float32(rounded(np.asarray(scale), FP16))
-    if scale == 0:
-        scale = np.float32(1)
-    if not scheme.asymmetric:
-        return np.float32(scale), 0
-    zero_point = int(np.rint(np.float32(scheme.lowest) - low / np.float32(scale)))
+    low, high = min(float(group.min()), 0.0), max(float(group.max()), 0.0)
+    width, steps = (high - low, scheme.steps) if scheme.asymmetric else (max(-low, high), scheme.steps // 2)
+    scale = float(rounded(np.asarray(width / steps), scheme.scale_precision))
+    if width == 0:
+        scale = 1.0
+    elif scale == 0:
+        scale = _SMALLEST[scheme.scale_precision]
+    zero_point = int(np.rint(scheme.lowest - low / scale)) if scheme.asymmetric else 0
     return np.float32(scale), min(max(zero_point, scheme.lowest), scheme.lowest + scheme.steps)
 
 
@@ -161,11 +177,22 @@ def quantize(x: NDArray[np.float64], scheme: Scheme, mean: Optional[NDArray[np.f
     return Quantized(scheme, data, scale, zero_point, mean if scheme.smooth else None)
 
 
+def row_scale(tensor: Quantized) -> Optional[NDArray[np.float64]]:
+    """The scale of each row [batch, heads, rows, 1], where a row has one of its own or its block's."""
+    scheme = tensor.scheme
+    if scheme.granularity not in (ROW, BLOCK) or tensor.scale.shape[3] != 1:
+        return None
+    scales = expand(tensor.scale.astype(np.float64), tensor.data.shape, scheme)
+    return scales[..., :1] if tensor.data.shape[3] else None
+
+
 def inside(tensor: Quantized) -> NDArray[np.bool_]:
     """False where an element is stored at the end of the quantized range: what the clip option zeroes.
 
-    The range of a symmetric tensor is -127 ... 127 (-7 ... 7), of one with zero points -128 ... 127 (-8 ... 7).
+    The range is -127 ... 127 (-7 ... 7) where all zero points are 0 because there are none, or the only one is; otherwise
+    -128 ... 127 (-8 ... 7).
     """
     scheme = tensor.scheme
-    lowest = scheme.lowest if scheme.asymmetric else scheme.lowest + 1
+    symmetric = not scheme.asymmetric or (scheme.granularity == TENSOR and tensor.zero_point.item() == 0)
+    lowest = scheme.lowest + 1 if symmetric else scheme.lowest
     return (tensor.data > lowest) & (tensor.data < scheme.lowest + scheme.steps)

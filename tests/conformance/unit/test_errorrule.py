@@ -85,3 +85,16 @@ def test_norms_are_per_head() -> None:
     error[0, 2] = 3.0
     assert norms(error, error) == Norms(3.0, 3.0)
     assert norms(np.zeros((0, 2, 3, 4)), np.zeros((0, 2, 3, 4))) == Norms(0.0, 0.0)
+
+
+@pytest.mark.parametrize("precision", [FP32, FP16, INT8])
+def test_expected_noise_is_about_the_naive_error(precision: int) -> None:
+    """The two may stand in for each other: neither is a loophole."""
+    problem = _problem(precision)
+    exact = forward(problem)
+    incoming = Incoming(Operand(normal("do", SHAPE)), exact.logsumexp)
+    bounds = forward_bounds(problem, exact)
+    bounds.update(gradient_bounds(problem, backward(problem, incoming), incoming))
+    for name, bound in bounds.items():
+        assert 0.5 < bound.noise.rms / bound.naive.rms < 1.6, (name, bound)
+        assert 0.4 < bound.noise.max / bound.naive.max < 4, (name, bound)

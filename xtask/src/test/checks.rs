@@ -2,6 +2,7 @@
 
 use crate::codegen;
 use crate::package;
+use crate::support;
 use crate::test::{Part, Verdict};
 use crate::tidy;
 
@@ -53,6 +54,14 @@ pub(super) fn parts() -> Vec<Part> {
                 let venv = lab.venv(step)?;
                 step.run_check(codegen::generator(repo, venv)?.arg("--check"))?;
                 codegen::check_symbols(repo, venv, step, &library)?;
+                Ok(Verdict::Ran(String::new()))
+            },
+        ),
+        Part::new(
+            "support",
+            "README's table of features is what the devices answer",
+            |lab, step| {
+                support::check(lab.repo, step)?;
                 Ok(Verdict::Ran(String::new()))
             },
         ),

@@ -1,5 +1,6 @@
 //! Tests in Python, on the installed wheel.
 
+use crate::docs;
 use crate::test::{Lab, Part, Verdict};
 use crate::torch;
 use crate::wheel::PACKAGE;
@@ -38,6 +39,16 @@ pub(super) fn parts() -> Vec<Part> {
                     venv.python(["-m", "mypy.stubtest", "umfa._native"])
                         .current_dir(&package),
                 )?;
+                Ok(Verdict::Ran(String::new()))
+            },
+        ),
+        Part::new(
+            "docs",
+            "the Python and C code in Markdown files runs",
+            |lab, step| {
+                let repo = lab.repo;
+                let venv = lab.venv_with_package(step)?;
+                docs::run(repo, venv, step)?;
                 Ok(Verdict::Ran(String::new()))
             },
         ),

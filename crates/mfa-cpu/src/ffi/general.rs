@@ -6,8 +6,9 @@ use std::ffi::{c_char, c_void};
 use mfa_sys as sys;
 
 use super::{guard, sized_required, write, write_text};
+use crate::backward::{self, Backward};
 use crate::context::Context;
-use crate::error::{Error, Result, ensure};
+use crate::error::{Result, ensure};
 use crate::explain;
 use crate::forward;
 use crate::handle;
@@ -23,6 +24,18 @@ pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Re
         let bytes = forward::workspace(&call.problem, &plan, context.kernels);
         let (pool, memory) = state.resources(bytes)?;
         forward::run(&call, &plan, context.kernels, pool, memory)
+    })
+}
+
+/// Validates, plans and runs a backward call.
+pub(super) fn run_backward(context: &Context, desc: &sys::mfa_backward_desc) -> Result<()> {
+    let call = Backward::check(desc)?;
+    context.timed(|state| {
+        let plan = backward::Plan::new(&call, context.kernels, state.threads());
+        let bytes = backward::workspace(&call, &plan, context.kernels);
+        let (pool, memory) = state.resources(bytes)?;
+        backward::run(&call, &plan, context.kernels, pool, memory);
+        Ok(())
     })
 }
 
@@ -46,18 +59,41 @@ pub unsafe extern "C" fn mfa_backward(
     desc: *const sys::mfa_backward_desc,
 ) -> i32 {
     guard(|| {
-        handle::context(context)?;
+        let context = handle::context(context)?;
         // SAFETY: NULL or a struct of its struct_size, by contract.
-        unsafe { sized_required(desc, "backward descriptor")? };
-        Err(Error::unsupported(
-            "backward is not supported by this driver",
-        ))
+        run_backward(&context, &unsafe {
+            sized_required(desc, "backward descriptor")?
+        })
     })
 }
 
 /// The descriptor of the two that was given.
 enum Call {
     Forward(Box<Forward>),
+    Backward(Box<Backward>),
+}
+
+impl Call {
+    /// Bytes of memory that the call would need, and its plan as text.
+    fn describe(&self, context: &Context) -> (usize, String) {
+        let (kernels, threads) = (context.kernels, context.lock().threads());
+        match self {
+            Call::Forward(call) => {
+                let plan = Plan::new(&call.problem, kernels, threads);
+                (
+                    forward::workspace(&call.problem, &plan, kernels),
+                    explain::forward(call, &plan, kernels),
+                )
+            }
+            Call::Backward(call) => {
+                let plan = backward::Plan::new(call, kernels, threads);
+                (
+                    backward::workspace(call, &plan, kernels),
+                    explain::backward(call, &plan, kernels),
+                )
+            }
+        }
+    }
 }
 
 /// # Safety
@@ -72,15 +108,15 @@ unsafe fn one_of(
         "{} descriptors were given; expected exactly one of forward and backward",
         if forward.is_null() { "no" } else { "two" }
     );
-    if forward.is_null() {
-        return Err(Error::unsupported(
-            "backward is not supported by this driver",
-        ));
-    }
     // SAFETY: by this function's contract.
-    Ok(Call::Forward(Box::new(Forward::check(&unsafe {
-        sized_required(forward, "forward descriptor")?
-    })?)))
+    unsafe {
+        if forward.is_null() {
+            let desc = sized_required(backward, "backward descriptor")?;
+            return Ok(Call::Backward(Box::new(Backward::check(&desc)?)));
+        }
+        let desc = sized_required(forward, "forward descriptor")?;
+        Ok(Call::Forward(Box::new(Forward::check(&desc)?)))
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -93,9 +129,7 @@ pub unsafe extern "C" fn mfa_workspace_size(
     guard(|| {
         let context = handle::context(context)?;
         // SAFETY: as this function's contract.
-        let Call::Forward(call) = unsafe { one_of(forward, backward)? };
-        let plan = Plan::new(&call.problem, context.kernels, context.lock().threads());
-        let size = crate::forward::workspace(&call.problem, &plan, context.kernels);
+        let (size, _) = unsafe { one_of(forward, backward)? }.describe(&context);
         // SAFETY: NULL or valid for writing, by contract.
         unsafe { write(bytes, size as u64, "bytes") }
     })
@@ -113,9 +147,7 @@ pub unsafe extern "C" fn mfa_explain(
     guard(|| {
         let context = handle::context(context)?;
         // SAFETY: as this function's contract.
-        let Call::Forward(call) = unsafe { one_of(forward, backward)? };
-        let plan = Plan::new(&call.problem, context.kernels, context.lock().threads());
-        let explained = explain::forward(&call, &plan, context.kernels);
+        let (_, explained) = unsafe { one_of(forward, backward)? }.describe(&context);
         // SAFETY: as this function's contract.
         unsafe { write_text(&explained, text, capacity, length, "text") }
     })

@@ -7,6 +7,7 @@ mod pack;
 mod schedule;
 mod tile;
 
+pub(crate) use bias::LOG2_E;
 pub(crate) use finish::store_row;
 pub(crate) use schedule::Schedule;
 

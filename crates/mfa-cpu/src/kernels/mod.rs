@@ -32,6 +32,7 @@
 #![allow(unsafe_op_in_unsafe_fn)]
 
 mod generic;
+pub(crate) mod gradient;
 pub(crate) mod isa;
 pub(crate) mod scalar;
 mod simd;
@@ -45,6 +46,7 @@ pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 
+pub(crate) use gradient::GradientKernels;
 pub(crate) use isa::{Isa, kernels};
 
 /// Keys in a block, at most. 32767 * 255 * KB is below 2^31, so that the sums of `pv_i16` are exact.
@@ -92,7 +94,7 @@ pub(crate) struct RowState {
 
 /// `s[i][j] = sum_d q[d][i] * k[d][j]` for `rows <= mr` rows and `panels * nr` keys.
 ///
-/// A tile may take more rows than `rows`, up to `mr`: operands and results with something per row have it for `mr` rows.
+/// Tiles read the strips of Q and P as a whole, all `mr` rows; whatever else has something per row has it for `rows`.
 pub(crate) type QkF32 =
     unsafe fn(q: *const f32, k: *const f32, d: usize, rows: usize, panels: usize, s: *mut f32);
 /// The same on INT8 operands; integer sums are exact. `d4` groups of four; scores as [`ScoreScales`] says.
@@ -281,4 +283,5 @@ pub(crate) struct Kernels {
     pub mask_add: MaskAdd,
     pub softcap: Softcap,
     pub alibi: Alibi,
+    pub gradient: GradientKernels,
 }

@@ -1,6 +1,8 @@
 //! Drivers: function tables, and where they come from.
 
 mod module;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{CStr, OsString, c_void};
 use std::fmt;
@@ -119,6 +121,17 @@ impl Version {
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Linked => f.write_str("(linked)"),
+            Self::Opened(path) | Self::Variable(path) | Self::Adjacent(path) => {
+                path.display().fmt(f)
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The kernels in terms of [`super::simd::Simd`], and what makes tables of them for one instruction set.
 
 pub(super) mod decode;
+pub(super) mod gradient;
 pub(super) mod int8;
 pub(super) mod pack;
 pub(super) mod row;
@@ -21,8 +22,7 @@ pub(super) struct Integers {
 /// Defines, in the module where it stands, every kernel but the integer tiles for the vectors `$simd` with the target
 /// features `$features`, and `table`.
 ///
-/// `tile` is rows by vectors. `rows` says, for each number of rows, how many a tile has (others follow as garbage, see
-/// [`super::QkF32`]) and how many panels it takes at once. `decode` says, for each number of query rows that are left,
+/// `tile` is rows by vectors. `rows` says, for each number of rows, how many a tile has (the others are not stored) and how many panels it takes at once. `decode` says, for each number of query rows that are left,
 /// how many are taken, with how many keys of K, and with how many chunks of columns of V.
 macro_rules! floats {
     (
@@ -30,59 +30,65 @@ macro_rules! floats {
         rows: [$($rows:pat => $r:literal x $p:literal),+ $(,)?],
         decode: [$($d:pat => $dr:literal x $dj:literal, $dc:literal);+ $(;)?]
     ) => {
-        use $crate::kernels::generic::{Integers, decode, pack, row, softmax, tile};
+        use $crate::kernels::generic::{Integers, decode, gradient, pack, row, softmax, tile};
         use $crate::kernels::simd::Simd;
-        use $crate::kernels::{Isa, Kernels, PerPrecision, RowState, SCORE_LD};
+        use $crate::kernels::{GradientKernels, Isa, Kernels, PerPrecision, RowState, SCORE_LD};
 
         /// The table, with the integer tiles of `tiles`.
         pub(super) const fn table(isa: Isa, tiles: Integers) -> Kernels {
             Kernels {
-            isa,
-            mr: $mr,
-            nr: $nv * <$simd>::LANES,
-            int8: tiles.fast,
-            qk_f32,
-            qk_i8: tiles.qk_i8,
-            softmax_f32,
-            softmax_i16,
-            softmax_u8,
-            pv_f32,
-            pv_i16: tiles.pv_i16,
-            pv_u8: tiles.pv_u8,
-            pack_q_f32,
-            pack_q_i8,
-            pack_k_f32,
-            pack_k_i8,
-            pack_v_f32,
-            pack_v_i16,
-            pack_v_i8,
-            widen: PerPrecision {
-                f32: widen::<decode::F32>,
-                f16: widen::<decode::F16>,
-                bf16: widen::<decode::BF16>,
-                i8: widen::<decode::I8>,
-                i4: widen::<decode::I4>,
-            },
-            unpack_i4,
-            dot_rows: PerPrecision {
-                f32: dot_rows::<decode::F32>,
-                f16: dot_rows::<decode::F16>,
-                bf16: dot_rows::<decode::BF16>,
-                i8: dot_rows::<decode::I8>,
-                i4: dot_rows::<decode::I4>,
-            },
-            axpy_rows: PerPrecision {
-                f32: axpy_rows::<decode::F32>,
-                f16: axpy_rows::<decode::F16>,
-                bf16: axpy_rows::<decode::BF16>,
-                i8: axpy_rows::<decode::I8>,
-                i4: axpy_rows::<decode::I4>,
-            },
-            mask_bool,
-            mask_add,
-            softcap,
-            alibi,
-        }
+                isa,
+                mr: $mr,
+                nr: $nv * <$simd>::LANES,
+                int8: tiles.fast,
+                qk_f32,
+                qk_i8: tiles.qk_i8,
+                softmax_f32,
+                softmax_i16,
+                softmax_u8,
+                pv_f32,
+                pv_i16: tiles.pv_i16,
+                pv_u8: tiles.pv_u8,
+                pack_q_f32,
+                pack_q_i8,
+                pack_k_f32,
+                pack_k_i8,
+                pack_v_f32,
+                pack_v_i16,
+                pack_v_i8,
+                widen: PerPrecision {
+                    f32: widen::<decode::F32>,
+                    f16: widen::<decode::F16>,
+                    bf16: widen::<decode::BF16>,
+                    i8: widen::<decode::I8>,
+                    i4: widen::<decode::I4>,
+                },
+                unpack_i4,
+                dot_rows: PerPrecision {
+                    f32: dot_rows::<decode::F32>,
+                    f16: dot_rows::<decode::F16>,
+                    bf16: dot_rows::<decode::BF16>,
+                    i8: dot_rows::<decode::I8>,
+                    i4: dot_rows::<decode::I4>,
+                },
+                axpy_rows: PerPrecision {
+                    f32: axpy_rows::<decode::F32>,
+                    f16: axpy_rows::<decode::F16>,
+                    bf16: axpy_rows::<decode::BF16>,
+                    i8: axpy_rows::<decode::I8>,
+                    i4: axpy_rows::<decode::I4>,
+                },
+                mask_bool,
+                mask_add,
+                softcap,
+                alibi,
+                gradient: GradientKernels {
+                    ptv_f32,
+                    softmax_gradient,
+                    weighted_sums,
+                    transpose,
+                },
+            }
         }
 
         #[target_feature(enable = $features)]
@@ -95,7 +101,7 @@ macro_rules! floats {
             s: *mut f32,
         ) {
             match rows {
-                $($rows => tile::qk_f32::<$simd, $mr, $r, $nv, $p>(q, k, d, panels, s),)+
+                $($rows => tile::qk_f32::<$simd, $mr, $r, $nv, $p>(q, k, d, rows, panels, s),)+
             }
         }
 
@@ -144,7 +150,7 @@ macro_rules! floats {
             ldo: usize,
         ) {
             match rows {
-                $($rows => tile::pv_f32::<$simd, $r, $nv, $p>(p, v, packed, n, panels, alpha, o, ldo),)+
+                $($rows => tile::pv_f32::<$simd, $r, $nv, $p>(p, v, packed, n, rows, panels, alpha, o, ldo),)+
             }
         }
 
@@ -293,6 +299,61 @@ macro_rules! floats {
         unsafe fn alibi(s: *mut f32, n: usize, slope2: f32, first: f32) {
             row::alibi::<$simd>(s, n, slope2, first);
         }
+
+        #[target_feature(enable = $features)]
+        unsafe fn ptv_f32(
+            p: *const f32,
+            v: *const f32,
+            packed: usize,
+            n: usize,
+            rows: usize,
+            panels: usize,
+            alpha: *const f32,
+            o: *mut f32,
+            ldo: usize,
+        ) {
+            match rows {
+                $($rows => gradient::ptv_f32::<$simd, $r, $nv, $p>(
+                    p, v, packed, n, rows, panels, alpha, o, ldo,
+                ),)+
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn softmax_gradient(
+            s: *mut f32,
+            dp: *mut f32,
+            rows: usize,
+            n: usize,
+            l: *const f32,
+            d: *const f32,
+        ) {
+            gradient::softmax_gradient::<$simd>(s, dp, rows, n, l, d);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn weighted_sums(
+            s: *const f32,
+            dp: *const f32,
+            rows: usize,
+            n: usize,
+            l: *const f32,
+            d: *mut f32,
+        ) {
+            gradient::weighted_sums::<$simd>(s, dp, rows, n, l, d);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn transpose(
+            rows: *const f32,
+            ld: usize,
+            n: usize,
+            d: usize,
+            out: *mut f32,
+            out_ld: usize,
+        ) {
+            gradient::transpose::<$simd>(rows, ld, n, d, out, out_ld);
+        }
     };
 }
 
@@ -323,7 +384,7 @@ macro_rules! integers {
             s: *mut f32,
         ) {
             match rows {
-                $($rows => int8::qk_i8::<$simd, $mr, $r, $nv, $p>(q, k, d4, panels, scales, s),)+
+                $($rows => int8::qk_i8::<$simd, $mr, $r, $nv, $p>(q, k, d4, rows, panels, scales, s),)+
             }
         }
 
@@ -343,7 +404,7 @@ macro_rules! integers {
         ) {
             match rows {
                 $($rows => int8::pv_i16::<$simd, $r, $nv, $p>(
-                    p, v, packed, n, panels, alpha, p_scale, col_scale, o, ldo,
+                    p, v, packed, n, rows, panels, alpha, p_scale, col_scale, o, ldo,
                 ),)+
             }
         }
@@ -365,7 +426,7 @@ macro_rules! integers {
         ) {
             match rows {
                 $($rows => int8::pv_u8::<$simd, $r, $nv, $p>(
-                    p, v, packed, n, panels, alpha, p_scale, p_sum, v_zero, o, ldo,
+                    p, v, packed, n, rows, panels, alpha, p_scale, p_sum, v_zero, o, ldo,
                 ),)+
             }
         }

@@ -3,13 +3,14 @@
 //! All are generic over the tile (`MR` rows, `NR` keys or columns), so that each table has twins of its own layout.
 
 mod decode;
+mod gradient;
 mod pack;
 mod pv;
 mod qk;
 mod row;
 mod softmax;
 
-use super::{Isa, Kernels, PerPrecision};
+use super::{GradientKernels, Isa, Kernels, PerPrecision};
 use decode::{BF16, F16, F32, I4, I8};
 
 /// A tile that compilers keep in the 16 vector registers of any 128-bit instruction set.
@@ -63,5 +64,11 @@ pub(crate) const fn table<const MR: usize, const NR: usize>(isa: Isa) -> Kernels
         mask_add: row::mask_add,
         softcap: row::softcap,
         alibi: row::alibi,
+        gradient: GradientKernels {
+            ptv_f32: gradient::ptv_f32::<NR>,
+            softmax_gradient: gradient::softmax_gradient,
+            weighted_sums: gradient::weighted_sums,
+            transpose: gradient::transpose,
+        },
     }
 }

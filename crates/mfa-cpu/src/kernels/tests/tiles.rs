@@ -28,6 +28,11 @@ fn qk_f32() {
                     (twin.qk_f32)(q.as_ptr(), k.as_ptr(), d, rows, panels, want.as_mut_ptr());
                 }
                 got.check("scores");
+                assert!(
+                    got[rows * SCORE_LD..].iter().all(|x| *x == 7.0),
+                    "{}: rows {rows}",
+                    table.isa
+                );
                 for i in 0..rows {
                     for j in 0..SCORE_LD {
                         let at = i * SCORE_LD + j;
@@ -69,9 +74,9 @@ fn pv_f32() {
                     p[i * SCORE_LD + n..(i + 1) * SCORE_LD].fill(f32::NAN);
                 }
                 let v = random.floats(panels * packed * table.nr);
-                let alpha = random.floats(table.mr);
+                let alpha = random.floats(rows);
                 let ldo = panels * table.nr;
-                let mut got = random.floats(table.mr * ldo);
+                let mut got = random.floats(rows * ldo);
                 let old = got.to_vec();
                 let mut want = got.to_vec();
                 for (kernel, o) in [(table.pv_f32, &mut got[..]), (twin.pv_f32, &mut want[..])] {
@@ -126,7 +131,14 @@ struct Int8 {
 }
 
 impl Int8 {
-    fn new(random: &mut Random, mr: usize, nr: usize, d4: usize, panels: usize) -> Self {
+    fn new(
+        random: &mut Random,
+        mr: usize,
+        nr: usize,
+        d4: usize,
+        rows: usize,
+        panels: usize,
+    ) -> Self {
         let keys = panels * nr;
         Int8 {
             q: Guarded::from_fn(d4 * mr * 4, |_| random.next() as u8),
@@ -134,9 +146,9 @@ impl Int8 {
             col_bias: Guarded::from_fn(keys, |_| random.below(200_000) as i32 - 100_000),
             col_scale: random.floats(keys),
             col_zero: Guarded::from_fn(keys, |_| random.below(256) as f32 - 128.0),
-            row_scale: random.floats(mr),
-            row_sum: Guarded::from_fn(mr, |_| random.below(20_000) as f32 - 10_000.0),
-            row_add: random.floats(mr),
+            row_scale: random.floats(rows),
+            row_sum: Guarded::from_fn(rows, |_| random.below(20_000) as f32 - 10_000.0),
+            row_add: random.floats(rows),
         }
     }
 
@@ -160,7 +172,7 @@ fn qk_i8() {
         for d4 in [1, 2, 3, 16, 17, 32, 128] {
             for rows in 1..=table.mr {
                 let panels = 1 + random.below(KB / table.nr);
-                let x = Int8::new(&mut random, table.mr, table.nr, d4, panels);
+                let x = Int8::new(&mut random, table.mr, table.nr, d4, rows, panels);
                 for (scale, zero) in [(false, false), (true, false), (false, true), (true, true)] {
                     let scales = x.scales(scale, zero);
                     let mut got = Guarded::new(table.mr * SCORE_LD, 7f32);
@@ -172,6 +184,11 @@ fn qk_i8() {
                         (twin.qk_i8)(q, k, d4, rows, panels, &scales, want.as_mut_ptr());
                     }
                     got.check("scores");
+                    assert!(
+                        got[rows * SCORE_LD..].iter().all(|x| *x == 7.0),
+                        "{}: rows {rows}",
+                        table.isa
+                    );
                     for i in 0..rows {
                         for j in 0..panels * table.nr {
                             let at = i * SCORE_LD + j;
@@ -200,13 +217,13 @@ fn qk_i8_is_exact() {
     for (table, _) in tables() {
         for (q, k) in [(255, -128), (255, 127), (0, 127), (128, -128)] {
             let d4 = 128;
-            let mut x = Int8::new(&mut random, table.mr, table.nr, d4, 1);
+            let mut x = Int8::new(&mut random, table.mr, table.nr, d4, table.mr, 1);
             x.q.fill(q);
             x.k.fill(k);
             exact(table, &mut x, d4);
         }
         for d4 in [1, 5, 32, 128] {
-            let mut x = Int8::new(&mut random, table.mr, table.nr, d4, 1);
+            let mut x = Int8::new(&mut random, table.mr, table.nr, d4, table.mr, 1);
             exact(table, &mut x, d4);
         }
     }
@@ -279,7 +296,7 @@ fn pv_i16_is_exact() {
                 });
                 let ldo = panels * table.nr;
                 let (alpha, p_scale) = (Guarded::new(table.mr, 0f32), Guarded::new(table.mr, 1f32));
-                let mut o = random.floats(table.mr * ldo);
+                let mut o = random.floats(rows * ldo);
                 // SAFETY: operands have the sizes of their layouts.
                 unsafe {
                     (table.pv_i16)(
@@ -330,7 +347,7 @@ fn pv_u8_is_exact() {
                 };
                 let panels = 1 + random.below(4);
                 let mut p = Guarded::new(table.mr * P8_LD, 0u8);
-                let mut p_sum = Guarded::new(table.mr, 0i32);
+                let mut p_sum = Guarded::new(rows, 0i32);
                 for i in 0..table.mr {
                     for j in 0..n {
                         let x = if extreme { 255 } else { random.next() as u8 };
@@ -347,7 +364,7 @@ fn pv_u8_is_exact() {
                 let zero = random.below(256) as i32 - 128;
                 let ldo = panels * table.nr;
                 let (alpha, p_scale) = (Guarded::new(table.mr, 0f32), Guarded::new(table.mr, 1f32));
-                let mut o = random.floats(table.mr * ldo);
+                let mut o = random.floats(rows * ldo);
                 // SAFETY: operands have the sizes of their layouts.
                 unsafe {
                     (table.pv_u8)(
