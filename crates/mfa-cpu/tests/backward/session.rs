@@ -95,6 +95,8 @@ impl Session {
         buffer
     }
 
+    // Buffers are not borrowed from the session: the driver holds addresses, as it would a C program's.
+    #[allow(clippy::mut_from_ref)]
     pub(crate) fn bytes(&self, buffer: *mut c_void) -> &mut [u8] {
         let (mut contents, mut size) = (null_mut(), 0);
         // SAFETY: live buffers of this session; the slice is used between calls only.

@@ -6,6 +6,7 @@ use crate::run::Prepared;
 use crate::session::Session;
 
 type Part = fn(&mut Setup) -> &mut Real;
+type Change = fn(&mut Case);
 
 /// Rows (or keys) 3 and 20 of every head hold `x` in one column.
 fn poison(real: &mut Real, x: f64) {
@@ -59,9 +60,8 @@ fn specials_reach_what_uses_them() {
         (|s| &mut s.v, "value"),
         (|s| &mut s.grad, "grad_output"),
     ];
-    let causal: fn(&mut Case) = |c| c.causal = true;
-    let options: [(fn(&mut Case), &str); 6] = [
-        (causal, "causal"),
+    let options: [(Change, &str); 6] = [
+        (|c| c.causal = true, "causal"),
         (
             |c| (c.causal, c.give_output) = (true, false),
             "causal, D from P",
