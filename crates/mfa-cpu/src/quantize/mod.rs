@@ -128,7 +128,13 @@ impl Quantize {
         let blocks = rows.div_ceil(block);
         let chunks = blocks.div_ceil(CHUNK);
         let heads_all = batch * heads;
+        let whole = self.quant.granularity == Granularity::Tensor;
         if self.source.shape.contains(&0) {
+            if whole && !self.scale_given {
+                // The scale of nothing is that of zeros: what was written can be read.
+                let (scale, zero) = self.parameters(statistics::Range::default());
+                self.quant.store(0, 0, 0, 0, scale, zero);
+            }
             return Ok(ErrorSum::default());
         }
         let largest = self.largest(kernels, pool, threads)?;
@@ -138,7 +144,6 @@ impl Quantize {
                 self.write_mean(kernels, item / heads, item % heads)
             });
         }
-        let whole = self.quant.granularity == Granularity::Tensor;
         if whole && !self.scale_given {
             let parts = statistics::collect(pool, threads, heads_all, |item| {
                 let mut range = statistics::Range::default();

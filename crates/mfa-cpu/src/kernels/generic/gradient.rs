@@ -90,13 +90,13 @@ pub(crate) unsafe fn softmax_gradient<S: Simd>(
         if dp.is_null() {
             for i in 0..rows {
                 let s = s.add(i * SCORE_LD);
-                store(s, weight::<S>(load(s), l));
+                store(s, weight::<S>(visible::<S>(load(s), l), l));
             }
         } else {
             let d = load(d);
             for i in 0..rows {
                 let (s, dp) = (s.add(i * SCORE_LD), dp.add(i * SCORE_LD));
-                let x = load(s);
+                let x = visible::<S>(load(s), l);
                 let p = weight::<S>(x, l);
                 let g = S::mul(p, S::sub(load(dp), d));
                 store(s, p);
@@ -105,6 +105,12 @@ pub(crate) unsafe fn softmax_gradient<S: Simd>(
         }
         j += count;
     }
+}
+
+/// The scores, masked where `l` says that the query has no keys.
+#[inline(always)]
+unsafe fn visible<S: Simd>(x: S::F, l: S::F) -> S::F {
+    S::select_eq(l, S::splat(f32::INFINITY), S::splat(MASKED), x)
 }
 
 /// `exp2(x - l)`, or 0 where `x` is masked, whatever `l` is.
@@ -132,7 +138,7 @@ pub(crate) unsafe fn weighted_sums<S: Simd>(
         let l = load(l);
         let mut sum = load(d);
         for i in 0..rows {
-            let x = load(s.add(i * SCORE_LD));
+            let x = visible::<S>(load(s.add(i * SCORE_LD)), l);
             let term = S::mul(weight::<S>(x, l), load(dp.add(i * SCORE_LD)));
             sum = S::add(sum, S::select_eq(x, S::splat(MASKED), zero, term));
         }
