@@ -1,0 +1,137 @@
+"""What the demo asks of an attention engine, and umfa as one.
+
+The demo's caches speak to this interface only, so that the same model runs on umfa, on the plain
+formula (:class:`PlainEngine`, the check of the FP32 results) and on the tests' simulation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Optional, Protocol, Union
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How an operand is quantized: the keywords of :func:`umfa.quantize`."""
+
+    precision: str
+    granularity: str = "row"
+    block_rows: int = 64
+    group: Optional[int] = None
+    symmetric: bool = True
+    scale_dtype: str = "float16"
+    zero_point_dtype: str = "int8"
+    rotate: bool = False
+
+
+class Quantized(Protocol):
+    """The parts of :class:`umfa.QuantizedTensor` that the demo uses.
+
+    Axis 2 of each array runs over rows (``granularity="row"``) or blocks of rows (``"channel"``).
+    """
+
+    @property
+    def data(self) -> Array: ...
+    @property
+    def scale(self) -> Array: ...
+    @property
+    def zero_point(self) -> Optional[Array]: ...
+    def dequantize(self) -> F32: ...
+
+
+Operand = Union[F32, Quantized]
+
+
+class Engine(Protocol):
+    """Attention and quantization; arrays are ``[batch, heads, rows, head dim]``."""
+
+    def attention(self, q: Operand, k: Operand, v: Operand, *, causal: bool) -> tuple[F32, F32]:
+        """Output and logsumexp ``[batch, heads, rows]``; ``causal`` aligns the last rows."""
+        ...
+
+    def quantize(self, x: F32, form: Format) -> Quantized: ...
+
+    def assemble(
+        self, form: Format, data: Array, scale: Array, zero_point: Optional[Array], head_dim: int
+    ) -> Quantized:
+        """A quantized operand over existing arrays, which are not copied."""
+        ...
+
+
+class UmfaEngine:
+    """:mod:`umfa` on one context."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def attention(self, q: Operand, k: Operand, v: Operand, *, causal: bool) -> tuple[F32, F32]:
+        import umfa
+
+        arrays = all(isinstance(t, np.ndarray) for t in (q, k, v))
+        call: Any = umfa.attention if arrays else umfa.quantized_attention
+        out, logsumexp = call(
+            q,
+            k,
+            v,
+            self._context,
+            causal=causal,
+            alignment="bottom_right",
+            return_logsumexp=True,
+        )
+        return out, logsumexp
+
+    def quantize(self, x: F32, form: Format) -> Quantized:
+        import umfa
+
+        quantized: Quantized = umfa.quantize(x, context=self._context, **asdict(form))
+        return quantized
+
+    def assemble(
+        self, form: Format, data: Array, scale: Array, zero_point: Optional[Array], head_dim: int
+    ) -> Quantized:
+        import umfa
+
+        quantized: Quantized = umfa.QuantizedTensor(
+            data,
+            scale,
+            zero_point,
+            None,
+            precision=form.precision,
+            granularity=form.granularity,
+            block_rows=form.block_rows,
+            group=form.group,
+            rotated=form.rotate,
+            shape=(*data.shape[:3], head_dim),
+        )
+        return quantized
+
+
+class PlainEngine:
+    """softmax(Q Kᵀ / √D) V written out in NumPy, on float arrays only: what FP32 is checked by."""
+
+    def attention(self, q: Operand, k: Operand, v: Operand, *, causal: bool) -> tuple[F32, F32]:
+        q, k, v = (np.asarray(t) for t in (q, k, v))
+        group = q.shape[1] // k.shape[1]
+        k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
+        scores = q @ k.swapaxes(-1, -2) * q.dtype.type(q.shape[-1] ** -0.5)
+        if causal:
+            rows, columns = scores.shape[-2:]
+            scores[..., ~np.tri(rows, columns, columns - rows, dtype=bool)] = -np.inf
+        top = scores.max(axis=-1, keepdims=True)
+        weights = np.exp(scores - top)
+        total = weights.sum(axis=-1, keepdims=True)
+        return weights @ v / total, (top + np.log(total))[..., 0]
+
+    def quantize(self, x: F32, form: Format) -> Quantized:
+        raise NotImplementedError("the plain formula takes float arrays only")
+
+    def assemble(
+        self, form: Format, data: Array, scale: Array, zero_point: Optional[Array], head_dim: int
+    ) -> Quantized:
+        raise NotImplementedError("the plain formula takes float arrays only")
