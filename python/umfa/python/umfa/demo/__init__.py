@@ -8,12 +8,12 @@ imported before :func:`run` is called.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .evaluate import Result
+    from ._evaluate import Result
 
 __all__ = ["command", "run"]
 
@@ -22,11 +22,11 @@ def run(
     *,
     tokens: int = 2048,
     quick: bool = False,
-    model: Optional[Union[str, Path]] = None,
-    json: Optional[Union[str, Path]] = None,
-    plot: Optional[Union[str, Path]] = "umfa-demo.png",
+    model: str | Path | None = None,
+    json: str | Path | None = None,
+    plot: str | Path | None = "umfa-demo.png",
     device: str = "auto",
-    console: Optional[Console] = None,
+    console: Console | None = None,
 ) -> dict[str, Result]:
     """Measure every cache format on a long text, print the comparison, save the plot.
 
@@ -39,10 +39,10 @@ def run(
     """
     from rich.console import Console
 
-    from .app import Options
-    from .app import run as run_app
+    from ._app import Options
+    from ._app import run as run_app
 
-    def path(value: Optional[Union[str, Path]]) -> Optional[Path]:
+    def path(value: str | Path | None) -> Path | None:
         return None if value is None else Path(value).expanduser()
 
     options = Options(tokens, quick, path(model), path(json), path(plot), device)
@@ -56,9 +56,9 @@ def command(**options: Any) -> int:
     try:
         from rich.console import Console
 
-        from .app import DemoError
-        from .fetch import FetchError
-        from .model import ModelError
+        from ._app import DemoError
+        from ._fetch import FetchError
+        from ._model import ModelError
     except ImportError as error:
         print(f"umfa demo needs '{error.name}': pip install 'umfa[demo]'", file=sys.stderr)
         return 1

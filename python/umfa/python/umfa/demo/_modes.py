@@ -9,9 +9,8 @@ Kullback-Leibler divergence from the FP32 model's predictions, in 1e-4 nats per 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
-from .engine import Format
+from ._engine import Format
 
 
 @dataclass(frozen=True)
@@ -20,9 +19,9 @@ class Mode:
 
     name: str
     title: str
-    q: Optional[Format] = None
-    k: Optional[Format] = None
-    v: Optional[Format] = None
+    q: Format | None = None
+    k: Format | None = None
+    v: Format | None = None
 
 
 _INT8 = Format("int8", "row", rotate=True)
@@ -31,7 +30,7 @@ _INT8 = Format("int8", "row", rotate=True)
 #: twice (here, then in the finished block) costs nothing.
 RECENT = _INT8
 
-_INT4_KEYS = Format("int4", "channel", block_rows=32, symmetric=False)
+_INT4_KEYS = Format("int4", "channel", block_rows=32, symmetric=False, rotate=True)
 _INT4_VALUES = Format("int4", "row", group=32, symmetric=False, rotate=True)
 
 MODES = (

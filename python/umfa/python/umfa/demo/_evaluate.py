@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Callable, Optional, cast
+from typing import Callable, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from .cache import KvCache, Stopwatch
-from .engine import F32, Engine, PlainEngine
-from .model import LayerCache, Llama
-from .modes import MODES, Mode
-from .tokenizer import Tokenizer
+from ._cache import KvCache, Stopwatch
+from ._engine import F32, Engine, PlainEngine
+from ._model import LayerCache, Llama
+from ._modes import MODES, Mode
+from ._tokenizer import Tokenizer
 
 Tokens = npt.NDArray[np.int64]
 
@@ -91,7 +91,7 @@ def run_mode(
     mode: Mode,
     plan: Plan,
     tokens: Tokens,
-    reference: Optional[F32],
+    reference: F32 | None,
     tick: Tick,
 ) -> tuple[Result, F32]:
     """Measure ``mode``; also returns its hidden states, the ``reference`` of later modes.
@@ -123,7 +123,7 @@ def run_mode(
 
 
 def perplexity(model: Llama, hidden: F32, tokens: Tokens) -> float:
-    """exp of the mean of -ln p(token | tokens before it), over all tokens but the first."""
+    """exp(mean(-ln p(token | tokens before it))), over all tokens but the first."""
     total = 0.0
     for first in range(0, len(tokens) - 1, _LOGIT_ROWS):
         following = tokens[first + 1 : first + 1 + _LOGIT_ROWS]
@@ -158,6 +158,10 @@ def generate(
 def _largest_logit_difference(model: Llama, a: F32, b: F32) -> float:
     # Logits are made again from hidden states: those of 8,192 tokens would take 1.6 GB.
     return max(
-        float(np.abs(model.logits(a[i : i + _LOGIT_ROWS]) - model.logits(b[i : i + _LOGIT_ROWS])).max())
+        float(
+            np.abs(
+                model.logits(a[i : i + _LOGIT_ROWS]) - model.logits(b[i : i + _LOGIT_ROWS])
+            ).max()
+        )
         for i in range(0, len(a), _LOGIT_ROWS)
     )

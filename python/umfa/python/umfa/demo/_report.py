@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from .evaluate import Result
-from .modes import MODES
+from ._evaluate import Result
+from ._modes import MODES
 
 _TITLES = {mode.name: mode.title for mode in MODES}
 
@@ -65,7 +65,11 @@ def write_plot(path: Path, title: str, results: dict[str, Result]) -> None:
 
     base = results["fp32"]
     charts = (
-        ("Perplexity, change from FP32 (%)", "{:+.2f}", [_change(r, base) for r in results.values()]),
+        (
+            "Perplexity, change from FP32 (%)",
+            "{:+.2f}",
+            [_change(r, base) for r in results.values()],
+        ),
         ("K/V cache (MB)", "{:.1f}", [r.kv_cache_bytes / 1e6 for r in results.values()]),
         ("Prefill attention (s)", "{:.2f}", [r.prefill_attention_s for r in results.values()]),
         ("Decoding (tokens/s)", "{:.1f}", [r.decode_tokens_per_s for r in results.values()]),

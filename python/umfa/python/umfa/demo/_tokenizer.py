@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-from .model import ModelError
+from ._model import ModelError
 
 # Token types of the GGUF specification that stand for themselves in a text.
 _CONTROL, _USER_DEFINED = 3, 4
@@ -45,11 +45,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids; special tokens written out in ``text`` are recognised."""
-        return cast("list[int]", self._bpe.encode(text, add_special_tokens=False).ids)
+        return list(self._bpe.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: list[int]) -> str:
         """The text of ``tokens``, without special tokens."""
-        return cast(str, self._bpe.decode(tokens, skip_special_tokens=True))
+        return str(self._bpe.decode(tokens, skip_special_tokens=True))
 
     def chat(self, user: str) -> list[int]:
         """Token ids of a conversation with one question, up to where the answer starts."""

@@ -7,7 +7,7 @@ formula (:class:`PlainEngine`, the check of the FP32 results) and on the tests' 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Optional, Protocol, Union
+from typing import Any, Protocol, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,26 @@ F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Parts:
+    """The arrays of a quantized operand.
+
+    Axis 2 of scales and zero points runs over rows (``granularity="row"``) or blocks of rows
+    (``"channel"``).
+    """
+
+    data: Array
+    scale: Array
+    zero_point: Array | None
+
+
+@dataclass(frozen=True)
 class Format:
     """How an operand is quantized: the keywords of :func:`umfa.quantize`."""
 
     precision: str
     granularity: str = "row"
     block_rows: int = 64
-    group: Optional[int] = None
+    group: int | None = None
     symmetric: bool = True
     scale_dtype: str = "float16"
     zero_point_dtype: str = "int8"
@@ -31,17 +44,14 @@ class Format:
 
 
 class Quantized(Protocol):
-    """The parts of :class:`umfa.QuantizedTensor` that the demo uses.
-
-    Axis 2 of each array runs over rows (``granularity="row"``) or blocks of rows (``"channel"``).
-    """
+    """What the demo uses of :class:`umfa.QuantizedTensor`."""
 
     @property
     def data(self) -> Array: ...
     @property
     def scale(self) -> Array: ...
     @property
-    def zero_point(self) -> Optional[Array]: ...
+    def zero_point(self) -> Array | None: ...
     def dequantize(self) -> F32: ...
 
 
@@ -57,9 +67,7 @@ class Engine(Protocol):
 
     def quantize(self, x: F32, form: Format) -> Quantized: ...
 
-    def assemble(
-        self, form: Format, data: Array, scale: Array, zero_point: Optional[Array], head_dim: int
-    ) -> Quantized:
+    def assemble(self, form: Format, parts: Parts, head_dim: int) -> Quantized:
         """A quantized operand over existing arrays, which are not copied."""
         ...
 
@@ -92,22 +100,20 @@ class UmfaEngine:
         quantized: Quantized = umfa.quantize(x, context=self._context, **asdict(form))
         return quantized
 
-    def assemble(
-        self, form: Format, data: Array, scale: Array, zero_point: Optional[Array], head_dim: int
-    ) -> Quantized:
+    def assemble(self, form: Format, parts: Parts, head_dim: int) -> Quantized:
         import umfa
 
         quantized: Quantized = umfa.QuantizedTensor(
-            data,
-            scale,
-            zero_point,
+            parts.data,
+            parts.scale,
+            parts.zero_point,
             None,
             precision=form.precision,
             granularity=form.granularity,
             block_rows=form.block_rows,
             group=form.group,
             rotated=form.rotate,
-            shape=(*data.shape[:3], head_dim),
+            shape=(*parts.data.shape[:3], head_dim),
         )
         return quantized
 
@@ -131,7 +137,5 @@ class PlainEngine:
     def quantize(self, x: F32, form: Format) -> Quantized:
         raise NotImplementedError("the plain formula takes float arrays only")
 
-    def assemble(
-        self, form: Format, data: Array, scale: Array, zero_point: Optional[Array], head_dim: int
-    ) -> Quantized:
+    def assemble(self, form: Format, parts: Parts, head_dim: int) -> Quantized:
         raise NotImplementedError("the plain formula takes float arrays only")

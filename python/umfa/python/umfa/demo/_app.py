@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional
 
 import numpy as np
 from rich.console import Console
@@ -19,14 +19,14 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from . import report
-from .engine import Engine, UmfaEngine
-from .evaluate import Plan, Result, check_attention, run_mode, work_units
-from .fetch import fetch_model
-from .model import Llama, ModelError, open_gguf, read_model
-from .modes import MODES
-from .text import SOURCE, load_text
-from .tokenizer import Tokenizer
+from . import _report as report
+from ._engine import Engine, UmfaEngine
+from ._evaluate import Plan, Result, Tokens, check_attention, run_mode, work_units
+from ._fetch import fetch_model
+from ._model import Llama, open_gguf, read_model
+from ._modes import MODES
+from ._text import SOURCE, load_text
+from ._tokenizer import Tokenizer
 
 PROMPT = "Why is the sky blue? Answer in two sentences."
 
@@ -46,16 +46,17 @@ class Options:
 
     tokens: int
     quick: bool
-    model: Optional[Path]
-    json: Optional[Path]
-    plot: Optional[Path]
+    model: Path | None
+    json: Path | None
+    plot: Path | None
     device: str
 
 
 def make_plan(options: Options) -> Plan:
     if options.quick:
-        return Plan(min(options.tokens, 512), 8, PROMPT, 16, 128)
-    return Plan(options.tokens, 32, PROMPT, 64, 256)
+        tokens = min(options.tokens, 512)
+        return Plan(tokens, decoded=8, prompt=PROMPT, generated=16, checked=128)
+    return Plan(options.tokens, decoded=32, prompt=PROMPT, generated=64, checked=256)
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def umfa_engine(device: str) -> Iterator[Engine]:
 def run(
     options: Options,
     console: Console,
-    engine: Optional[AbstractContextManager[Engine]] = None,
+    engine: AbstractContextManager[Engine] | None = None,
 ) -> dict[str, Result]:
     """Run and report; ``engine`` replaces umfa in tests."""
     for path in (options.json, options.plot):
@@ -82,14 +83,15 @@ def run(
     started = time.perf_counter()
     model, tokenizer = _load(path, console)
     tokens = _tokens(plan, model, tokenizer)
+    config = model.config
     console.print(
-        f"[bold]{model.config.name}[/]: {model.config.layers} layers, {model.config.heads} query and "
-        f"{model.config.kv_heads} key/value heads of {model.config.head_dim}\n"
+        f"[bold]{path.stem}[/]: {config.layers} layers, {config.heads} query and "
+        f"{config.kv_heads} key/value heads of {config.head_dim}\n"
         f"[bold]Text:[/] {SOURCE}, {len(tokens)} tokens"
     )
     with engine or umfa_engine(options.device) as active:
         results = _measure(model, tokenizer, active, plan, tokens, console)
-    title = f"{model.config.name}, {len(tokens)} tokens"
+    title = f"{path.stem}, {len(tokens)} tokens"
     report.print_table(console, title, results)
     report.print_answers(console, plan.prompt, results)
     written = []
@@ -97,10 +99,12 @@ def run(
         report.write_plot(options.plot, title, results)
         written.append(f"plot: {options.plot.resolve()}")
     if options.json is not None:
-        report.write_json(options.json, model.config.name, len(tokens), results)
+        report.write_json(options.json, path.stem, len(tokens), results)
         written.append(f"figures: {options.json.resolve()}")
     elapsed = time.perf_counter() - started
-    console.print(f"Done in {elapsed:.0f} s. " + "; ".join([*written, f"model: {path}"]), soft_wrap=True)
+    console.print(
+        f"Done in {elapsed:.0f} s. " + "; ".join([*written, f"model: {path}"]), soft_wrap=True
+    )
     return results
 
 
@@ -127,7 +131,7 @@ def _load(path: Path, console: Console) -> tuple[Llama, Tokenizer]:
     return model, tokenizer
 
 
-def _tokens(plan: Plan, model: Llama, tokenizer: Tokenizer) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+def _tokens(plan: Plan, model: Llama, tokenizer: Tokenizer) -> Tokens:
     tokens = tokenizer.encode(load_text())
     most = min(model.config.context, len(tokens))
     if not _SMALLEST_RUN <= plan.tokens <= most:
@@ -143,7 +147,7 @@ def _measure(
     tokenizer: Tokenizer,
     engine: Engine,
     plan: Plan,
-    tokens: "np.ndarray[tuple[int], np.dtype[np.int64]]",
+    tokens: Tokens,
     console: Console,
 ) -> dict[str, Result]:
     results: dict[str, Result] = {}
@@ -154,10 +158,11 @@ def _measure(
         def tick() -> None:
             bars.advance(task)
 
-        error = check_attention(model, engine, tokens[: plan.checked], tick)
+        checked = min(plan.checked, len(tokens))
+        error = check_attention(model, engine, tokens[:checked], tick)
         verdict = "agrees with" if error <= LOGIT_TOLERANCE else "DIFFERS from"
         console.print(
-            f"FP32 attention {verdict} plain NumPy attention over {plan.checked} tokens: "
+            f"FP32 attention {verdict} plain NumPy attention over {checked} tokens: "
             f"largest logit difference {error:.1e} (at most {LOGIT_TOLERANCE:.0e})"
         )
         if not error <= LOGIT_TOLERANCE:

@@ -7,18 +7,20 @@ step writes one row.
 from __future__ import annotations
 
 import time
-from typing import Iterator, Optional, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
-from .engine import F32, Array, Engine, Format, Operand
-from .modes import RECENT, Mode
+from ._engine import F32, Array, Engine, Format, Operand, Parts, Quantized
+from ._modes import RECENT, Mode
+
 
 class Store(Protocol):
     """Rows ``[1, H, n, D]`` of keys or values, appended and read back as operands."""
 
-    rows: int
-
+    @property
+    def rows(self) -> int: ...
     def append(self, x: F32) -> None: ...
     def bounds(self) -> tuple[int, ...]:
         """Row numbers between which one operand can hold all rows: 0, …, ``rows``."""
@@ -53,63 +55,66 @@ class FloatStore:
         return self._buffer[:, :, : self.rows].nbytes
 
 
-class RowStore:
-    """Rows quantized by themselves (or, in units of ``form.block_rows``, block by block)."""
+class QuantizedStore:
+    """Quantized rows; with granularity ``"channel"``, appended in whole blocks of rows."""
 
     def __init__(self, engine: Engine, form: Format, head_dim: int, capacity: int) -> None:
         self.rows = 0
         self._engine, self._form = engine, form
         self._head_dim, self._capacity = head_dim, capacity
-        # Rows that share an entry of the scale array's axis 2.
+        # Rows that share an entry of axis 2 of the scales.
         self._step = form.block_rows if form.granularity == "channel" else 1
-        self._data: Optional[Array] = None
-        self._scale: Optional[Array] = None
-        self._zero: Optional[Array] = None
+        self._parts: Parts | None = None
 
     def append(self, x: F32) -> None:
         part = self._engine.quantize(x, self._form)
         slots = -(-self._capacity // self._step)
-        if self._data is None:
-            self._data = _like(part.data, self._capacity)
-            self._scale = _like(part.scale, slots)
-            self._zero = None if part.zero_point is None else _like(part.zero_point, slots)
-        self._write(self._data, part.data, self.rows)
-        self._write(self._scale, part.scale, self.rows // self._step)
-        self._write(self._zero, part.zero_point, self.rows // self._step)
+        if self._parts is None:
+            self._parts = Parts(
+                _like(part.data, self._capacity),
+                _like(part.scale, slots),
+                None if part.zero_point is None else _like(part.zero_point, slots),
+            )
+        self._write(self._parts.data, part.data, self.rows)
+        self._write(self._parts.scale, part.scale, self.rows // self._step)
+        if self._parts.zero_point is not None and part.zero_point is not None:
+            self._write(self._parts.zero_point, part.zero_point, self.rows // self._step)
         self.rows += x.shape[2]
 
     @staticmethod
-    def _write(buffer: Optional[Array], part: Optional[Array], start: int) -> None:
-        if buffer is not None and part is not None:
-            buffer[:, :, start : start + part.shape[2]] = part
+    def _write(buffer: Array, part: Array, start: int) -> None:
+        buffer[:, :, start : start + part.shape[2]] = part
 
     def bounds(self) -> tuple[int, ...]:
         return (0, self.rows)
 
-    def view(self, start: int, stop: int) -> Operand:
-        data, scale, zero = self._slices(start, stop)
-        return self._engine.assemble(self._form, data, scale, zero, self._head_dim)
+    def view(self, start: int, stop: int) -> Quantized:
+        return self._engine.assemble(self._form, self._slice(start, stop), self._head_dim)
 
     def take(self) -> F32:
         """Remove all rows, and return them in float32."""
-        if self.rows == 0 or self._data is None:
-            return np.empty((1, 0, 0, self._head_dim), np.float32)
-        data, scale, zero = self._slices(0, self.rows)
+        rows = self.view(0, self.rows).dequantize()
         self.rows = 0
-        return self._engine.assemble(self._form, data, scale, zero, self._head_dim).dequantize()
+        return rows
 
-    def _slices(self, start: int, stop: int) -> tuple[Array, Array, Optional[Array]]:
-        if self._data is None or self._scale is None:
+    def _slice(self, start: int, stop: int) -> Parts:
+        if self._parts is None:
             raise IndexError("no row has been stored yet")
         slots = slice(start // self._step, -(-stop // self._step))
-        zero = None if self._zero is None else self._zero[:, :, slots]
-        return self._data[:, :, start:stop], self._scale[:, :, slots], zero
+        zero_point = self._parts.zero_point
+        return Parts(
+            self._parts.data[:, :, start:stop],
+            self._parts.scale[:, :, slots],
+            None if zero_point is None else zero_point[:, :, slots],
+        )
 
     @property
     def nbytes(self) -> int:
         if self.rows == 0:
             return 0
-        return sum(part.nbytes for part in self._slices(0, self.rows) if part is not None)
+        held = self._slice(0, self.rows)
+        arrays = (held.data, held.scale, held.zero_point)
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 class BlockStore:
@@ -120,8 +125,8 @@ class BlockStore:
 
     def __init__(self, engine: Engine, form: Format, head_dim: int, capacity: int) -> None:
         self._block = form.block_rows
-        self._blocks = RowStore(engine, form, head_dim, capacity)
-        self._recent = RowStore(engine, RECENT, head_dim, self._block)
+        self._blocks = QuantizedStore(engine, form, head_dim, capacity)
+        self._recent = QuantizedStore(engine, RECENT, head_dim, self._block)
 
     @property
     def rows(self) -> int:
@@ -130,17 +135,17 @@ class BlockStore:
     def append(self, x: F32) -> None:
         pending = self._recent.rows + x.shape[2]
         whole = pending - pending % self._block
-        taken = max(0, whole - self._recent.rows)  # rows of x that complete blocks
+        taken = max(0, whole - self._recent.rows)  # rows of x that end up in whole blocks
         if whole:
-            parts = [self._recent.take(), x[:, :, :taken]] if self._recent.rows else [x[:, :, :taken]]
-            self._blocks.append(np.concatenate(parts, axis=2))
+            finished = [self._recent.take()] if self._recent.rows else []
+            self._blocks.append(np.concatenate([*finished, x[:, :, :taken]], axis=2))
         if taken < x.shape[2]:
             self._recent.append(x[:, :, taken:])
 
     def bounds(self) -> tuple[int, ...]:
         return tuple(sorted({0, self._blocks.rows, self.rows}))
 
-    def view(self, start: int, stop: int) -> Operand:
+    def view(self, start: int, stop: int) -> Quantized:
         split = self._blocks.rows
         if start < split:
             return self._blocks.view(start, stop)
@@ -156,12 +161,13 @@ def _like(part: Array, rows: int) -> Array:
 
 
 def make_store(
-    engine: Engine, form: Optional[Format], heads: int, head_dim: int, capacity: int
+    engine: Engine, form: Format | None, heads: int, head_dim: int, capacity: int
 ) -> Store:
     if form is None:
         return FloatStore(heads, head_dim, capacity)
-    kind = BlockStore if form.granularity == "channel" else RowStore
-    return kind(engine, form, head_dim, capacity)
+    if form.granularity == "channel":
+        return BlockStore(engine, form, head_dim, capacity)
+    return QuantizedStore(engine, form, head_dim, capacity)
 
 
 class Stopwatch:
