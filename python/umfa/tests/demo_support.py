@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from umfa.demo._engine import F32, Array, Format, Operand, Parts, PlainEngine, Quantized
+from umfa.demo._check import plain_attention
+from umfa.demo._engine import F32, Array, Format, Operand, Parts, Quantized
 
 
 def hadamard(size: int) -> npt.NDArray[np.float64]:
@@ -60,12 +61,12 @@ class SimulatedTensor:
         return spread.astype(np.float64)
 
 
-class SimulatedEngine(PlainEngine):
+class SimulatedEngine:
     """Quantization as the contract defines it; attention on the dequantized operands."""
 
     def attention(self, q: Operand, k: Operand, v: Operand, *, causal: bool) -> tuple[F32, F32]:
         floats = (x if isinstance(x, np.ndarray) else x.dequantize() for x in (q, k, v))
-        return super().attention(*floats, causal=causal)
+        return plain_attention(*floats, causal=causal)
 
     def quantize(self, x: F32, form: Format) -> Quantized:
         y = x.astype(np.float64)
@@ -82,8 +83,8 @@ class SimulatedEngine(PlainEngine):
         parts = Parts(np.empty((*x.shape[:3], 0), np.int8), scale, zero)
         template = SimulatedTensor(form, parts, x.shape[-1])
         shifts = 0 if zero is None else template._spread(zero)
-        stored = np.rint(y / template._spread(scale)) + shifts
-        stored = stored.clip(-limit - (zero is not None), limit).astype(np.int8)
+        rounded = np.rint(y / template._spread(scale)) + shifts
+        stored: Array = rounded.clip(-limit - (zero is not None), limit).astype(np.int8)
         if form.precision == "int4":
             stored = (stored[..., ::2] & 15 | stored[..., 1::2] << 4).astype(np.uint8)
         return SimulatedTensor(form, Parts(stored, scale, zero), x.shape[-1])
@@ -141,7 +142,8 @@ def tiny_tensors(shape: TinyShape = TINY) -> dict[str, F32]:
     random = np.random.default_rng(7)
 
     def weight(rows: int, columns: int) -> F32:
-        return (random.standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+        scaled = random.standard_normal((rows, columns)) / np.sqrt(columns)
+        return np.asarray(scaled, np.float32)
 
     def norm() -> F32:
         return random.uniform(0.5, 1.5, shape.embedding).astype(np.float32)
@@ -202,7 +204,7 @@ def write_tiny_model(
     for key, value in changes.items():
         target: dict[str, Any] = tensors if key in tensors else metadata
         target[key] = value
-    writer = gguf.GGUFWriter(path, architecture)
+    writer: Any = gguf.GGUFWriter(path, architecture)
     add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     for key, value in metadata.items():
         if value is not None:

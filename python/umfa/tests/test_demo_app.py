@@ -149,6 +149,6 @@ def test_command_status(
 
 def test_text_is_long_enough() -> None:
     text = load_text()
-    assert text.startswith("ALICE'S ADVENTURES IN WONDERLAND\n\nLewis Carroll")
-    assert "Alice was beginning to get very tired of sitting by her sister on the bank, and" in text
+    start = "Alice was beginning to get very tired of sitting by her sister on the bank, and of"
+    assert text.startswith(start)
     assert len(text) > 5 * 8192

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from demo_support import TINY, SimulatedEngine, tiny_tensors, tiny_vocabulary, write_tiny_model
 
-from umfa.demo._engine import Engine, PlainEngine
+from umfa.demo._check import plain_attention
 from umfa.demo._evaluate import Session, perplexity
 from umfa.demo._model import Llama, ModelError, open_gguf, read_config, read_model
 from umfa.demo._modes import MODES
@@ -34,7 +34,7 @@ def reference_logits(tokens: npt.NDArray[np.int64]) -> Array:
     cos, sin = np.cos(angles), np.sin(angles)
 
     def norm(x: Array, weight: Array) -> Array:
-        return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + TINY.epsilon) * weight
+        return np.asarray(x / np.sqrt((x**2).mean(axis=1, keepdims=True) + TINY.epsilon) * weight)
 
     def rotate(x: Array) -> Array:
         a, b = x[:, : dim // 2], x[:, dim // 2 :]
@@ -57,13 +57,13 @@ def reference_logits(tokens: npt.NDArray[np.int64]) -> Array:
         y = norm(x, w[f"blk.{i}.ffn_norm"])
         gate, up = y @ w[f"blk.{i}.ffn_gate"].T, y @ w[f"blk.{i}.ffn_up"].T
         x = x + (gate / (1 + np.exp(-gate)) * up) @ w[f"blk.{i}.ffn_down"].T
-    return norm(x, w["output_norm"]) @ w["token_embd"].T
+    return np.asarray(norm(x, w["output_norm"]) @ w["token_embd"].T)
 
 
 def test_forward_matches_a_float64_reference(model: Llama) -> None:
     tokens = np.random.default_rng(0).integers(0, len(tiny_vocabulary()[0]), 50)
     expected = reference_logits(tokens)
-    session = Session(model, cast(Engine, PlainEngine()), MODES[0], len(tokens))
+    session = Session(model, SimulatedEngine(), MODES[0], len(tokens))
     prefilled = model.logits(session.feed(tokens[:30]))
     decoded = [model.logits(session.feed(tokens[i : i + 1])) for i in range(30, 50)]
     found = np.concatenate([prefilled, *decoded])
@@ -73,6 +73,18 @@ def test_forward_matches_a_float64_reference(model: Llama) -> None:
     nats = -log_p[np.arange(49), tokens[1:]].mean()
     session = Session(model, SimulatedEngine(), MODES[0], len(tokens))
     assert perplexity(model, session.feed(tokens), tokens) == pytest.approx(np.exp(nats), rel=1e-4)
+
+
+def test_float64_forward_is_float64_throughout(model: Llama) -> None:
+    tokens = np.random.default_rng(1).integers(0, len(tiny_vocabulary()[0]), 40)
+
+    class Plain:
+        def attend(self, q: Array, k: Array, v: Array) -> Array:
+            return plain_attention(q, k, v, causal=True)[0]
+
+    hidden = model.forward(tokens, 0, [Plain()] * TINY.layers, precision=np.float64)
+    expected = reference_logits(tokens)
+    assert np.abs(model.logits(hidden) - expected).max() <= 1e-12 * np.abs(expected).max()
 
 
 def test_quantized_weights_are_expanded(tmp_path: Path) -> None:

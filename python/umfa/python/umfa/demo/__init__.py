@@ -67,7 +67,7 @@ def command(**options: Any) -> int:
         run(**options)
     except (DemoError, FetchError, ModelError) as error:
         console.print("[bold red]error:[/] ", end="")
-        console.print(str(error), markup=False, highlight=False)
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1
     except ImportError as error:
         console.print(f"[bold red]error:[/] umfa demo needs '{error.name}': ", end="")

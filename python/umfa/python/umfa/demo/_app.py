@@ -20,8 +20,9 @@ from rich.progress import (
 )
 
 from . import _report as report
+from ._check import largest_logit_difference
 from ._engine import Engine, UmfaEngine
-from ._evaluate import Plan, Result, Tokens, check_attention, run_mode, work_units
+from ._evaluate import Plan, Result, Tokens, run_mode, work_units
 from ._fetch import fetch_model
 from ._model import Llama, open_gguf, read_model
 from ._modes import MODES
@@ -159,7 +160,7 @@ def _measure(
             bars.advance(task)
 
         checked = min(plan.checked, len(tokens))
-        error = check_attention(model, engine, tokens[:checked], tick)
+        error = largest_logit_difference(model, engine, tokens[:checked], tick)
         verdict = "agrees with" if error <= LOGIT_TOLERANCE else "DIFFERS from"
         console.print(
             f"FP32 attention {verdict} plain NumPy attention over {checked} tokens: "

