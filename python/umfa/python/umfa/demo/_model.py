@@ -14,6 +14,8 @@ from typing import Any, Callable, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ._rows import over_rows
+
 Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 
@@ -121,16 +123,27 @@ class Llama:
         table = rope_table(np.arange(start, start + n), width, c.rope_base)
         table = table.astype(np.result_type(precision, np.complex64))
         x = self.weights.embedding[tokens].astype(precision)
-        splits = (c.heads * width, (c.heads + c.kv_heads) * width)
+        heads = (c.heads, c.heads + c.kv_heads)  # where keys, and values, start among all heads
+        qkv = np.empty((n, c.heads + 2 * c.kv_heads, width), precision)
         for index, (layer, cache) in enumerate(zip(self.weights.layers, caches)):
-            qkv = rms_norm(x, layer.attention_norm, c.rms_epsilon) @ layer.qkv.T
-            q, k, v = (part.reshape(n, -1, width) for part in np.split(qkv, splits, axis=-1))
-            q, k = apply_rope(q, table), apply_rope(k, table)
+
+            def before(rows: slice, layer: Layer = layer) -> None:
+                normed = rms_norm(x[rows], layer.attention_norm, c.rms_epsilon)
+                qkv[rows] = (normed @ layer.qkv.T).reshape(-1, *qkv.shape[1:])
+                qkv[rows, : heads[1]] = apply_rope(qkv[rows, : heads[1]], table[rows])
+
+            over_rows(n, before)
             # [n, H, D] → [1, H, n, D] as views: attention reads them through their strides.
-            out = cache.attend(*(t.transpose(1, 0, 2)[None] for t in (q, k, v)))
-            x = x + out[0].transpose(1, 0, 2).reshape(n, -1) @ layer.attention_out.T
-            hidden = rms_norm(x, layer.ffn_norm, c.rms_epsilon) @ layer.gate_up.T
-            x += silu_product(hidden) @ layer.down.T
+            q, k, v = (part.transpose(1, 0, 2)[None] for part in np.split(qkv, heads, axis=1))
+            attended = cache.attend(q, k, v)[0].transpose(1, 0, 2)
+
+            def after(rows: slice, layer: Layer = layer, attended: Array = attended) -> None:
+                joined = attended[rows].reshape(-1, c.heads * width)
+                y = x[rows] + joined @ layer.attention_out.T
+                normed = rms_norm(y, layer.ffn_norm, c.rms_epsilon)
+                x[rows] = y + silu_product(normed @ layer.gate_up.T) @ layer.down.T
+
+            over_rows(n, after)
             on_layer(index)
         return rms_norm(x, self.weights.final_norm, c.rms_epsilon)
 

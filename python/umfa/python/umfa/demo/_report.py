@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -13,6 +14,11 @@ from ._evaluate import Result
 from ._modes import MODES
 
 _TITLES = {mode.name: mode.title for mode in MODES}
+_CAPTION = """\
+change, share: against FP32; K/V: the cache with its scales and zero points;
+prefill: time in attention, quantizing included; tokens/s: decoding after it;
+error: the largest difference of a logit from FP32's
+"""
 
 
 def write_json(path: Path, model: str, tokens: int, results: dict[str, Result]) -> None:
@@ -23,30 +29,32 @@ def write_json(path: Path, model: str, tokens: int, results: dict[str, Result]) 
 
 def print_table(console: Console, title: str, results: dict[str, Result]) -> None:
     base = results["fp32"]
-    table = Table(title=title, title_justify="left")
+    # Plain enough to fit 80 columns.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("attention", no_wrap=True)
     for heading in (
         "perplexity",
-        "vs FP32",
-        "K/V cache",
-        "of FP32",
-        "prefill attention",
-        "decode",
-        "max logit error",
+        "change",
+        "K/V MB",
+        "share",
+        "prefill",
+        "tokens/s",
+        "error",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, r in results.items():
         table.add_row(
             _TITLES[name],
             f"{r.perplexity:.3f}",
-            f"{r.perplexity / base.perplexity - 1:+.2%}",
-            f"{r.kv_cache_bytes / 1e6:.1f} MB",
+            f"{_change(r, base):+.2f}%",
+            f"{r.kv_cache_bytes / 1e6:.1f}",
             f"{r.kv_cache_bytes / base.kv_cache_bytes:.3f}x",
             f"{r.prefill_attention_s:.2f} s",
-            f"{r.decode_tokens_per_s:.1f} tokens/s",
+            f"{r.decode_tokens_per_s:.1f}",
             f"{r.max_logit_error_vs_fp32:.2f}",
         )
     console.print(table)
+    console.print(_CAPTION, style="dim")
 
 
 def print_answers(console: Console, prompt: str, results: dict[str, Result]) -> None:

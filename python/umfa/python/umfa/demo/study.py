@@ -19,10 +19,11 @@ from rich.table import Table
 
 from ._app import umfa_engine
 from ._engine import F32, Engine, Format
-from ._evaluate import LOGIT_ROWS, Session, Tokens, perplexity
+from ._evaluate import Session, Tokens, perplexity
 from ._fetch import fetch_model
 from ._model import Llama, open_gguf, read_model
 from ._modes import MODES, Mode
+from ._rows import over_rows, single_threaded_blas
 from ._text import load_text
 from ._tokenizer import Tokenizer
 
@@ -68,12 +69,11 @@ def divergence(model: Llama, hidden: F32, reference: F32) -> float:
         logits -= logits.max(axis=-1, keepdims=True)
         return np.asarray(logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)))
 
-    total = 0.0
-    for first in range(0, len(hidden), LOGIT_ROWS):
-        rows = slice(first, first + LOGIT_ROWS)
+    def nats(rows: slice) -> float:
         found, expected = log_softmax(hidden[rows]), log_softmax(reference[rows])
-        total += float((np.exp(expected) * (expected - found)).sum(dtype=np.float64))
-    return total / len(hidden)
+        return float((np.exp(expected) * (expected - found)).sum(dtype=np.float64))
+
+    return sum(over_rows(len(hidden), nats)) / len(hidden)
 
 
 def study(
@@ -110,7 +110,7 @@ def main() -> None:
     if len(tokens) < options.tokens * options.stretches:
         parser.error(f"the text has {len(tokens)} tokens")
     stretches = np.split(tokens[: options.tokens * options.stretches], options.stretches)
-    with umfa_engine("auto") as engine:
+    with single_threaded_blas(), umfa_engine("auto") as engine:
         results = study(read_model(reader), engine, stretches)
     table = Table(title=f"{options.stretches} stretches of {options.tokens} tokens")
     for heading in ("candidate", "bits", "perplexity, mean", "worst", "divergence, 1e-4 nats"):
