@@ -1,0 +1,190 @@
+//! Softcap, ALiBi, masks, causality and window on transposed scores: a row is a key, a column a query.
+
+use crate::forward::LOG2_E;
+use crate::kernels::{Kernels, SCORE_LD};
+use crate::precision::Precision;
+use crate::problem::{Options, Problem, Sequence};
+use crate::tensor::Tensor;
+
+impl Sequence {
+    /// The query rows `lo..hi` that causality and window let see key `j`. Both ends grow with `j`.
+    pub(crate) fn seen_by(&self, options: &Options, j: usize) -> (usize, usize) {
+        let (at, nq) = ((j as i64).saturating_sub(self.shift), self.nq as i64);
+        let mut lo = 0;
+        let mut hi = nq;
+        if options.causal {
+            lo = lo.max(at);
+        }
+        if let Some(right) = options.right {
+            lo = lo.max(at.saturating_sub(right));
+        }
+        if let Some(left) = options.left {
+            hi = hi.min(at.saturating_add(left).saturating_add(1));
+        }
+        let hi = hi.clamp(0, nq);
+        (lo.clamp(0, hi) as usize, hi as usize)
+    }
+}
+
+/// Some queries by some keys of a sequence, on one query head.
+#[derive(Clone, Copy)]
+pub(super) struct Patch<'a> {
+    pub sequence: &'a Sequence,
+    pub head: usize,
+    /// First query and number of queries.
+    pub i0: usize,
+    pub n: usize,
+    /// First key and number of keys.
+    pub j0: usize,
+    pub keys: usize,
+}
+
+/// The passes over transposed scores that a call needs.
+pub(super) struct Bias<'a> {
+    problem: &'a Problem,
+    kernels: &'a Kernels,
+    /// Whether scores need more than the limits of what is visible.
+    pub passes: bool,
+}
+
+impl<'a> Bias<'a> {
+    pub(super) fn new(problem: &'a Problem, kernels: &'a Kernels) -> Self {
+        let options = &problem.options;
+        Bias {
+            problem,
+            kernels,
+            passes: options.softcap > 0.0 || options.alibi.is_some() || options.mask.is_some(),
+        }
+    }
+
+    /// Whether key `j` is hidden from query `i` of `head`. Slow: for the few rows that hold NaN or infinities.
+    pub(super) fn hides(&self, sequence: &Sequence, head: usize, i: usize, j: usize) -> bool {
+        let options = &self.problem.options;
+        let (lo, hi) = sequence.visible(options, i);
+        if !(lo..hi).contains(&j) {
+            return true;
+        }
+        let Some(mask) = &options.mask else {
+            return false;
+        };
+        let at = mask.at(sequence.index, head, i, j);
+        if mask.precision == Precision::Bool {
+            // SAFETY: the mask was broadcast to cover every row and key of each sequence.
+            return unsafe { *at } == 0;
+        }
+        let mut value = 0f32;
+        // SAFETY: as above; one element.
+        unsafe { (self.kernels.widen.of(mask.precision))(at, 1, &raw mut value) };
+        value == f32::NEG_INFINITY
+    }
+
+    /// Writes the mask of a patch as numbers to add: `tile[key][query]`, keys [`SCORE_LD`] apart. False becomes -infinity.
+    ///
+    /// # Safety
+    /// `tile` has room for the patch's keys; `stage` for its queries times its keys, and as many floats again as it has
+    /// keys.
+    pub(super) unsafe fn mask_tile(&self, patch: &Patch<'_>, tile: *mut f32, stage: *mut f32) {
+        let Some(mask) = &self.problem.options.mask else {
+            return;
+        };
+        let (n, keys) = (patch.n, patch.keys);
+        // SAFETY: by this function's contract.
+        unsafe {
+            if mask.strides[2] == 0 {
+                self.mask_row(mask, patch, 0, stage);
+                for j in 0..keys {
+                    std::slice::from_raw_parts_mut(tile.add(j * SCORE_LD), n).fill(*stage.add(j));
+                }
+                return;
+            }
+            for i in 0..n {
+                self.mask_row(mask, patch, i, stage.add(i * keys));
+            }
+            (self.kernels.gradient.transpose)(stage, keys, n, keys, tile, SCORE_LD);
+        }
+    }
+
+    /// The mask of query `i0 + i` on the patch's keys.
+    unsafe fn mask_row(&self, mask: &Tensor, patch: &Patch<'_>, i: usize, out: *mut f32) {
+        let at = mask.at(patch.sequence.index, patch.head, patch.i0 + i, patch.j0);
+        let (stride, keys) = (mask.strides[3], patch.keys);
+        let bytes = mask.precision.bytes();
+        // SAFETY: the mask was broadcast to cover every row and key of each sequence; `out` holds a number per key.
+        unsafe {
+            let row = std::slice::from_raw_parts_mut(out, keys);
+            let widen = *self.kernels.widen.of(mask.precision);
+            if mask.precision == Precision::Bool {
+                row.fill(0.0);
+                if stride == 1 || keys == 1 {
+                    (self.kernels.mask_bool)(out, at, keys);
+                } else {
+                    for (j, x) in row.iter_mut().enumerate() {
+                        if *at.add(j * stride) == 0 {
+                            *x = f32::NEG_INFINITY;
+                        }
+                    }
+                }
+            } else if stride == 1 || keys == 1 {
+                widen(at, keys, out);
+            } else if stride == 0 {
+                widen(at, 1, out);
+                let value = row[0];
+                row.fill(value);
+            } else {
+                for j in 0..keys {
+                    widen(at.add(j * stride * bytes), 1, out.add(j));
+                }
+            }
+        }
+    }
+
+    /// Turns raw base-2 scores of the patch's keys (the rows, at most `mr`) and queries into those whose exponentials are
+    /// the weights. With a softcap, `slope` receives its derivative.
+    ///
+    /// # Safety
+    /// `s` and `slope` are strips of the patch's keys by its queries; `mask` is its tile, if there is a mask.
+    pub(super) unsafe fn strip(
+        &self,
+        patch: &Patch<'_>,
+        s: *mut f32,
+        slope: *mut f32,
+        mask: *const f32,
+    ) {
+        let (options, sequence, n) = (&self.problem.options, patch.sequence, patch.n);
+        for r in 0..patch.keys {
+            let j = patch.j0 + r;
+            // SAFETY: all passes stay within the row's `n` scores.
+            unsafe {
+                let s = s.add(r * SCORE_LD);
+                if options.softcap > 0.0 {
+                    let cap2 = options.softcap * LOG2_E;
+                    (self.kernels.softcap)(s, n, cap2);
+                    for i in 0..n {
+                        let t = *s.add(i) / cap2;
+                        *slope.add(r * SCORE_LD + i) = 1.0 - t * t;
+                    }
+                }
+                if let Some(slopes) = &options.alibi {
+                    let slope = slopes
+                        .at(sequence.index, patch.head, 0, 0)
+                        .cast::<f32>()
+                        .read();
+                    let at = j as i64 - sequence.shift - patch.i0 as i64;
+                    (self.kernels.alibi)(s, n, slope * LOG2_E, at as f32);
+                }
+                if options.mask.is_some() {
+                    (self.kernels.mask_add)(s, mask.add(r * SCORE_LD), n);
+                }
+                let (lo, hi) = sequence.seen_by(options, j);
+                let end = patch.i0 + n;
+                let (lo, hi) = (
+                    lo.clamp(patch.i0, end) - patch.i0,
+                    hi.clamp(patch.i0, end) - patch.i0,
+                );
+                let row = std::slice::from_raw_parts_mut(s, n);
+                row[..lo].fill(f32::NEG_INFINITY);
+                row[hi.max(lo)..].fill(f32::NEG_INFINITY);
+            }
+        }
+    }
+}

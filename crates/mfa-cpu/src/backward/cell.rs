@@ -1,0 +1,385 @@
+//! The products of a block of keys and a block of queries.
+//!
+//! ```text
+//! for each strip of mr keys that any query of the block sees:
+//!     S^T  = K Q^T                          qk_*, with keys as rows
+//!     softcap, ALiBi, masks, limits         Bias
+//!     dP^T = V dO^T                         qk_f32
+//!     P^T, dS^T = P^T (dP^T - D)            softmax_gradient
+//!     dV  += P^T dO                         pv_f32
+//!     dK  += dS^T Q                         pv_f32
+//! for each strip of mr queries:
+//!     dQ  += dS K                           ptv_f32: reads dS^T as it lies
+//! ```
+
+use std::ptr::{null, null_mut};
+
+use super::bias::{Bias, Patch};
+use super::check::Backward;
+use super::pack::{Keys, Queries};
+use super::plan::Plan;
+use super::scratch::{Scratch, padded};
+use crate::kernels::{Kernels, SCORE_LD, ScoreScales};
+use crate::plan::Scores;
+use crate::problem::Sequence;
+use crate::tensor::Tensor;
+
+/// What a pass computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Want {
+    /// D from P and dP, into the scratch's `d`.
+    pub d: bool,
+    pub dq: bool,
+    pub dk: bool,
+    pub dv: bool,
+    /// The gradient of the scores, for a mask.
+    pub ds: bool,
+}
+
+impl Want {
+    /// Whether it needs dP.
+    pub(super) fn dp(self) -> bool {
+        self.d || self.dq || self.dk || self.ds
+    }
+}
+
+/// Where D is kept.
+#[derive(Clone, Copy)]
+pub(super) enum DValues<'a> {
+    Tensor(&'a Tensor),
+    /// `[batch, heads, rows]`.
+    Array {
+        ptr: *mut f32,
+        heads: usize,
+        rows: usize,
+    },
+    Nowhere,
+}
+
+// SAFETY: workers write the D of disjoint rows.
+unsafe impl Sync for DValues<'_> {}
+
+impl DValues<'_> {
+    fn at(&self, b: usize, h: usize, row: usize) -> *mut f32 {
+        match self {
+            DValues::Tensor(tensor) => tensor.at(b, h, row, 0).cast(),
+            DValues::Array { ptr, heads, rows } => ptr.wrapping_add((b * heads + h) * rows + row),
+            DValues::Nowhere => null_mut(),
+        }
+    }
+
+    /// D of a row; 0 where no D is needed.
+    pub(super) fn read(&self, b: usize, h: usize, row: usize) -> f32 {
+        let at = self.at(b, h, row);
+        if at.is_null() {
+            return 0.0;
+        }
+        // SAFETY: a row of the problem, inside the tensor or the array.
+        unsafe { at.read() }
+    }
+
+    pub(super) fn write(&self, b: usize, h: usize, row: usize, value: f32) {
+        let at = self.at(b, h, row);
+        if !at.is_null() {
+            // SAFETY: as for `read`; one worker writes a row.
+            unsafe { at.write(value) };
+        }
+    }
+}
+
+/// The products of pairs of blocks, in one worker's scratch.
+pub(super) struct Cells<'a> {
+    pub call: &'a Backward,
+    pub plan: &'a Plan,
+    pub kernels: &'a Kernels,
+    pub bias: &'a Bias<'a>,
+    pub d: DValues<'a>,
+    pub scratch: &'a Scratch,
+}
+
+/// Where dQ of a block of queries is accumulated: rows `ld` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Sum {
+    pub ptr: *mut f32,
+    pub ld: usize,
+}
+
+impl Cells<'_> {
+    /// Adds the products of two packed blocks to the accumulators; `dq` is that of the block of queries.
+    ///
+    /// # Safety
+    /// The blocks were packed for `want`; `dq` has room for the queries, in whole panels.
+    pub(super) unsafe fn add(
+        &self,
+        sequence: &Sequence,
+        queries: &Queries,
+        keys: &Keys,
+        want: Want,
+        dq: Sum,
+    ) {
+        let (scratch, mr) = (self.scratch, self.kernels.mr);
+        let patch = Patch {
+            sequence,
+            head: queries.head,
+            i0: queries.first,
+            n: queries.n,
+            j0: keys.first,
+            keys: keys.n,
+        };
+        // SAFETY: strips of the block's keys, tiles of its queries; the scratch was laid out for the blocks.
+        unsafe {
+            if self.call.problem.options.mask.is_some() {
+                self.bias.mask_tile(&patch, scratch.mask, scratch.stage);
+            }
+            for strip in (0..keys.n).step_by(mr) {
+                self.strip(&patch, queries, strip, want);
+            }
+            if want.dq {
+                for tile in (0..queries.n).step_by(mr) {
+                    self.add_dq(&patch, keys, tile, dq);
+                }
+            }
+        }
+    }
+
+    /// One strip of keys.
+    unsafe fn strip(&self, patch: &Patch<'_>, queries: &Queries, strip: usize, want: Want) {
+        let (problem, scratch, kernels) = (&self.call.problem, self.scratch, self.kernels);
+        let (options, sequence) = (&problem.options, patch.sequence);
+        let (mr, nr) = (kernels.mr, kernels.nr);
+        let rows = mr.min(patch.keys - strip);
+        let j = patch.j0 + strip;
+        let end = patch.i0 + patch.n;
+        // Queries that see any key of the strip, and whether some of them do not see some of the keys.
+        let (first, last) = (
+            sequence.seen_by(options, j),
+            sequence.seen_by(options, j + rows - 1),
+        );
+        let (from, to) = (first.0.clamp(patch.i0, end), last.1.clamp(patch.i0, end));
+        // SAFETY: the strip is inside the block, whose arrays the scratch holds; `skipped` is whole panels.
+        unsafe {
+            let ds = scratch.ds.add(strip * SCORE_LD);
+            let keeps_ds = want.dq || want.ds;
+            if from >= to {
+                if keeps_ds {
+                    clear(ds, rows, 0, patch.n);
+                }
+                return;
+            }
+            let skipped = (from - patch.i0) / nr * nr;
+            let seen = Patch {
+                i0: patch.i0 + skipped,
+                n: to - patch.i0 - skipped,
+                j0: j,
+                keys: rows,
+                ..*patch
+            };
+            let ragged = seen.i0 < last.0 || to > first.1;
+            let n = seen.n;
+            let panels = n.div_ceil(nr);
+            let (s, slope) = (scratch.s, scratch.slope);
+            self.scores(strip, rows, skipped, panels);
+            if ragged || self.bias.passes {
+                let mask = scratch.mask.wrapping_add(strip * SCORE_LD + skipped);
+                self.bias.strip(&seen, s, slope, mask);
+            }
+            let (l, d) = (scratch.l.add(skipped), scratch.d.add(skipped));
+            let dp = if want.dp() {
+                let dp = ds.add(skipped);
+                let v = scratch.v_strips.add(strip * problem.dv);
+                let panel = scratch.do_panels.add(skipped * problem.dv);
+                (kernels.qk_f32)(v, panel, problem.dv, rows, panels, dp);
+                dp
+            } else {
+                null_mut()
+            };
+            if want.d {
+                (kernels.gradient.weighted_sums)(s, dp, rows, n, l, d);
+                return;
+            }
+            (kernels.gradient.softmax_gradient)(s, dp, rows, n, l, d);
+            if want.dv {
+                let ld = padded(problem.dv, kernels);
+                let (columns, out) = (scratch.do_columns, scratch.dv.add(strip * ld));
+                self.add_rows(s, columns.add(skipped * nr), patch.n, n, rows, out, ld);
+                for &i in &queries.wild_do {
+                    self.add_wild(&seen, &self.call.grad_output, skipped, i, s, out, ld);
+                }
+            }
+            if options.softcap > 0.0 && (want.dq || want.dk) {
+                multiply(dp, slope, rows, n);
+            }
+            if want.dk {
+                let ld = padded(problem.d, kernels);
+                let (columns, out) = (scratch.q_columns, scratch.dk.add(strip * ld));
+                self.add_rows(dp, columns.add(skipped * nr), patch.n, n, rows, out, ld);
+                for &i in &queries.wild_q {
+                    self.add_wild(&seen, &problem.q, skipped, i, dp, out, ld);
+                }
+            }
+            if keeps_ds {
+                clear(ds, rows, 0, skipped);
+                clear(ds, rows, skipped + n, patch.n);
+            }
+        }
+    }
+
+    /// Raw scores of a strip of keys and the queries from `skipped` on.
+    unsafe fn scores(&self, strip: usize, rows: usize, skipped: usize, panels: usize) {
+        let (problem, scratch, kernels) = (&self.call.problem, self.scratch, self.kernels);
+        let d = problem.d;
+        // SAFETY: as for `strip`.
+        unsafe {
+            if self.plan.scores == Scores::F32 {
+                let k = scratch.k_strips.cast::<f32>().add(strip * d);
+                let q = scratch.q_panels.cast::<f32>().add(skipped * d);
+                (kernels.qk_f32)(k, q, d, rows, panels, scratch.s);
+                return;
+            }
+            let d4 = d.div_ceil(4);
+            let has_zeros = problem.q.quant.as_ref().is_some_and(|q| q.has_zeros());
+            let scales = ScoreScales {
+                col_bias: scratch.col_bias.add(skipped),
+                col_scale: scratch.col_scale.add(skipped),
+                col_zero: if has_zeros {
+                    scratch.col_zero.add(skipped)
+                } else {
+                    null()
+                },
+                row_scale: scratch.row_scale.add(strip),
+                row_sum: scratch.row_sum.add(strip),
+                row_add: scratch.row_add.add(strip),
+            };
+            let k = scratch.k_strips.add(strip * 4 * d4);
+            let q = scratch.q_panels.cast::<i8>().add(skipped * 4 * d4);
+            (kernels.qk_i8)(k, q, d4, rows, panels, &scales, scratch.s);
+        }
+    }
+
+    /// Adds the product of a strip and `n` rows of packed columns to `out`.
+    unsafe fn add_rows(
+        &self,
+        strip: *const f32,
+        columns: *const f32,
+        packed: usize,
+        n: usize,
+        rows: usize,
+        out: *mut f32,
+        ld: usize,
+    ) {
+        let (panels, ones) = (ld / self.kernels.nr, self.scratch.ones);
+        // SAFETY: as for `strip`.
+        unsafe {
+            (self.kernels.pv_f32)(strip, columns, packed, n, rows, panels, ones, out, ld);
+        }
+    }
+
+    /// Adds row `i` of the block of queries, which holds NaN or infinities, to the keys that it sees.
+    unsafe fn add_wild(
+        &self,
+        seen: &Patch<'_>,
+        tensor: &Tensor,
+        skipped: usize,
+        i: usize,
+        strip: *const f32,
+        out: *mut f32,
+        ld: usize,
+    ) {
+        if i < skipped || i - skipped >= seen.n {
+            return;
+        }
+        let (i, sequence) = (i - skipped, seen.sequence);
+        let (row, columns) = (seen.i0 + i, tensor.shape[3]);
+        // SAFETY: a row of the tensor; `line` holds it.
+        unsafe {
+            let line = self.scratch.line;
+            self.expand(
+                tensor,
+                (sequence.batch, seen.head),
+                sequence.q0 + row,
+                1,
+                line,
+            );
+            for r in 0..seen.keys {
+                if !self.bias.hides(sequence, seen.head, row, seen.j0 + r) {
+                    let weight = *strip.add(r * SCORE_LD + i);
+                    add_row(out.add(r * ld), weight, line, columns);
+                }
+            }
+        }
+    }
+
+    /// Adds the keys of the block to dQ of a tile of queries.
+    unsafe fn add_dq(&self, patch: &Patch<'_>, keys: &Keys, tile: usize, dq: Sum) {
+        let (problem, scratch, kernels) = (&self.call.problem, self.scratch, self.kernels);
+        let (options, sequence, nr) = (&problem.options, patch.sequence, kernels.nr);
+        let rows = kernels.mr.min(patch.n - tile);
+        let i = patch.i0 + tile;
+        let end = patch.j0 + patch.keys;
+        let from = sequence.visible(options, i).0.clamp(patch.j0, end) - patch.j0;
+        let to = sequence
+            .visible(options, i + rows - 1)
+            .1
+            .clamp(patch.j0, end)
+            - patch.j0;
+        if from >= to {
+            return;
+        }
+        // SAFETY: keys `from..to` of the block and rows `tile..` of its queries.
+        unsafe {
+            let ds = scratch.ds.add(from * SCORE_LD + tile);
+            let columns = scratch.k_columns.add(from * nr);
+            let panels = padded(problem.d, kernels) / nr;
+            let out = dq.ptr.add(tile * dq.ld);
+            let (ones, n) = (scratch.ones, to - from);
+            (kernels.gradient.ptv_f32)(ds, columns, patch.keys, n, rows, panels, ones, out, dq.ld);
+            for &j in keys.wild_k.iter().filter(|j| (from..to).contains(*j)) {
+                let at = (sequence.batch, patch.head / problem.group);
+                let line = scratch.line;
+                self.expand(&problem.k, at, sequence.k0 + patch.j0 + j, 1, line);
+                for r in 0..rows {
+                    if !self.bias.hides(sequence, patch.head, i + r, patch.j0 + j) {
+                        let weight = *scratch.ds.add(j * SCORE_LD + tile + r);
+                        add_row(out.add(r * dq.ld), weight, line, problem.d);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `out += weight * row`
+unsafe fn add_row(out: *mut f32, weight: f32, row: *const f32, columns: usize) {
+    for c in 0..columns {
+        // SAFETY: both hold `columns` floats, by the caller.
+        unsafe { *out.add(c) += weight * *row.add(c) };
+    }
+}
+
+/// Zeroes columns `from..to` of a strip.
+unsafe fn clear(strip: *mut f32, rows: usize, from: usize, to: usize) {
+    for r in 0..rows {
+        // SAFETY: columns of a strip, by the caller.
+        unsafe {
+            strip
+                .add(r * SCORE_LD + from)
+                .write_bytes(0, to.saturating_sub(from));
+        }
+    }
+}
+
+/// `strip *= slope`, but what is masked stays 0, whatever its score was.
+unsafe fn multiply(strip: *mut f32, slope: *const f32, rows: usize, n: usize) {
+    for r in 0..rows {
+        // SAFETY: `n` columns of strips, by the caller.
+        let (strip, slope) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(strip.add(r * SCORE_LD), n),
+                std::slice::from_raw_parts(slope.add(r * SCORE_LD), n),
+            )
+        };
+        for (x, slope) in strip.iter_mut().zip(slope) {
+            *x = if *x == 0.0 { 0.0 } else { *x * slope };
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A backward call, checked once.
+
+use mfa_sys as sys;
+
+use super::overlap;
+use crate::error::{Result, ensure};
+use crate::precision::Precision;
+use crate::problem::Problem;
+use crate::tensor::Tensor;
+
+const FLOATS: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bf16];
+
+/// A checked backward call.
+pub(crate) struct Backward {
+    pub problem: Problem,
+    pub output: Option<Tensor>,
+    pub grad_output: Tensor,
+    pub logsumexp: Tensor,
+    pub d_values: Option<Tensor>,
+    /// Whether D is read from `d_values`, and not written to it.
+    pub d_given: bool,
+    pub clip: bool,
+    pub grad_query: Option<Tensor>,
+    pub grad_key: Option<Tensor>,
+    pub grad_value: Option<Tensor>,
+    pub grad_mask: Option<Tensor>,
+    pub grad_sinks: Option<Tensor>,
+}
+
+impl Backward {
+    pub(crate) fn check(desc: &sys::mfa_backward_desc) -> Result<Self> {
+        let known = sys::MFA_BACKWARD_D_GIVEN | sys::MFA_BACKWARD_CLIP;
+        ensure!(
+            desc.flags & !known == 0,
+            argument,
+            "backward: flags is {:#x}; expected bits of {known:#x}",
+            desc.flags
+        );
+        let problem = Problem::check(&desc.query, &desc.key, &desc.value, desc.options)?;
+        let [batch, heads, rows, _] = problem.q.shape;
+        let like_output = [batch, heads, rows, problem.dv];
+        let per_row = [batch, heads, rows, 1];
+
+        let output = Tensor::optional(&desc.output, "output")?;
+        if let Some(output) = &output {
+            output.expect_precision("output", &FLOATS)?;
+            output.expect_shape("output", like_output)?;
+        }
+        let grad_output = Tensor::required(&desc.grad_output, "grad_output")?;
+        grad_output.expect_precision("grad_output", &FLOATS)?;
+        grad_output.expect_shape("grad_output", like_output)?;
+        let logsumexp = Tensor::required(&desc.logsumexp, "logsumexp")?;
+        logsumexp.expect_precision("logsumexp", &[Precision::F32])?;
+        logsumexp.expect_shape("logsumexp", per_row)?;
+
+        let d_given = desc.flags & sys::MFA_BACKWARD_D_GIVEN != 0;
+        let d_values = Tensor::optional(&desc.d_values, "d_values")?;
+        ensure!(
+            d_values.is_some() || !d_given,
+            argument,
+            "d_values: absent with MFA_BACKWARD_D_GIVEN; expected the D of an earlier query pass"
+        );
+        if let Some(d) = &d_values {
+            d.expect_precision("d_values", &[Precision::F32])?;
+            d.expect_shape("d_values", per_row)?;
+            if !d_given {
+                d.expect_writable("d_values")?;
+            }
+        }
+        let written = |view: &sys::mfa_tensor, what: &str, shape: [usize; 4]| {
+            let tensor = Tensor::optional(view, what)?;
+            if let Some(tensor) = &tensor {
+                tensor.expect_precision(what, &[Precision::F32])?;
+                tensor.expect_shape(what, shape)?;
+                tensor.expect_writable(what)?;
+            }
+            Ok(tensor)
+        };
+        let grad_query = written(&desc.grad_query, "grad_query", problem.q.shape)?;
+        let grad_key = written(&desc.grad_key, "grad_key", problem.k.shape)?;
+        let grad_value = written(&desc.grad_value, "grad_value", problem.v.shape)?;
+        let mask_shape = mask_shape(desc, &problem)?;
+        let grad_mask = written(&desc.grad_mask, "grad_mask", mask_shape)?;
+        ensure!(
+            desc.grad_sinks.buffer.is_null() || problem.options.sinks.is_some(),
+            argument,
+            "grad_sinks: given without sinks; expected both or only sinks"
+        );
+        let grad_sinks = written(&desc.grad_sinks, "grad_sinks", [1, heads, 1, 1])?;
+
+        let call = Backward {
+            problem,
+            output,
+            grad_output,
+            logsumexp,
+            d_values,
+            d_given,
+            clip: desc.flags & sys::MFA_BACKWARD_CLIP != 0,
+            grad_query,
+            grad_key,
+            grad_value,
+            grad_mask,
+            grad_sinks,
+        };
+        call.expect_apart()?;
+        Ok(call)
+    }
+
+    /// Whether any result needs D.
+    pub(crate) fn needs_d(&self) -> bool {
+        !self.d_given && (self.d_values.is_some() || self.grad_sinks.is_some() || self.needs_ds())
+    }
+
+    /// Whether any result needs the gradient of the scores.
+    pub(crate) fn needs_ds(&self) -> bool {
+        self.grad_query.is_some() || self.grad_key.is_some() || self.grad_mask.is_some()
+    }
+
+    /// Demands that no result shares memory with another, or with an operand that is read after it was begun.
+    fn expect_apart(&self) -> Result<()> {
+        let written_d = self.d_values.as_ref().filter(|_| !self.d_given);
+        let results = [
+            (written_d, "d_values"),
+            (self.grad_query.as_ref(), "grad_query"),
+            (self.grad_key.as_ref(), "grad_key"),
+            (self.grad_value.as_ref(), "grad_value"),
+            (self.grad_mask.as_ref(), "grad_mask"),
+            (self.grad_sinks.as_ref(), "grad_sinks"),
+        ];
+        let (problem, options) = (&self.problem, &self.problem.options);
+        let read_d = self.d_values.as_ref().filter(|_| self.d_given);
+        let operands = [
+            (Some(&problem.q), "query"),
+            (Some(&problem.k), "key"),
+            (Some(&problem.v), "value"),
+            (self.output.as_ref(), "output"),
+            (Some(&self.grad_output), "grad_output"),
+            (Some(&self.logsumexp), "logsumexp"),
+            (read_d, "d_values"),
+            (options.mask.as_ref(), "mask"),
+            (options.alibi.as_ref(), "alibi_slopes"),
+            (options.sinks.as_ref(), "sinks"),
+        ];
+        for (i, (result, what)) in results.iter().enumerate() {
+            let Some(result) = result else { continue };
+            for (other, name) in results[i + 1..].iter().chain(&operands) {
+                let Some(other) = other else { continue };
+                ensure!(
+                    !overlap::shared(result, other),
+                    argument,
+                    "{what}: shares elements with {name}; expected memory of its own"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The shape that a gradient of the mask must have.
+fn mask_shape(desc: &sys::mfa_backward_desc, problem: &Problem) -> Result<[usize; 4]> {
+    if desc.grad_mask.buffer.is_null() {
+        return Ok([0; 4]);
+    }
+    // SAFETY: the contract makes `options` NULL or the address of a struct whose struct_size is true.
+    let raw = unsafe { crate::ffi::sized(desc.options, "options")? };
+    let (Some(raw), Some(mask)) = (raw, &problem.options.mask) else {
+        return Err(crate::error::Error::argument(
+            "grad_mask: given without a mask; expected both or only the mask",
+        ));
+    };
+    ensure!(
+        mask.precision.is_float(),
+        argument,
+        "grad_mask: the mask is BOOL; expected an additive mask, which has a gradient"
+    );
+    Ok(raw.mask.shape.map(|size| size as usize))
+}

@@ -1,0 +1,78 @@
+//! From accumulators to gradients: the softmax scale, the clip option, the caller's strides.
+
+use crate::forward::store_row;
+use crate::hadamard;
+use crate::kernels::Kernels;
+use crate::tensor::Tensor;
+
+/// How the rows of one gradient are written.
+pub(super) struct Finish<'a> {
+    pub kernels: &'a Kernels,
+    pub gradient: &'a Tensor,
+    /// The tensor that it is the gradient of.
+    pub operand: &'a Tensor,
+    /// What accumulated rows are multiplied by.
+    pub scale: f32,
+    pub clip: bool,
+}
+
+impl Finish<'_> {
+    /// Scales, clips and writes an accumulated row.
+    pub(super) fn row(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
+        if self.scale != 1.0 {
+            row.iter_mut().for_each(|x| *x *= self.scale);
+        }
+        if self.clip {
+            self.clip_row(b, h, n, row);
+        }
+        store_row(self.gradient, b, h, n, row);
+    }
+
+    /// Finishes a row that was accumulated where it is written.
+    pub(super) fn row_in_place(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
+        if self.scale != 1.0 || self.clip {
+            load_row(self.gradient, b, h, n, row);
+            self.row(b, h, n, row);
+        }
+    }
+
+    /// Zeroes the components of which the stored integer is at an end of its range: in the basis in which they are stored.
+    fn clip_row(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
+        let Some(quant) = &self.operand.quant else {
+            return;
+        };
+        let precision = self.operand.precision;
+        let (low, high) = if quant.asymmetric {
+            precision.range()
+        } else {
+            (-precision.symmetric_max(), precision.symmetric_max())
+        };
+        let mut codes = vec![0i8; row.len()];
+        // SAFETY: one row of the operand into as many integers.
+        unsafe {
+            self.operand
+                .expand_i8(self.kernels, (b, h), n, 1, codes.as_mut_ptr(), row.len());
+        }
+        if quant.rotated {
+            hadamard::rotate(row);
+        }
+        for (x, code) in row.iter_mut().zip(codes) {
+            let code = i32::from(code);
+            if code <= low || code >= high {
+                *x = 0.0;
+            }
+        }
+        if quant.rotated {
+            hadamard::rotate(row);
+        }
+    }
+}
+
+/// Reads a row of a gradient.
+pub(super) fn load_row(tensor: &Tensor, b: usize, h: usize, n: usize, row: &mut [f32]) {
+    let at = tensor.at(b, h, n, 0).cast::<f32>();
+    for (c, x) in row.iter_mut().enumerate() {
+        // SAFETY: the gradient is FP32 and has `row.len()` columns.
+        *x = unsafe { at.add(c * tensor.strides[3]).read() };
+    }
+}

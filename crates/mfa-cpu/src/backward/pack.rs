@@ -1,0 +1,307 @@
+//! From operands to packed blocks.
+//!
+//! Both are in the caller's basis: quantized rows are dequantized, given their mean and turned back, so that the gradients
+//! need no turning. Only INT8 scores are taken from the stored integers, as in forward.
+//!
+//! Rows that hold NaN or infinities are packed as zeros where they are factors of a sum over rows, and reported: 0 times
+//! NaN must not reach the gradients of rows that are masked from each other.
+
+use std::ptr::null;
+
+use super::cell::{Cells, Want};
+use super::scratch::{padded, stride};
+use crate::expand::Basis;
+use crate::forward::LOG2_E;
+use crate::plan::Scores;
+use crate::problem::Sequence;
+use crate::tensor::Tensor;
+
+/// A packed block of queries of one head.
+pub(super) struct Queries {
+    pub head: usize,
+    /// First row within the sequence.
+    pub first: usize,
+    pub n: usize,
+    /// Rows (of the block) of Q and dO that hold NaN or infinities.
+    pub wild_q: Vec<usize>,
+    pub wild_do: Vec<usize>,
+}
+
+/// A packed block of keys.
+pub(super) struct Keys {
+    pub first: usize,
+    pub n: usize,
+    pub wild_k: Vec<usize>,
+}
+
+/// Rows of floats, `ld` apart.
+#[derive(Clone, Copy)]
+struct Rows {
+    ptr: *const f32,
+    ld: usize,
+}
+
+impl Cells<'_> {
+    /// Rows `row..row + n` of a tensor, in place or expanded.
+    unsafe fn rows(&self, tensor: &Tensor, at: (usize, usize), row: usize, n: usize) -> Rows {
+        if tensor.is_plain_f32() {
+            return Rows {
+                ptr: tensor.at(at.0, at.1, row, 0).cast(),
+                ld: tensor.strides[2],
+            };
+        }
+        let ld = stride(tensor.shape[3]);
+        let out = self.scratch.rows;
+        // SAFETY: a block's rows fit the scratch.
+        unsafe { self.expand(tensor, at, row, n, out) };
+        Rows { ptr: out, ld }
+    }
+
+    /// Expands rows to the caller's basis.
+    ///
+    /// # Safety
+    /// `out` has room for `n` rows, [`stride`] apart.
+    pub(super) unsafe fn expand(
+        &self,
+        tensor: &Tensor,
+        at: (usize, usize),
+        row: usize,
+        n: usize,
+        out: *mut f32,
+    ) {
+        let mean = tensor.mean(at.0, at.1);
+        let basis = Basis {
+            rotate: tensor.is_rotated(),
+            mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
+        };
+        let ld = stride(tensor.shape[3]);
+        // SAFETY: by this function's contract.
+        unsafe { tensor.expand(self.kernels, at, row, n, basis, out, ld) };
+    }
+
+    /// Packs rows as panels of columns, and returns those that were replaced by zeros.
+    unsafe fn columns(&self, rows: Rows, n: usize, columns: usize, out: *mut f32) -> Vec<usize> {
+        let pack = self.kernels.pack_v_f32;
+        // SAFETY: `n` rows are readable, by the caller; staged rows fit the scratch.
+        unsafe {
+            if pack(rows.ptr, rows.ld, n, columns, out) {
+                return Vec::new();
+            }
+            let staged = self.scratch.rows;
+            let ld = stride(columns);
+            let mut wild = Vec::new();
+            for i in 0..n {
+                let from = rows.ptr.add(i * rows.ld);
+                let to = staged.add(i * ld);
+                if from != to.cast_const() {
+                    to.copy_from_nonoverlapping(from, columns);
+                }
+                let row = std::slice::from_raw_parts_mut(to, columns);
+                if !row.iter().all(|x| x.is_finite()) {
+                    row.fill(0.0);
+                    wild.push(i);
+                }
+            }
+            pack(staged, ld, n, columns, out);
+            wild
+        }
+    }
+
+    /// Packs queries `first..first + n` of a head, with what `want` needs.
+    pub(super) unsafe fn pack_queries(
+        &self,
+        sequence: &Sequence,
+        head: usize,
+        first: usize,
+        n: usize,
+        want: Want,
+    ) -> Queries {
+        let (call, scratch, kernels) = (self.call, self.scratch, self.kernels);
+        let problem = &call.problem;
+        let (d, dv) = (problem.d, problem.dv);
+        let (at, row) = ((sequence.batch, head), sequence.q0 + first);
+        let mut block = Queries {
+            head,
+            first,
+            n,
+            wild_q: Vec::new(),
+            wild_do: Vec::new(),
+        };
+        // SAFETY: `n <= block_queries` rows fit every array of the scratch; rows are inside the tensors.
+        unsafe {
+            self.load_statistics(at, row, n);
+            if self.plan.scores == Scores::I8 {
+                self.pack_q_i8(sequence, head, row, n);
+            }
+            if self.plan.scores == Scores::F32 || want.dk {
+                let rows = self.rows(&problem.q, at, row, n);
+                if self.plan.scores == Scores::F32 {
+                    (kernels.pack_k_f32)(rows.ptr, rows.ld, n, d, scratch.q_panels.cast());
+                }
+                if want.dk {
+                    block.wild_q = self.columns(rows, n, d, scratch.q_columns);
+                }
+            }
+            if want.dp() || want.dv {
+                let rows = self.rows(&call.grad_output, at, row, n);
+                if want.dp() {
+                    (kernels.pack_k_f32)(rows.ptr, rows.ld, n, dv, scratch.do_panels);
+                }
+                if want.dv {
+                    block.wild_do = self.columns(rows, n, dv, scratch.do_columns);
+                }
+            }
+        }
+        block
+    }
+
+    /// Logsumexp and D of a block of queries.
+    unsafe fn load_statistics(&self, at: (usize, usize), row: usize, n: usize) {
+        for i in 0..n {
+            // SAFETY: rows inside the tensor; a number per query of the block.
+            unsafe {
+                let l = self.call.logsumexp.at(at.0, at.1, row + i, 0);
+                let l = l.cast::<f32>().read();
+                // A row without keys: every weight must be 0.
+                *self.scratch.l.add(i) = if l == f32::NEG_INFINITY {
+                    f32::INFINITY
+                } else {
+                    (f64::from(l) * std::f64::consts::LOG2_E) as f32
+                };
+                *self.scratch.d.add(i) = self.d.read(at.0, at.1, row + i);
+            }
+        }
+    }
+
+    unsafe fn pack_q_i8(&self, sequence: &Sequence, head: usize, row: usize, n: usize) {
+        let (scratch, kernels) = (self.scratch, self.kernels);
+        let (q, k, d) = (
+            &self.call.problem.q,
+            &self.call.problem.k,
+            self.call.problem.d,
+        );
+        let (Some(q_quant), Some(k_quant)) = (&q.quant, &k.quant) else {
+            return;
+        };
+        let (b, kv_head) = (sequence.batch, head / self.call.problem.group);
+        // SAFETY: as for `pack_queries`.
+        unsafe {
+            let (rows, ld) = if q.is_plain_i8() {
+                (
+                    q.at(b, head, row, 0).cast::<i8>().cast_const(),
+                    q.strides[2],
+                )
+            } else {
+                let staged: *mut i8 = scratch.rows.cast();
+                let ld = stride(d);
+                q.expand_i8(kernels, (b, head), row, n, staged, ld);
+                (staged.cast_const(), ld)
+            };
+            (kernels.pack_k_i8)(rows, ld, n, d, scratch.q_panels.cast(), scratch.sums);
+            // The plan admits zero points of K only where they are the same for all rows.
+            let k_zero = k_quant.zero(0, 0, 0, 0);
+            let k_mean = k.mean(b, kv_head);
+            for j in 0..padded(n, kernels) {
+                let (scale, zero) = if j < n {
+                    (
+                        q_quant.scale(b, head, row + j, 0),
+                        q_quant.zero(b, head, row + j, 0),
+                    )
+                } else {
+                    (0.0, 0)
+                };
+                *scratch.col_bias.add(j) =
+                    -(128 + k_zero) * *scratch.sums.add(j) + d as i32 * k_zero * zero;
+                *scratch.col_scale.add(j) = scale;
+                *scratch.col_zero.add(j) = zero as f32;
+                if let (Some(mean), true) = (&k_mean, j < n) {
+                    // Q times the mean of K is the same for all keys: taken from the logsumexp, not added to the scores.
+                    let row = std::slice::from_raw_parts(rows.add(j * ld), d);
+                    let dot: f32 = row
+                        .iter()
+                        .zip(mean)
+                        .map(|(x, m)| (f32::from(*x) - zero as f32) * m)
+                        .sum();
+                    *scratch.l.add(j) -= dot * scale * self.call.problem.options.scale * LOG2_E;
+                }
+            }
+        }
+    }
+
+    /// Packs keys `first..first + n` of a key/value head, with what `want` needs.
+    pub(super) unsafe fn pack_keys(
+        &self,
+        sequence: &Sequence,
+        kv_head: usize,
+        first: usize,
+        n: usize,
+        want: Want,
+    ) -> Keys {
+        let (scratch, kernels) = (self.scratch, self.kernels);
+        let problem = &self.call.problem;
+        let (d, dv, mr) = (problem.d, problem.dv, kernels.mr);
+        let factor = problem.options.scale * LOG2_E;
+        let (at, row) = ((sequence.batch, kv_head), sequence.k0 + first);
+        let mut block = Keys {
+            first,
+            n,
+            wild_k: Vec::new(),
+        };
+        // SAFETY: `n <= block_keys` rows fit every array of the scratch; rows are inside the tensors.
+        unsafe {
+            if self.plan.scores == Scores::I8 {
+                self.pack_k_i8(at, row, n, factor);
+            }
+            if self.plan.scores == Scores::F32 || want.dq {
+                let rows = self.rows(&problem.k, at, row, n);
+                if self.plan.scores == Scores::F32 {
+                    let out: *mut f32 = scratch.k_strips.cast();
+                    for strip in (0..n).step_by(mr) {
+                        let (from, count) = (rows.ptr.add(strip * rows.ld), mr.min(n - strip));
+                        (kernels.pack_q_f32)(from, rows.ld, count, d, factor, out.add(strip * d));
+                    }
+                }
+                if want.dq {
+                    block.wild_k = self.columns(rows, n, d, scratch.k_columns);
+                }
+            }
+            if want.dp() {
+                let rows = self.rows(&problem.v, at, row, n);
+                for strip in (0..n).step_by(mr) {
+                    let (from, count) = (rows.ptr.add(strip * rows.ld), mr.min(n - strip));
+                    let out = scratch.v_strips.add(strip * dv);
+                    (kernels.pack_q_f32)(from, rows.ld, count, dv, 1.0, out);
+                }
+            }
+        }
+        block
+    }
+
+    unsafe fn pack_k_i8(&self, at: (usize, usize), row: usize, n: usize, factor: f32) {
+        let (scratch, kernels) = (self.scratch, self.kernels);
+        let (k, d, mr) = (&self.call.problem.k, self.call.problem.d, self.kernels.mr);
+        let Some(quant) = &k.quant else { return };
+        // SAFETY: as for `pack_keys`.
+        unsafe {
+            let staged: *mut i8 = scratch.rows.cast();
+            let ld = stride(d);
+            for strip in (0..n).step_by(mr) {
+                let count = mr.min(n - strip);
+                k.expand_i8(kernels, at, row + strip, count, staged, ld);
+                let out = scratch.k_strips.add(strip * 4 * d.div_ceil(4));
+                scratch.sums.write_bytes(0, mr);
+                (kernels.pack_q_i8)(staged, ld, count, d, out, scratch.sums);
+                for r in 0..mr {
+                    let scale = if r < count {
+                        quant.scale(at.0, at.1, row + strip + r, 0)
+                    } else {
+                        0.0
+                    };
+                    *scratch.row_scale.add(strip + r) = scale * factor;
+                    *scratch.row_sum.add(strip + r) = *scratch.sums.add(r) as f32;
+                    *scratch.row_add.add(strip + r) = 0.0;
+                }
+            }
+        }
+    }
+}

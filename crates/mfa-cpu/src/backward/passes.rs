@@ -1,0 +1,324 @@
+//! The passes over pairs of blocks, and their items.
+
+use std::ops::Range;
+use std::ptr::null_mut;
+
+use super::cell::{Cells, Sum, Want};
+use super::check::Backward;
+use super::finish::{Finish, load_row};
+use super::plan::{Head, Plan};
+use super::scratch::padded;
+use crate::forward::store_row;
+use crate::problem::{Problem, Sequence};
+use crate::tensor::Tensor;
+
+/// What a pass takes block by block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Queries,
+    Keys,
+}
+
+/// The blocks of queries of all query heads, or of keys of all key/value heads, by number.
+pub(super) struct Blocks<'a> {
+    problem: &'a Problem,
+    heads: usize,
+    length: usize,
+    side: Side,
+    /// The first block of each sequence, and the total.
+    first: Vec<usize>,
+}
+
+/// A block of a head; rows within the sequence.
+pub(super) struct Block<'a> {
+    sequence: &'a Sequence,
+    head: usize,
+    rows: Range<usize>,
+}
+
+impl<'a> Blocks<'a> {
+    pub(super) fn new(call: &'a Backward, plan: &Plan, side: Side) -> Self {
+        let problem = &call.problem;
+        let (heads, length) = match side {
+            Side::Queries => (problem.heads, plan.block_queries),
+            Side::Keys => (problem.kv_heads, plan.block_keys),
+        };
+        let mut first = vec![0];
+        let mut total = 0;
+        for sequence in &problem.sequences {
+            total += heads * rows(sequence, side).div_ceil(length);
+            first.push(total);
+        }
+        Blocks {
+            problem,
+            heads,
+            length,
+            side,
+            first,
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.first[self.problem.sequences.len()]
+    }
+
+    pub(super) fn item(&self, number: usize) -> Block<'a> {
+        let index = self.first.partition_point(|&first| first <= number) - 1;
+        let sequence = &self.problem.sequences[index];
+        let within = number - self.first[index];
+        let rows = rows(sequence, self.side);
+        let blocks = rows.div_ceil(self.length);
+        // Under a causal mask late queries and early keys have the most to do: start with them, end with short ones.
+        let block = match self.side {
+            Side::Queries => blocks - 1 - within / self.heads,
+            Side::Keys => within / self.heads,
+        };
+        Block {
+            sequence,
+            head: within % self.heads,
+            rows: block * self.length..((block + 1) * self.length).min(rows),
+        }
+    }
+}
+
+fn rows(sequence: &Sequence, side: Side) -> usize {
+    match side {
+        Side::Queries => sequence.nq,
+        Side::Keys => sequence.nk,
+    }
+}
+
+/// Cuts a range into runs of at most `length`.
+fn runs(range: Range<usize>, length: usize) -> impl Iterator<Item = (usize, usize)> {
+    let end = range.end;
+    range
+        .step_by(length)
+        .map(move |from| (from, length.min(end - from)))
+}
+
+const NO_SUM: Sum = Sum {
+    ptr: null_mut(),
+    ld: 0,
+};
+
+impl Cells<'_> {
+    /// D of a block of queries, from P and dP.
+    ///
+    /// # Safety
+    /// The scratch was laid out for this call, and belongs to the calling worker; so for the other items.
+    pub(super) unsafe fn d_item(&self, block: &Block<'_>) {
+        let want = Want {
+            d: true,
+            ..Want::default()
+        };
+        let (sequence, head) = (block.sequence, block.head);
+        let n = block.rows.len();
+        // SAFETY: by this function's contract.
+        unsafe {
+            let queries = self.pack_queries(sequence, head, block.rows.start, n, want);
+            self.scratch.d.write_bytes(0, n);
+            self.over_keys(block, |keys_at, count| {
+                let kv_head = head / self.call.problem.group;
+                let keys = self.pack_keys(sequence, kv_head, keys_at, count, want);
+                self.add(sequence, &queries, &keys, want, NO_SUM);
+            });
+            for i in 0..n {
+                let row = sequence.q0 + block.rows.start + i;
+                self.d
+                    .write(sequence.batch, head, row, *self.scratch.d.add(i));
+            }
+        }
+    }
+
+    /// dQ of a block of queries.
+    ///
+    /// # Safety
+    /// As for [`Cells::d_item`].
+    pub(super) unsafe fn query_item(&self, block: &Block<'_>) {
+        let Some(finish) = self.finish_query() else {
+            return;
+        };
+        let want = Want {
+            dq: true,
+            ..Want::default()
+        };
+        let (sequence, head) = (block.sequence, block.head);
+        let (n, d) = (block.rows.len(), self.call.problem.d);
+        let sum = self.dq_scratch();
+        // SAFETY: by this function's contract.
+        unsafe {
+            sum.ptr.write_bytes(0, n * sum.ld);
+            let queries = self.pack_queries(sequence, head, block.rows.start, n, want);
+            self.over_keys(block, |keys_at, count| {
+                let kv_head = head / self.call.problem.group;
+                let keys = self.pack_keys(sequence, kv_head, keys_at, count, want);
+                self.add(sequence, &queries, &keys, want, sum);
+            });
+            for i in 0..n {
+                let row = std::slice::from_raw_parts_mut(sum.ptr.add(i * sum.ld), d);
+                let at = sequence.q0 + block.rows.start + i;
+                finish.row(sequence.batch, head, at, row);
+            }
+        }
+    }
+
+    /// Calls `each` with first and number of every run of keys that a block of queries sees.
+    unsafe fn over_keys(&self, block: &Block<'_>, each: impl Fn(usize, usize)) {
+        let (sequence, options) = (block.sequence, &self.call.problem.options);
+        let lo = sequence.visible(options, block.rows.start).0;
+        let hi = sequence.visible(options, block.rows.end - 1).1;
+        for (first, n) in runs(lo..hi, self.plan.block_keys) {
+            each(first, n);
+        }
+    }
+
+    /// dK and dV of a block of keys.
+    ///
+    /// # Safety
+    /// As for [`Cells::d_item`].
+    pub(super) unsafe fn key_item(&self, block: &Block<'_>) {
+        // SAFETY: by this function's contract.
+        unsafe { self.keys(block, None) };
+    }
+
+    /// All gradients of a key/value head.
+    ///
+    /// # Safety
+    /// As for [`Cells::d_item`].
+    pub(super) unsafe fn fused_item(&self, at: Head) {
+        let problem = &self.call.problem;
+        let sequence = &problem.sequences[at.sequence];
+        let (Some(finish), Some(gradient)) = (self.finish_query(), &self.call.grad_query) else {
+            return;
+        };
+        let mut row = vec![0f32; problem.d];
+        let heads = at.kv_head * problem.group..(at.kv_head + 1) * problem.group;
+        let rows = sequence.q0..sequence.q0 + sequence.nq;
+        for head in heads.clone() {
+            for n in rows.clone() {
+                store_row(gradient, sequence.batch, head, n, &row);
+            }
+        }
+        for (first, n) in runs(0..sequence.nk, self.plan.block_keys) {
+            let block = Block {
+                sequence,
+                head: at.kv_head,
+                rows: first..first + n,
+            };
+            // SAFETY: by this function's contract.
+            unsafe { self.keys(&block, Some(gradient)) };
+        }
+        for head in heads {
+            for n in rows.clone() {
+                finish.row_in_place(sequence.batch, head, n, &mut row);
+            }
+        }
+    }
+
+    /// dK and dV of a block of keys; adds to dQ, without the softmax scale, if it is given.
+    unsafe fn keys(&self, block: &Block<'_>, dq: Option<&Tensor>) {
+        let (call, scratch) = (self.call, self.scratch);
+        let (problem, options) = (&call.problem, &call.problem.options);
+        let (sequence, kv_head, n) = (block.sequence, block.head, block.rows.len());
+        let want = Want {
+            dq: dq.is_some(),
+            dk: call.grad_key.is_some(),
+            dv: call.grad_value.is_some(),
+            ..Want::default()
+        };
+        let (ldk, ldv) = (
+            padded(problem.d, self.kernels),
+            padded(problem.dv, self.kernels),
+        );
+        // SAFETY: a block's rows fit the scratch; packed rows are inside the tensors.
+        unsafe {
+            scratch.dk.write_bytes(0, n * ldk);
+            scratch.dv.write_bytes(0, n * ldv);
+            let lo = sequence.seen_by(options, block.rows.start).0;
+            let hi = sequence.seen_by(options, block.rows.end - 1).1;
+            if lo < hi {
+                let keys = self.pack_keys(sequence, kv_head, block.rows.start, n, want);
+                for head in kv_head * problem.group..(kv_head + 1) * problem.group {
+                    for (first, n) in runs(lo..hi, self.plan.block_queries) {
+                        let queries = self.pack_queries(sequence, head, first, n, want);
+                        let at = (sequence.batch, head, sequence.q0 + first);
+                        let in_place = dq.and_then(|tensor| self.in_place(tensor, at));
+                        let sum = in_place.unwrap_or(self.dq_scratch());
+                        if dq.is_some() && in_place.is_none() {
+                            sum.ptr.write_bytes(0, n * sum.ld);
+                        }
+                        self.add(sequence, &queries, &keys, want, sum);
+                        if let (Some(tensor), None) = (dq, in_place) {
+                            self.add_to_rows(tensor, at, n, sum);
+                        }
+                    }
+                }
+            }
+            let outputs = [
+                (&call.grad_key, &problem.k, scratch.dk, ldk, options.scale),
+                (&call.grad_value, &problem.v, scratch.dv, ldv, 1.0),
+            ];
+            for (gradient, operand, sum, ld, scale) in outputs {
+                let Some(gradient) = gradient else { continue };
+                let finish = Finish {
+                    kernels: self.kernels,
+                    gradient,
+                    operand,
+                    scale,
+                    clip: call.clip,
+                };
+                for i in 0..n {
+                    let row = std::slice::from_raw_parts_mut(sum.add(i * ld), operand.shape[3]);
+                    let at = sequence.k0 + block.rows.start + i;
+                    finish.row(sequence.batch, kv_head, at, row);
+                }
+            }
+        }
+    }
+
+    fn finish_query(&self) -> Option<Finish<'_>> {
+        self.call.grad_query.as_ref().map(|gradient| Finish {
+            kernels: self.kernels,
+            gradient,
+            operand: &self.call.problem.q,
+            scale: self.call.problem.options.scale,
+            clip: self.call.clip,
+        })
+    }
+
+    /// The scratch's dQ.
+    fn dq_scratch(&self) -> Sum {
+        Sum {
+            ptr: self.scratch.dq,
+            ld: padded(self.call.problem.d, self.kernels),
+        }
+    }
+
+    /// The rows of dQ themselves, where they can be accumulated: whole panels of consecutive columns.
+    fn in_place(&self, tensor: &Tensor, (b, h, row): (usize, usize, usize)) -> Option<Sum> {
+        let columns = tensor.shape[3];
+        let whole = columns.is_multiple_of(self.kernels.nr) && tensor.strides[3] == 1;
+        whole.then(|| Sum {
+            ptr: tensor.at(b, h, row, 0).cast(),
+            ld: tensor.strides[2],
+        })
+    }
+
+    /// Adds a block of the scratch's dQ to the rows of the gradient.
+    unsafe fn add_to_rows(
+        &self,
+        tensor: &Tensor,
+        (b, h, row): (usize, usize, usize),
+        n: usize,
+        sum: Sum,
+    ) {
+        let mut line = vec![0f32; tensor.shape[3]];
+        for i in 0..n {
+            load_row(tensor, b, h, row + i, &mut line);
+            // SAFETY: a row of the scratch.
+            let part = unsafe { std::slice::from_raw_parts(sum.ptr.add(i * sum.ld), line.len()) };
+            line.iter_mut().zip(part).for_each(|(x, y)| *x += y);
+            store_row(tensor, b, h, row + i, &line);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! How a backward call runs: a pure function of the problem, the kernels and the number of threads.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::check::Backward;
+use crate::kernels::{KB, Kernels};
+use crate::plan::{Scores, row_scaled};
+use crate::problem::{Problem, Sequence};
+use crate::quantization::Granularity;
+
+/// How queries meet keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loop {
+    /// One pass per key/value head: five products, dQ accumulated in place.
+    Fused,
+    /// A pass over blocks of queries for dQ, a pass over blocks of keys for dK and dV: seven products, more items.
+    Split,
+}
+
+/// Where D comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Nowhere,
+    Given,
+    Output,
+    Weights,
+}
+
+/// How a call runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub path: Loop,
+    pub scores: Scores,
+    pub d: Source,
+    /// Queries and keys of a block.
+    pub block_queries: usize,
+    pub block_keys: usize,
+    pub workers: usize,
+    /// Key/value heads, the longest first.
+    pub heads: Vec<Head>,
+    /// Why, for `explain`.
+    pub reasons: Vec<(&'static str, String)>,
+}
+
+/// A key/value head of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub sequence: usize,
+    pub kv_head: usize,
+}
+
+/// Tuning, by head dimension: the first row whose `columns` (of Q and V together) is not exceeded. Chosen so that what a
+/// worker packs and accumulates for a pair of blocks stays in three quarters of a 2 MB second-level cache.
+const BLOCKS: [(usize, usize, usize); 4] = [
+    // columns of Q and V, queries of a block, keys of a block
+    (160, KB, 192),
+    (288, KB, 144),
+    (544, KB / 2, 96),
+    (usize::MAX, KB / 4, 48),
+];
+/// Below this many multiply-adds a second thread costs more than it brings.
+const INLINE_WORK: f64 = 1e5;
+/// Products of the two passes, and of the fused one: what splitting costs.
+const SPLIT_COST: f64 = 7.0;
+const FUSED_COST: f64 = 5.0;
+/// Blocks per worker in a pass over blocks, so that a slow worker can be relieved.
+const BLOCKS_PER_WORKER: usize = 4;
+
+impl Plan {
+    pub(crate) fn new(call: &Backward, kernels: &Kernels, threads: usize) -> Self {
+        let problem = &call.problem;
+        let mut reasons = Vec::new();
+        let work = problem.scores() * (problem.d + problem.dv) as f64;
+        let workers = if work < INLINE_WORK {
+            reasons.push(("threads", "too little work to share".into()));
+            1
+        } else {
+            threads
+        };
+        let (scores, why) = scores(problem, kernels);
+        reasons.push(("scores", why.into()));
+        let (d, why) = source(call);
+        reasons.push(("d", why.into()));
+        let heads = heads(problem);
+        let (path, why) = path(call, &heads, workers);
+        reasons.push(("loop", why));
+
+        let columns = problem.d + problem.dv;
+        let (queries, keys) = BLOCKS
+            .iter()
+            .find(|row| columns <= row.0)
+            .map_or((KB / 4, 48), |&(_, queries, keys)| (queries, keys));
+        let share = |rows: usize, heads: usize, most: usize, unit: usize| {
+            let share = rows.saturating_mul(heads) / (workers * BLOCKS_PER_WORKER);
+            let most = most / unit * unit;
+            if workers == 1 || path == Loop::Fused {
+                most
+            } else {
+                share.next_multiple_of(unit).clamp(unit, most)
+            }
+        };
+        let total = |rows: fn(&Sequence) -> usize| problem.sequences.iter().map(rows).sum();
+        let longest = |rows: fn(&Sequence) -> usize| {
+            problem.sequences.iter().map(rows).max().unwrap_or(0).max(1)
+        };
+        let (mr, nr) = (kernels.mr, kernels.nr);
+        Plan {
+            path,
+            scores,
+            d,
+            block_queries: share(total(|s| s.nq), problem.heads, queries, nr)
+                .min(longest(|s| s.nq).next_multiple_of(nr)),
+            block_keys: share(total(|s| s.nk), problem.kv_heads, keys, mr)
+                .min(longest(|s| s.nk).next_multiple_of(mr)),
+            workers,
+            heads,
+            reasons,
+        }
+    }
+}
+
+/// Scores of a key/value head that causality and window leave, about: what its gradients cost.
+fn cost(problem: &Problem, sequence: &Sequence) -> f64 {
+    let options = &problem.options;
+    // The visible range grows evenly but for its ends: a few rows tell its mean.
+    let samples = sequence.nq.min(16);
+    let visible: usize = (0..samples)
+        .map(|n| {
+            let (lo, hi) = sequence.visible(options, n * sequence.nq / samples);
+            hi - lo
+        })
+        .sum();
+    let mean = visible as f64 / samples.max(1) as f64;
+    1.0 + mean * sequence.nq as f64 * problem.group as f64
+}
+
+/// The key/value heads, the most expensive first.
+fn heads(problem: &Problem) -> Vec<Head> {
+    let mut order: Vec<(usize, f64)> = problem
+        .sequences
+        .iter()
+        .enumerate()
+        .map(|(index, sequence)| (index, cost(problem, sequence)))
+        .collect();
+    order.sort_by(|a, b| b.1.total_cmp(&a.1));
+    order
+        .into_iter()
+        .flat_map(|(sequence, _)| {
+            (0..problem.kv_heads).map(move |kv_head| Head { sequence, kv_head })
+        })
+        .collect()
+}
+
+fn path(call: &Backward, heads: &[Head], workers: usize) -> (Loop, String) {
+    let keys = call.grad_key.is_some() || call.grad_value.is_some();
+    if !keys || call.grad_query.is_none() {
+        return (
+            Loop::Split,
+            "only one of the passes is needed: dQ, or dK and dV".into(),
+        );
+    }
+    if workers == 1 {
+        return (Loop::Fused, "one worker: five products are fewest".into());
+    }
+    // The longest time of a worker, if each takes the next head when it is done with one.
+    let mut busy: BinaryHeap<Reverse<u64>> = (0..workers).map(|_| Reverse(0)).collect();
+    let (mut longest, mut total) = (0u64, 0u64);
+    for head in heads {
+        let cost = cost(&call.problem, &call.problem.sequences[head.sequence]) as u64;
+        let Some(Reverse(before)) = busy.pop() else {
+            break;
+        };
+        let after = before.saturating_add(cost);
+        longest = longest.max(after);
+        total = total.saturating_add(cost);
+        busy.push(Reverse(after));
+    }
+    let fused = FUSED_COST * longest as f64;
+    let split = SPLIT_COST * total as f64 / workers as f64;
+    let count = heads.len();
+    if fused <= split {
+        (
+            Loop::Fused,
+            format!("{count} key/value heads keep {workers} workers busy"),
+        )
+    } else {
+        (
+            Loop::Split,
+            format!("{count} key/value heads do not keep {workers} workers busy"),
+        )
+    }
+}
+
+fn source(call: &Backward) -> (Source, &'static str) {
+    if call.d_given {
+        (Source::Given, "MFA_BACKWARD_D_GIVEN")
+    } else if !call.needs_d() {
+        (Source::Nowhere, "dV alone does not need it")
+    } else if call.output.is_some() {
+        (Source::Output, "O was given: D = rowsum(dO * O)")
+    } else {
+        (
+            Source::Weights,
+            "O is absent: D = rowsum(P * dP), in a sweep of its own",
+        )
+    }
+}
+
+/// As forward decides, with the roles of Q and K exchanged.
+fn scores(problem: &Problem, kernels: &Kernels) -> (Scores, &'static str) {
+    let (q, k) = (&problem.q, &problem.k);
+    let (Some(q_quant), Some(k_quant)) = (&q.quant, &k.quant) else {
+        return (Scores::F32, "Q or K is not quantized");
+    };
+    if !kernels.int8 {
+        return (Scores::F32, "this instruction set has no fast INT8 product");
+    }
+    if !row_scaled(q) || !row_scaled(k) {
+        return (
+            Scores::F32,
+            "scales within a row: products cannot be summed as integers",
+        );
+    }
+    if q_quant.rotated != k_quant.rotated {
+        return (Scores::F32, "only one of Q and K is rotated");
+    }
+    if q_quant.mean.is_some() {
+        return (Scores::F32, "Q has a mean");
+    }
+    if k_quant.mean.is_some() && problem.options.softcap > 0.0 {
+        return (Scores::F32, "the softcap comes after the mean of K");
+    }
+    if k_quant.has_zeros() && k_quant.granularity != Granularity::Tensor {
+        return (Scores::F32, "zero points of K differ by row");
+    }
+    (
+        Scores::I8,
+        "Q and K are integers with row scales: exact INT32 sums",
+    )
+}

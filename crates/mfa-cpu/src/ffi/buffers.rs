@@ -1,0 +1,101 @@
+//! Buffers. The documentation of each function is in `mfa.h`.
+#![allow(clippy::missing_safety_doc, missing_docs)]
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use super::{guard, write};
+use crate::buffer::Buffer;
+use crate::error::ensure;
+use crate::handle::{self, BUFFERS, CONTEXTS};
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_create_buffer(
+    context: *mut c_void,
+    size: u64,
+    buffer: *mut *mut c_void,
+) -> i32 {
+    guard(|| {
+        handle::context(context)?;
+        ensure!(
+            !buffer.is_null(),
+            argument,
+            "buffer is NULL; expected where to write the handle"
+        );
+        let new = Buffer::new(size)?;
+        // SAFETY: checked above.
+        unsafe { write(buffer, BUFFERS.insert(Arc::new(new)), "buffer") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_buffer_from_ptr(
+    context: *mut c_void,
+    data: *mut c_void,
+    size: u64,
+    buffer: *mut *mut c_void,
+) -> i32 {
+    guard(|| {
+        handle::context(context)?;
+        ensure!(
+            !buffer.is_null(),
+            argument,
+            "buffer is NULL; expected where to write the handle"
+        );
+        let new = Buffer::wrap(data.cast(), size)?;
+        // SAFETY: checked above.
+        unsafe { write(buffer, BUFFERS.insert(Arc::new(new)), "buffer") }
+    })
+}
+
+#[cfg(target_vendor = "apple")]
+#[unsafe(no_mangle)]
+pub extern "C" fn mfa_buffer_from_mtl(
+    context: *mut c_void,
+    _mtl_buffer: *mut c_void,
+    _buffer: *mut *mut c_void,
+) -> i32 {
+    guard(|| {
+        handle::context(context)?;
+        Err(crate::error::Error::unsupported(
+            "the CPU driver takes no Metal buffers; expected a context of the Metal driver",
+        ))
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_buffer_contents(
+    buffer: *mut c_void,
+    contents: *mut *mut c_void,
+) -> i32 {
+    guard(|| {
+        let ptr = handle::buffer(buffer, "buffer")?.ptr();
+        // SAFETY: NULL or valid for writing, by contract.
+        unsafe { write(contents, ptr.cast(), "contents") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_buffer_size(buffer: *mut c_void, size: *mut u64) -> i32 {
+    guard(|| {
+        let len = handle::buffer(buffer, "buffer")?.len();
+        // SAFETY: NULL or valid for writing, by contract.
+        unsafe { write(size, len as u64, "size") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn mfa_destroy_buffer(buffer: *mut c_void) -> i32 {
+    guard(|| {
+        if !buffer.is_null() {
+            handle::buffer(buffer, "buffer")?;
+            BUFFERS.remove(buffer);
+            for context in CONTEXTS.all() {
+                context
+                    .records()
+                    .retain(|record| !record.operands.contains(&buffer));
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,128 @@
+//! Library, devices and contexts. The documentation of each function is in `mfa.h`.
+#![allow(clippy::missing_safety_doc, missing_docs)]
+
+use std::ffi::{c_char, c_void};
+use std::sync::Arc;
+
+use mfa_sys as sys;
+
+use super::{guard, write, write_text};
+use crate::context::Context;
+use crate::error::{Error, Result, ensure};
+use crate::handle::{self, CONTEXTS};
+use crate::kernels;
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_get_version(major: *mut u32, minor: *mut u32, patch: *mut u32) -> i32 {
+    guard(|| {
+        let version = [
+            sys::MFA_VERSION_MAJOR,
+            sys::MFA_VERSION_MINOR,
+            sys::MFA_VERSION_PATCH,
+        ];
+        for (to, number) in [major, minor, patch].into_iter().zip(version) {
+            if !to.is_null() {
+                // SAFETY: not NULL, so valid for writing by contract.
+                unsafe { write(to, number, "version")? };
+            }
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_device_count(count: *mut u32) -> i32 {
+    // SAFETY: NULL or valid for writing, by contract.
+    guard(|| unsafe { write(count, 1, "count") })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_device_name(
+    index: u32,
+    name: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> i32 {
+    guard(|| {
+        check_index(index)?;
+        let kernels = kernels::kernels().map_err(Error::argument)?;
+        // SAFETY: as this function's contract.
+        unsafe {
+            write_text(
+                &format!("CPU ({})", kernels.isa),
+                name,
+                capacity,
+                length,
+                "name",
+            )
+        }
+    })
+}
+
+fn check_index(index: u32) -> Result<()> {
+    ensure!(
+        index == 0,
+        argument,
+        "device index is {index}; expected 0: this driver has one device, the CPU"
+    );
+    Ok(())
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_create_context(context: *mut *mut c_void) -> i32 {
+    // SAFETY: as this function's contract.
+    unsafe { mfa_create_context_on(0, context) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_create_context_on(index: u32, context: *mut *mut c_void) -> i32 {
+    guard(|| {
+        ensure!(
+            !context.is_null(),
+            argument,
+            "context is NULL; expected where to write the handle"
+        );
+        check_index(index)?;
+        let new = Context::new()?;
+        // SAFETY: checked above.
+        unsafe { write(context, CONTEXTS.insert(Arc::new(new)), "context") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn mfa_destroy_context(context: *mut c_void) -> i32 {
+    guard(|| {
+        if !context.is_null() {
+            handle::context(context)?;
+            CONTEXTS.remove(context);
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn mfa_set_num_threads(context: *mut c_void, threads: u32) -> i32 {
+    guard(|| {
+        handle::context(context)?
+            .lock()
+            .set_threads(threads as usize)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_get_num_threads(context: *mut c_void, threads: *mut u32) -> i32 {
+    guard(|| {
+        let count = handle::context(context)?.lock().threads();
+        // SAFETY: NULL or valid for writing, by contract.
+        unsafe { write(threads, count as u32, "threads") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_get_latency(context: *mut c_void, seconds: *mut f64) -> i32 {
+    guard(|| {
+        let latency = handle::context(context)?.latency();
+        // SAFETY: NULL or valid for writing, by contract.
+        unsafe { write(seconds, latency, "seconds") }
+    })
+}

@@ -1,0 +1,208 @@
+//! The general calls and quantization. The documentation of each function is in `mfa.h`.
+#![allow(clippy::missing_safety_doc, missing_docs)]
+
+use std::ffi::{c_char, c_void};
+
+use mfa_sys as sys;
+
+use super::{guard, sized_required, write, write_text};
+use crate::backward::{self, Backward};
+use crate::context::Context;
+use crate::error::{Result, ensure};
+use crate::explain;
+use crate::forward;
+use crate::handle;
+use crate::plan::Plan;
+use crate::problem::Forward;
+use crate::quantize::{Dequantize, Quantize};
+
+/// Validates, plans and runs a forward call.
+pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Result<()> {
+    let call = Forward::check(desc)?;
+    context.timed(|state| {
+        let plan = Plan::new(&call.problem, context.kernels, state.threads());
+        let bytes = forward::workspace(&call.problem, &plan, context.kernels);
+        let (pool, memory) = state.resources(bytes)?;
+        forward::run(&call, &plan, context.kernels, pool, memory)
+    })
+}
+
+/// Validates, plans and runs a backward call.
+pub(super) fn run_backward(context: &Context, desc: &sys::mfa_backward_desc) -> Result<()> {
+    let call = Backward::check(desc)?;
+    context.timed(|state| {
+        let plan = backward::Plan::new(&call, context.kernels, state.threads());
+        let bytes = backward::workspace(&call, &plan, context.kernels);
+        let (pool, memory) = state.resources(bytes)?;
+        backward::run(&call, &plan, context.kernels, pool, memory);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_forward(
+    context: *mut c_void,
+    desc: *const sys::mfa_forward_desc,
+) -> i32 {
+    guard(|| {
+        let context = handle::context(context)?;
+        // SAFETY: NULL or a struct of its struct_size, by contract.
+        run_forward(&context, &unsafe {
+            sized_required(desc, "forward descriptor")?
+        })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_backward(
+    context: *mut c_void,
+    desc: *const sys::mfa_backward_desc,
+) -> i32 {
+    guard(|| {
+        let context = handle::context(context)?;
+        // SAFETY: NULL or a struct of its struct_size, by contract.
+        run_backward(&context, &unsafe {
+            sized_required(desc, "backward descriptor")?
+        })
+    })
+}
+
+/// The descriptor of the two that was given.
+enum Call {
+    Forward(Box<Forward>),
+    Backward(Box<Backward>),
+}
+
+impl Call {
+    /// Bytes of memory that the call would need, and its plan as text.
+    fn describe(&self, context: &Context) -> (usize, String) {
+        let (kernels, threads) = (context.kernels, context.lock().threads());
+        match self {
+            Call::Forward(call) => {
+                let plan = Plan::new(&call.problem, kernels, threads);
+                (
+                    forward::workspace(&call.problem, &plan, kernels),
+                    explain::forward(call, &plan, kernels),
+                )
+            }
+            Call::Backward(call) => {
+                let plan = backward::Plan::new(call, kernels, threads);
+                (
+                    backward::workspace(call, &plan, kernels),
+                    explain::backward(call, &plan, kernels),
+                )
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Each pointer is NULL or a struct of its struct_size.
+unsafe fn one_of(
+    forward: *const sys::mfa_forward_desc,
+    backward: *const sys::mfa_backward_desc,
+) -> Result<Call> {
+    ensure!(
+        forward.is_null() != backward.is_null(),
+        argument,
+        "{} descriptors were given; expected exactly one of forward and backward",
+        if forward.is_null() { "no" } else { "two" }
+    );
+    // SAFETY: by this function's contract.
+    unsafe {
+        if forward.is_null() {
+            let desc = sized_required(backward, "backward descriptor")?;
+            return Ok(Call::Backward(Box::new(Backward::check(&desc)?)));
+        }
+        let desc = sized_required(forward, "forward descriptor")?;
+        Ok(Call::Forward(Box::new(Forward::check(&desc)?)))
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_workspace_size(
+    context: *mut c_void,
+    forward: *const sys::mfa_forward_desc,
+    backward: *const sys::mfa_backward_desc,
+    bytes: *mut u64,
+) -> i32 {
+    guard(|| {
+        let context = handle::context(context)?;
+        // SAFETY: as this function's contract.
+        let (size, _) = unsafe { one_of(forward, backward)? }.describe(&context);
+        // SAFETY: NULL or valid for writing, by contract.
+        unsafe { write(bytes, size as u64, "bytes") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_explain(
+    context: *mut c_void,
+    forward: *const sys::mfa_forward_desc,
+    backward: *const sys::mfa_backward_desc,
+    text: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> i32 {
+    guard(|| {
+        let context = handle::context(context)?;
+        // SAFETY: as this function's contract.
+        let (_, explained) = unsafe { one_of(forward, backward)? }.describe(&context);
+        // SAFETY: as this function's contract.
+        unsafe { write_text(&explained, text, capacity, length, "text") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_quantize(
+    context: *mut c_void,
+    desc: *const sys::mfa_quantize_desc,
+) -> i32 {
+    guard(|| {
+        let context = handle::context(context)?;
+        // SAFETY: NULL or a struct of its struct_size, by contract.
+        let desc = unsafe { sized_required(desc, "quantize descriptor")? };
+        let call = Quantize::check(&desc)?;
+        let error = context.timed(|state| {
+            let threads = state.threads();
+            let (pool, _) = state.resources(0)?;
+            call.run(context.kernels, pool, threads, !desc.error.is_null())
+        })?;
+        if !desc.error.is_null() {
+            // SAFETY: not NULL, so valid for writing by contract.
+            unsafe { write(desc.error, error.report(), "error")? };
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_dequantize(
+    context: *mut c_void,
+    source: *const sys::mfa_tensor,
+    destination: *const sys::mfa_tensor,
+) -> i32 {
+    guard(|| {
+        let context = handle::context(context)?;
+        ensure!(
+            !source.is_null(),
+            argument,
+            "source is NULL; expected a tensor"
+        );
+        ensure!(
+            !destination.is_null(),
+            argument,
+            "destination is NULL; expected a tensor"
+        );
+        // SAFETY: not NULL, so tensors by contract; callers in C may not align.
+        let (source, destination) =
+            unsafe { (source.read_unaligned(), destination.read_unaligned()) };
+        let call = Dequantize::check(&source, &destination)?;
+        context.timed(|state| {
+            let threads = state.threads();
+            let (pool, _) = state.resources(0)?;
+            call.run(context.kernels, pool, threads);
+            Ok(())
+        })
+    })
+}

@@ -1,0 +1,182 @@
+//! The C edge: handles to objects, panics to statuses, sentences to `mfa_last_error`.
+
+mod buffers;
+mod contexts;
+mod fixed;
+mod general;
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mfa_sys as sys;
+
+use crate::error::{Error, Result, ensure};
+
+pub use buffers::*;
+pub use contexts::*;
+pub use fixed::*;
+pub use general::*;
+
+thread_local! {
+    static LAST: RefCell<CString> = RefCell::default();
+}
+
+/// Runs an operation of the contract: its status, with the sentence kept for the calling thread.
+fn guard(operation: impl FnOnce() -> Result<()>) -> i32 {
+    let result = catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|panic| {
+        Err(Error::execution(format!(
+            "internal error: {}",
+            panic_text(panic.as_ref())
+        )))
+    });
+    match result {
+        Ok(()) => sys::MFA_SUCCESS,
+        Err(error) => {
+            let text = CString::new(error.message.replace('\0', " ")).unwrap_or_default();
+            // A thread that is ending has no sentence to keep; the status stands.
+            let _ = LAST.try_with(|last| *last.borrow_mut() = text);
+            error.status
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
+}
+
+/// The calling thread's last sentence.
+#[unsafe(no_mangle)]
+pub extern "C" fn mfa_last_error(_context: *mut c_void) -> *const c_char {
+    LAST.try_with(|last| last.borrow().as_ptr())
+        .unwrap_or(c"".as_ptr())
+}
+
+/// Static text for a status.
+#[unsafe(no_mangle)]
+pub extern "C" fn mfa_error_string(status: i32) -> *const c_char {
+    let text: &'static CStr = match status {
+        sys::MFA_SUCCESS => c"success",
+        sys::MFA_ERROR_INVALID_CONTEXT => c"invalid context",
+        sys::MFA_ERROR_BUFFER_ALLOCATION => c"buffer allocation failed",
+        sys::MFA_ERROR_INVALID_DIMENSIONS => c"invalid dimensions",
+        sys::MFA_ERROR_KERNEL_EXECUTION => c"kernel execution failed",
+        sys::MFA_ERROR_INVALID_ARGUMENT => c"invalid argument",
+        sys::MFA_ERROR_UNSUPPORTED => c"unsupported on this device",
+        _ => c"unknown status",
+    };
+    text.as_ptr()
+}
+
+/// A struct of the contract that begins with its size.
+///
+/// # Safety
+/// All-zero bytes are a value of the type, and its first field is the `u32` `struct_size`.
+pub(crate) unsafe trait SizedStruct: Copy {}
+
+// SAFETY: generated `repr(C)` structs of integers, floats and raw pointers that begin with `struct_size`.
+unsafe impl SizedStruct for sys::mfa_quantization {}
+// SAFETY: as above.
+unsafe impl SizedStruct for sys::mfa_attention_options {}
+// SAFETY: as above.
+unsafe impl SizedStruct for sys::mfa_forward_desc {}
+// SAFETY: as above.
+unsafe impl SizedStruct for sys::mfa_backward_desc {}
+// SAFETY: as above.
+unsafe impl SizedStruct for sys::mfa_quantize_desc {}
+
+/// Reads a sized struct: what the caller's version lacks is zero; what ours lacks must be zero. NULL is `None`.
+///
+/// # Safety
+/// `from` is NULL or the address of at least `struct_size` readable bytes.
+pub(crate) unsafe fn sized<T: SizedStruct>(from: *const T, what: &str) -> Result<Option<T>> {
+    if from.is_null() {
+        return Ok(None);
+    }
+    let known = size_of::<T>();
+    // SAFETY: by contract at least the first field is readable; the address may be of any alignment.
+    let size = unsafe { from.cast::<u32>().read_unaligned() } as usize;
+    ensure!(
+        size >= size_of::<u32>() && size <= 1 << 16,
+        argument,
+        "{what}: struct_size is {size}; expected {known}, the size of the struct"
+    );
+    // SAFETY: `size` bytes are readable by contract; all-zero is a value of `T` by `SizedStruct`.
+    unsafe {
+        let bytes = std::slice::from_raw_parts(from.cast::<u8>(), size);
+        ensure!(
+            bytes[known.min(size)..].iter().all(|&b| b == 0),
+            unsupported,
+            "{what}: struct_size is {size} and fields past byte {known} are used; this library knows {known} bytes"
+        );
+        let mut out: T = std::mem::zeroed();
+        std::ptr::from_mut(&mut out)
+            .cast::<u8>()
+            .copy_from_nonoverlapping(bytes.as_ptr(), size.min(known));
+        Ok(Some(out))
+    }
+}
+
+/// Reads a sized struct that must be there.
+///
+/// # Safety
+/// As for [`sized`].
+unsafe fn sized_required<T: SizedStruct>(from: *const T, what: &str) -> Result<T> {
+    // SAFETY: by this function's contract.
+    unsafe { sized(from, what)? }
+        .ok_or_else(|| Error::argument(format!("{what} is NULL; expected a descriptor")))
+}
+
+/// Writes through a pointer that must be there.
+///
+/// # Safety
+/// `to` is NULL or valid for writing.
+unsafe fn write<T>(to: *mut T, value: T, what: &str) -> Result<()> {
+    ensure!(
+        !to.is_null(),
+        argument,
+        "{what} is NULL; expected where to write the result"
+    );
+    // SAFETY: not NULL, so valid by contract; callers in C may not align.
+    unsafe { to.write_unaligned(value) };
+    Ok(())
+}
+
+/// Copies text to a caller's array as the contract describes.
+///
+/// # Safety
+/// `to` is NULL or has room for `capacity` bytes; `length` is NULL or valid for writing.
+unsafe fn write_text(
+    text: &str,
+    to: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+    what: &str,
+) -> Result<()> {
+    ensure!(
+        !to.is_null() || capacity == 0,
+        argument,
+        "{what} is NULL; expected room for {capacity} bytes"
+    );
+    if capacity > 0 {
+        let mut cut = text.len().min(capacity - 1);
+        while !text.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        // SAFETY: `cut + 1 <= capacity` bytes fit.
+        unsafe {
+            to.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), cut);
+            to.add(cut).write(0);
+        }
+    }
+    if !length.is_null() {
+        // SAFETY: not NULL, so valid by contract.
+        unsafe { length.write_unaligned(text.len()) };
+    }
+    Ok(())
+}

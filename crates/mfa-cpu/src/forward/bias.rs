@@ -1,0 +1,142 @@
+//! What comes between the scores and their softmax: softcap, ALiBi, masks, causality and window.
+
+use crate::kernels::{Kernels, SCORE_LD};
+use crate::precision::Precision;
+use crate::problem::{Problem, Sequence};
+
+pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
+
+/// The passes over score rows that a call needs, if any.
+pub(crate) struct Bias<'a> {
+    problem: &'a Problem,
+    kernels: &'a Kernels,
+    /// Whether rows need more than the limits of their visible keys.
+    pub passes: bool,
+}
+
+impl<'a> Bias<'a> {
+    pub(crate) fn new(problem: &'a Problem, kernels: &'a Kernels) -> Self {
+        let options = &problem.options;
+        let passes = options.softcap > 0.0 || options.alibi.is_some() || options.mask.is_some();
+        Bias {
+            problem,
+            kernels,
+            passes,
+        }
+    }
+
+    /// Turns raw base-2 scores of query row `i` of `head` on keys `first..first + n` into those that softmax takes.
+    ///
+    /// # Safety
+    /// `s` points to `n` scores; `scratch` to room for `n` floats. `first + n` is within the sequence.
+    pub(crate) unsafe fn row(
+        &self,
+        sequence: &Sequence,
+        head: usize,
+        i: usize,
+        first: usize,
+        n: usize,
+        s: *mut f32,
+        scratch: *mut f32,
+    ) {
+        let options = &self.problem.options;
+        // SAFETY: all passes stay within the row's `n` scores; `scratch` holds a row of the mask.
+        unsafe {
+            if self.passes {
+                if options.softcap > 0.0 {
+                    (self.kernels.softcap)(s, n, options.softcap * LOG2_E);
+                }
+                if let Some(slopes) = &options.alibi {
+                    let slope = slopes.at(sequence.index, head, 0, 0).cast::<f32>().read();
+                    let at = i as i64 + sequence.shift - first as i64;
+                    (self.kernels.alibi)(s, n, slope * LOG2_E, at as f32);
+                }
+                if options.mask.is_some() {
+                    self.mask(sequence, head, i, first, n, s, scratch);
+                }
+            }
+            let (lo, hi) = sequence.visible(options, i);
+            let (lo, hi) = (
+                lo.clamp(first, first + n) - first,
+                hi.clamp(first, first + n) - first,
+            );
+            let row = std::slice::from_raw_parts_mut(s, n);
+            row[..lo].fill(f32::NEG_INFINITY);
+            row[hi.max(lo)..].fill(f32::NEG_INFINITY);
+        }
+    }
+
+    unsafe fn mask(
+        &self,
+        sequence: &Sequence,
+        head: usize,
+        i: usize,
+        first: usize,
+        n: usize,
+        s: *mut f32,
+        scratch: *mut f32,
+    ) {
+        let Some(mask) = &self.problem.options.mask else {
+            return;
+        };
+        let at = mask.at(sequence.index, head, i, first);
+        let stride = mask.strides[3];
+        // SAFETY: the mask was broadcast to cover every row and key of each sequence; `scratch` holds `n` floats.
+        unsafe {
+            if mask.precision == Precision::Bool {
+                if stride == 1 || n == 1 {
+                    (self.kernels.mask_bool)(s, at, n);
+                } else {
+                    for j in 0..n {
+                        if *at.add(j * stride) == 0 {
+                            *s.add(j) = f32::NEG_INFINITY;
+                        }
+                    }
+                }
+                return;
+            }
+            let widen = *self.kernels.widen.of(mask.precision);
+            if stride == 1 || n == 1 {
+                if mask.precision == Precision::F32 {
+                    (self.kernels.mask_add)(s, at.cast(), n);
+                    return;
+                }
+                widen(at, n, scratch);
+            } else {
+                for j in 0..n {
+                    widen(
+                        at.add(j * stride * mask.precision.bytes()),
+                        1,
+                        scratch.add(j),
+                    );
+                    if stride == 0 {
+                        std::slice::from_raw_parts_mut(scratch, n).fill(*scratch);
+                        break;
+                    }
+                }
+            }
+            (self.kernels.mask_add)(s, scratch, n);
+        }
+    }
+
+    /// Applies [`Bias::row`] to the rows of a strip; `place` gives head and row.
+    ///
+    /// # Safety
+    /// `s` is a strip of at least `rows` rows of `n` scores.
+    pub(crate) unsafe fn strip(
+        &self,
+        sequence: &Sequence,
+        rows: usize,
+        place: impl Fn(usize) -> (usize, usize),
+        first: usize,
+        n: usize,
+        s: *mut f32,
+        scratch: *mut f32,
+    ) {
+        for r in 0..rows {
+            let (head, i) = place(r);
+            // SAFETY: by this function's contract.
+            unsafe { self.row(sequence, head, i, first, n, s.add(r * SCORE_LD), scratch) };
+        }
+    }
+}

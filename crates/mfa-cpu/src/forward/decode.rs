@@ -1,0 +1,431 @@
+//! Decode: a few query rows against keys and values as they are stored.
+//!
+//! The rows of all query heads of a group are folded into one tile, so that each key and value is read once. Stored
+//! numbers are widened in registers; scales and zero points that hold for a row are applied to its score and its weight.
+//! Scales within a row (and rotations that the storage lacks) expand a block into first-level cache first.
+
+use std::ptr::null;
+
+use crate::expand::Basis;
+use crate::forward::bias::{Bias, LOG2_E};
+use crate::forward::schedule::{Item, Rows};
+use crate::hadamard;
+use crate::kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD};
+use crate::memory::Arena;
+use crate::problem::Problem;
+use crate::quantization::Granularity;
+use crate::tensor::Tensor;
+
+/// Keys that are expanded at a time, where they must be: 16 rows of 512 floats fit first-level cache.
+const EXPANDED: usize = 16;
+
+/// A worker's memory.
+pub(super) struct Scratch {
+    q: *mut f32,
+    q_sum: *mut f32,
+    q_add: *mut f32,
+    pub o: *mut f32,
+    pub m: *mut f32,
+    pub l: *mut f32,
+    zero_sum: *mut f32,
+    alpha: *mut f32,
+    s: *mut f32,
+    rows: *mut f32,
+    line: *mut f32,
+    zeros: *mut f32,
+    hidden: *mut u8,
+}
+
+impl Scratch {
+    pub(super) fn lay_out(arena: &mut Arena, problem: &Problem, kernels: &Kernels) -> Self {
+        let ldo = super::tile::padded(problem.dv, kernels);
+        Scratch {
+            q: arena.take(DECODE_ROWS * stride(problem.d)),
+            q_sum: arena.take(DECODE_ROWS),
+            q_add: arena.take(DECODE_ROWS),
+            o: arena.take(DECODE_ROWS * ldo),
+            m: arena.take(DECODE_ROWS),
+            l: arena.take(DECODE_ROWS),
+            zero_sum: arena.take(DECODE_ROWS),
+            alpha: arena.take(DECODE_ROWS),
+            s: arena.take(DECODE_ROWS * SCORE_LD),
+            rows: arena.take(EXPANDED * stride(problem.d.max(problem.dv))),
+            line: arena.take(KB),
+            zeros: arena.take(KB),
+            hidden: arena.take(KB),
+        }
+    }
+}
+
+/// Distance of expanded rows.
+fn stride(columns: usize) -> usize {
+    columns.next_multiple_of(16)
+}
+
+/// The loops of one item.
+pub(super) struct Decode<'a> {
+    pub problem: &'a Problem,
+    pub kernels: &'a Kernels,
+    pub bias: &'a Bias<'a>,
+    pub scratch: &'a Scratch,
+}
+
+/// What [`Decode::run`] leaves to the end: a scale of V that all keys share, and its mean.
+pub(super) fn deferred(v: &Tensor, at: (usize, usize)) -> (f32, Option<Vec<f32>>) {
+    let constant = v.quant.as_ref().and_then(|quant| quant.constant());
+    let scale = if row_scaled(v) {
+        constant.map_or(1.0, |(scale, _)| scale)
+    } else {
+        1.0
+    };
+    (scale, v.mean(at.0, at.1))
+}
+
+/// Whether one scale and zero point hold for each stored row.
+fn row_scaled(tensor: &Tensor) -> bool {
+    tensor.quant.as_ref().is_none_or(|q| match q.granularity {
+        Granularity::Tensor | Granularity::Block => true,
+        Granularity::Row => q.group >= tensor.shape[3],
+        Granularity::Channel => false,
+    })
+}
+
+impl Decode<'_> {
+    /// Computes the item's unnormalised O, maxima and sums into the scratch.
+    ///
+    /// # Safety
+    /// The scratch was laid out for this problem and belongs to the calling worker.
+    pub(super) unsafe fn run(&self, item: &Item) {
+        let (problem, kernels, scratch, rows) =
+            (self.problem, self.kernels, self.scratch, &item.rows);
+        let ldo = super::tile::padded(problem.dv, kernels);
+        let sequence = &rows.sequence;
+        let n_rows = rows.len();
+        // SAFETY: everything stays inside the scratch; keys are inside the tensors.
+        unsafe {
+            scratch.o.write_bytes(0, DECODE_ROWS * ldo);
+            std::slice::from_raw_parts_mut(scratch.m, DECODE_ROWS).fill(f32::NEG_INFINITY);
+            scratch.l.write_bytes(0, DECODE_ROWS);
+            scratch.zero_sum.write_bytes(0, DECODE_ROWS);
+            let (low, high) = rows.span(0, n_rows);
+            let (first_visible, last_visible) = (
+                sequence.visible(&problem.options, low),
+                sequence.visible(&problem.options, high),
+            );
+            let lo = first_visible.0.max(item.keys.start);
+            let hi = last_visible.1.min(item.keys.end);
+            if lo >= hi {
+                return;
+            }
+            self.load_q(rows);
+            let at = (sequence.batch, rows.kv_head);
+            for first in (lo..hi).step_by(KB) {
+                let n = KB.min(hi - first);
+                self.scores(at, sequence.k0 + first, n, n_rows);
+                let ragged = first < last_visible.0 || first + n > first_visible.1;
+                let masked = ragged || self.bias.passes;
+                if masked {
+                    self.bias.strip(
+                        sequence,
+                        n_rows,
+                        |r| rows.place(r),
+                        first,
+                        n,
+                        scratch.s,
+                        scratch.line,
+                    );
+                    self.note_hidden(n_rows, n);
+                }
+                let state = RowState {
+                    m: scratch.m,
+                    l: scratch.l,
+                    alpha: scratch.alpha,
+                };
+                (kernels.softmax_f32)(scratch.s, n_rows, n, state);
+                self.values(at, sequence.k0 + first, n, n_rows, masked, ldo);
+            }
+            for r in 0..n_rows {
+                let zeros = *scratch.zero_sum.add(r);
+                if zeros != 0.0 {
+                    let o = std::slice::from_raw_parts_mut(scratch.o.add(r * ldo), problem.dv);
+                    o.iter_mut().for_each(|x| *x -= zeros);
+                }
+            }
+        }
+    }
+
+    /// Whether K is expanded to the queries' basis and scales before it meets them.
+    fn expands_k(&self) -> bool {
+        self.rotates_k() || !row_scaled(&self.problem.k)
+    }
+
+    /// Whether K must be rotated to meet Q.
+    fn rotates_k(&self) -> bool {
+        self.problem.q.is_rotated() && !self.problem.k.is_rotated()
+    }
+
+    /// Loads the query rows, times the softmax scale and what scale and mean all keys share.
+    unsafe fn load_q(&self, rows: &Rows) {
+        let (problem, scratch) = (self.problem, self.scratch);
+        let (q, k, d) = (&problem.q, &problem.k, problem.d);
+        let b = rows.sequence.batch;
+        let rotate = k.is_rotated() && !q.is_rotated();
+        let mut k_mean = k.mean(b, rows.kv_head);
+        if let (true, Some(mean)) = (self.rotates_k(), &mut k_mean) {
+            hadamard::rotate(mean);
+        }
+        let (k_scale, k_zero) = match &k.quant {
+            Some(quant) if !self.expands_k() => quant.constant().unwrap_or((1.0, 0.0)),
+            _ => (1.0, 0.0),
+        };
+        let factor = problem.options.scale * LOG2_E;
+        for r in 0..rows.len() {
+            let (head, i) = rows.place(r);
+            let mean = q.mean(b, head);
+            let basis = Basis {
+                rotate,
+                mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
+            };
+            let i = rows.sequence.q0 + i;
+            // SAFETY: the scratch has room for `DECODE_ROWS` rows.
+            unsafe {
+                let out = scratch.q.add(r * stride(d));
+                q.expand(self.kernels, (b, head), i, 1, basis, out, stride(d));
+                let row = std::slice::from_raw_parts_mut(out, d);
+                row.iter_mut().for_each(|x| *x *= factor);
+                let meet = |mean: &Vec<f32>| row.iter().zip(mean).map(|(x, m)| x * m).sum::<f32>();
+                let add = k_mean.as_ref().map_or(0.0, meet);
+                row.iter_mut().for_each(|x| *x *= k_scale);
+                let sum: f32 = row.iter().sum();
+                *scratch.q_sum.add(r) = sum;
+                *scratch.q_add.add(r) = add - k_zero * sum;
+            }
+        }
+    }
+
+    /// Base-2 scores of keys `row..row + n` of the tensor.
+    unsafe fn scores(&self, at: (usize, usize), row: usize, n: usize, rows: usize) {
+        let (kernels, scratch, k, d) =
+            (self.kernels, self.scratch, &self.problem.k, self.problem.d);
+        let ldq = stride(d);
+        // SAFETY: `n <= KB` keys inside the tensor; scores and staged rows fit the scratch.
+        unsafe {
+            if self.expands_k() {
+                let basis = Basis {
+                    rotate: self.rotates_k(),
+                    ..Basis::STORED
+                };
+                let bytes = scratch.rows.cast::<u8>().cast_const();
+                for from in (0..n).step_by(EXPANDED) {
+                    let run = EXPANDED.min(n - from);
+                    let s = scratch.s.add(from);
+                    k.expand(kernels, at, row + from, run, basis, scratch.rows, ldq);
+                    (kernels.dot_rows.f32)(scratch.q, ldq, rows, bytes, 4 * ldq, run, d, s);
+                }
+            } else {
+                let dot = *kernels.dot_rows.of(k.precision);
+                let from = k.at(at.0, at.1, row, 0);
+                dot(scratch.q, ldq, rows, from, k.row_bytes(), n, d, scratch.s);
+                self.scale_scores(at, row, n, rows);
+            }
+            for r in 0..rows {
+                let add = *scratch.q_add.add(r);
+                if add != 0.0 {
+                    let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
+                    s.iter_mut().for_each(|x| *x += add);
+                }
+            }
+        }
+    }
+
+    /// Applies scales and zero points that differ by key.
+    unsafe fn scale_scores(&self, at: (usize, usize), row: usize, n: usize, rows: usize) {
+        let Some(quant) = &self.problem.k.quant else {
+            return;
+        };
+        if quant.constant().is_some() {
+            return;
+        }
+        let scratch = self.scratch;
+        // SAFETY: a line holds KB floats; scores are those of `rows` rows.
+        unsafe {
+            if quant.has_zeros() {
+                let zeros = std::slice::from_raw_parts_mut(scratch.line, n);
+                quant.row_zeros(at.0, at.1, row, zeros);
+                for r in 0..rows {
+                    let sum = *scratch.q_sum.add(r);
+                    let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
+                    s.iter_mut()
+                        .zip(zeros.iter())
+                        .for_each(|(x, zero)| *x -= sum * zero);
+                }
+            }
+            let scales = std::slice::from_raw_parts_mut(scratch.line, n);
+            quant.row_scales(at.0, at.1, row, scales);
+            for r in 0..rows {
+                let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
+                s.iter_mut()
+                    .zip(scales.iter())
+                    .for_each(|(x, scale)| *x *= scale);
+            }
+        }
+    }
+
+    /// Adds the weighted values of keys `row..row + n` to O, but for what [`deferred`] leaves to the end.
+    unsafe fn values(
+        &self,
+        at: (usize, usize),
+        row: usize,
+        n: usize,
+        rows: usize,
+        masked: bool,
+        ldo: usize,
+    ) {
+        let (kernels, scratch, v, dv) =
+            (self.kernels, self.scratch, &self.problem.v, self.problem.dv);
+        let (o, alpha) = (scratch.o, scratch.alpha.cast_const());
+        // SAFETY: as for `scores`.
+        unsafe {
+            if !row_scaled(v) {
+                let ones = [1.0f32; DECODE_ROWS];
+                let ld = stride(dv);
+                let bytes = scratch.rows.cast::<u8>().cast_const();
+                for from in (0..n).step_by(EXPANDED) {
+                    let run = EXPANDED.min(n - from);
+                    let p = scratch.s.add(from);
+                    v.expand(
+                        kernels,
+                        at,
+                        row + from,
+                        run,
+                        Basis::STORED,
+                        scratch.rows,
+                        ld,
+                    );
+                    let alpha = if from == 0 { alpha } else { ones.as_ptr() };
+                    (kernels.axpy_rows.f32)(p, rows, bytes, 4 * ld, run, dv, alpha, o, ldo);
+                }
+                return;
+            }
+            self.scale_weights(at, row, n, rows);
+            if masked && v.precision.is_float() && self.any_hidden_is_not_finite(at, row, n) {
+                self.axpy_careful(at, row, n, rows, ldo);
+                return;
+            }
+            let axpy = *kernels.axpy_rows.of(v.precision);
+            let from = v.at(at.0, at.1, row, 0).cast_const();
+            axpy(scratch.s, rows, from, v.row_bytes(), n, dv, alpha, o, ldo);
+        }
+    }
+
+    /// Multiplies weights by the scales of V that differ by key, and sums what zero points take off every column.
+    unsafe fn scale_weights(&self, at: (usize, usize), row: usize, n: usize, rows: usize) {
+        let scratch = self.scratch;
+        let Some(quant) = &self.problem.v.quant else {
+            return;
+        };
+        let has_zeros = quant.has_zeros();
+        // SAFETY: lines hold KB floats; weights are those of `rows` rows.
+        unsafe {
+            let scales = std::slice::from_raw_parts_mut(scratch.line, n);
+            let zeros = std::slice::from_raw_parts_mut(scratch.zeros, n);
+            let constant = quant.constant().is_some();
+            if !constant {
+                quant.row_scales(at.0, at.1, row, scales);
+            }
+            if has_zeros {
+                quant.row_zeros(at.0, at.1, row, zeros);
+            }
+            for r in 0..rows {
+                let p = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
+                if !constant {
+                    p.iter_mut()
+                        .zip(scales.iter())
+                        .for_each(|(x, scale)| *x *= scale);
+                }
+                if has_zeros {
+                    let sum = p
+                        .iter()
+                        .zip(zeros.iter())
+                        .map(|(x, zero)| x * zero)
+                        .sum::<f32>();
+                    let zero_sum = scratch.zero_sum.add(r);
+                    *zero_sum = *zero_sum * *scratch.alpha.add(r) + sum;
+                }
+            }
+        }
+    }
+
+    /// Notes keys that some row does not see, before softmax makes their scores 0: a bit per row.
+    unsafe fn note_hidden(&self, rows: usize, n: usize) {
+        for j in 0..n {
+            let mut bits = 0;
+            for r in 0..rows {
+                // SAFETY: a score of a row and key of the block.
+                let hidden = unsafe { *self.scratch.s.add(r * SCORE_LD + j) == f32::NEG_INFINITY };
+                bits |= u8::from(hidden) << r;
+            }
+            // SAFETY: a flag per key.
+            unsafe { *self.scratch.hidden.add(j) = bits };
+        }
+    }
+
+    unsafe fn any_hidden_is_not_finite(&self, at: (usize, usize), row: usize, n: usize) -> bool {
+        (0..n).any(|j| {
+            // SAFETY: keys of the block; one staged row.
+            unsafe {
+                *self.scratch.hidden.add(j) != 0
+                    && !self.value_row(at, row + j).iter().all(|x| x.is_finite())
+            }
+        })
+    }
+
+    unsafe fn value_row(&self, at: (usize, usize), row: usize) -> &[f32] {
+        let (v, dv) = (&self.problem.v, self.problem.dv);
+        // SAFETY: one row fits the staging area.
+        unsafe {
+            v.expand(
+                self.kernels,
+                at,
+                row,
+                1,
+                Basis::STORED,
+                self.scratch.rows,
+                stride(dv),
+            );
+            std::slice::from_raw_parts(self.scratch.rows, dv)
+        }
+    }
+
+    /// `axpy_rows` where a value that some row must not see holds NaN or an infinity. Slow, and rare.
+    unsafe fn axpy_careful(
+        &self,
+        at: (usize, usize),
+        row: usize,
+        n: usize,
+        rows: usize,
+        ldo: usize,
+    ) {
+        let scratch = self.scratch;
+        // SAFETY: as for `scores`.
+        unsafe {
+            for r in 0..rows {
+                let o = std::slice::from_raw_parts_mut(scratch.o.add(r * ldo), self.problem.dv);
+                let alpha = *scratch.alpha.add(r);
+                o.iter_mut().for_each(|x| *x *= alpha);
+            }
+            for j in 0..n {
+                let hidden = *scratch.hidden.add(j);
+                let value = self.value_row(at, row + j);
+                for r in (0..rows).filter(|r| hidden >> r & 1 == 0) {
+                    let p = *scratch.s.add(r * SCORE_LD + j);
+                    let o = std::slice::from_raw_parts_mut(scratch.o.add(r * ldo), self.problem.dv);
+                    o.iter_mut().zip(value).for_each(|(x, v)| *x += p * v);
+                }
+            }
+        }
+    }
+}
+
+// Rows of a tile are bits of a byte.
+const _: () = assert!(DECODE_ROWS <= 8);

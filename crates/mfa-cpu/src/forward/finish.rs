@@ -1,0 +1,110 @@
+//! From accumulators to results: sinks, normalisation, means and rotation of V, logsumexp, the output's precision.
+
+use half::{bf16, f16};
+
+use crate::forward::bias::LOG2_E;
+use crate::hadamard;
+use crate::precision::Precision;
+use crate::problem::Forward;
+use crate::tensor::Tensor;
+
+/// A row's part of the softmax: `o` unnormalised, relative to the maximum `m` (base 2) and with the sum `l`.
+pub(crate) struct Partial<'a> {
+    pub m: f32,
+    pub l: f32,
+    pub o: &'a mut [f32],
+}
+
+/// What all rows of a key/value head share.
+pub(crate) struct Finish<'a> {
+    pub call: &'a Forward,
+    /// Scale of V that was left out of the accumulator.
+    pub v_scale: f32,
+    /// Mean of V that was left out, in the stored basis.
+    pub v_mean: Option<Vec<f32>>,
+}
+
+impl Finish<'_> {
+    /// Writes one row: `n` is its row in the tensors.
+    pub(crate) fn row(&self, b: usize, head: usize, n: usize, part: Partial<'_>) {
+        let problem = &self.call.problem;
+        let sink = problem
+            .options
+            .sinks
+            .as_ref()
+            .map_or(f32::NEG_INFINITY, |sinks| {
+                // SAFETY: sinks were broadcast to [1, heads, 1, 1] floats.
+                LOG2_E * unsafe { sinks.at(0, head, 0, 0).cast::<f32>().read() }
+            });
+        // A NaN sink must show: `max` would drop it.
+        let top = if sink.is_nan() {
+            sink
+        } else {
+            part.m.max(sink)
+        };
+        let finite_top = if top == f32::NEG_INFINITY { 0.0 } else { top };
+        let weight = (part.m - finite_top).exp2();
+        let l = part.l * weight + (sink - finite_top).exp2();
+        let factor = if l == 0.0 { 0.0 } else { weight / l };
+        for x in part.o.iter_mut() {
+            *x *= factor * self.v_scale;
+        }
+        if let Some(mean) = &self.v_mean {
+            let share = factor * part.l;
+            part.o
+                .iter_mut()
+                .zip(mean)
+                .for_each(|(x, m)| *x += share * m);
+        }
+        if problem.v.is_rotated() {
+            hadamard::rotate(part.o);
+        }
+        store_row(&self.call.output, b, head, n, part.o);
+        if let Some(lse) = &self.call.logsumexp {
+            // log2 in f64: the sum may lie just beside 1, where f32 loses the small term beside a large maximum.
+            let value = (f64::from(finite_top) + f64::from(l).log2()) * std::f64::consts::LN_2;
+            // SAFETY: the view was checked to be [batch, heads, rows, 1] floats; each row is written once.
+            unsafe { lse.at(b, head, n, 0).cast::<f32>().write(value as f32) };
+        }
+    }
+}
+
+/// Writes a row of floats in the tensor's precision.
+pub(crate) fn store_row(tensor: &Tensor, b: usize, h: usize, n: usize, row: &[f32]) {
+    let at = tensor.at(b, h, n, 0);
+    let stride = tensor.strides[3];
+    // SAFETY: the view was checked to hold `row.len()` columns of a float precision, and rows do not overlap.
+    unsafe {
+        match tensor.precision {
+            Precision::F32 if stride == 1 => {
+                row.as_ptr().copy_to_nonoverlapping(at.cast(), row.len())
+            }
+            Precision::F32 => row
+                .iter()
+                .enumerate()
+                .for_each(|(c, x)| at.cast::<f32>().add(c * stride).write(*x)),
+            Precision::F16 => {
+                row.iter()
+                    .enumerate()
+                    .for_each(|(c, x)| at.cast::<f16>().add(c * stride).write(f16::from_f32(*x)));
+            }
+            _ => row
+                .iter()
+                .enumerate()
+                .for_each(|(c, x)| at.cast::<bf16>().add(c * stride).write(bf16::from_f32(*x))),
+        }
+    }
+}
+
+/// Merges `part` into `into`, in this order: the sum's bits depend on it.
+pub(crate) fn merge(into: &mut Partial<'_>, part: &Partial<'_>) {
+    let top = into.m.max(part.m);
+    let finite_top = if top == f32::NEG_INFINITY { 0.0 } else { top };
+    let (a, b) = ((into.m - finite_top).exp2(), (part.m - finite_top).exp2());
+    into.m = top;
+    into.l = into.l * a + part.l * b;
+    into.o
+        .iter_mut()
+        .zip(part.o.iter())
+        .for_each(|(x, y)| *x = *x * a + *y * b);
+}

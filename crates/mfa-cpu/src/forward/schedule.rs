@@ -1,0 +1,137 @@
+//! The items of a forward call: (sequence, key/value head, tile of query rows, split of the keys), by number.
+
+use std::ops::Range;
+
+use crate::plan::Plan;
+use crate::problem::{Problem, Sequence};
+
+/// Items of all sequences, numbered so that neighbours share K and V, and the longest causal rows come first.
+pub(crate) struct Schedule<'a> {
+    problem: &'a Problem,
+    plan: &'a Plan,
+    /// First tile of each sequence (over all its heads), and the total.
+    first_tile: Vec<usize>,
+}
+
+/// One item.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub rows: Rows,
+    /// Keys of the sequence.
+    pub keys: Range<usize>,
+}
+
+/// Rows of a tile: row `r` is row `r % nq` of the group's query head `r / nq`.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows {
+    pub sequence: Sequence,
+    pub kv_head: usize,
+    pub group: usize,
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Rows {
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Query head and row within the sequence of the tile's row `r`.
+    pub(crate) fn place(&self, r: usize) -> (usize, usize) {
+        let r = self.start + r;
+        (
+            self.kv_head * self.group + r / self.sequence.nq,
+            r % self.sequence.nq,
+        )
+    }
+
+    /// The smallest range of row numbers within the sequence that holds rows `a..b` of the tile.
+    pub(crate) fn span(&self, a: usize, b: usize) -> (usize, usize) {
+        let ((head_a, i), (head_b, j)) = (self.place(a), self.place(b - 1));
+        if head_a == head_b {
+            (i, j)
+        } else {
+            (0, self.sequence.nq - 1)
+        }
+    }
+}
+
+impl<'a> Schedule<'a> {
+    pub(crate) fn new(problem: &'a Problem, plan: &'a Plan) -> Self {
+        let mut first_tile = vec![0];
+        let mut total = 0;
+        for sequence in &problem.sequences {
+            total += problem.kv_heads * tiles(sequence.nq, problem.group, plan.tile_rows);
+            first_tile.push(total);
+        }
+        Schedule {
+            problem,
+            plan,
+            first_tile,
+        }
+    }
+
+    pub(crate) fn tiles(&self) -> usize {
+        self.first_tile[self.problem.sequences.len()]
+    }
+
+    pub(crate) fn items(&self) -> usize {
+        self.tiles() * self.plan.splits
+    }
+
+    pub(crate) fn item(&self, number: usize) -> Item {
+        let (tile, split) = (number / self.plan.splits, number % self.plan.splits);
+        let rows = self.rows(tile);
+        let nk = rows.sequence.nk;
+        let start = (split * self.plan.split_keys).min(nk);
+        let end = if split + 1 == self.plan.splits {
+            nk
+        } else {
+            (start + self.plan.split_keys).min(nk)
+        };
+        Item {
+            rows,
+            keys: start..end,
+        }
+    }
+
+    pub(crate) fn rows(&self, tile: usize) -> Rows {
+        let index = self.first_tile.partition_point(|&first| first <= tile) - 1;
+        let sequence = self.problem.sequences[index];
+        let (group, tile_rows) = (self.problem.group, self.plan.tile_rows);
+        let per_head = tiles(sequence.nq, group, tile_rows);
+        let within = tile - self.first_tile[index];
+        // Late rows see the most keys under a causal mask: start with them, end with short ones.
+        let (kv_head, at) = (within / per_head, per_head - 1 - within % per_head);
+        let (start, end) = if sequence.nq >= tile_rows {
+            let per_query_head = sequence.nq.div_ceil(tile_rows);
+            let (head, at) = (at % group, at / group);
+            debug_assert!(at < per_query_head);
+            (
+                head * sequence.nq + at * tile_rows,
+                head * sequence.nq + ((at + 1) * tile_rows).min(sequence.nq),
+            )
+        } else {
+            (
+                at * tile_rows,
+                ((at + 1) * tile_rows).min(group * sequence.nq),
+            )
+        };
+        Rows {
+            sequence,
+            kv_head,
+            group,
+            start,
+            end,
+        }
+    }
+}
+
+/// Tiles of a key/value head's rows. A tile holds rows of one query head, or of several where a head has fewer rows.
+fn tiles(nq: usize, group: usize, tile_rows: usize) -> usize {
+    if nq >= tile_rows {
+        nq.div_ceil(tile_rows) * group
+    } else {
+        (nq * group).div_ceil(tile_rows)
+    }
+}

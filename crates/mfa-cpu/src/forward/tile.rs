@@ -1,0 +1,360 @@
+//! Prefill: a tile of query rows against blocks of packed keys.
+//!
+//! ```text
+//! pack the tile's Q                                  once
+//! for each block of keys that any row sees:
+//!     pack K and V                                   into this worker's scratch: a block, never the whole
+//!     for each strip of mr rows that sees any of it:
+//!         scores = Q Kᵀ                              qk_*
+//!         softcap, ALiBi, masks, limits              Bias
+//!         P, running max and sum                     softmax_*
+//!         O = alpha O + P V                          pv_*
+//! ```
+//!
+//! Packing a block costs each tile a few percent of the block's products (docs/numbers.md), needs no barrier between
+//! workers, and keeps memory independent of the sequence's length.
+
+use std::ptr::null;
+
+use crate::expand::Basis;
+use crate::forward::bias::Bias;
+use crate::forward::pack::Block;
+use crate::forward::schedule::{Item, Rows};
+use crate::kernels::{KB, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales};
+use crate::memory::Arena;
+use crate::plan::{Plan, Scores, Values};
+use crate::problem::Problem;
+
+/// A worker's memory for a tile. Every pointer is 64-byte aligned.
+pub(super) struct Scratch {
+    /// Packed Q of the tile.
+    pub q: *mut u8,
+    /// Unnormalised O of the tile, `ldo` apart.
+    pub o: *mut f32,
+    /// Running maximum and sum, per row of the tile.
+    pub m: *mut f32,
+    pub l: *mut f32,
+    pub row_scale: *mut f32,
+    pub row_sum: *mut f32,
+    pub row_add: *mut f32,
+    /// Packed K and V of the block.
+    pub k: *mut u8,
+    pub v: *mut u8,
+    /// Expanded rows, before packing.
+    pub rows: *mut u8,
+    pub s: *mut f32,
+    pub p: *mut u8,
+    pub alpha: *mut f32,
+    pub p_scale: *mut f32,
+    pub p_sum: *mut i32,
+    pub sums: *mut i32,
+    pub col_bias: *mut i32,
+    pub col_scale: *mut f32,
+    pub col_zero: *mut f32,
+    pub v_scale: *mut f32,
+    pub v_zero: *mut i32,
+    /// A row of the mask; scales of V's columns.
+    pub line: *mut f32,
+    pub hidden: *mut u8,
+}
+
+impl Scratch {
+    pub(super) fn lay_out(
+        arena: &mut Arena,
+        problem: &Problem,
+        plan: &Plan,
+        kernels: &Kernels,
+    ) -> Self {
+        let (d, d4) = (problem.d, problem.d.div_ceil(4));
+        let ldo = padded(problem.dv, kernels);
+        let tile = plan.tile_rows;
+        let widest = problem.d.max(problem.dv).next_multiple_of(16);
+        let k_bytes = match plan.scores {
+            Scores::F32 => 4 * d * KB,
+            Scores::I8 => 4 * d4 * KB,
+        };
+        let v_bytes = match plan.values {
+            Values::F32 => 4,
+            Values::I16 => 2,
+            Values::U8 => 1,
+        } * ldo
+            * KB;
+        let row_bytes = 4 * widest * plan.block_keys.max(kernels.mr);
+        Scratch {
+            q: arena.take(tile * 4 * d.max(d4)),
+            o: arena.take(tile * ldo),
+            m: arena.take(tile),
+            l: arena.take(tile),
+            row_scale: arena.take(tile),
+            row_sum: arena.take(tile),
+            row_add: arena.take(tile),
+            k: arena.take(k_bytes),
+            v: arena.take(v_bytes),
+            rows: arena.take(row_bytes),
+            s: arena.take(kernels.mr * SCORE_LD),
+            p: arena.take(kernels.mr * P16_LD * 2),
+            alpha: arena.take(kernels.mr),
+            p_scale: arena.take(kernels.mr),
+            p_sum: arena.take(kernels.mr),
+            sums: arena.take(KB.max(tile)),
+            col_bias: arena.take(KB),
+            col_scale: arena.take(KB),
+            col_zero: arena.take(KB),
+            v_scale: arena.take(KB),
+            v_zero: arena.take(KB),
+            line: arena.take(KB.max(ldo)),
+            hidden: arena.take(kernels.mr * KB),
+        }
+    }
+}
+
+/// Columns of V, padded to whole panels.
+pub(super) fn padded(dv: usize, kernels: &Kernels) -> usize {
+    dv.next_multiple_of(kernels.nr)
+}
+
+/// The loops of one item.
+pub(super) struct Tile<'a> {
+    pub problem: &'a Problem,
+    pub plan: &'a Plan,
+    pub kernels: &'a Kernels,
+    pub bias: &'a Bias<'a>,
+    pub scratch: &'a Scratch,
+}
+
+impl Tile<'_> {
+    /// Computes the item's unnormalised O, maxima and sums into the scratch.
+    ///
+    /// # Safety
+    /// The scratch was laid out for this problem and plan, and belongs to the calling worker.
+    pub(super) unsafe fn run(&self, item: &Item) {
+        let (scratch, rows) = (self.scratch, &item.rows);
+        let ldo = padded(self.problem.dv, self.kernels);
+        let mr = self.kernels.mr;
+        let options = &self.problem.options;
+        let padded_rows = rows.len().next_multiple_of(mr);
+        // SAFETY: everything stays inside the scratch, whose sizes follow from the plan; tensors were checked.
+        unsafe {
+            scratch.o.write_bytes(0, padded_rows * ldo);
+            std::slice::from_raw_parts_mut(scratch.m, padded_rows).fill(f32::NEG_INFINITY);
+            scratch.l.write_bytes(0, padded_rows);
+            let (low, high) = rows.span(0, rows.len());
+            let lo = rows.sequence.visible(options, low).0.max(item.keys.start);
+            let hi = rows.sequence.visible(options, high).1.min(item.keys.end);
+            if lo >= hi {
+                return;
+            }
+            let k_basis = self.pack_q(rows);
+            let k_mean = self.problem.k.mean(rows.sequence.batch, rows.kv_head);
+            let v_mean = self.problem.v.mean(rows.sequence.batch, rows.kv_head);
+            let v_basis = Basis {
+                rotate: false,
+                mean: v_mean.as_ref().map_or(null(), |m| m.as_ptr()),
+            };
+            let k_basis = Basis {
+                rotate: k_basis,
+                mean: k_mean.as_ref().map_or(null(), |m| m.as_ptr()),
+            };
+            let step = self.plan.block_keys;
+            // Blocks start at multiples of their size, whatever the window, so that blocks of scales are not straddled.
+            for first in (lo - lo % step..hi).step_by(step) {
+                let end = (first + step).min(hi);
+                let block = self.pack_block(rows, first..end, k_basis, v_basis);
+                for strip in (0..rows.len()).step_by(mr) {
+                    self.strip(rows, strip, &block, ldo);
+                }
+            }
+        }
+    }
+
+    /// One strip against one block.
+    unsafe fn strip(&self, rows: &Rows, strip: usize, block: &Block, ldo: usize) {
+        let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
+        let (options, sequence) = (&problem.options, &rows.sequence);
+        let (mr, nr) = (kernels.mr, kernels.nr);
+        let n_rows = mr.min(rows.len() - strip);
+        let end = block.first + block.n;
+        // Keys that any row of the strip sees, and whether some row does not see some of them.
+        let (low, high) = rows.span(strip, strip + n_rows);
+        let (lo, lo_last) = (
+            sequence.visible(options, low),
+            sequence.visible(options, high),
+        );
+        let from = lo.0.clamp(block.first, end);
+        let to = lo_last.1.clamp(block.first, end);
+        if from >= to {
+            return;
+        }
+        let skipped = (from - block.first) / nr * nr;
+        let first = block.first + skipped;
+        let n = to - first;
+        let ragged = first < lo_last.0 || to > lo.1;
+        let panels = n.div_ceil(nr);
+        // SAFETY: the strip's rows and the block's keys are inside the scratch arrays; `skipped` is a whole panel.
+        unsafe {
+            let (m, l) = (scratch.m.add(strip), scratch.l.add(strip));
+            let state = RowState {
+                m,
+                l,
+                alpha: scratch.alpha,
+            };
+            let o = scratch.o.add(strip * ldo);
+            match self.plan.scores {
+                Scores::F32 => {
+                    let (q, k) = (scratch.q.cast::<f32>(), scratch.k.cast::<f32>());
+                    (kernels.qk_f32)(
+                        q.add(strip * problem.d),
+                        k.add(skipped * problem.d),
+                        problem.d,
+                        n_rows,
+                        panels,
+                        scratch.s,
+                    );
+                }
+                Scores::I8 => {
+                    let d4 = problem.d.div_ceil(4);
+                    let after = |p: *const f32| if p.is_null() { p } else { p.add(skipped) };
+                    let scales = ScoreScales {
+                        col_bias: block.scales.col_bias.add(skipped),
+                        col_scale: after(block.scales.col_scale),
+                        col_zero: after(block.scales.col_zero),
+                        row_scale: scratch.row_scale.add(strip),
+                        row_sum: scratch.row_sum.add(strip),
+                        row_add: scratch.row_add.add(strip),
+                    };
+                    let (q, k) = (scratch.q, scratch.k.cast::<i8>());
+                    (kernels.qk_i8)(
+                        q.add(strip * 4 * d4),
+                        k.add(skipped * 4 * d4),
+                        d4,
+                        n_rows,
+                        panels,
+                        &scales,
+                        scratch.s,
+                    );
+                }
+            }
+            if ragged || self.bias.passes {
+                let place = |r: usize| rows.place(strip + r);
+                self.bias
+                    .strip(sequence, n_rows, place, first, n, scratch.s, scratch.line);
+            }
+            let careful = !block.finite && (ragged || self.bias.passes);
+            if careful {
+                self.note_hidden(n_rows, n);
+            }
+            let panels = ldo / nr;
+            let v_scale = if block.v_scale.is_null() {
+                null()
+            } else {
+                block.v_scale.add(skipped)
+            };
+            match self.plan.values {
+                Values::F32 => {
+                    (kernels.softmax_f32)(scratch.s, n_rows, n, state);
+                    let v = scratch.v.cast::<f32>().add(skipped * nr);
+                    if careful {
+                        self.pv_careful(v, block.n, n_rows, n, o, ldo);
+                    } else {
+                        (kernels.pv_f32)(
+                            scratch.s,
+                            v,
+                            block.n,
+                            n,
+                            n_rows,
+                            panels,
+                            scratch.alpha,
+                            o,
+                            ldo,
+                        );
+                    }
+                }
+                Values::I16 => {
+                    let p: *mut i16 = scratch.p.cast();
+                    (kernels.softmax_i16)(scratch.s, n_rows, n, state, v_scale, p, scratch.p_scale);
+                    let v = scratch.v.cast::<i16>().add(skipped * nr);
+                    let (alpha, p_scale) = (scratch.alpha, scratch.p_scale);
+                    (kernels.pv_i16)(
+                        p,
+                        v,
+                        block.n,
+                        n,
+                        n_rows,
+                        panels,
+                        alpha,
+                        p_scale,
+                        null(),
+                        o,
+                        ldo,
+                    );
+                }
+                Values::U8 => {
+                    let (p, p_scale, p_sum) = (scratch.p, scratch.p_scale, scratch.p_sum);
+                    (kernels.softmax_u8)(scratch.s, n_rows, n, state, v_scale, p, p_scale, p_sum);
+                    let v = scratch.v.cast::<i8>().add(skipped * nr);
+                    let zero = block.v_zero;
+                    (kernels.pv_u8)(
+                        p,
+                        v,
+                        block.n,
+                        n,
+                        n_rows,
+                        panels,
+                        scratch.alpha,
+                        p_scale,
+                        p_sum,
+                        zero,
+                        o,
+                        ldo,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Remembers which scores are masked, before softmax makes them 0.
+    unsafe fn note_hidden(&self, rows: usize, n: usize) {
+        for r in 0..rows {
+            for j in 0..n {
+                // SAFETY: a strip of scores, and as many flags.
+                unsafe {
+                    let hidden = *self.scratch.s.add(r * SCORE_LD + j) == f32::NEG_INFINITY;
+                    *self.scratch.hidden.add(r * KB + j) = u8::from(hidden);
+                }
+            }
+        }
+    }
+
+    /// `pv_f32` where V holds NaN or infinities and some keys are masked: 0 times NaN must not reach the rows that do not
+    /// see that key. Slow, and rare.
+    unsafe fn pv_careful(
+        &self,
+        v: *const f32,
+        packed: usize,
+        rows: usize,
+        n: usize,
+        o: *mut f32,
+        ldo: usize,
+    ) {
+        let (scratch, nr) = (self.scratch, self.kernels.nr);
+        for r in 0..rows {
+            for c in 0..ldo {
+                // SAFETY: as for `pv_f32`.
+                unsafe {
+                    let at = o.add(r * ldo + c);
+                    let column = v.add(c / nr * nr * packed + c % nr);
+                    let mut sum = *scratch.alpha.add(r) * *at;
+                    for j in 0..n {
+                        if *scratch.hidden.add(r * KB + j) == 0 {
+                            sum += *scratch.s.add(r * SCORE_LD + j) * *column.add(j * nr);
+                        }
+                    }
+                    *at = sum;
+                }
+            }
+        }
+    }
+}
+
+// P in 8 and in 16 bits share one array.
+const _: () = assert!(P8_LD <= 2 * P16_LD);

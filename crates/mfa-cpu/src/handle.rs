@@ -1,0 +1,91 @@
+//! Handles: numbers that are looked up, never dereferenced, so that a destroyed or foreign handle is refused.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+
+use crate::buffer::Buffer;
+use crate::context::Context;
+use crate::error::{Error, Result};
+
+/// Handles of one process never repeat; the step keeps them apart from small integers and aligned like pointers.
+static NEXT: AtomicUsize = AtomicUsize::new(0x1000);
+const STEP: usize = 16;
+
+/// The live objects of one kind.
+pub(crate) struct Table<T> {
+    live: LazyLock<RwLock<HashMap<usize, Arc<T>>>>,
+}
+
+impl<T> Table<T> {
+    const fn new() -> Self {
+        Table {
+            live: LazyLock::new(Default::default),
+        }
+    }
+
+    pub(crate) fn insert(&self, value: Arc<T>) -> *mut c_void {
+        let handle = NEXT.fetch_add(STEP, Ordering::Relaxed);
+        self.live
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(handle, value);
+        handle as *mut c_void
+    }
+
+    pub(crate) fn get(&self, handle: *const c_void) -> Option<Arc<T>> {
+        self.live
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&(handle as usize))
+            .cloned()
+    }
+
+    pub(crate) fn remove(&self, handle: *const c_void) -> Option<Arc<T>> {
+        self.live
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&(handle as usize))
+    }
+
+    /// The live objects.
+    pub(crate) fn all(&self) -> Vec<Arc<T>> {
+        self.live
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+}
+
+pub(crate) static CONTEXTS: Table<Context> = Table::new();
+pub(crate) static BUFFERS: Table<Buffer> = Table::new();
+
+/// The context behind a handle.
+pub(crate) fn context(handle: *const c_void) -> Result<Arc<Context>> {
+    CONTEXTS
+        .get(handle)
+        .ok_or_else(|| Error::context(complaint("context", "mfa_create_context", handle)))
+}
+
+/// The buffer behind a handle; `what` names the argument.
+pub(crate) fn buffer(handle: *const c_void, what: &str) -> Result<Arc<Buffer>> {
+    BUFFERS.get(handle).ok_or_else(|| {
+        Error::argument(format!(
+            "{what}: {}",
+            complaint("buffer", "mfa_create_buffer", handle)
+        ))
+    })
+}
+
+fn complaint(kind: &str, maker: &str, handle: *const c_void) -> String {
+    if handle.is_null() {
+        format!("the {kind} is NULL; expected a handle from {maker}")
+    } else {
+        format!(
+            "{handle:p} is not a live {kind}; expected a handle from {maker} that was not destroyed"
+        )
+    }
+}

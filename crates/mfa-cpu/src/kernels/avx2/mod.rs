@@ -1,0 +1,8 @@
+//! AVX2 with FMA and F16C.
+
+use super::{Isa, Kernels, scalar};
+
+pub(crate) static TABLE: Kernels = Kernels {
+    int8: false,
+    ..scalar::table::<6, 16>(Isa::Avx2)
+};

@@ -1,0 +1,169 @@
+//! The backward pass.
+
+use super::tile::product;
+use crate::kernels::SCORE_LD;
+use crate::kernels::simd::Simd;
+
+const MASKED: f32 = f32::NEG_INFINITY;
+
+/// See [`crate::kernels::GradientKernels::ptv_f32`], for exactly `R` rows.
+#[inline(always)]
+pub(crate) unsafe fn ptv_f32<S: Simd, const R: usize, const NV: usize, const P: usize>(
+    p: *const f32,
+    v: *const f32,
+    packed: usize,
+    n: usize,
+    panels: usize,
+    alpha: *const f32,
+    o: *mut f32,
+    ldo: usize,
+) {
+    let nr = NV * S::LANES;
+    let mut done = 0;
+    while done + P <= panels {
+        let v = v.add(done * nr * packed);
+        outputs::<S, R, NV, P>(p, v, packed, n, alpha, o.add(done * nr), ldo);
+        done += P;
+    }
+    while done < panels {
+        let v = v.add(done * nr * packed);
+        outputs::<S, R, NV, 1>(p, v, packed, n, alpha, o.add(done * nr), ldo);
+        done += 1;
+    }
+}
+
+#[inline(always)]
+unsafe fn outputs<S: Simd, const R: usize, const NV: usize, const P: usize>(
+    p: *const f32,
+    v: *const f32,
+    packed: usize,
+    n: usize,
+    alpha: *const f32,
+    o: *mut f32,
+    ldo: usize,
+) {
+    let acc = product::<S, R, NV, P>(p, 1, SCORE_LD, v, NV * S::LANES * packed, n);
+    for (i, acc) in acc.iter().enumerate() {
+        let alpha = S::splat(*alpha.add(i));
+        for (v, x) in acc.as_flattened().iter().enumerate() {
+            let o = o.add(i * ldo + v * S::LANES);
+            S::store(o, S::fma(alpha, S::load(o), *x));
+        }
+    }
+}
+
+/// See [`crate::kernels::SoftmaxGradient`].
+#[inline(always)]
+pub(crate) unsafe fn softmax_gradient<S: Simd>(
+    s: *mut f32,
+    dp: *mut f32,
+    rows: usize,
+    n: usize,
+    l: *const f32,
+    d: *const f32,
+) {
+    let zero = S::splat(0.0);
+    let mut j = 0;
+    while j < n {
+        let count = S::LANES.min(n - j);
+        let whole = count == S::LANES;
+        let load = |p: *const f32| {
+            if whole {
+                S::load(p.add(j))
+            } else {
+                S::load_n(p.add(j), count, MASKED)
+            }
+        };
+        let store = |p: *mut f32, x: S::F| {
+            if whole {
+                S::store(p.add(j), x);
+            } else {
+                S::store_n(p.add(j), count, x);
+            }
+        };
+        let l = load(l);
+        if dp.is_null() {
+            for i in 0..rows {
+                let s = s.add(i * SCORE_LD);
+                store(s, weight::<S>(load(s), l));
+            }
+        } else {
+            let d = load(d);
+            for i in 0..rows {
+                let (s, dp) = (s.add(i * SCORE_LD), dp.add(i * SCORE_LD));
+                let x = load(s);
+                let p = weight::<S>(x, l);
+                let g = S::mul(p, S::sub(load(dp), d));
+                store(s, p);
+                store(dp, S::select_eq(x, S::splat(MASKED), zero, g));
+            }
+        }
+        j += count;
+    }
+}
+
+/// `exp2(x - l)`, or 0 where `x` is masked, whatever `l` is.
+#[inline(always)]
+unsafe fn weight<S: Simd>(x: S::F, l: S::F) -> S::F {
+    let p = S::exp2::<5>(S::sub(x, l), 1.0);
+    S::select_eq(x, S::splat(MASKED), S::splat(0.0), p)
+}
+
+/// See [`crate::kernels::WeightedSums`].
+#[inline(always)]
+pub(crate) unsafe fn weighted_sums<S: Simd>(
+    s: *const f32,
+    dp: *const f32,
+    rows: usize,
+    n: usize,
+    l: *const f32,
+    d: *mut f32,
+) {
+    let zero = S::splat(0.0);
+    let mut j = 0;
+    while j < n {
+        let count = S::LANES.min(n - j);
+        let load = |p: *const f32| S::load_n(p.add(j), count, MASKED);
+        let l = load(l);
+        let mut sum = load(d);
+        for i in 0..rows {
+            let x = load(s.add(i * SCORE_LD));
+            let term = S::mul(weight::<S>(x, l), load(dp.add(i * SCORE_LD)));
+            sum = S::add(sum, S::select_eq(x, S::splat(MASKED), zero, term));
+        }
+        S::store_n(d.add(j), count, sum);
+        j += count;
+    }
+}
+
+/// See [`crate::kernels::Transpose`].
+#[inline(always)]
+pub(crate) unsafe fn transpose<S: Simd>(
+    rows: *const f32,
+    ld: usize,
+    n: usize,
+    d: usize,
+    out: *mut f32,
+    out_ld: usize,
+) {
+    let mut i = 0;
+    while i < n {
+        let height = S::LANES.min(n - i);
+        let mut j = 0;
+        while j < d {
+            let width = S::LANES.min(d - j);
+            let (from, to) = (rows.add(i * ld + j), out.add(j * out_ld + i));
+            if height == S::LANES && width == S::LANES {
+                S::transpose(from, ld, to, out_ld);
+            } else {
+                for r in 0..height {
+                    for c in 0..width {
+                        *to.add(c * out_ld + r) = *from.add(r * ld + c);
+                    }
+                }
+            }
+            j += width;
+        }
+        i += height;
+    }
+}

@@ -1,0 +1,397 @@
+//! The kernels in terms of [`super::simd::Simd`], and what makes a table of them for one instruction set.
+
+pub(super) mod decode;
+pub(super) mod gradient;
+pub(super) mod int8;
+pub(super) mod pack;
+pub(super) mod row;
+pub(super) mod softmax;
+pub(super) mod tile;
+
+/// Defines, in the module where it stands, every kernel for the vectors `$simd` with the target features `$features`, and
+/// `TABLE`. Tiles are `$mr` rows by `$nv` vectors; `rows` says for each number of rows how many panels are taken at once,
+/// `dot` for each number of query rows how many keys, and `axpy` how many chunks of columns.
+macro_rules! kernels {
+    (
+        $isa:expr, $simd:ty, $features:literal, int8: $int8:literal, tile: $mr:literal x $nv:literal,
+        rows: [$($r:literal: $p:literal),+], dot: [$($dr:literal: $dj:literal),+], axpy: [$($ar:literal: $ac:literal),+]
+    ) => {
+        use crate::kernels::generic::{decode, gradient, int8, pack, row, softmax, tile};
+        use crate::kernels::simd::Simd;
+        use crate::kernels::{GradientKernels, Kernels, PerPrecision, RowState, ScoreScales};
+
+        pub(crate) static TABLE: Kernels = Kernels {
+            isa: $isa,
+            mr: $mr,
+            nr: $nv * <$simd>::LANES,
+            int8: $int8,
+            qk_f32,
+            qk_i8,
+            softmax_f32,
+            softmax_i16,
+            softmax_u8,
+            pv_f32,
+            pv_i16,
+            pv_u8,
+            pack_q_f32,
+            pack_q_i8,
+            pack_k_f32,
+            pack_k_i8,
+            pack_v_f32,
+            pack_v_i16,
+            pack_v_i8,
+            widen: PerPrecision {
+                f32: widen::<decode::F32>,
+                f16: widen::<decode::F16>,
+                bf16: widen::<decode::BF16>,
+                i8: widen::<decode::I8>,
+                i4: widen::<decode::I4>,
+            },
+            unpack_i4,
+            dot_rows: PerPrecision {
+                f32: dot_rows::<decode::F32>,
+                f16: dot_rows::<decode::F16>,
+                bf16: dot_rows::<decode::BF16>,
+                i8: dot_rows::<decode::I8>,
+                i4: dot_rows::<decode::I4>,
+            },
+            axpy_rows: PerPrecision {
+                f32: axpy_rows::<decode::F32>,
+                f16: axpy_rows::<decode::F16>,
+                bf16: axpy_rows::<decode::BF16>,
+                i8: axpy_rows::<decode::I8>,
+                i4: axpy_rows::<decode::I4>,
+            },
+            mask_bool,
+            mask_add,
+            softcap,
+            alibi,
+            gradient: GradientKernels {
+                ptv_f32,
+                softmax_gradient,
+                weighted_sums,
+                transpose,
+            },
+        };
+
+        #[target_feature(enable = $features)]
+        unsafe fn qk_f32(
+            q: *const f32,
+            k: *const f32,
+            d: usize,
+            rows: usize,
+            panels: usize,
+            s: *mut f32,
+        ) {
+            match rows {
+                $($r => tile::qk_f32::<$simd, $mr, $r, $nv, $p>(q, k, d, panels, s),)+
+                _ => {}
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn qk_i8(
+            q: *const u8,
+            k: *const i8,
+            d4: usize,
+            rows: usize,
+            panels: usize,
+            scales: &ScoreScales,
+            s: *mut f32,
+        ) {
+            match rows {
+                $($r => int8::qk_i8::<$simd, $mr, $r, $nv, $p>(q, k, d4, panels, scales, s),)+
+                _ => {}
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn softmax_f32(s: *mut f32, rows: usize, n: usize, state: RowState) {
+            softmax::softmax_f32::<$simd>(s, rows, n, state);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn softmax_i16(
+            s: *mut f32,
+            rows: usize,
+            n: usize,
+            state: RowState,
+            v_scale: *const f32,
+            p: *mut i16,
+            p_scale: *mut f32,
+        ) {
+            softmax::softmax_i16::<$simd>(s, rows, n, state, v_scale, p, p_scale);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn softmax_u8(
+            s: *mut f32,
+            rows: usize,
+            n: usize,
+            state: RowState,
+            v_scale: *const f32,
+            p: *mut u8,
+            p_scale: *mut f32,
+            p_sum: *mut i32,
+        ) {
+            softmax::softmax_u8::<$simd>(s, rows, n, state, v_scale, p, p_scale, p_sum);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pv_f32(
+            p: *const f32,
+            v: *const f32,
+            packed: usize,
+            n: usize,
+            rows: usize,
+            panels: usize,
+            alpha: *const f32,
+            o: *mut f32,
+            ldo: usize,
+        ) {
+            match rows {
+                $($r => tile::pv_f32::<$simd, $r, $nv, $p>(p, v, packed, n, panels, alpha, o, ldo),)+
+                _ => {}
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pv_i16(
+            p: *const i16,
+            v: *const i16,
+            packed: usize,
+            n: usize,
+            rows: usize,
+            panels: usize,
+            alpha: *const f32,
+            p_scale: *const f32,
+            col_scale: *const f32,
+            o: *mut f32,
+            ldo: usize,
+        ) {
+            match rows {
+                $($r => int8::pv_i16::<$simd, $r, $nv, $p>(
+                    p, v, packed, n, panels, alpha, p_scale, col_scale, o, ldo,
+                ),)+
+                _ => {}
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pv_u8(
+            p: *const u8,
+            v: *const i8,
+            packed: usize,
+            n: usize,
+            rows: usize,
+            panels: usize,
+            alpha: *const f32,
+            p_scale: *const f32,
+            p_sum: *const i32,
+            v_zero: i32,
+            o: *mut f32,
+            ldo: usize,
+        ) {
+            match rows {
+                $($r => int8::pv_u8::<$simd, $r, $nv, $p>(
+                    p, v, packed, n, panels, alpha, p_scale, p_sum, v_zero, o, ldo,
+                ),)+
+                _ => {}
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pack_q_f32(
+            rows: *const f32,
+            ld: usize,
+            n: usize,
+            d: usize,
+            scale: f32,
+            out: *mut f32,
+        ) {
+            pack::pack_q_f32::<$simd, $mr>(rows, ld, n, d, scale, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pack_q_i8(
+            rows: *const i8,
+            ld: usize,
+            n: usize,
+            d: usize,
+            out: *mut u8,
+            sums: *mut i32,
+        ) {
+            pack::pack_q_i8::<$simd, $mr>(rows, ld, n, d, out, sums);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pack_k_f32(rows: *const f32, ld: usize, n: usize, d: usize, out: *mut f32) {
+            pack::pack_k_f32::<$simd, $nv>(rows, ld, n, d, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pack_k_i8(
+            rows: *const i8,
+            ld: usize,
+            n: usize,
+            d: usize,
+            out: *mut i8,
+            sums: *mut i32,
+        ) {
+            pack::pack_k_i8::<$simd, $nv>(rows, ld, n, d, out, sums);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pack_v_f32(
+            rows: *const f32,
+            ld: usize,
+            n: usize,
+            d: usize,
+            out: *mut f32,
+        ) -> bool {
+            pack::pack_v_f32::<$simd, $nv>(rows, ld, n, d, out)
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pack_v_i16(
+            rows: *const i8,
+            ld: usize,
+            n: usize,
+            d: usize,
+            zero: *const i32,
+            out: *mut i16,
+        ) {
+            pack::pack_v_i16::<$simd, $nv>(rows, ld, n, d, zero, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pack_v_i8(rows: *const i8, ld: usize, n: usize, d: usize, out: *mut i8) {
+            pack::pack_v_i8::<$simd, $nv>(rows, ld, n, d, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn widen<E: decode::Element<$simd>>(src: *const u8, n: usize, out: *mut f32) {
+            decode::widen::<$simd, E>(src, n, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn unpack_i4(src: *const u8, n: usize, out: *mut i8) {
+            pack::unpack_i4(src, n, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn dot_rows<E: decode::Element<$simd>>(
+            q: *const f32,
+            ldq: usize,
+            rows: usize,
+            k: *const u8,
+            stride: usize,
+            n: usize,
+            d: usize,
+            s: *mut f32,
+        ) {
+            match rows {
+                $($dr => decode::dot_rows::<$simd, E, $dr, $dj>(q, ldq, k, stride, n, d, s),)+
+                _ => {}
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn axpy_rows<E: decode::Element<$simd>>(
+            p: *const f32,
+            rows: usize,
+            v: *const u8,
+            stride: usize,
+            n: usize,
+            d: usize,
+            alpha: *const f32,
+            o: *mut f32,
+            ldo: usize,
+        ) {
+            match rows {
+                $($ar => decode::axpy_rows::<$simd, E, $ar, $ac>(
+                    p, v, stride, n, d, alpha, o, ldo,
+                ),)+
+                _ => {}
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn mask_bool(s: *mut f32, mask: *const u8, n: usize) {
+            row::mask_bool::<$simd>(s, mask, n);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn mask_add(s: *mut f32, mask: *const f32, n: usize) {
+            row::mask_add::<$simd>(s, mask, n);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn softcap(s: *mut f32, n: usize, cap2: f32) {
+            row::softcap::<$simd>(s, n, cap2);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn alibi(s: *mut f32, n: usize, slope2: f32, first: f32) {
+            row::alibi::<$simd>(s, n, slope2, first);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn ptv_f32(
+            p: *const f32,
+            v: *const f32,
+            packed: usize,
+            n: usize,
+            rows: usize,
+            panels: usize,
+            alpha: *const f32,
+            o: *mut f32,
+            ldo: usize,
+        ) {
+            match rows {
+                $($r => gradient::ptv_f32::<$simd, $r, $nv, $p>(
+                    p, v, packed, n, panels, alpha, o, ldo,
+                ),)+
+                _ => {}
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn softmax_gradient(
+            s: *mut f32,
+            dp: *mut f32,
+            rows: usize,
+            n: usize,
+            l: *const f32,
+            d: *const f32,
+        ) {
+            gradient::softmax_gradient::<$simd>(s, dp, rows, n, l, d);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn weighted_sums(
+            s: *const f32,
+            dp: *const f32,
+            rows: usize,
+            n: usize,
+            l: *const f32,
+            d: *mut f32,
+        ) {
+            gradient::weighted_sums::<$simd>(s, dp, rows, n, l, d);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn transpose(
+            rows: *const f32,
+            ld: usize,
+            n: usize,
+            d: usize,
+            out: *mut f32,
+            out_ld: usize,
+        ) {
+            gradient::transpose::<$simd>(rows, ld, n, d, out, out_ld);
+        }
+    };
+}
+
+pub(super) use kernels;

@@ -1,0 +1,93 @@
+//! Passes over one row of scores.
+
+use std::f32::consts::LOG2_E;
+
+use crate::kernels::simd::Simd;
+
+/// Coefficients of `(2^r - 1) / r` on `-0.5..=0.5`, relative error 7e-8; the first is that of the lowest power.
+const EXP2M1: [f32; 6] = [
+    0.693_147_24,
+    0.240_226_5,
+    0.055_503_216,
+    0.009_618_433,
+    0.001_339_888_1,
+    0.000_153_533_94,
+];
+
+/// See [`crate::kernels::Softcap`].
+///
+/// `tanh y = e / (e + 2)` for `e = exp(2y) - 1`, which is taken apart into a power of two and a polynomial without a
+/// constant term, so that small scores keep all their bits.
+#[inline(always)]
+pub(crate) unsafe fn softcap<S: Simd>(s: *mut f32, n: usize, cap2: f32) {
+    let cap = S::splat(cap2);
+    let one = S::splat(1.0);
+    let two_log2e = S::splat(2.0 * LOG2_E);
+    // tanh is 1 in f32 well before 2^64.
+    let limit = S::splat(64.0);
+    let mut j = 0;
+    while j < n {
+        let count = S::LANES.min(n - j);
+        let y = S::div(S::load_n(s.add(j), count, 0.0), cap);
+        let t = S::min(limit, S::mul(S::abs(y), two_log2e));
+        let whole = S::round(t);
+        let r = S::sub(t, whole);
+        let mut p = S::splat(EXP2M1[5]);
+        for c in EXP2M1.iter().rev().skip(1) {
+            p = S::fma(p, r, S::splat(*c));
+        }
+        let power = S::pow2(whole);
+        let e = S::fma(power, S::mul(p, r), S::sub(power, one));
+        let tanh = S::div(e, S::add(e, S::splat(2.0)));
+        S::store_n(s.add(j), count, S::mul(cap, S::copysign(tanh, y)));
+        j += count;
+    }
+}
+
+/// See [`crate::kernels::MaskBool`].
+#[inline(always)]
+pub(crate) unsafe fn mask_bool<S: Simd>(s: *mut f32, mask: *const u8, n: usize) {
+    let none = S::splat(f32::NEG_INFINITY);
+    let mut j = 0;
+    while j < n {
+        let count = S::LANES.min(n - j);
+        let x = S::load_n(s.add(j), count, 0.0);
+        let mask = S::to_f(S::load_u8(mask.add(j), count));
+        let x = S::select_eq(mask, S::splat(0.0), none, x);
+        S::store_n(s.add(j), count, x);
+        j += count;
+    }
+}
+
+/// See [`crate::kernels::MaskAdd`].
+#[inline(always)]
+pub(crate) unsafe fn mask_add<S: Simd>(s: *mut f32, mask: *const f32, n: usize) {
+    let none = S::splat(f32::NEG_INFINITY);
+    let mut j = 0;
+    while j < n {
+        let count = S::LANES.min(n - j);
+        let x = S::load_n(s.add(j), count, 0.0);
+        let mask = S::load_n(mask.add(j), count, 0.0);
+        let sum = S::fma(mask, S::splat(LOG2_E), x);
+        S::store_n(s.add(j), count, S::select_eq(mask, none, none, sum));
+        j += count;
+    }
+}
+
+/// See [`crate::kernels::Alibi`].
+#[inline(always)]
+pub(crate) unsafe fn alibi<S: Simd>(s: *mut f32, n: usize, slope2: f32, first: f32) {
+    const COUNT: [f32; 16] = [
+        0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
+    ];
+    let slope = S::splat(-slope2);
+    let lanes = S::load(COUNT.as_ptr());
+    let mut j = 0;
+    while j < n {
+        let count = S::LANES.min(n - j);
+        let distance = S::abs(S::sub(S::splat(first - j as f32), lanes));
+        let x = S::load_n(s.add(j), count, 0.0);
+        S::store_n(s.add(j), count, S::fma(distance, slope, x));
+        j += count;
+    }
+}

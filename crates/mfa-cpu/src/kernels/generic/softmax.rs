@@ -1,0 +1,337 @@
+//! Steps of online softmax.
+//!
+//! Maxima and sums stay spread over a vector while a row is read; those of `LANES` rows are then folded at once, and the
+//! running statistics of these rows are brought up to date as one vector.
+
+use crate::kernels::simd::Simd;
+use crate::kernels::{P8_LD, P16_LD, RowState, SCORE_LD};
+
+/// A vector per row.
+#[repr(align(64))]
+struct Partial([f32; 16 * 16]);
+
+/// A number per row.
+#[repr(align(64))]
+struct PerRow([f32; 16]);
+
+/// See [`crate::kernels::SoftmaxF32`].
+#[inline(always)]
+pub(crate) unsafe fn softmax_f32<S: Simd>(s: *mut f32, rows: usize, n: usize, state: RowState) {
+    let mut first = 0;
+    while first < rows {
+        let count = S::LANES.min(rows - first);
+        let s = s.add(first * SCORE_LD);
+        let old = S::load_n(state.m.add(first), count, 0.0);
+        let m = S::max(old, maxima::<S>(s, count, n));
+        let origin = finite_or_zero::<S>(m);
+        let origins = per_row::<S>(origin);
+        let mut partial = Partial([0.0; 256]);
+        for i in 0..count {
+            let row = s.add(i * SCORE_LD);
+            let origin = S::splat(origins.0[i]);
+            let mut sum = S::splat(0.0);
+            let mut j = 0;
+            while j + S::LANES <= n {
+                let w = S::exp2::<5>(S::sub(S::load(row.add(j)), origin), 1.0);
+                S::store(row.add(j), w);
+                sum = S::add(sum, w);
+                j += S::LANES;
+            }
+            if j < n {
+                let x = S::load_n(row.add(j), n - j, f32::NEG_INFINITY);
+                let w = S::exp2::<5>(S::sub(x, origin), 1.0);
+                S::store_n(row.add(j), n - j, w);
+                sum = S::add(sum, w);
+            }
+            S::store(partial.0.as_mut_ptr().add(i * S::LANES), sum);
+        }
+        let sum = S::across::<true>(partial.0.as_ptr());
+        let alpha = S::exp2::<5>(S::sub(old, origin), 1.0);
+        let l = S::load_n(state.l.add(first), count, 0.0);
+        S::store_n(state.l.add(first), count, S::fma(alpha, l, sum));
+        S::store_n(state.alpha.add(first), count, alpha);
+        S::store_n(state.m.add(first), count, m);
+        first += count;
+    }
+}
+
+/// See [`crate::kernels::SoftmaxI16`].
+#[inline(always)]
+pub(crate) unsafe fn softmax_i16<S: Simd>(
+    s: *mut f32,
+    rows: usize,
+    n: usize,
+    state: RowState,
+    v_scale: *const f32,
+    p: *mut i16,
+    p_scale: *mut f32,
+) {
+    const TOP: f32 = 32767.0;
+    let mut first = 0;
+    while first < rows {
+        let count = S::LANES.min(rows - first);
+        let s = s.add(first * SCORE_LD);
+        let p = p.add(first * P16_LD);
+        let block = maxima::<S>(s, count, n);
+        let origins = per_row::<S>(finite_or_zero::<S>(block));
+        let mut sums = Partial([0.0; 256]);
+        let mut inverse = S::splat(TOP);
+        if v_scale.is_null() {
+            for i in 0..count {
+                let row = s.add(i * SCORE_LD);
+                let origin = S::splat(origins.0[i]);
+                let mut sum = S::splat(0.0);
+                let mut j = 0;
+                while j < n {
+                    let w = weights::<S, 2, 5>(row, j, n, origin, TOP);
+                    sum = S::add(sum, S::add(w[0], w[1]));
+                    S::store_i16(p.add(i * P16_LD + j), w);
+                    j += 2 * S::LANES;
+                }
+                S::store(sums.0.as_mut_ptr().add(i * S::LANES), sum);
+            }
+        } else {
+            let largest = scaled::<S, 5>(s, count, n, &origins, v_scale, &mut sums);
+            inverse = S::min(S::splat(f32::MAX), S::div(S::splat(TOP), largest));
+            let inverses = per_row::<S>(inverse);
+            for i in 0..count {
+                let inverse = S::splat(inverses.0[i]);
+                let mut j = 0;
+                while j < n {
+                    let w = products::<S, 2>(s.add(i * SCORE_LD), j, n, inverse);
+                    S::store_i16(p.add(i * P16_LD + j), w);
+                    j += 2 * S::LANES;
+                }
+            }
+        }
+        let top = if v_scale.is_null() { TOP } else { 1.0 };
+        let beta = advance::<S>(state, first, count, block, &sums, top);
+        S::store_n(p_scale.add(first), count, S::div(beta, inverse));
+        first += count;
+    }
+}
+
+/// See [`crate::kernels::SoftmaxU8`].
+#[inline(always)]
+pub(crate) unsafe fn softmax_u8<S: Simd>(
+    s: *mut f32,
+    rows: usize,
+    n: usize,
+    state: RowState,
+    v_scale: *const f32,
+    p: *mut u8,
+    p_scale: *mut f32,
+    p_sum: *mut i32,
+) {
+    const TOP: f32 = 255.0;
+    let mut first = 0;
+    while first < rows {
+        let count = S::LANES.min(rows - first);
+        let s = s.add(first * SCORE_LD);
+        let p = p.add(first * P8_LD);
+        let block = maxima::<S>(s, count, n);
+        let origins = per_row::<S>(finite_or_zero::<S>(block));
+        let mut sums = Partial([0.0; 256]);
+        let mut p_sums = Partial([0.0; 256]);
+        let mut inverse = S::splat(TOP);
+        if v_scale.is_null() {
+            for i in 0..count {
+                let row = s.add(i * SCORE_LD);
+                let origin = S::splat(origins.0[i]);
+                let mut sum = S::splat(0.0);
+                let mut p_sum = S::splat_i(0);
+                let mut j = 0;
+                while j < n {
+                    let w = weights::<S, 4, 4>(row, j, n, origin, TOP);
+                    sum = S::add(sum, S::add(S::add(w[0], w[1]), S::add(w[2], w[3])));
+                    p_sum = S::store_u8(p.add(i * P8_LD + j), w, p_sum);
+                    j += 4 * S::LANES;
+                }
+                S::store(sums.0.as_mut_ptr().add(i * S::LANES), sum);
+                S::store(p_sums.0.as_mut_ptr().add(i * S::LANES), S::to_f(p_sum));
+            }
+        } else {
+            let largest = scaled::<S, 4>(s, count, n, &origins, v_scale, &mut sums);
+            inverse = S::min(S::splat(f32::MAX), S::div(S::splat(TOP), largest));
+            let inverses = per_row::<S>(inverse);
+            for i in 0..count {
+                let inverse = S::splat(inverses.0[i]);
+                let mut p_sum = S::splat_i(0);
+                let mut j = 0;
+                while j < n {
+                    let w = products::<S, 4>(s.add(i * SCORE_LD), j, n, inverse);
+                    p_sum = S::store_u8(p.add(i * P8_LD + j), w, p_sum);
+                    j += 4 * S::LANES;
+                }
+                S::store(p_sums.0.as_mut_ptr().add(i * S::LANES), S::to_f(p_sum));
+            }
+        }
+        let top = if v_scale.is_null() { TOP } else { 1.0 };
+        let beta = advance::<S>(state, first, count, block, &sums, top);
+        S::store_n(p_scale.add(first), count, S::div(beta, inverse));
+        let totals = per_row::<S>(S::across::<true>(p_sums.0.as_ptr()));
+        for i in 0..count {
+            *p_sum.add(first + i) = totals.0[i] as i32;
+        }
+        first += count;
+    }
+}
+
+/// The maximum of each of `count <= LANES` rows, NaN left out.
+#[inline(always)]
+unsafe fn maxima<S: Simd>(s: *const f32, count: usize, n: usize) -> S::F {
+    const NONE: f32 = f32::NEG_INFINITY;
+    let mut partial = Partial([NONE; 256]);
+    for i in 0..count {
+        let row = s.add(i * SCORE_LD);
+        // Two chains, for a maximum takes as long as four others can start in.
+        let mut even = S::splat(NONE);
+        let mut odd = S::splat(NONE);
+        let mut j = 0;
+        while j + 2 * S::LANES <= n {
+            even = S::max(S::load(row.add(j)), even);
+            odd = S::max(S::load(row.add(j + S::LANES)), odd);
+            j += 2 * S::LANES;
+        }
+        if j + S::LANES <= n {
+            even = S::max(S::load(row.add(j)), even);
+            j += S::LANES;
+        }
+        if j < n {
+            odd = S::max(S::load_n(row.add(j), n - j, NONE), odd);
+        }
+        S::store(partial.0.as_mut_ptr().add(i * S::LANES), S::max(odd, even));
+    }
+    S::across::<false>(partial.0.as_ptr())
+}
+
+/// `top * exp2(s - origin)` of `V` vectors from `j` on; 0 from `n` on.
+#[inline(always)]
+unsafe fn weights<S: Simd, const V: usize, const DEGREE: usize>(
+    row: *const f32,
+    j: usize,
+    n: usize,
+    origin: S::F,
+    top: f32,
+) -> [S::F; V] {
+    let mut x = block::<S, V>(row, j, n, f32::NEG_INFINITY);
+    for x in &mut x {
+        *x = S::exp2::<DEGREE>(S::sub(*x, origin), top);
+    }
+    x
+}
+
+/// `w * inverse` of `V` vectors from `j` on; 0 from `n` on.
+#[inline(always)]
+unsafe fn products<S: Simd, const V: usize>(
+    row: *const f32,
+    j: usize,
+    n: usize,
+    inverse: S::F,
+) -> [S::F; V] {
+    let mut w = block::<S, V>(row, j, n, 0.0);
+    for w in &mut w {
+        *w = S::mul(*w, inverse);
+    }
+    w
+}
+
+/// `V` vectors from `j` on; `fill` from `n` on.
+#[inline(always)]
+unsafe fn block<S: Simd, const V: usize>(
+    row: *const f32,
+    j: usize,
+    n: usize,
+    fill: f32,
+) -> [S::F; V] {
+    let mut x = [S::splat(fill); V];
+    if j + V * S::LANES <= n {
+        for (v, x) in x.iter_mut().enumerate() {
+            *x = S::load(row.add(j + v * S::LANES));
+        }
+    } else {
+        for (v, x) in x.iter_mut().enumerate() {
+            let from = (j + v * S::LANES).min(n);
+            *x = S::load_n(row.add(from), (n - from).min(S::LANES), fill);
+        }
+    }
+    x
+}
+
+/// Replaces scores by `exp2(s - origin) * v_scale`, leaves the sums without `v_scale` in `sums`, and returns the largest
+/// magnitude of each row.
+#[inline(always)]
+unsafe fn scaled<S: Simd, const DEGREE: usize>(
+    s: *mut f32,
+    count: usize,
+    n: usize,
+    origins: &PerRow,
+    v_scale: *const f32,
+    sums: &mut Partial,
+) -> S::F {
+    let mut largest = Partial([0.0; 256]);
+    for i in 0..count {
+        let row = s.add(i * SCORE_LD);
+        let origin = S::splat(origins.0[i]);
+        let mut sum = S::splat(0.0);
+        let mut top = S::splat(0.0);
+        let mut j = 0;
+        while j + S::LANES <= n {
+            let w = S::exp2::<DEGREE>(S::sub(S::load(row.add(j)), origin), 1.0);
+            sum = S::add(sum, w);
+            let w = S::mul(w, S::load(v_scale.add(j)));
+            top = S::max(S::abs(w), top);
+            S::store(row.add(j), w);
+            j += S::LANES;
+        }
+        if j < n {
+            let x = S::load_n(row.add(j), n - j, f32::NEG_INFINITY);
+            let w = S::exp2::<DEGREE>(S::sub(x, origin), 1.0);
+            sum = S::add(sum, w);
+            let w = S::mul(w, S::load_n(v_scale.add(j), n - j, 0.0));
+            top = S::max(S::abs(w), top);
+            S::store_n(row.add(j), n - j, w);
+        }
+        S::store(sums.0.as_mut_ptr().add(i * S::LANES), sum);
+        S::store(largest.0.as_mut_ptr().add(i * S::LANES), top);
+    }
+    S::across::<false>(largest.0.as_ptr())
+}
+
+/// Brings the state of `count` rows up to date with a block whose maxima are `block` and whose weights add up to
+/// `sums / top`; returns what the weights of the block are worth beside those of the blocks before.
+#[inline(always)]
+unsafe fn advance<S: Simd>(
+    state: RowState,
+    first: usize,
+    count: usize,
+    block: S::F,
+    sums: &Partial,
+    top: f32,
+) -> S::F {
+    let old = S::load_n(state.m.add(first), count, 0.0);
+    let m = S::max(old, block);
+    let origin = finite_or_zero::<S>(m);
+    let alpha = S::exp2::<5>(S::sub(old, origin), 1.0);
+    let beta = S::exp2::<5>(S::sub(block, origin), 1.0);
+    let sum = S::div(S::across::<true>(sums.0.as_ptr()), S::splat(top));
+    let l = S::load_n(state.l.add(first), count, 0.0);
+    let l = S::fma(alpha, l, S::mul(beta, sum));
+    S::store_n(state.l.add(first), count, l);
+    S::store_n(state.alpha.add(first), count, alpha);
+    S::store_n(state.m.add(first), count, m);
+    beta
+}
+
+/// The origin of the exponentials; a row that is masked so far has none, and any finite value gives it weights of 0.
+#[inline(always)]
+unsafe fn finite_or_zero<S: Simd>(m: S::F) -> S::F {
+    S::select_eq(m, S::splat(f32::NEG_INFINITY), S::splat(0.0), m)
+}
+
+#[inline(always)]
+unsafe fn per_row<S: Simd>(x: S::F) -> PerRow {
+    let mut out = PerRow([0.0; 16]);
+    S::store(out.0.as_mut_ptr(), x);
+    out
+}

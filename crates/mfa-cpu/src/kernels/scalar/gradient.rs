@@ -1,0 +1,91 @@
+//! The backward pass.
+
+use crate::kernels::SCORE_LD;
+
+/// See [`crate::kernels::GradientKernels::ptv_f32`].
+pub(super) unsafe fn ptv_f32<const NR: usize>(
+    p: *const f32,
+    v: *const f32,
+    packed: usize,
+    n: usize,
+    rows: usize,
+    panels: usize,
+    alpha: *const f32,
+    o: *mut f32,
+    ldo: usize,
+) {
+    for panel in 0..panels {
+        let v = v.add(panel * packed * NR);
+        for i in 0..rows {
+            let o = std::slice::from_raw_parts_mut(o.add(i * ldo + panel * NR), NR);
+            let mut sums = [0f32; NR];
+            for j in 0..n {
+                let p = *p.add(j * SCORE_LD + i);
+                for (c, sum) in sums.iter_mut().enumerate() {
+                    *sum += p * *v.add(j * NR + c);
+                }
+            }
+            for (o, sum) in o.iter_mut().zip(sums) {
+                *o = *alpha.add(i) * *o + sum;
+            }
+        }
+    }
+}
+
+/// See [`crate::kernels::SoftmaxGradient`].
+pub(super) unsafe fn softmax_gradient(
+    s: *mut f32,
+    dp: *mut f32,
+    rows: usize,
+    n: usize,
+    l: *const f32,
+    d: *const f32,
+) {
+    for i in 0..rows {
+        for j in 0..n {
+            let s = s.add(i * SCORE_LD + j);
+            let masked = *s == f32::NEG_INFINITY;
+            let p = if masked { 0.0 } else { (*s - *l.add(j)).exp2() };
+            *s = p;
+            if !dp.is_null() {
+                let dp = dp.add(i * SCORE_LD + j);
+                *dp = if masked { 0.0 } else { p * (*dp - *d.add(j)) };
+            }
+        }
+    }
+}
+
+/// See [`crate::kernels::WeightedSums`].
+pub(super) unsafe fn weighted_sums(
+    s: *const f32,
+    dp: *const f32,
+    rows: usize,
+    n: usize,
+    l: *const f32,
+    d: *mut f32,
+) {
+    for i in 0..rows {
+        for j in 0..n {
+            let s = *s.add(i * SCORE_LD + j);
+            if s != f32::NEG_INFINITY {
+                *d.add(j) += (s - *l.add(j)).exp2() * *dp.add(i * SCORE_LD + j);
+            }
+        }
+    }
+}
+
+/// See [`crate::kernels::Transpose`].
+pub(super) unsafe fn transpose(
+    rows: *const f32,
+    ld: usize,
+    n: usize,
+    d: usize,
+    out: *mut f32,
+    out_ld: usize,
+) {
+    for i in 0..n {
+        for j in 0..d {
+            *out.add(j * out_ld + i) = *rows.add(i * ld + j);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Passes over one row of scores.
+
+use std::f32::consts::LOG2_E;
+
+/// See [`crate::kernels::MaskBool`].
+pub(super) unsafe fn mask_bool(s: *mut f32, mask: *const u8, n: usize) {
+    for j in 0..n {
+        if *mask.add(j) == 0 {
+            *s.add(j) = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// See [`crate::kernels::MaskAdd`].
+pub(super) unsafe fn mask_add(s: *mut f32, mask: *const f32, n: usize) {
+    for j in 0..n {
+        let mask = mask.add(j).read_unaligned();
+        *s.add(j) = if mask == f32::NEG_INFINITY {
+            mask
+        } else {
+            *s.add(j) + mask * LOG2_E
+        };
+    }
+}
+
+/// See [`crate::kernels::Softcap`].
+pub(super) unsafe fn softcap(s: *mut f32, n: usize, cap2: f32) {
+    for j in 0..n {
+        *s.add(j) = cap2 * (*s.add(j) / cap2).tanh();
+    }
+}
+
+/// See [`crate::kernels::Alibi`].
+pub(super) unsafe fn alibi(s: *mut f32, n: usize, slope2: f32, first: f32) {
+    for j in 0..n {
+        *s.add(j) -= slope2 * (first - j as f32).abs();
+    }
+}

@@ -1,0 +1,66 @@
+//! Every kernel of every table that this machine runs, against its scalar twin.
+//!
+//! Inputs end where a page does that cannot be read, outputs lie between canaries (see [`memory`]).
+
+mod decode;
+mod memory;
+mod pack;
+mod row;
+mod softmax;
+mod tiles;
+
+use memory::Guarded;
+
+use super::{Isa, Kernels, scalar};
+
+/// Each table with its twin, the scalar one too: its tile is not that of its twin's defaults.
+fn tables() -> Vec<(&'static Kernels, Kernels)> {
+    Isa::ALL
+        .into_iter()
+        .filter_map(Isa::table)
+        .map(|table| (table, twin(table)))
+        .collect()
+}
+
+fn twin(table: &Kernels) -> Kernels {
+    match (table.mr, table.nr) {
+        (4, 8) => scalar::table::<4, 8>(Isa::Scalar),
+        (6, 16) => scalar::table::<6, 16>(Isa::Scalar),
+        (12, 32) => scalar::table::<12, 32>(Isa::Scalar),
+        other => panic!("no twin for tiles of {other:?}"),
+    }
+}
+
+/// Random numbers (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Uniform on -1..1.
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn floats(&mut self, n: usize) -> Guarded<f32> {
+        Guarded::from_fn(n, |_| self.float())
+    }
+
+    fn bytes(&mut self, n: usize) -> Guarded<i8> {
+        Guarded::from_fn(n, |_| self.next() as i8)
+    }
+}
+
+fn round_up(n: usize, to: usize) -> usize {
+    n.div_ceil(to) * to
+}

@@ -1,0 +1,130 @@
+//! Passes over one row of scores.
+
+use std::f32::consts::LOG2_E;
+
+use super::memory::Guarded;
+use super::{Random, tables};
+use crate::kernels::KB;
+
+const LENGTHS: [usize; 8] = [1, 2, 15, 16, 17, 31, 100, KB];
+
+#[test]
+fn mask_bool() {
+    let mut random = Random(41);
+    for (table, _) in tables() {
+        for n in LENGTHS {
+            let mut s = random.floats(n);
+            s[n / 2] = f32::NAN;
+            let old = s.to_vec();
+            let mask = Guarded::from_fn(n, |_| [0u8, 1, 2, 128, 255][random.below(5)]);
+            // SAFETY: `n` scores, `n` bytes.
+            unsafe { (table.mask_bool)(s.as_mut_ptr(), mask.as_ptr(), n) };
+            s.check("scores");
+            for j in 0..n {
+                let want = if mask[j] == 0 {
+                    f32::NEG_INFINITY
+                } else {
+                    old[j]
+                };
+                assert_eq!(
+                    s[j].to_bits(),
+                    want.to_bits(),
+                    "{}: n {n}, key {j}",
+                    table.isa
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn mask_add() {
+    let mut random = Random(42);
+    for (table, _) in tables() {
+        for n in LENGTHS {
+            let mut s = random.floats(n);
+            let mut mask = random.floats(n);
+            for x in mask.iter_mut().skip(1).step_by(5) {
+                *x = f32::NEG_INFINITY;
+            }
+            for x in s.iter_mut().skip(1).step_by(10) {
+                *x = f32::NAN;
+            }
+            let old = s.to_vec();
+            // SAFETY: `n` scores, `n` elements of mask.
+            unsafe { (table.mask_add)(s.as_mut_ptr(), mask.as_ptr(), n) };
+            s.check("scores");
+            for j in 0..n {
+                if mask[j] == f32::NEG_INFINITY {
+                    assert_eq!(s[j], f32::NEG_INFINITY, "{}: n {n}, key {j}", table.isa);
+                } else {
+                    let want = f64::from(old[j]) + f64::from(mask[j]) * f64::from(LOG2_E);
+                    let bound = 4.0 * f64::from(f32::EPSILON);
+                    assert!(
+                        (f64::from(s[j]) - want).abs() < bound,
+                        "{}: n {n}, key {j}",
+                        table.isa
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn softcap() {
+    let mut random = Random(43);
+    for (table, _) in tables() {
+        for cap in [0.5f32, 30.0, 72.0] {
+            for n in LENGTHS {
+                for range in [1e-6, 1e-2, 1.0, 50.0, 500.0] {
+                    let mut s = Guarded::from_fn(n, |_| random.float() * range);
+                    let old = s.to_vec();
+                    // SAFETY: `n` scores.
+                    unsafe { (table.softcap)(s.as_mut_ptr(), n, cap) };
+                    s.check("scores");
+                    for (x, y) in old.iter().zip(s.iter()) {
+                        let want = f64::from(cap) * (f64::from(*x) / f64::from(cap)).tanh();
+                        let error = (f64::from(*y) - want).abs();
+                        assert!(
+                            error <= 4.0 * f64::from(f32::EPSILON) * want.abs(),
+                            "{}: cap {cap}, {x}: {y} and {want}",
+                            table.isa
+                        );
+                    }
+                }
+            }
+        }
+        let specials = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0];
+        let mut s = Guarded::from_slice(&specials);
+        // SAFETY: five scores.
+        unsafe { (table.softcap)(s.as_mut_ptr(), specials.len(), 20.0) };
+        assert!(s[0].is_nan(), "{}", table.isa);
+        assert_eq!(s[1..], [20.0, -20.0, 0.0, 0.0], "{}", table.isa);
+    }
+}
+
+#[test]
+fn alibi() {
+    let mut random = Random(44);
+    for (table, _) in tables() {
+        for n in LENGTHS {
+            for first in [-3.0f32, 0.0, 7.0, 100_000.0] {
+                let mut s = random.floats(n);
+                let old = s.to_vec();
+                // SAFETY: `n` scores.
+                unsafe { (table.alibi)(s.as_mut_ptr(), n, 0.0625, first) };
+                s.check("scores");
+                for j in 0..n {
+                    let want = f64::from(old[j]) - 0.0625 * (f64::from(first) - j as f64).abs();
+                    let bound = f64::from(f32::EPSILON) * want.abs().max(1.0);
+                    assert!(
+                        (f64::from(s[j]) - want).abs() <= bound,
+                        "{}: n {n}, key {j}",
+                        table.isa
+                    );
+                }
+            }
+        }
+    }
+}

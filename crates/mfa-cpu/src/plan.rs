@@ -1,0 +1,224 @@
+//! From a checked call to how it will run: a pure function of the problem, the kernels and the number of threads.
+
+use crate::kernels::{DECODE_ROWS, KB, Kernels};
+use crate::precision::Precision;
+use crate::problem::Problem;
+use crate::quantization::Granularity;
+use crate::tensor::Tensor;
+
+/// How the query rows meet the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loop {
+    /// Packed tiles of many rows.
+    Tile,
+    /// A few rows, streaming K and V as they are stored.
+    Decode,
+}
+
+/// The arithmetic of Q Kᵀ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scores {
+    F32,
+    I8,
+}
+
+/// The arithmetic of P V.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Values {
+    F32,
+    /// P to 15 bits.
+    I16,
+    /// P to 8 bits.
+    U8,
+}
+
+/// How a call runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub path: Loop,
+    pub scores: Scores,
+    pub values: Values,
+    /// Query rows of a tile.
+    pub tile_rows: usize,
+    /// Keys of a block.
+    pub block_keys: usize,
+    /// Pieces that the keys are cut into, merged in order at the end.
+    pub splits: usize,
+    pub split_keys: usize,
+    pub workers: usize,
+    pub why: Why,
+}
+
+/// What the plan was made from, for `explain`; text is made only there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Why {
+    /// Most query rows of a key/value head.
+    pub rows: usize,
+    /// Whether there was too little work to share.
+    pub inline: bool,
+    pub scores: &'static str,
+    pub values: &'static str,
+    pub tiles: usize,
+}
+
+/// Tuning, by head dimension: the first row whose `columns` (of Q and V together) is not exceeded.
+/// Chosen so that packed K and V of a block, Q and O of a tile stay in half of a 1.25 MB second-level cache.
+const BLOCKS: [(usize, usize, usize); 4] = [
+    // columns of K and V, keys of a block, most rows of a tile
+    (160, KB, 384),
+    (320, KB, 288),
+    (640, KB / 2, 192),
+    (usize::MAX, KB / 4, 96),
+];
+/// Below this many multiply-adds a second thread costs more than it brings.
+const INLINE_WORK: f64 = 4e5;
+/// Tiles per worker, so that a slow worker can be relieved.
+const TILES_PER_WORKER: usize = 2;
+const TILES_PER_WORKER_DIAGONAL: usize = 4;
+/// Fewest keys of a split.
+const SPLIT_KEYS: usize = 1024;
+
+impl Plan {
+    pub(crate) fn new(problem: &Problem, kernels: &Kernels, threads: usize) -> Self {
+        let work = problem.scores() * (problem.d + problem.dv) as f64;
+        let inline = work < INLINE_WORK;
+        let workers = if inline { 1 } else { threads };
+        let sequences = &problem.sequences;
+        let rows = sequences.iter().map(|s| s.nq * problem.group).max();
+        let rows = rows.unwrap_or(0);
+        let most_keys = sequences.iter().map(|s| s.nk).max().unwrap_or(0);
+        let path = if rows <= DECODE_ROWS && streams(&problem.k) && streams(&problem.v) {
+            Loop::Decode
+        } else {
+            Loop::Tile
+        };
+        let (scores, scores_why) = scores(problem, kernels, path);
+        let (values, values_why) = values(problem, kernels, path);
+
+        let columns = problem.d + problem.dv;
+        let (block_keys, cap) = BLOCKS
+            .iter()
+            .find(|row| columns <= row.0)
+            .map_or((KB / 4, 96), |&(_, keys, rows)| (keys, rows));
+        let mr = kernels.mr;
+        let tile_rows = match path {
+            Loop::Decode => DECODE_ROWS,
+            Loop::Tile => {
+                let per_worker = if problem.options.has_diagonal() {
+                    TILES_PER_WORKER_DIAGONAL
+                } else {
+                    TILES_PER_WORKER
+                };
+                let all_rows: usize = problem
+                    .sequences
+                    .iter()
+                    .map(|s| s.nq)
+                    .sum::<usize>()
+                    .saturating_mul(problem.heads);
+                let share = all_rows.div_ceil(workers * per_worker).clamp(1, cap);
+                share.next_multiple_of(mr)
+            }
+        };
+        let mut plan = Plan {
+            path,
+            scores,
+            values,
+            tile_rows,
+            block_keys,
+            splits: 1,
+            split_keys: usize::MAX,
+            workers,
+            why: Why {
+                rows,
+                inline,
+                scores: scores_why,
+                values: values_why,
+                tiles: 0,
+            },
+        };
+        let tiles = crate::forward::Schedule::new(problem, &plan).tiles();
+        plan.why.tiles = tiles;
+        if tiles > 0 && tiles < 2 * workers && most_keys >= 2 * SPLIT_KEYS && workers > 1 {
+            let wanted = (2 * workers).div_ceil(tiles).min(most_keys / SPLIT_KEYS);
+            plan.split_keys = most_keys.div_ceil(wanted).next_multiple_of(KB);
+            plan.splits = most_keys.div_ceil(plan.split_keys);
+        }
+        plan
+    }
+}
+
+/// Whether rows can be read where they lie.
+fn streams(tensor: &Tensor) -> bool {
+    tensor.shape[3] == 1 || tensor.strides[3] == 1
+}
+
+/// Whether one scale (and zero point) holds for a whole row.
+pub(crate) fn row_scaled(tensor: &Tensor) -> bool {
+    tensor.quant.as_ref().is_some_and(|q| match q.granularity {
+        Granularity::Tensor | Granularity::Block => true,
+        Granularity::Row => q.group >= tensor.shape[3],
+        Granularity::Channel => false,
+    })
+}
+
+fn scores(problem: &Problem, kernels: &Kernels, path: Loop) -> (Scores, &'static str) {
+    let (q, k) = (&problem.q, &problem.k);
+    let (Some(q_quant), Some(k_quant)) = (&q.quant, &k.quant) else {
+        return (Scores::F32, "Q or K is not quantized");
+    };
+    if path == Loop::Decode {
+        return (
+            Scores::F32,
+            "few rows: memory is the limit, integers are widened in registers",
+        );
+    }
+    if !kernels.int8 {
+        return (Scores::F32, "this instruction set has no fast INT8 product");
+    }
+    if !row_scaled(q) || !row_scaled(k) {
+        return (
+            Scores::F32,
+            "scales within a row: products cannot be summed as integers",
+        );
+    }
+    if q_quant.rotated != k_quant.rotated {
+        return (Scores::F32, "only one of Q and K is rotated");
+    }
+    if q_quant.mean.is_some() {
+        return (Scores::F32, "Q has a mean");
+    }
+    if q_quant.has_zeros() && q_quant.granularity != Granularity::Tensor {
+        return (Scores::F32, "zero points of Q differ by row");
+    }
+    (
+        Scores::I8,
+        "Q and K are integers with row scales: exact INT32 sums",
+    )
+}
+
+fn values(problem: &Problem, kernels: &Kernels, path: Loop) -> (Values, &'static str) {
+    let v = &problem.v;
+    let Some(quant) = &v.quant else {
+        return (Values::F32, "V is not quantized");
+    };
+    if path == Loop::Decode {
+        return (
+            Values::F32,
+            "few rows: memory is the limit, integers are widened in registers",
+        );
+    }
+    if !kernels.int8 {
+        return (
+            Values::F32,
+            "this instruction set has no fast integer product",
+        );
+    }
+    if !row_scaled(v) {
+        return (Values::F32, "scales of V within a row");
+    }
+    let tensor_zero = !quant.has_zeros() || quant.granularity == Granularity::Tensor;
+    if problem.options.fast && tensor_zero && matches!(v.precision, Precision::I4 | Precision::I8) {
+        return (Values::U8, "fast mode: P to 8 bits");
+    }
+    (Values::I16, "exact mode: P to 15 bits, INT32 sums")
+}

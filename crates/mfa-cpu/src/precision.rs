@@ -1,0 +1,74 @@
+//! How elements are stored.
+
+use mfa_sys as sys;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Precision {
+    F32,
+    F16,
+    Bf16,
+    I4,
+    I8,
+    Bool,
+}
+
+impl Precision {
+    pub(crate) fn from_code(code: i32) -> Option<Self> {
+        Some(match code {
+            sys::MFA_PRECISION_FP32 => Precision::F32,
+            sys::MFA_PRECISION_FP16 => Precision::F16,
+            sys::MFA_PRECISION_BF16 => Precision::Bf16,
+            sys::MFA_PRECISION_INT4 => Precision::I4,
+            sys::MFA_PRECISION_INT8 => Precision::I8,
+            sys::MFA_PRECISION_BOOL => Precision::Bool,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn bits(self) -> usize {
+        match self {
+            Precision::F32 => 32,
+            Precision::F16 | Precision::Bf16 => 16,
+            Precision::I8 | Precision::Bool => 8,
+            Precision::I4 => 4,
+        }
+    }
+
+    /// Bytes of an element; INT4 counts by the byte that holds it.
+    pub(crate) fn bytes(self) -> usize {
+        self.bits().div_ceil(8)
+    }
+
+    pub(crate) fn is_quantized(self) -> bool {
+        matches!(self, Precision::I4 | Precision::I8)
+    }
+
+    pub(crate) fn is_float(self) -> bool {
+        matches!(self, Precision::F32 | Precision::F16 | Precision::Bf16)
+    }
+
+    /// The largest magnitude of a symmetrically quantized integer.
+    pub(crate) fn symmetric_max(self) -> i32 {
+        if self == Precision::I4 { 7 } else { 127 }
+    }
+
+    /// The smallest and largest integer that is stored.
+    pub(crate) fn range(self) -> (i32, i32) {
+        if self == Precision::I4 {
+            (-8, 7)
+        } else {
+            (-128, 127)
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "FP32",
+            Precision::F16 => "FP16",
+            Precision::Bf16 => "BF16",
+            Precision::I4 => "INT4",
+            Precision::I8 => "INT8",
+            Precision::Bool => "BOOL",
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! How stored integers stand for real numbers: scales, zero points, means, and which elements share them.
+
+use half::f16;
+use mfa_sys as sys;
+
+use crate::error::{Error, Result, ensure};
+use crate::precision::Precision;
+use crate::tensor::Array;
+
+/// Which elements share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Granularity {
+    Tensor,
+    Row,
+    Block,
+    Channel,
+}
+
+impl Granularity {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Granularity::Tensor => "tensor",
+            Granularity::Row => "row",
+            Granularity::Block => "block",
+            Granularity::Channel => "channel",
+        }
+    }
+}
+
+/// How the integers of a tensor stand for real numbers.
+#[derive(Clone)]
+pub(crate) struct Quant {
+    pub granularity: Granularity,
+    /// Rows that share a scale.
+    pub block_rows: usize,
+    /// Columns that share a scale.
+    pub group: usize,
+    pub params: Params,
+    /// Whether there are zero points, be they all 0.
+    pub asymmetric: bool,
+    pub rotated: bool,
+    /// FP32 `[batch, heads, columns]`.
+    pub mean: Option<Array>,
+}
+
+/// Scales and zero points.
+#[derive(Clone)]
+pub(crate) enum Params {
+    One {
+        scale: f32,
+        zero: i32,
+    },
+    Many {
+        scales: Array,
+        half: bool,
+        zeros: Option<(Array, usize)>,
+        strides: [usize; 4],
+    },
+}
+
+// SAFETY: as for `Tensor`.
+unsafe impl Send for Quant {}
+// SAFETY: as for `Tensor`.
+unsafe impl Sync for Quant {}
+
+impl Quant {
+    /// The index of the scale of an element, in units of the strides' elements.
+    fn index(strides: &[usize; 4], at: [usize; 4]) -> usize {
+        strides.iter().zip(at).map(|(stride, i)| stride * i).sum()
+    }
+
+    /// Scale of row `n`, column group `g` (for CHANNEL: column `g`).
+    pub(crate) fn scale(&self, b: usize, h: usize, n: usize, g: usize) -> f32 {
+        match &self.params {
+            Params::One { scale, .. } => *scale,
+            Params::Many {
+                scales,
+                half,
+                strides,
+                ..
+            } => {
+                let i = Self::index(strides, [b, h, n / self.block_rows, g]);
+                // SAFETY: `check` proved that every index of the scales' shape lies in the buffer, and its alignment.
+                unsafe {
+                    if *half {
+                        scales.ptr.cast::<f16>().add(i).read().to_f32()
+                    } else {
+                        scales.ptr.cast::<f32>().add(i).read()
+                    }
+                }
+            }
+        }
+    }
+
+    /// Zero point of row `n`, column group `g`.
+    pub(crate) fn zero(&self, b: usize, h: usize, n: usize, g: usize) -> i32 {
+        match &self.params {
+            Params::One { zero, .. } => *zero,
+            Params::Many { zeros: None, .. } => 0,
+            Params::Many {
+                zeros: Some((zeros, bytes)),
+                strides,
+                ..
+            } => {
+                let i = Self::index(strides, [b, h, n / self.block_rows, g]);
+                // SAFETY: zero points have the shape and strides of the scales, checked likewise.
+                unsafe {
+                    if *bytes == 1 {
+                        i32::from(zeros.ptr.cast::<i8>().add(i).read())
+                    } else {
+                        zeros.ptr.cast::<i32>().add(i).read()
+                    }
+                }
+            }
+        }
+    }
+
+    /// Scales of rows `n..n + out.len()`, for granularities whose scale holds for a row.
+    pub(crate) fn row_scales(&self, b: usize, h: usize, n: usize, out: &mut [f32]) {
+        match &self.params {
+            Params::One { scale, .. } => out.fill(*scale),
+            Params::Many {
+                scales,
+                half: false,
+                strides,
+                ..
+            } if self.block_rows == 1 && strides[2] == 1 => {
+                let first = Self::index(strides, [b, h, n, 0]);
+                // SAFETY: as in `scale`; consecutive rows' scales are adjacent.
+                unsafe {
+                    scales
+                        .ptr
+                        .cast::<f32>()
+                        .add(first)
+                        .copy_to_nonoverlapping(out.as_mut_ptr(), out.len())
+                };
+            }
+            _ => out
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, x)| *x = self.scale(b, h, n + i, 0)),
+        }
+    }
+
+    /// Zero points of rows `n..n + out.len()`, as floats, likewise.
+    pub(crate) fn row_zeros(&self, b: usize, h: usize, n: usize, out: &mut [f32]) {
+        out.iter_mut()
+            .enumerate()
+            .for_each(|(i, x)| *x = self.zero(b, h, n + i, 0) as f32);
+    }
+
+    /// The one scale and zero point of all rows, if there is one.
+    pub(crate) fn constant(&self) -> Option<(f32, f32)> {
+        match self.params {
+            Params::One { scale, zero } => Some((scale, zero as f32)),
+            Params::Many { .. } => None,
+        }
+    }
+
+    /// Whether any zero point can differ from 0.
+    pub(crate) fn has_zeros(&self) -> bool {
+        !matches!(
+            self.params,
+            Params::One { zero: 0, .. } | Params::Many { zeros: None, .. }
+        )
+    }
+
+    /// Writes scale and zero point of row `n`, group `g`.
+    pub(crate) fn store(&self, b: usize, h: usize, n: usize, g: usize, scale: f32, zero: i32) {
+        let Params::Many {
+            scales,
+            half,
+            zeros,
+            strides,
+        } = &self.params
+        else {
+            return;
+        };
+        let i = Self::index(strides, [b, h, n / self.block_rows, g]);
+        // SAFETY: as in `scale` and `zero`; each group is written by one thread.
+        unsafe {
+            if *half {
+                scales.ptr.cast::<f16>().add(i).write(f16::from_f32(scale));
+            } else {
+                scales.ptr.cast::<f32>().add(i).write(scale);
+            }
+            match zeros {
+                Some((zeros, 1)) => zeros.ptr.cast::<i8>().add(i).write(zero as i8),
+                Some((zeros, _)) => zeros.ptr.cast::<i32>().add(i).write(zero),
+                None => {}
+            }
+        }
+    }
+
+    /// The part of the scales' shape that is not a repetition by a stride of 0.
+    fn distinct(&self, shape: [usize; 4]) -> [usize; 4] {
+        let Params::Many { strides, .. } = &self.params else {
+            return [1; 4];
+        };
+        std::array::from_fn(|axis| {
+            if strides[axis] == 0 {
+                shape[axis].min(1)
+            } else {
+                shape[axis]
+            }
+        })
+    }
+
+    /// Groups of columns in a row.
+    pub(crate) fn groups(&self, columns: usize) -> usize {
+        columns.div_ceil(self.group.max(1))
+    }
+}
+
+impl Quant {
+    /// Checks a quantization of a tensor of the given shape.
+    pub(crate) fn check(
+        q: &sys::mfa_quantization,
+        what: &str,
+        precision: Precision,
+        shape: [usize; 4],
+    ) -> Result<Self> {
+        let [batch, heads, rows, columns] = shape;
+        let granularity = match q.granularity {
+            sys::MFA_GRANULARITY_TENSOR => Granularity::Tensor,
+            sys::MFA_GRANULARITY_ROW => Granularity::Row,
+            sys::MFA_GRANULARITY_BLOCK => Granularity::Block,
+            sys::MFA_GRANULARITY_CHANNEL => Granularity::Channel,
+            other => {
+                return Err(Error::argument(format!(
+                    "{what}: granularity {other} is unknown; expected 0 (tensor), 1 (row), 2 (block) or 3 (channel)"
+                )));
+            }
+        };
+        let blocked = matches!(granularity, Granularity::Block | Granularity::Channel);
+        ensure!(
+            blocked == (q.block_rows > 0),
+            argument,
+            "{what}: block_rows is {} with granularity {}; expected {}",
+            q.block_rows,
+            granularity.name(),
+            if blocked { "at least 1" } else { "0" }
+        );
+        ensure!(
+            q.group_size == 0
+                || (granularity == Granularity::Row && matches!(q.group_size, 32 | 64)),
+            argument,
+            "{what}: group_size is {} with granularity {}; expected 0, or 32 or 64 with granularity row",
+            q.group_size,
+            granularity.name()
+        );
+        ensure!(
+            q.rotated <= 1,
+            argument,
+            "{what}: rotated is {}; expected 0 or 1",
+            q.rotated
+        );
+        ensure!(
+            q.reserved == 0,
+            argument,
+            "{what}: quantization.reserved is {}; expected 0",
+            q.reserved
+        );
+        let (block_rows, group) = match granularity {
+            Granularity::Tensor => (usize::MAX, columns.max(1)),
+            Granularity::Row => (
+                1,
+                if q.group_size == 0 {
+                    columns.max(1)
+                } else {
+                    q.group_size as usize
+                },
+            ),
+            Granularity::Block => (q.block_rows as usize, columns.max(1)),
+            Granularity::Channel => (q.block_rows as usize, 1),
+        };
+        let scales_shape = match granularity {
+            Granularity::Tensor => [1; 4],
+            _ => [
+                batch,
+                heads,
+                rows.div_ceil(block_rows),
+                columns.div_ceil(group),
+            ],
+        };
+        let params = if q.scale_buffer.is_null() {
+            ensure!(
+                granularity == Granularity::Tensor,
+                argument,
+                "{what}: no scale_buffer with granularity {}; expected scales of shape {scales_shape:?}",
+                granularity.name()
+            );
+            ensure!(
+                q.scale.is_finite() && q.scale != 0.0,
+                argument,
+                "{what}: scale is {}; expected a finite number other than 0",
+                q.scale
+            );
+            expect_zero(q.zero_point, what, precision)?;
+            Params::One {
+                scale: q.scale,
+                zero: q.zero_point,
+            }
+        } else {
+            Self::check_arrays(q, what, scales_shape)?
+        };
+        let mean = if q.mean_buffer.is_null() {
+            None
+        } else {
+            let bytes = 4 * batch as u128 * heads as u128 * columns as u128;
+            Some(Array::check(
+                q.mean_buffer,
+                q.mean_offset,
+                bytes,
+                4,
+                &format!("{what}: mean_buffer"),
+            )?)
+        };
+        Ok(Quant {
+            granularity,
+            block_rows,
+            group,
+            params,
+            asymmetric: !q.zero_point_buffer.is_null()
+                || (q.scale_buffer.is_null() && q.zero_point != 0),
+            rotated: q.rotated == 1,
+            mean,
+        })
+    }
+
+    fn check_arrays(q: &sys::mfa_quantization, what: &str, shape: [usize; 4]) -> Result<Params> {
+        let half = match q.scale_precision {
+            sys::MFA_PRECISION_FP32 => false,
+            sys::MFA_PRECISION_FP16 => true,
+            other => {
+                return Err(Error::argument(format!(
+                    "{what}: scale_precision is {other}; expected 0 (FP32) or 1 (FP16)"
+                )));
+            }
+        };
+        let mut strides = [0; 4];
+        if q.scale_strides == [0; 4] {
+            let mut step = 1;
+            for axis in (0..4).rev() {
+                // 0 where there is one element: tensors of any shape index a tensor-wise scale.
+                strides[axis] = if shape[axis] > 1 { step } else { 0 };
+                step *= shape[axis].max(1);
+            }
+        } else {
+            for axis in 0..4 {
+                let stride = q.scale_strides[axis];
+                ensure!(
+                    stride >= 0,
+                    dimensions,
+                    "{what}: scale_strides is {:?}; expected none below 0",
+                    q.scale_strides
+                );
+                strides[axis] = if shape[axis] > 1 { stride as usize } else { 0 };
+            }
+        }
+        let empty = shape.contains(&0);
+        let last: u128 = (0..4)
+            .map(|i| shape[i].saturating_sub(1) as u128 * strides[i] as u128)
+            .sum();
+        let count = if empty { 0 } else { last + 1 };
+        let size = if half { 2 } else { 4 };
+        let scales = Array::check(
+            q.scale_buffer,
+            q.scale_offset,
+            count * size as u128,
+            size,
+            &format!("{what}: scale_buffer"),
+        )?;
+        let zeros = if q.zero_point_buffer.is_null() {
+            None
+        } else {
+            let bytes = q.zero_point_bytes as usize;
+            ensure!(
+                matches!(bytes, 1 | 4),
+                argument,
+                "{what}: zero_point_bytes is {bytes}; expected 1 or 4"
+            );
+            let name = format!("{what}: zero_point_buffer");
+            Some((
+                Array::check(
+                    q.zero_point_buffer,
+                    q.zero_point_offset,
+                    count * bytes as u128,
+                    bytes,
+                    &name,
+                )?,
+                bytes,
+            ))
+        };
+        Ok(Params::Many {
+            scales,
+            half,
+            zeros,
+            strides,
+        })
+    }
+
+    /// Checks what the arrays hold, as far as a wrong value would give a wrong result rather than NaN: reads each zero
+    /// point. For a tensor-wise scale, takes the two numbers out of their arrays.
+    pub(crate) fn check_values(
+        &mut self,
+        what: &str,
+        precision: Precision,
+        shape: [usize; 4],
+    ) -> Result<()> {
+        if self.granularity == Granularity::Tensor {
+            let (scale, zero) = (self.scale(0, 0, 0, 0), self.zero(0, 0, 0, 0));
+            ensure!(
+                scale.is_finite() && scale != 0.0,
+                argument,
+                "{what}: scale is {scale}; expected a finite number other than 0"
+            );
+            expect_zero(zero, what, precision)?;
+            self.params = Params::One { scale, zero };
+        } else if matches!(&self.params, Params::Many { zeros: Some((_, bytes)), .. } if precision == Precision::I4 || *bytes == 4)
+        {
+            let [batch, heads, rows, columns] = shape;
+            let distinct = self.distinct([
+                batch,
+                heads,
+                rows.div_ceil(self.block_rows),
+                self.groups(columns),
+            ]);
+            for b in 0..distinct[0] {
+                for h in 0..distinct[1] {
+                    for n in 0..distinct[2] {
+                        for g in 0..distinct[3] {
+                            expect_zero(self.zero(b, h, n * self.block_rows, g), what, precision)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn expect_zero(zero: i32, what: &str, precision: Precision) -> Result<()> {
+    let (low, high) = precision.range();
+    ensure!(
+        (low..=high).contains(&zero),
+        argument,
+        "{what}: zero point is {zero}; expected {low} to {high} for {}",
+        precision.name()
+    );
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Sums and extremes over rows, gathered by workers and joined in order, so that they do not depend on who was faster.
+
+use std::sync::OnceLock;
+
+use crate::pool::Pool;
+
+/// Runs `part` for each item and returns the results in order.
+pub(super) fn collect<T: Send + Sync>(
+    pool: &Pool,
+    threads: usize,
+    items: usize,
+    part: impl Fn(usize) -> T + Sync,
+) -> Vec<T> {
+    let slots: Vec<OnceLock<T>> = (0..items).map(|_| OnceLock::new()).collect();
+    pool.run(threads, items, |_, item| {
+        slots[item].get_or_init(|| part(item));
+    });
+    slots.into_iter().filter_map(OnceLock::into_inner).collect()
+}
+
+/// Smallest and largest value; starts at 0, which every range includes.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Range {
+    pub min: f32,
+    pub max: f32,
+}
+
+impl Range {
+    pub(super) fn extend(&mut self, values: &[f32]) {
+        for x in values {
+            self.min = if *x < self.min { *x } else { self.min };
+            self.max = if *x > self.max { *x } else { self.max };
+        }
+    }
+
+    pub(super) fn join(self, other: &Range) -> Range {
+        Range {
+            min: self.min.min(other.min),
+            max: self.max.max(other.max),
+        }
+    }
+}
+
+/// One row before and after.
+pub(super) struct RowError<'a> {
+    pub dequantized: &'a [f32],
+    pub source: &'a [f32],
+}
+
+/// The sums behind `mfa_quantization_error`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ErrorSum {
+    count: f64,
+    squares: f64,
+    source_squares: f64,
+    max_abs: f64,
+    worst_row: f64,
+}
+
+impl ErrorSum {
+    pub(super) fn add_row(&mut self, row: &RowError<'_>) {
+        let mut squares = 0.0;
+        for (x, y) in row.dequantized.iter().zip(row.source) {
+            let difference = f64::from(*x) - f64::from(*y);
+            squares += difference * difference;
+            self.source_squares += f64::from(*y) * f64::from(*y);
+            self.max_abs = self.max_abs.max(difference.abs());
+        }
+        let columns = row.source.len() as f64;
+        self.count += columns;
+        self.squares += squares;
+        self.worst_row = self.worst_row.max((squares / columns).sqrt());
+    }
+
+    pub(super) fn join(self, other: &ErrorSum) -> ErrorSum {
+        ErrorSum {
+            count: self.count + other.count,
+            squares: self.squares + other.squares,
+            source_squares: self.source_squares + other.source_squares,
+            max_abs: self.max_abs.max(other.max_abs),
+            worst_row: self.worst_row.max(other.worst_row),
+        }
+    }
+
+    /// As the contract reports it.
+    pub(crate) fn report(&self) -> mfa_sys::mfa_quantization_error {
+        let ratio = |a: f64, b: f64| if b == 0.0 { 0.0 } else { (a / b).sqrt() };
+        mfa_sys::mfa_quantization_error {
+            rmse: ratio(self.squares, self.count),
+            relative_rmse: ratio(self.squares, self.source_squares),
+            max_abs: self.max_abs,
+            worst_row_rmse: self.worst_row,
+        }
+    }
+}

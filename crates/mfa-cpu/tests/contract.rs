@@ -1,0 +1,610 @@
+//! The C contract refuses what is wrong, with the documented code and a sentence, and leaves outputs as they were.
+
+use std::ffi::{CStr, c_void};
+use std::ptr::{null, null_mut};
+
+use mfa_sys as sys;
+use proptest::prelude::*;
+
+/// A context and the buffers made on it.
+struct Session {
+    api: sys::Api,
+    context: *mut c_void,
+}
+
+impl Session {
+    fn new() -> Self {
+        let api = mfa_cpu::api();
+        let mut context = null_mut();
+        // SAFETY: a place for the handle.
+        assert_eq!(
+            unsafe { (api.mfa_create_context)(&mut context) },
+            sys::MFA_SUCCESS
+        );
+        Session { api, context }
+    }
+
+    fn buffer(&self, size: u64) -> *mut c_void {
+        let mut buffer = null_mut();
+        // SAFETY: a place for the handle.
+        let status = unsafe { (self.api.mfa_create_buffer)(self.context, size, &mut buffer) };
+        assert_eq!(status, sys::MFA_SUCCESS);
+        buffer
+    }
+
+    fn bytes(&self, buffer: *mut c_void) -> &mut [u8] {
+        let (mut contents, mut size) = (null_mut(), 0);
+        // SAFETY: live buffers of this session; the slice is used between calls only.
+        unsafe {
+            assert_eq!(
+                (self.api.mfa_buffer_contents)(buffer, &mut contents),
+                sys::MFA_SUCCESS
+            );
+            assert_eq!(
+                (self.api.mfa_buffer_size)(buffer, &mut size),
+                sys::MFA_SUCCESS
+            );
+            std::slice::from_raw_parts_mut(contents.cast(), size as usize)
+        }
+    }
+
+    fn sentence(&self) -> String {
+        // SAFETY: a NUL-terminated string that lives until the thread's next failure.
+        unsafe { CStr::from_ptr((self.api.mfa_last_error)(null_mut())) }
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    fn forward(&self, desc: &sys::mfa_forward_desc) -> i32 {
+        // SAFETY: a descriptor of its struct_size.
+        unsafe { (self.api.mfa_forward)(self.context, desc) }
+    }
+
+    /// A legal call: batch 1, 4 query and 2 key/value heads, 5 rows, 7 keys, 8 columns.
+    fn legal(&self) -> sys::mfa_forward_desc {
+        sys::mfa_forward_desc {
+            query: self.tensor([1, 4, 5, 8]),
+            key: self.tensor([1, 2, 7, 8]),
+            value: self.tensor([1, 2, 7, 8]),
+            output: self.tensor([1, 4, 5, 8]),
+            ..sys::mfa_forward_desc::new()
+        }
+    }
+
+    fn tensor(&self, shape: [u64; 4]) -> sys::mfa_tensor {
+        tensor(self.buffer(4 * shape.iter().product::<u64>()), shape)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // SAFETY: a live context.
+        unsafe { (self.api.mfa_destroy_context)(self.context) };
+    }
+}
+
+fn tensor(buffer: *mut c_void, shape: [u64; 4]) -> sys::mfa_tensor {
+    let mut strides = [1i64; 4];
+    for axis in (0..3).rev() {
+        strides[axis] = strides[axis + 1] * shape[axis + 1].max(1) as i64;
+    }
+    sys::mfa_tensor {
+        buffer,
+        shape,
+        strides,
+        ..sys::mfa_tensor::ABSENT
+    }
+}
+
+/// Runs a call that must end with `status` and a sentence that says `word`; a refused call must not touch the output.
+#[track_caller]
+fn ends_with(session: &Session, desc: &sys::mfa_forward_desc, status: i32, word: &str) {
+    let output = desc.output.buffer;
+    session.bytes(output).fill(0xA5);
+    assert_eq!(session.forward(desc), status, "{}", session.sentence());
+    let untouched = session.bytes(output).iter().all(|&b| b == 0xA5);
+    assert_eq!(
+        untouched,
+        status != sys::MFA_SUCCESS,
+        "output untouched: {untouched}"
+    );
+    if status != sys::MFA_SUCCESS {
+        let sentence = session.sentence();
+        assert!(
+            sentence.contains(word),
+            "{sentence:?} does not say {word:?}"
+        );
+    }
+}
+
+const ARGUMENT: i32 = sys::MFA_ERROR_INVALID_ARGUMENT;
+const DIMENSIONS: i32 = sys::MFA_ERROR_INVALID_DIMENSIONS;
+
+#[test]
+fn the_legal_call_is_legal() {
+    let session = Session::new();
+    assert_eq!(
+        session.forward(&session.legal()),
+        sys::MFA_SUCCESS,
+        "{}",
+        session.sentence()
+    );
+}
+
+#[test]
+fn handles() {
+    let session = Session::new();
+    let api = &session.api;
+    let desc = session.legal();
+    // SAFETY: bad handles are numbers that are looked up; descriptors are of their struct_size or NULL.
+    unsafe {
+        let invalid = sys::MFA_ERROR_INVALID_CONTEXT;
+        assert_eq!((api.mfa_forward)(null_mut(), &desc), invalid);
+        assert!(session.sentence().contains("NULL"));
+        assert_eq!(
+            (api.mfa_forward)(desc.query.buffer, &desc),
+            invalid,
+            "a buffer is not a context"
+        );
+        assert_eq!((api.mfa_forward)(0x7 as *mut c_void, &desc), invalid);
+        let mut dead = null_mut();
+        assert_eq!((api.mfa_create_context)(&mut dead), sys::MFA_SUCCESS);
+        assert_eq!((api.mfa_destroy_context)(dead), sys::MFA_SUCCESS);
+        assert_eq!((api.mfa_forward)(dead, &desc), invalid);
+        assert_eq!((api.mfa_destroy_context)(dead), invalid);
+        assert_eq!((api.mfa_destroy_context)(null_mut()), sys::MFA_SUCCESS);
+        assert_eq!((api.mfa_destroy_buffer)(null_mut()), sys::MFA_SUCCESS);
+        assert_eq!((api.mfa_forward)(session.context, null()), ARGUMENT);
+        assert_eq!((api.mfa_create_context)(null_mut()), ARGUMENT);
+        assert_eq!((api.mfa_create_context_on)(1, &mut dead), ARGUMENT);
+        assert_eq!(
+            (api.mfa_create_buffer)(session.context, u64::MAX, &mut dead),
+            sys::MFA_ERROR_BUFFER_ALLOCATION
+        );
+        assert_eq!(
+            (api.mfa_create_buffer)(session.context, 1 << 60, &mut dead),
+            sys::MFA_ERROR_BUFFER_ALLOCATION
+        );
+        assert_eq!(
+            (api.mfa_buffer_from_ptr)(session.context, null_mut(), 1, &mut dead),
+            ARGUMENT
+        );
+        assert_eq!(
+            (api.mfa_set_num_threads)(session.context, 1 << 20),
+            ARGUMENT
+        );
+    }
+    let mut freed = session.legal();
+    // SAFETY: a live buffer.
+    unsafe { (session.api.mfa_destroy_buffer)(freed.key.buffer) };
+    ends_with(&session, &freed, ARGUMENT, "key");
+    freed.key.buffer = null_mut();
+    ends_with(&session, &freed, ARGUMENT, "NULL");
+    freed.key.buffer = session.context;
+    ends_with(&session, &freed, ARGUMENT, "not a live buffer");
+}
+
+#[test]
+fn shapes() {
+    let session = Session::new();
+    let check = |edit: &dyn Fn(&mut sys::mfa_forward_desc), status: i32, word: &str| {
+        let mut desc = session.legal();
+        edit(&mut desc);
+        ends_with(&session, &desc, status, word);
+    };
+    check(&|d| d.query.shape[3] = 0, DIMENSIONS, "head dimension is 0");
+    check(&|d| d.query.shape[0] = 0, DIMENSIONS, "batch is 0");
+    check(&|d| d.key.shape[1] = 0, DIMENSIONS, "heads is 0");
+    check(&|d| d.query.shape[1] = 3, DIMENSIONS, "3 heads");
+    check(&|d| d.key.shape[2] = 6, DIMENSIONS, "value");
+    check(&|d| d.key.shape[3] = 7, DIMENSIONS, "key");
+    check(&|d| d.output.shape[2] = 4, DIMENSIONS, "output");
+    check(&|d| d.query.strides[2] = -8, DIMENSIONS, "-8");
+    check(&|d| d.output.strides[2] = 0, DIMENSIONS, "overlap");
+    check(&|d| d.output.strides[1] = 8, DIMENSIONS, "overlap");
+    check(&|d| d.query.shape = [u64::MAX; 4], DIMENSIONS, "2^48");
+    check(
+        &|d| d.query.shape = [1 << 40, 1 << 40, 1 << 40, 8],
+        DIMENSIONS,
+        "more elements",
+    );
+    check(&|d| d.query.strides[0] = i64::MAX, sys::MFA_SUCCESS, "");
+    let wide = session.tensor([1, 1, 1, 513]);
+    check(
+        &|d| (d.query, d.key, d.value) = (wide, wide, wide),
+        DIMENSIONS,
+        "513",
+    );
+    check(&|d| d.query.byte_offset = 4, ARGUMENT, "needs");
+    check(&|d| d.query.byte_offset = 2, ARGUMENT, "multiple of 4");
+    check(&|d| d.query.precision = 3, ARGUMENT, "unknown");
+    check(
+        &|d| d.query.precision = sys::MFA_PRECISION_BOOL,
+        ARGUMENT,
+        "BOOL",
+    );
+    check(
+        &|d| d.output.precision = sys::MFA_PRECISION_INT8,
+        ARGUMENT,
+        "output",
+    );
+    check(
+        &|d| d.key.precision = sys::MFA_PRECISION_INT8,
+        ARGUMENT,
+        "without quantization",
+    );
+    check(&|d| d.struct_size = 3, ARGUMENT, "struct_size");
+    check(&|d| d.reserved = 1, ARGUMENT, "reserved");
+    let short = session.buffer(4 * 7 * 2 * 8 - 1);
+    check(
+        &|d| d.key.buffer = short,
+        ARGUMENT,
+        "448 bytes; the buffer has 447",
+    );
+}
+
+#[test]
+fn options() {
+    let session = Session::new();
+    let check = |edit: &dyn Fn(&mut sys::mfa_attention_options), status: i32, word: &str| {
+        let mut options = sys::mfa_attention_options::new();
+        edit(&mut options);
+        let desc = sys::mfa_forward_desc {
+            options: &options,
+            ..session.legal()
+        };
+        ends_with(&session, &desc, status, word);
+    };
+    let scale = sys::MFA_OPTION_SCALE;
+    check(
+        &|o| (o.flags, o.softmax_scale) = (scale, f32::NAN),
+        ARGUMENT,
+        "softmax_scale",
+    );
+    check(
+        &|o| (o.flags, o.softmax_scale) = (scale, f32::INFINITY),
+        ARGUMENT,
+        "softmax_scale",
+    );
+    check(&|o| o.flags = 1 << 30, ARGUMENT, "flags");
+    check(&|o| o.softcap = -1.0, ARGUMENT, "softcap");
+    check(&|o| o.softcap = f32::NAN, ARGUMENT, "softcap");
+    check(&|o| o.alignment = 2, ARGUMENT, "alignment");
+    check(&|o| o.compute = -1, ARGUMENT, "compute");
+    check(
+        &|o| (o.flags, o.window_left) = (sys::MFA_OPTION_WINDOW, -2),
+        ARGUMENT,
+        "window_left",
+    );
+    let mask = session.tensor([1, 4, 5, 6]);
+    check(
+        &|o| o.mask = mask,
+        DIMENSIONS,
+        "mask: columns is 6; expected 7",
+    );
+    let three = session.tensor([1, 3, 1, 1]);
+    check(&|o| o.sinks = three, DIMENSIONS, "sinks");
+    check(&|o| o.alibi_slopes = three, DIMENSIONS, "alibi_slopes");
+    check(&|o| o.sequence_count = 2, ARGUMENT, "cu_seqlens_q");
+    let lengths = |numbers: [i32; 3]| {
+        let buffer = session.buffer(12);
+        for (to, n) in session.bytes(buffer).chunks_exact_mut(4).zip(numbers) {
+            to.copy_from_slice(&n.to_le_bytes());
+        }
+        buffer
+    };
+    let (q, k) = (lengths([0, 2, 5]), lengths([0, 3, 7]));
+    check(
+        &|o| (o.sequence_count, o.cu_seqlens_q, o.cu_seqlens_k) = (2, lengths([0, 6, 5]), k),
+        ARGUMENT,
+        "falls from 6 to 5",
+    );
+    check(
+        &|o| (o.sequence_count, o.cu_seqlens_q, o.cu_seqlens_k) = (2, q, lengths([0, 3, 8])),
+        ARGUMENT,
+        "ends with 8; expected 7",
+    );
+    check(
+        &|o| (o.sequence_count, o.cu_seqlens_q, o.cu_seqlens_k) = (2, lengths([1, 2, 5]), k),
+        ARGUMENT,
+        "begins",
+    );
+    check(
+        &|o| (o.sequence_count, o.cu_seqlens_q, o.cu_seqlens_k) = (2, q, session.buffer(11)),
+        ARGUMENT,
+        "cu_seqlens_k",
+    );
+    check(
+        &|o| (o.sequence_count, o.cu_seqlens_q, o.cu_seqlens_k) = (2, q, k),
+        sys::MFA_SUCCESS,
+        "",
+    );
+}
+
+#[test]
+fn quantizations() {
+    let session = Session::new();
+    let check = |precision: i32,
+                 edit: &dyn Fn(&mut sys::mfa_tensor, &mut sys::mfa_quantization),
+                 status: i32,
+                 word: &str| {
+        let mut quantization = sys::mfa_quantization {
+            scale: 0.5,
+            ..sys::mfa_quantization::new()
+        };
+        let mut desc = session.legal();
+        desc.key.precision = precision;
+        edit(&mut desc.key, &mut quantization);
+        desc.key.quantization = &raw const quantization;
+        ends_with(&session, &desc, status, word);
+    };
+    let (int8, int4) = (sys::MFA_PRECISION_INT8, sys::MFA_PRECISION_INT4);
+    check(int8, &|_, _| (), sys::MFA_SUCCESS, "");
+    check(int4, &|_, _| (), sys::MFA_SUCCESS, "");
+    for scale in [f32::NAN, f32::INFINITY, 0.0] {
+        check(int8, &|_, q| q.scale = scale, ARGUMENT, "scale");
+    }
+    check(
+        int8,
+        &|_, q| q.zero_point = 128,
+        ARGUMENT,
+        "zero point is 128",
+    );
+    check(
+        int4,
+        &|_, q| q.zero_point = -9,
+        ARGUMENT,
+        "zero point is -9",
+    );
+    check(int8, &|_, q| q.granularity = 4, ARGUMENT, "granularity");
+    check(
+        int8,
+        &|_, q| q.granularity = sys::MFA_GRANULARITY_ROW,
+        ARGUMENT,
+        "scale_buffer",
+    );
+    check(
+        int8,
+        &|_, q| q.granularity = sys::MFA_GRANULARITY_BLOCK,
+        ARGUMENT,
+        "block_rows",
+    );
+    check(int8, &|_, q| q.group_size = 32, ARGUMENT, "group_size");
+    check(int8, &|_, q| q.rotated = 2, ARGUMENT, "rotated");
+    check(
+        sys::MFA_PRECISION_FP32,
+        &|_, _| (),
+        ARGUMENT,
+        "quantization was given for FP32",
+    );
+    check(int4, &|t, _| t.strides[3] = 2, DIMENSIONS, "column stride");
+    check(int4, &|t, _| t.strides[2] = 9, DIMENSIONS, "even");
+    check(
+        int4,
+        &|t, _| t.shape[3] = 7,
+        DIMENSIONS,
+        "7 columns of INT4",
+    );
+    let row = |q: &mut sys::mfa_quantization, bytes: u64| {
+        q.granularity = sys::MFA_GRANULARITY_ROW;
+        q.scale_buffer = session.buffer(bytes);
+    };
+    check(int8, &|_, q| row(q, 4 * 14), sys::MFA_SUCCESS, "");
+    check(int8, &|_, q| row(q, 4 * 14 - 1), ARGUMENT, "56 bytes");
+    check(
+        int8,
+        &|_, q| (row(q, 56), q.scale_precision = 8).1,
+        ARGUMENT,
+        "scale_precision",
+    );
+    check(
+        int8,
+        &|_, q| (row(q, 56), q.scale_strides = [-1; 4]).1,
+        DIMENSIONS,
+        "scale_strides",
+    );
+    check(
+        int8,
+        &|_, q| (row(q, 56), q.zero_point_buffer = session.buffer(14)).1,
+        ARGUMENT,
+        "zero_point_bytes",
+    );
+    check(
+        int8,
+        &|_, q| q.mean_buffer = session.buffer(63),
+        ARGUMENT,
+        "mean_buffer",
+    );
+}
+
+#[test]
+fn quantizing_what_is_not_finite_is_refused() {
+    let session = Session::new();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let source = session.tensor([1, 1, 3, 8]);
+        session.bytes(source.buffer)[60..64].copy_from_slice(&bad.to_le_bytes());
+        let quantization = sys::mfa_quantization {
+            scale_buffer: session.buffer(4),
+            ..sys::mfa_quantization::new()
+        };
+        let mut destination = tensor(session.buffer(24), source.shape);
+        destination.precision = sys::MFA_PRECISION_INT8;
+        destination.quantization = &quantization;
+        session.bytes(destination.buffer).fill(0xA5);
+        let desc = sys::mfa_quantize_desc {
+            source,
+            destination,
+            ..sys::mfa_quantize_desc::new()
+        };
+        // SAFETY: a descriptor of its struct_size.
+        let status = unsafe { (session.api.mfa_quantize)(session.context, &desc) };
+        assert_eq!(status, ARGUMENT);
+        assert!(
+            session.sentence().contains("[0, 0, 1, 7] is not finite"),
+            "{}",
+            session.sentence()
+        );
+        assert!(session.bytes(destination.buffer).iter().all(|&b| b == 0xA5));
+    }
+}
+
+#[test]
+fn empty_sequences_are_legal() {
+    let session = Session::new();
+    let mut no_keys = session.legal();
+    (no_keys.key.shape[2], no_keys.value.shape[2]) = (0, 0);
+    no_keys.logsumexp = session.tensor([1, 4, 5, 1]);
+    session.bytes(no_keys.output.buffer).fill(0xA5);
+    assert_eq!(
+        session.forward(&no_keys),
+        sys::MFA_SUCCESS,
+        "{}",
+        session.sentence()
+    );
+    assert!(
+        session.bytes(no_keys.output.buffer).iter().all(|&b| b == 0),
+        "no key: zeros"
+    );
+    let minus_infinity = f32::NEG_INFINITY.to_le_bytes();
+    assert!(
+        session
+            .bytes(no_keys.logsumexp.buffer)
+            .chunks_exact(4)
+            .all(|x| x == minus_infinity)
+    );
+
+    let mut no_rows = session.legal();
+    (no_rows.query.shape[2], no_rows.output.shape[2]) = (0, 0);
+    session.bytes(no_rows.output.buffer).fill(0xA5);
+    assert_eq!(
+        session.forward(&no_rows),
+        sys::MFA_SUCCESS,
+        "{}",
+        session.sentence()
+    );
+    assert!(
+        session
+            .bytes(no_rows.output.buffer)
+            .iter()
+            .all(|&b| b == 0xA5),
+        "no row: nothing written"
+    );
+}
+
+/// Numbers that break things.
+fn awkward() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        4 => 0i64..9,
+        1 => Just(-1),
+        1 => Just(i64::MAX),
+        1 => Just(i64::MIN),
+        1 => Just(1 << 32),
+        1 => Just(513),
+        1 => any::<i64>(),
+    ]
+}
+
+fn awkward_tensor() -> impl Strategy<Value = ([i64; 4], [i64; 4], i64, i64)> {
+    (
+        prop::array::uniform4(awkward()),
+        prop::array::uniform4(awkward()),
+        awkward(),
+        awkward(),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a descriptor says, the call returns; and where it is refused, the output is untouched.
+    #[test]
+    fn nonsense_is_refused(
+        views in prop::array::uniform4(awkward_tensor()),
+        edits in prop::array::uniform4(0u8..3),
+        flags in any::<u32>(),
+        window in prop::array::uniform2(awkward()),
+        enums in prop::array::uniform2(-1i32..4),
+    ) {
+        let session = Session::new();
+        let mut desc = session.legal();
+        let targets = [&mut desc.query, &mut desc.key, &mut desc.value, &mut desc.output];
+        for ((target, view), edit) in targets.into_iter().zip(views).zip(edits) {
+            if edit > 0 {
+                target.strides = view.1;
+                target.byte_offset = view.2 as u64;
+            }
+            if edit > 1 {
+                target.shape = view.0.map(|x| x as u64);
+                target.precision = view.3 as i32;
+            }
+        }
+        let options = sys::mfa_attention_options {
+            flags: flags & 7,
+            window_left: window[0],
+            window_right: window[1],
+            softmax_scale: 1.0,
+            alignment: enums[0],
+            compute: enums[1],
+            ..sys::mfa_attention_options::new()
+        };
+        desc.options = &options;
+        session.bytes(desc.output.buffer).fill(0xA5);
+        let status = session.forward(&desc);
+        prop_assert!((0..=6).contains(&status));
+        prop_assert_ne!(status, sys::MFA_ERROR_KERNEL_EXECUTION, "{}", session.sentence());
+        if status != sys::MFA_SUCCESS {
+            prop_assert!(!session.sentence().is_empty());
+            prop_assert!(session.bytes(desc.output.buffer).iter().all(|&b| b == 0xA5));
+        }
+    }
+}
+
+#[test]
+fn calls_from_many_threads_are_serialised() {
+    let session = Session::new();
+    let expected = {
+        let desc = session.legal();
+        for tensor in [desc.query, desc.key, desc.value] {
+            for (i, x) in session.bytes(tensor.buffer).chunks_exact_mut(4).enumerate() {
+                x.copy_from_slice(&((i * 7 % 13) as f32 / 7.0).to_le_bytes());
+            }
+        }
+        assert_eq!(session.forward(&desc), sys::MFA_SUCCESS);
+        (desc, session.bytes(desc.output.buffer).to_vec())
+    };
+    /// Handles are numbers; the contract allows calls from any thread.
+    #[derive(Clone, Copy)]
+    struct Anywhere(sys::mfa_forward_desc, *mut c_void);
+    // SAFETY: see above.
+    unsafe impl Send for Anywhere {}
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let mine = Anywhere(
+                sys::mfa_forward_desc {
+                    output: session.tensor([1, 4, 5, 8]),
+                    ..expected.0
+                },
+                session.context,
+            );
+            let want = &expected.1;
+            scope.spawn(move || {
+                let mine = mine;
+                let api = mfa_cpu::api();
+                let size = want.len();
+                for _ in 0..50 {
+                    let mut contents = null_mut();
+                    // SAFETY: live handles; each thread has its own output.
+                    let got = unsafe {
+                        assert_eq!((api.mfa_forward)(mine.1, &mine.0), sys::MFA_SUCCESS);
+                        assert_eq!(
+                            (api.mfa_buffer_contents)(mine.0.output.buffer, &mut contents),
+                            sys::MFA_SUCCESS
+                        );
+                        std::slice::from_raw_parts(contents.cast::<u8>(), size)
+                    };
+                    assert_eq!(got, want.as_slice());
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,351 @@
+//! Attention, forward.
+
+use crate::context::MfaContext;
+use crate::element::Precision;
+use crate::error::{MfaError, Result};
+use crate::ffi::{ForwardCall, MfaBuffer};
+use crate::layout::Shape;
+use crate::tensor::Tensor;
+use crate::view::{TensorView, TensorViewMut};
+
+/// Where the diagonal of causal masks, windows and ALiBi lies: query row i stands at key position i + shift.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum Alignment {
+    /// shift = 0, as PyTorch's `is_causal`.
+    #[default]
+    TopLeft = mfa_sys::MFA_ALIGNMENT_TOP_LEFT,
+    /// shift = rows of key - rows of query, as decoding needs it.
+    BottomRight = mfa_sys::MFA_ALIGNMENT_BOTTOM_RIGHT,
+}
+
+/// How P V is computed when V is INT8 or INT4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum Compute {
+    /// Relative error below 1e-4.
+    #[default]
+    Exact = mfa_sys::MFA_COMPUTE_EXACT,
+    /// P may be rounded to 8 bits: about 1 % of the output's RMS on N(0, 1) operands.
+    Fast = mfa_sys::MFA_COMPUTE_FAST,
+}
+
+/// What attention to compute, and where.
+///
+/// S = scale · Q Kᵀ; S = softcap · tanh(S / softcap); S = S + mask + ALiBi; P = softmax(S); O = P V.
+///
+/// Query is `[batch, heads, rows, columns]`, key `[batch, key heads, key rows, columns]`, value `[batch, key heads, key
+/// rows, value columns]`. Columns are 1 ... 512; heads are a multiple of the key heads. Each may have any precision but
+/// BOOL.
+///
+/// ```
+/// use mfa::{Attention, MfaContext, TensorView};
+///
+/// let context = MfaContext::with_device("cpu")?;
+/// let (query, key, value) = (vec![0.1_f32; 2 * 3 * 8], vec![0.2_f32; 2 * 5 * 8], vec![0.3_f32; 2 * 5 * 4]);
+/// let output = Attention::new(&context).causal(true).forward(
+///     &TensorView::from_slice(&context, &query, [1, 2, 3, 8])?,
+///     &TensorView::from_slice(&context, &key, [1, 2, 5, 8])?,
+///     &TensorView::from_slice(&context, &value, [1, 2, 5, 4])?,
+/// )?;
+/// assert_eq!(output.shape(), [1, 2, 3, 4]);
+/// assert!(output.as_slice::<f32>()?.iter().all(|x| (x - 0.3).abs() < 1e-6));
+/// # Ok::<(), mfa::MfaError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Attention<'a> {
+    pub(crate) context: MfaContext,
+    pub(crate) scale: Option<f32>,
+    pub(crate) causal: bool,
+    pub(crate) alignment: Alignment,
+    pub(crate) window: Option<[Option<u32>; 2]>,
+    pub(crate) softcap: f32,
+    pub(crate) compute: Compute,
+    pub(crate) mask: Option<TensorView<'a>>,
+    pub(crate) alibi: Option<TensorView<'a>>,
+    pub(crate) sinks: Option<TensorView<'a>>,
+    pub(crate) varlen: Option<Varlen<'a>>,
+    pub(crate) clip: bool,
+    output_precision: Option<Precision>,
+}
+
+/// Where the sequences of a varlen call begin.
+#[derive(Clone, Debug)]
+pub(crate) struct Varlen<'a> {
+    pub sequences: u32,
+    pub query: std::sync::Arc<MfaBuffer<'a>>,
+    pub key: std::sync::Arc<MfaBuffer<'a>>,
+}
+
+/// What a forward call that trains leaves for the backward call.
+#[derive(Debug)]
+pub struct Forward {
+    /// `[batch, heads, rows, value columns]`.
+    pub output: Tensor,
+    /// ln Σⱼ exp(Sᵢⱼ), FP32 `[batch, heads, rows, 1]`.
+    pub logsumexp: Tensor,
+}
+
+impl<'a> Attention<'a> {
+    /// All defaults: scale 1 / sqrt(columns), no mask.
+    #[must_use]
+    pub fn new(context: &MfaContext) -> Self {
+        Self {
+            context: context.clone(),
+            scale: None,
+            causal: false,
+            alignment: Alignment::TopLeft,
+            window: None,
+            softcap: 0.0,
+            compute: Compute::Exact,
+            mask: None,
+            alibi: None,
+            sinks: None,
+            varlen: None,
+            clip: false,
+            output_precision: None,
+        }
+    }
+
+    /// What Q Kᵀ is multiplied by; 1 / sqrt(columns) otherwise.
+    #[must_use]
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = Some(scale);
+        self
+    }
+
+    /// Whether row i sees no key position beyond i + shift (see [`Alignment`]).
+    #[must_use]
+    pub fn causal(mut self, causal: bool) -> Self {
+        self.causal = causal;
+        self
+    }
+
+    /// Where the diagonal lies.
+    #[must_use]
+    pub fn alignment(mut self, alignment: Alignment) -> Self {
+        self.alignment = alignment;
+        self
+    }
+
+    /// Row i sees key positions from i + shift - `left` to i + shift + `right`; `None` is no limit.
+    #[must_use]
+    pub fn window(mut self, left: Option<u32>, right: Option<u32>) -> Self {
+        self.window = Some([left, right]);
+        self
+    }
+
+    /// Bounds S to ±`softcap` by tanh; 0 does not.
+    #[must_use]
+    pub fn softcap(mut self, softcap: f32) -> Self {
+        self.softcap = softcap;
+        self
+    }
+
+    /// How P V is computed when V is INT8 or INT4.
+    #[must_use]
+    pub fn compute(mut self, compute: Compute) -> Self {
+        self.compute = compute;
+        self
+    }
+
+    /// BOOL (true = attend), or FP32, FP16, BF16 (added): `[batch, heads, rows, key rows]`, dimensions of size 1 repeat.
+    /// With [`Self::varlen`]: `[sequences, heads, longest query, longest key]`.
+    #[must_use]
+    pub fn mask(mut self, mask: TensorView<'a>) -> Self {
+        self.mask = Some(mask);
+        self
+    }
+
+    /// Slopes of ALiBi, FP32 `[batch or 1, heads, 1, 1]`: adds -slope · |i + shift - j|.
+    #[must_use]
+    pub fn alibi(mut self, slopes: TensorView<'a>) -> Self {
+        self.alibi = Some(slopes);
+        self
+    }
+
+    /// Attention sinks, FP32 `[1, heads, 1, 1]`: adds exp(sink) to the denominator of each row's softmax.
+    #[must_use]
+    pub fn sinks(mut self, sinks: TensorView<'a>) -> Self {
+        self.sinks = Some(sinks);
+        self
+    }
+
+    /// Several sequences behind each other in the rows, with batch 1: sequence s has the rows `starts[s]..starts[s + 1]`.
+    /// Both lists begin with 0, never fall, and end with the number of rows.
+    ///
+    /// # Errors
+    ///
+    /// [`MfaError::InvalidArgument`] unless both lists have the same length, at least 2.
+    pub fn varlen(mut self, query_starts: &'a [i32], key_starts: &'a [i32]) -> Result<Self> {
+        let sequences = query_starts.len().saturating_sub(1);
+        let sequences = match u32::try_from(sequences) {
+            Ok(sequences) if sequences > 0 && query_starts.len() == key_starts.len() => sequences,
+            _ => {
+                return Err(MfaError::InvalidArgument(format!(
+                    "varlen: the starts are {} for queries and {} for keys; expected one more than sequences for both",
+                    query_starts.len(),
+                    key_starts.len()
+                )));
+            }
+        };
+        let wrap = |starts| {
+            Ok(std::sync::Arc::new(
+                MfaBuffer::from_slice(&self.context, starts)?.into_inner(),
+            ))
+        };
+        self.varlen = Some(Varlen {
+            sequences,
+            query: wrap(query_starts)?,
+            key: wrap(key_starts)?,
+        });
+        Ok(self)
+    }
+
+    /// The precision of outputs that [`Self::forward`] makes: FP32, FP16 or BF16. Otherwise it is the query's, or FP32 if
+    /// the query is quantized.
+    #[must_use]
+    pub fn output_precision(mut self, precision: Precision) -> Self {
+        self.output_precision = Some(precision);
+        self
+    }
+
+    /// Whether gradients of elements that are stored at the end of the quantized range are zero.
+    #[must_use]
+    pub fn clip_gradients(mut self, clip: bool) -> Self {
+        self.clip = clip;
+        self
+    }
+
+    /// Computes O.
+    ///
+    /// # Errors
+    ///
+    /// As the driver reports.
+    pub fn forward(
+        &self,
+        query: &TensorView<'_>,
+        key: &TensorView<'_>,
+        value: &TensorView<'_>,
+    ) -> Result<Tensor> {
+        let mut output = self.empty_output(query, value)?;
+        self.forward_into(query, key, value, &mut output.view_mut(), None)?;
+        Ok(output)
+    }
+
+    /// Computes O and logsumexp: what [`Self::backward`] needs.
+    ///
+    /// # Errors
+    ///
+    /// As the driver reports.
+    pub fn forward_with_logsumexp(
+        &self,
+        query: &TensorView<'_>,
+        key: &TensorView<'_>,
+        value: &TensorView<'_>,
+    ) -> Result<Forward> {
+        let mut output = self.empty_output(query, value)?;
+        let mut logsumexp = Tensor::zeros(&self.context, Precision::Fp32, per_row(query.shape()))?;
+        self.forward_into(
+            query,
+            key,
+            value,
+            &mut output.view_mut(),
+            Some(&mut logsumexp.view_mut()),
+        )?;
+        Ok(Forward { output, logsumexp })
+    }
+
+    /// Computes O, and logsumexp if wanted, into memory that is there.
+    ///
+    /// # Errors
+    ///
+    /// As the driver reports.
+    pub fn forward_into(
+        &self,
+        query: &TensorView<'_>,
+        key: &TensorView<'_>,
+        value: &TensorView<'_>,
+        output: &mut TensorViewMut<'_>,
+        logsumexp: Option<&mut TensorViewMut<'_>>,
+    ) -> Result<()> {
+        let logsumexp = logsumexp.map(|view| &view.layout);
+        ForwardCall {
+            attention: self,
+            query,
+            key,
+            value,
+            output: &output.layout,
+            logsumexp,
+        }
+        .run()
+    }
+
+    /// The plan of a forward call and the reason for it, as lines `key: value`. Nothing is computed.
+    ///
+    /// # Errors
+    ///
+    /// As the call itself.
+    pub fn explain(
+        &self,
+        query: &TensorView<'_>,
+        key: &TensorView<'_>,
+        value: &TensorView<'_>,
+    ) -> Result<String> {
+        let output = self.empty_output(query, value)?;
+        let output = &output.view().layout;
+        ForwardCall {
+            attention: self,
+            query,
+            key,
+            value,
+            output,
+            logsumexp: None,
+        }
+        .explain()
+    }
+
+    /// Bytes that a forward call would allocate beside its outputs, at most.
+    ///
+    /// # Errors
+    ///
+    /// As the call itself.
+    pub fn workspace_size(
+        &self,
+        query: &TensorView<'_>,
+        key: &TensorView<'_>,
+        value: &TensorView<'_>,
+    ) -> Result<u64> {
+        let output = self.empty_output(query, value)?;
+        let output = &output.view().layout;
+        ForwardCall {
+            attention: self,
+            query,
+            key,
+            value,
+            output,
+            logsumexp: None,
+        }
+        .workspace_size()
+    }
+
+    fn empty_output(&self, query: &TensorView<'_>, value: &TensorView<'_>) -> Result<Tensor> {
+        let [batch, heads, rows, _] = query.shape();
+        let own = if query.precision().is_quantized() {
+            Precision::Fp32
+        } else {
+            query.precision()
+        };
+        let precision = self.output_precision.unwrap_or(own);
+        Tensor::zeros(
+            &self.context,
+            precision,
+            [batch, heads, rows, value.shape()[3]],
+        )
+    }
+}
+
+/// One number for each row of a tensor.
+pub(crate) fn per_row([batch, heads, rows, _]: Shape) -> Shape {
+    [batch, heads, rows, 1]
+}

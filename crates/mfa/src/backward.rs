@@ -1,0 +1,204 @@
+//! Attention, backward.
+
+use crate::attention::{Attention, Forward, per_row};
+use crate::element::Precision;
+use crate::error::Result;
+use crate::ffi::BackwardCall;
+use crate::tensor::Tensor;
+use crate::view::{TensorView, TensorViewMut};
+
+/// What gradients are computed from.
+#[derive(Clone, Copy, Debug)]
+pub struct BackwardInputs<'a> {
+    /// As in forward.
+    pub query: &'a TensorView<'a>,
+    /// As in forward.
+    pub key: &'a TensorView<'a>,
+    /// As in forward.
+    pub value: &'a TensorView<'a>,
+    /// O of forward. Without it D is computed from P and dP, which takes longer.
+    pub output: Option<&'a TensorView<'a>>,
+    /// dO: FP32, FP16 or BF16 `[batch, heads, rows, value columns]`.
+    pub grad_output: &'a TensorView<'a>,
+    /// Of forward: FP32 `[batch, heads, rows, 1]`.
+    pub logsumexp: &'a TensorView<'a>,
+}
+
+/// D = rowsum(dO ∘ O), FP32 `[batch, heads, rows, 1]`: what the pass over queries leaves for the pass over keys.
+#[derive(Debug, Default)]
+pub enum DValues<'a> {
+    /// Not wanted.
+    #[default]
+    Absent,
+    /// To be written.
+    Write(TensorViewMut<'a>),
+    /// From an earlier call.
+    Given(&'a TensorView<'a>),
+}
+
+/// Where gradients go: FP32, in the operand's shape, overwritten. Those that are `None` are not computed.
+#[derive(Debug, Default)]
+pub struct BackwardOutputs<'a> {
+    /// With respect to the real values of query.
+    pub query: Option<TensorViewMut<'a>>,
+    /// With respect to the real values of key.
+    pub key: Option<TensorViewMut<'a>>,
+    /// With respect to the real values of value.
+    pub value: Option<TensorViewMut<'a>>,
+    /// Of an additive mask, in the mask's shape: summed over dimensions that repeat.
+    pub mask: Option<TensorViewMut<'a>>,
+    /// Of the sinks: `[1, heads, 1, 1]`.
+    pub sinks: Option<TensorViewMut<'a>>,
+    /// D, between two passes.
+    pub d_values: DValues<'a>,
+}
+
+/// The gradients of a call: FP32, with respect to the real values of the operands. Rounding counts as identity.
+#[derive(Debug)]
+pub struct Gradients {
+    /// In the shape of query.
+    pub query: Tensor,
+    /// In the shape of key.
+    pub key: Tensor,
+    /// In the shape of value.
+    pub value: Tensor,
+    /// In the shape of the mask, if there is one and it is added.
+    pub mask: Option<Tensor>,
+    /// In the shape of the sinks, if there are any.
+    pub sinks: Option<Tensor>,
+}
+
+impl Attention<'_> {
+    /// Computes all gradients from the result of [`Self::forward_with_logsumexp`] on the same operands.
+    ///
+    /// # Errors
+    ///
+    /// As the driver reports.
+    pub fn backward(
+        &self,
+        query: &TensorView<'_>,
+        key: &TensorView<'_>,
+        value: &TensorView<'_>,
+        forward: &Forward,
+        grad_output: &TensorView<'_>,
+    ) -> Result<Gradients> {
+        let zeros =
+            |view: &TensorView<'_>| Tensor::zeros(&self.context, Precision::Fp32, view.shape());
+        let optional = |view: Option<&TensorView<'_>>| view.map(zeros).transpose();
+        let added = self
+            .mask
+            .as_ref()
+            .filter(|mask| mask.precision() != Precision::Bool);
+        let mut gradients = Gradients {
+            query: zeros(query)?,
+            key: zeros(key)?,
+            value: zeros(value)?,
+            mask: optional(added)?,
+            sinks: optional(self.sinks.as_ref())?,
+        };
+        let (output, logsumexp) = (&forward.output.view(), &forward.logsumexp.view());
+        let inputs = BackwardInputs {
+            query,
+            key,
+            value,
+            output: Some(output),
+            grad_output,
+            logsumexp,
+        };
+        let outputs = BackwardOutputs {
+            query: Some(gradients.query.view_mut()),
+            key: Some(gradients.key.view_mut()),
+            value: Some(gradients.value.view_mut()),
+            mask: gradients.mask.as_mut().map(Tensor::view_mut),
+            sinks: gradients.sinks.as_mut().map(Tensor::view_mut),
+            d_values: DValues::Absent,
+        };
+        self.backward_into(&inputs, outputs)?;
+        Ok(gradients)
+    }
+
+    /// Computes some gradients into memory that is there.
+    ///
+    /// # Errors
+    ///
+    /// As the driver reports.
+    pub fn backward_into(
+        &self,
+        inputs: &BackwardInputs<'_>,
+        outputs: BackwardOutputs<'_>,
+    ) -> Result<()> {
+        BackwardCall {
+            attention: self,
+            inputs,
+            outputs: &outputs,
+        }
+        .run()
+    }
+
+    /// The plan of [`Self::backward`] with O given, and the reason for it, as lines `key: value`. Nothing is computed.
+    ///
+    /// # Errors
+    ///
+    /// As the call itself.
+    pub fn explain_backward(
+        &self,
+        query: &TensorView<'_>,
+        key: &TensorView<'_>,
+        value: &TensorView<'_>,
+    ) -> Result<String> {
+        self.imagined(query, key, value, |call| call.explain())
+    }
+
+    /// Bytes that [`Self::backward`] would allocate beside its outputs, at most.
+    ///
+    /// # Errors
+    ///
+    /// As the call itself.
+    pub fn workspace_size_backward(
+        &self,
+        query: &TensorView<'_>,
+        key: &TensorView<'_>,
+        value: &TensorView<'_>,
+    ) -> Result<u64> {
+        self.imagined(query, key, value, |call| call.workspace_size())
+    }
+
+    /// A backward call with all of its tensors, which is not run.
+    fn imagined<R>(
+        &self,
+        query: &TensorView<'_>,
+        key: &TensorView<'_>,
+        value: &TensorView<'_>,
+        ask: impl FnOnce(&BackwardCall<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let [batch, heads, rows, _] = query.shape();
+        let zeros = |shape| Tensor::zeros(&self.context, Precision::Fp32, shape);
+        let output = zeros([batch, heads, rows, value.shape()[3]])?;
+        let logsumexp = zeros(per_row(query.shape()))?;
+        let (mut grad_query, mut grad_key, mut grad_value) = (
+            zeros(query.shape())?,
+            zeros(key.shape())?,
+            zeros(value.shape())?,
+        );
+        let (output, logsumexp) = (&output.view(), &logsumexp.view());
+        let inputs = BackwardInputs {
+            query,
+            key,
+            value,
+            output: Some(output),
+            grad_output: output,
+            logsumexp,
+        };
+        let outputs = BackwardOutputs {
+            query: Some(grad_query.view_mut()),
+            key: Some(grad_key.view_mut()),
+            value: Some(grad_value.view_mut()),
+            ..BackwardOutputs::default()
+        };
+        ask(&BackwardCall {
+            attention: self,
+            inputs: &inputs,
+            outputs: &outputs,
+        })
+    }
+}

@@ -1,0 +1,399 @@
+//! Arrays of any library, read in place: NumPy, torch CPU tensors, DLPack, and the buffer protocol.
+
+use numpy::npyffi::{NPY_ARRAY_WRITEABLE, objects::_PyArray_GET_ITEM_DATA};
+use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyMemoryView, PyString, PyTuple};
+
+use crate::dlpack;
+use crate::dtype::{self, Dtype};
+use crate::error;
+use crate::torch::Torch;
+
+/// The largest rank of an array that the contract can describe.
+pub(crate) const MAX_RANK: usize = 4;
+
+/// Where an array's elements lie. Strides count elements and are not negative.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    pub(crate) data: *mut u8,
+    pub(crate) rank: usize,
+    pub(crate) shape: [usize; MAX_RANK],
+    pub(crate) strides: [usize; MAX_RANK],
+    pub(crate) dtype: Dtype,
+    pub(crate) readonly: bool,
+}
+
+impl View {
+    /// Checks raw shape and strides (counted in units of `unit` bytes) and makes them a view.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        name: &str,
+        data: *mut u8,
+        shape: &[usize],
+        strides: &[isize],
+        unit: usize,
+        dtype: Dtype,
+        readonly: bool,
+    ) -> PyResult<View> {
+        if shape.len() > MAX_RANK {
+            return Err(error::dimensions(format!(
+                "{name}: rank {}, expected at most {MAX_RANK}",
+                shape.len()
+            )));
+        }
+        let mut view = View {
+            data,
+            rank: shape.len(),
+            shape: [1; MAX_RANK],
+            strides: [0; MAX_RANK],
+            dtype,
+            readonly,
+        };
+        view.shape[..shape.len()].copy_from_slice(shape);
+        let empty = shape.contains(&0);
+        // The stride of a dimension of size 1 is never used, and libraries leave anything in it.
+        let mut inner = 1_usize;
+        for axis in (0..shape.len()).rev() {
+            if shape[axis] <= 1 || empty {
+                view.strides[axis] = inner;
+                inner = inner.saturating_mul(shape[axis].max(1));
+                continue;
+            }
+            let bytes = strides[axis].unsigned_abs().saturating_mul(unit);
+            if strides[axis] < 0 {
+                return Err(error::dimensions(format!(
+                    "{name}: stride -{bytes} bytes in dimension {axis}, expected 0 or more; numpy.ascontiguousarray \
+                     makes a copy without negative strides"
+                )));
+            }
+            if !bytes.is_multiple_of(dtype.size()) {
+                return Err(error::dimensions(format!(
+                    "{name}: stride {bytes} bytes in dimension {axis}, expected a multiple of the {} bytes of {dtype}; \
+                     numpy.ascontiguousarray makes a copy with such strides",
+                    dtype.size()
+                )));
+            }
+            view.strides[axis] = bytes / dtype.size();
+            inner = view.strides[axis].saturating_mul(shape[axis]).max(1);
+        }
+        if !empty && !(data as usize).is_multiple_of(dtype.size()) {
+            return Err(error::argument(format!(
+                "{name}: memory at address {data:?}, expected a multiple of the {} bytes of {dtype}; numpy.copy makes an \
+                 aligned array",
+                dtype.size()
+            )));
+        }
+        Ok(view)
+    }
+
+    /// C order, for at most `MAX_RANK` dimensions.
+    fn contiguous(data: *mut u8, shape: &[usize], dtype: Dtype) -> View {
+        let rank = shape.len().min(MAX_RANK);
+        let mut view = View {
+            data,
+            rank,
+            shape: [1; MAX_RANK],
+            strides: [0; MAX_RANK],
+            dtype,
+            readonly: false,
+        };
+        let mut inner = 1_usize;
+        for axis in (0..rank).rev() {
+            view.shape[axis] = shape[axis];
+            view.strides[axis] = inner;
+            inner = inner.saturating_mul(shape[axis].max(1));
+        }
+        view
+    }
+
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.shape[..self.rank]
+    }
+
+    pub(crate) fn strides(&self) -> &[usize] {
+        &self.strides[..self.rank]
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// Bytes from the first element to the end of the last one.
+    pub(crate) fn extent(&self) -> usize {
+        if self.shape().contains(&0) {
+            return 0;
+        }
+        let last: usize = (self.shape().iter().zip(self.strides()))
+            .map(|(size, stride)| (size - 1).saturating_mul(*stride))
+            .fold(0, usize::saturating_add);
+        last.saturating_add(1).saturating_mul(self.dtype.size())
+    }
+
+    /// Whether the elements lie in C order without gaps.
+    pub(crate) fn is_contiguous(&self) -> bool {
+        let mut expected = 1;
+        self.len() == 0
+            || (self.shape().iter().zip(self.strides()).rev()).all(|(size, stride)| {
+                let fits = *size == 1 || *stride == expected;
+                expected *= size;
+                fits
+            })
+    }
+}
+
+/// Which library an array belongs to, so that results can be of the same.
+#[derive(Clone)]
+pub(crate) enum Kind<'py> {
+    NumPy,
+    Torch(&'py Torch),
+    /// Any other library with an array-API namespace.
+    Namespace(Bound<'py, PyAny>),
+}
+
+/// An array that is read (or written) in place.
+pub(crate) struct Array<'py> {
+    pub(crate) view: View,
+    pub(crate) kind: Kind<'py>,
+    /// Keeps the memory alive: the object itself, or the DLPack capsule or NumPy view made of it.
+    pub(crate) owner: Bound<'py, PyAny>,
+}
+
+impl<'py> Array<'py> {
+    /// Reads `object`, called `name` in messages, whose elements must be one of `allowed`.
+    pub(crate) fn read(
+        object: &Bound<'py, PyAny>,
+        name: &str,
+        allowed: &[Dtype],
+    ) -> PyResult<Array<'py>> {
+        let py = object.py();
+        if let Ok(array) = object.cast::<PyUntypedArray>() {
+            return Array::numpy(array, name, allowed);
+        }
+        if let Some(torch) = Torch::loaded(py)?
+            && object.is_instance(torch.tensor_type(py))?
+        {
+            let view = torch.view(object, name, allowed)?;
+            let (kind, owner) = (Kind::Torch(torch), object.clone());
+            return Ok(Array { view, kind, owner });
+        }
+        let kind = match object.getattr_opt(intern!(py, "__array_namespace__"))? {
+            Some(namespace) => Kind::Namespace(namespace.call0()?),
+            None => Kind::NumPy,
+        };
+        if object.hasattr(intern!(py, "__dlpack__"))? {
+            let (view, capsule) = dlpack::view(object, name, allowed)?;
+            return Ok(Array {
+                view,
+                kind,
+                owner: capsule,
+            });
+        }
+        let exporter = match PyMemoryView::from(object) {
+            Ok(memory) => memory.into_any(),
+            Err(_) if object.hasattr(intern!(py, "__array_interface__"))? => object.clone(),
+            Err(_) => {
+                return Err(error::dtype(format!(
+                    "{name}: {}, expected an array: NumPy, a torch CPU tensor, DLPack or the buffer protocol",
+                    object.get_type().name()?
+                )));
+            }
+        };
+        let array = py
+            .import(intern!(py, "numpy"))?
+            .call_method1(intern!(py, "asarray"), (exporter,))?;
+        let array = array.cast_into::<PyUntypedArray>()?;
+        Ok(Array {
+            kind,
+            ..Array::numpy(&array, name, allowed)?
+        })
+    }
+
+    fn numpy(
+        array: &Bound<'py, PyUntypedArray>,
+        name: &str,
+        allowed: &[Dtype],
+    ) -> PyResult<Array<'py>> {
+        let py = array.py();
+        let descr = array.dtype();
+        let found = match descr.num() {
+            // numpy/ndarraytypes.h, enum NPY_TYPES; `long` is 32 or 64 bits
+            0 => Some(Dtype::Bool),
+            1 => Some(Dtype::Int8),
+            2 => Some(Dtype::UInt8),
+            11 => Some(Dtype::Float32),
+            23 => Some(Dtype::Float16),
+            5 | 7 | 9 if descr.itemsize() == 4 => Some(Dtype::Int32),
+            5 | 7 | 9 if descr.itemsize() == 8 => Some(Dtype::Int64),
+            256.. if descr.typeobj().name()? == "bfloat16" => Some(Dtype::BFloat16),
+            _ => None,
+        };
+        let dtype = found.filter(|dtype| allowed.contains(dtype) && descr.byteorder() != FOREIGN);
+        let Some(dtype) = dtype else {
+            let found = array.getattr(intern!(py, "dtype"))?;
+            return Err(wrong_dtype(name, &found, allowed));
+        };
+        if !array.is_exact_instance_of_ndarray() && array.hasattr(intern!(py, "mask"))? {
+            return Err(error::dtype(format!(
+                "{name}: a masked array, expected a plain one; pass the mask as attn_mask"
+            )));
+        }
+        // SAFETY: `array` is an ndarray, the interpreter is attached, and the header is only read.
+        let header = unsafe { &*_PyArray_GET_ITEM_DATA(array.as_array_ptr()) };
+        let view = View::new(
+            name,
+            header.data.cast(),
+            array.shape(),
+            array.strides(),
+            1,
+            dtype,
+            header.flags & NPY_ARRAY_WRITEABLE == 0,
+        )?;
+        Ok(Array {
+            view,
+            kind: Kind::NumPy,
+            owner: array.clone().into_any(),
+        })
+    }
+}
+
+/// The byte order that this machine doesn't have, as NumPy writes it.
+const FOREIGN: u8 = if cfg!(target_endian = "little") {
+    b'>'
+} else {
+    b'<'
+};
+
+trait Exact {
+    fn is_exact_instance_of_ndarray(&self) -> bool;
+}
+
+impl Exact for Bound<'_, PyUntypedArray> {
+    fn is_exact_instance_of_ndarray(&self) -> bool {
+        use pyo3::PyTypeInfo;
+        self.get_type_ptr() == PyUntypedArray::type_object_raw(self.py())
+    }
+}
+
+/// The complaint about an element type.
+pub(crate) fn wrong_dtype(name: &str, found: &Bound<'_, PyAny>, allowed: &[Dtype]) -> PyErr {
+    let mut message = format!("{name}: dtype {found}, expected {}", dtype::list(allowed));
+    if allowed.contains(&Dtype::Float32) && found.to_string().ends_with("float64") {
+        message.push_str("; convert it, for example x.astype(numpy.float32) or x.float()");
+    }
+    error::dtype(message)
+}
+
+impl<'py> Kind<'py> {
+    /// A new, uninitialised array, and where it lies.
+    pub(crate) fn new_array(
+        &self,
+        py: Python<'py>,
+        shape: &[usize],
+        dtype: Dtype,
+    ) -> PyResult<Array<'py>> {
+        let object = self.empty(py, shape, dtype)?;
+        match self {
+            Kind::Torch(_) => Ok(Array {
+                view: View::contiguous(crate::torch::address(&object)?, shape, dtype),
+                kind: self.clone(),
+                owner: object,
+            }),
+            _ => Array::numpy(object.cast()?, "out", &[dtype]),
+        }
+    }
+
+    /// A new, uninitialised array. Libraries other than NumPy and torch get a NumPy array first: `finish` hands it over.
+    pub(crate) fn empty(
+        &self,
+        py: Python<'py>,
+        shape: &[usize],
+        dtype: Dtype,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Kind::Torch(torch) => torch.empty(py, shape, dtype),
+            Kind::NumPy | Kind::Namespace(_) => numpy_empty(py, shape, dtype),
+        }
+    }
+
+    /// Hands a computed array of `empty` to the library that shall have it.
+    pub(crate) fn finish(&self, array: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = array.py();
+        match self {
+            Kind::Namespace(namespace) if !namespace.is(py.import(intern!(py, "numpy"))?) => {
+                // NumPy cannot export bfloat16 through DLPack; asarray takes it.
+                namespace
+                    .call_method1(intern!(py, "from_dlpack"), (&array,))
+                    .or_else(|_| namespace.call_method1(intern!(py, "asarray"), (&array,)))
+            }
+            _ => Ok(array),
+        }
+    }
+}
+
+/// NumPy's dtype object. bfloat16 is that of `ml_dtypes`, which whoever holds such an array has installed.
+pub(crate) fn numpy_dtype<'py>(py: Python<'py>, dtype: Dtype) -> PyResult<Bound<'py, PyAny>> {
+    let numpy = py.import(intern!(py, "numpy"))?;
+    let argument = match dtype {
+        Dtype::BFloat16 => py.import(intern!(py, "ml_dtypes"))?.getattr("bfloat16")?,
+        _ => PyString::new(py, dtype.name()).into_any(),
+    };
+    numpy.call_method1(intern!(py, "dtype"), (argument,))
+}
+
+fn numpy_empty<'py>(py: Python<'py>, shape: &[usize], dtype: Dtype) -> PyResult<Bound<'py, PyAny>> {
+    use numpy::PyArrayDescr;
+    use numpy::npyffi::PY_ARRAY_API;
+    use pyo3::sync::PyOnceLock;
+
+    static DTYPES: [PyOnceLock<Py<PyAny>>; Dtype::ALL.len()] =
+        [const { PyOnceLock::new() }; Dtype::ALL.len()];
+    let descr = DTYPES[dtype as usize]
+        .get_or_try_init(py, || numpy_dtype(py, dtype).map(Bound::unbind))?
+        .bind(py)
+        .cast::<PyArrayDescr>()?;
+    let mut dims: [isize; MAX_RANK] = [0; MAX_RANK];
+    for (dim, size) in dims.iter_mut().zip(shape) {
+        *dim = isize::try_from(*size)
+            .map_err(|_| error::dimensions(format!("a dimension of size {size} is too large")))?;
+    }
+    // SAFETY: the shape has `shape.len()` <= MAX_RANK dimensions; the call takes over one reference to the dtype,
+    // and returns a new reference or NULL with an exception set.
+    unsafe {
+        let pointer = PY_ARRAY_API.PyArray_Empty(
+            py,
+            shape.len() as i32,
+            dims.as_mut_ptr(),
+            descr.clone().into_dtype_ptr(),
+            0,
+        );
+        Bound::from_owned_ptr_or_err(py, pointer.cast::<ffi::PyObject>())
+    }
+}
+
+/// Copies an array to C order where it isn't already. For small parameters only, never for operands.
+pub(crate) fn contiguous<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = object.py();
+    match object.getattr_opt(intern!(py, "contiguous"))? {
+        Some(method) => method.call0(),
+        None => py
+            .import(intern!(py, "numpy"))?
+            .call_method1(intern!(py, "ascontiguousarray"), (object,)),
+    }
+}
+
+/// A shape as Python writes it.
+pub(crate) fn shape_text(shape: &[usize]) -> String {
+    let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
+    match sizes.as_slice() {
+        [only] => format!("({only},)"),
+        _ => format!("({})", sizes.join(", ")),
+    }
+}
+
+/// A shape as a Python tuple.
+pub(crate) fn shape_tuple<'py>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyTuple>> {
+    PyTuple::new(py, shape)
+}

@@ -1,0 +1,461 @@
+//! The forward call: `flash_attention_forward`, `attention`, `quantized_attention`, `explain` and `workspace_size`.
+
+use mfa::raw::sys;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::array::Array;
+use crate::call::{Call, Placed, displayed, displayed_rows, place, place_rows};
+use crate::context::{Context, Handle, handle};
+use crate::dtype::Dtype;
+use crate::error;
+use crate::options::{Layout, Options, boolean};
+use crate::prepare::{Effort, Extras, Mask, Operand, Prepared, operands, writable};
+
+/// Options of forward alone.
+#[derive(Default)]
+struct Own<'py> {
+    return_logsumexp: bool,
+    out: Option<Bound<'py, PyAny>>,
+    backward: bool,
+}
+
+/// Which of the functions is called; `name` is for messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Function {
+    FlashAttentionForward,
+    Attention,
+    QuantizedAttention,
+    Explain,
+    WorkspaceSize,
+}
+
+impl Function {
+    const fn name(self) -> &'static str {
+        match self {
+            Function::FlashAttentionForward => "flash_attention_forward",
+            Function::Attention => "attention",
+            Function::QuantizedAttention => "quantized_attention",
+            Function::Explain => "explain",
+            Function::WorkspaceSize => "workspace_size",
+        }
+    }
+
+    const fn is_plan(self) -> bool {
+        matches!(self, Function::Explain | Function::WorkspaceSize)
+    }
+}
+
+fn parse<'py>(
+    function: Function,
+    keywords: Option<&Bound<'py, PyDict>>,
+) -> PyResult<(Options<'py>, Own<'py>)> {
+    let mut own = Own::default();
+    let options = Options::parse(function.name(), keywords, |key, value| {
+        match key {
+            "return_logsumexp" => own.return_logsumexp = boolean(value, key)?,
+            "out" => own.out = Some(value.clone()).filter(|value| !value.is_none()),
+            "backward" if function.is_plan() => own.backward = boolean(value, key)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok((options, own))
+}
+
+fn forward<'py>(
+    py: Python<'py>,
+    handle: &Handle,
+    function: Function,
+    [q, k, v]: [&Bound<'py, PyAny>; 3],
+    keywords: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (options, own) = parse(function, keywords)?;
+    let inputs = [
+        Operand::read(q, "q")?,
+        Operand::read(k, "k")?,
+        Operand::read(v, "v")?,
+    ];
+    if function == Function::QuantizedAttention
+        && !inputs.iter().any(Operand::is_quantized)
+        && !options.quantizing.any()
+    {
+        return Err(error::argument(
+            "quantized_attention: no operand is quantized, expected a QuantizedTensor or precision=".into(),
+        ));
+    }
+    let mut call = Call::new(handle);
+    let prepared = operands(py, &mut call, &inputs, &options, Effort::Run)?;
+    let (layout, varlen) = (inputs[0].layout(options.layout), options.is_varlen());
+    let extras = Extras::read(&options, prepared.rank, layout)?;
+    let described = extras.describe(&mut call, &options)?;
+    let kind = inputs[0].kind();
+
+    let shape = displayed(prepared.output_sizes(), prepared.rank, layout, varlen);
+    let target = match &own.out {
+        Some(out) => writable(out, "out", Dtype::FLOATS, &shape)?,
+        None => kind.new_array(py, &shape, inputs[0].float_dtype())?,
+    };
+    let output = place(&target, "out", layout, varlen)?;
+    if own.out.is_some() {
+        disjoint(&output, &prepared, extras.mask.as_ref().map(Mask::placed))?;
+    }
+    let logsumexp = match own.return_logsumexp {
+        false => None,
+        true => {
+            let shape = displayed_rows(prepared.row_sizes(), prepared.rank, layout, varlen);
+            let array = kind.new_array(py, &shape, Dtype::Float32)?;
+            let placed = place_rows(&array.view, prepared.rank, layout, varlen);
+            Some((array.owner, placed))
+        }
+    };
+    let [query, key, value] = prepared.tensors;
+    let desc = sys::mfa_forward_desc {
+        query,
+        key,
+        value,
+        output: call.tensor(&output)?,
+        logsumexp: match &logsumexp {
+            Some((_, placed)) => call.tensor(placed)?,
+            None => sys::mfa_tensor::ABSENT,
+        },
+        options: &raw const described,
+        ..sys::mfa_forward_desc::new()
+    };
+    // SAFETY: the descriptor and what it points to live until the call ends.
+    call.run(py, |api, raw| unsafe {
+        (api.mfa_forward)(raw, &raw const desc)
+    })?;
+    let out = match own.out {
+        Some(out) => out,
+        None => kind.finish(target.owner)?,
+    };
+    match logsumexp {
+        None => Ok(out),
+        Some((array, _)) => Ok(PyTuple::new(py, [out, kind.finish(array)?])?.into_any()),
+    }
+}
+
+/// Refuses an output that shares memory with an input.
+fn disjoint(output: &Placed, prepared: &Prepared, mask: Option<Placed>) -> PyResult<()> {
+    let inputs = (["q", "k", "v"].into_iter().zip(prepared.placed))
+        .chain(mask.map(|placed| ("attn_mask", placed)));
+    for (name, placed) in inputs {
+        if output.overlaps(&placed) {
+            return Err(error::argument(format!(
+                "out: memory shared with {name}, expected other memory"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What `explain` and `workspace_size` ask about: a call whose outputs are temporary memory. `ask` gets the bytes that
+/// quantizing float operands takes, and a descriptor.
+fn planned<T>(
+    py: Python<'_>,
+    handle: &Handle,
+    function: Function,
+    [q, k, v]: [&Bound<'_, PyAny>; 3],
+    keywords: Option<&Bound<'_, PyDict>>,
+    ask: impl FnOnce(u64, *const sys::mfa_forward_desc, *const sys::mfa_backward_desc) -> PyResult<T>,
+) -> PyResult<T> {
+    let (options, own) = parse(function, keywords)?;
+    let inputs = [
+        Operand::read(q, "q")?,
+        Operand::read(k, "k")?,
+        Operand::read(v, "v")?,
+    ];
+    let mut call = Call::new(handle);
+    let prepared = operands(py, &mut call, &inputs, &options, Effort::Plan)?;
+    let quantized_bytes = call.scratch_bytes;
+    let layout = inputs[0].layout(options.layout);
+    let extras = Extras::read(&options, prepared.rank, layout)?;
+    let described = extras.describe(&mut call, &options)?;
+    let [query, key, value] = prepared.tensors;
+    let dtype = match own.out {
+        Some(out) => Array::read(&out, "out", Dtype::FLOATS)?.view.dtype,
+        None => inputs[0].float_dtype(),
+    };
+    let output = call.temporary(prepared.output_sizes(), dtype)?;
+    let rows = call.temporary(prepared.row_sizes(), Dtype::Float32)?;
+    if !own.backward {
+        let desc = sys::mfa_forward_desc {
+            query,
+            key,
+            value,
+            output,
+            logsumexp: if own.return_logsumexp {
+                rows
+            } else {
+                sys::mfa_tensor::ABSENT
+            },
+            options: &raw const described,
+            ..sys::mfa_forward_desc::new()
+        };
+        return ask(quantized_bytes, &raw const desc, std::ptr::null());
+    }
+    let desc = sys::mfa_backward_desc {
+        query,
+        key,
+        value,
+        output,
+        grad_output: call.temporary(prepared.output_sizes(), dtype)?,
+        logsumexp: rows,
+        grad_query: call.temporary(query.shape, Dtype::Float32)?,
+        grad_key: call.temporary(key.shape, Dtype::Float32)?,
+        grad_value: call.temporary(value.shape, Dtype::Float32)?,
+        options: &raw const described,
+        ..sys::mfa_backward_desc::new()
+    };
+    ask(quantized_bytes, std::ptr::null(), &raw const desc)
+}
+
+/// Attention on a given context.
+///
+/// As `attention`, which describes the arguments, with the context first.
+#[pyfunction]
+#[pyo3(
+    signature = (ctx, q, k, v, **options),
+    text_signature = "(ctx, q, k, v, *, causal=False, softmax_scale=None, attn_mask=None, window=None, softcap=None, \
+alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='top_left', return_logsumexp=False, \
+out=None, layout='BHND', compute='exact', precision=None, granularity='tensor', block_rows=64, group=None, \
+symmetric=True, scale_dtype='float32', zero_point_dtype='int8', smooth=False, rotate=False)"
+)]
+pub(crate) fn flash_attention_forward<'py>(
+    py: Python<'py>,
+    ctx: &Bound<'py, Context>,
+    q: &Bound<'py, PyAny>,
+    k: &Bound<'py, PyAny>,
+    v: &Bound<'py, PyAny>,
+    options: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let handle = handle(py, Some(ctx))?;
+    forward(
+        py,
+        &handle,
+        Function::FlashAttentionForward,
+        [q, k, v],
+        options,
+    )
+}
+
+/// softmax(softmax_scale * q k^T + bias) v, exactly, without the matrix of scores in memory.
+///
+/// Operands are NumPy arrays, torch CPU tensors, or anything with DLPack or the buffer protocol, of float32, float16
+/// or bfloat16, each with its own strides, used in place; or `QuantizedTensor`. The result is of q's library and dtype
+/// (float32 for a quantized q).
+///
+/// Shapes, for B batches, Hq and Hk heads (Hq a multiple of Hk), N rows and D columns (1 to 512):
+///
+///     layout "BHND": q (B, Hq, Nq, D), k (B, Hk, Nk, D), v (B, Hk, Nk, Dv); rank 3 is (B, N, D), rank 2 (N, D)
+///     layout "BNHD": q (B, Nq, Hq, D), k (B, Nk, Hk, D), v (B, Nk, Hk, Dv); rank 3 is (N, H, D), rank 2 (N, D)
+///
+/// Args:
+///     q, k, v: query, key and value.
+///     context: an `MFAContext`; None is the default context.
+///     causal: row i sees key positions up to i (alignment "top_left") or i + Nk - Nq ("bottom_right").
+///     softmax_scale: None is 1 / sqrt(D).
+///     attn_mask: bool (True: attend) or float (added to the scores), broadcast to (B, Hq, Nq, Nk) from the right.
+///     window: (left, right): row i sees key positions from i - left to i + right; None or -1 in the pair: no limit. One
+///         int is both.
+///     softcap: c in c * tanh(scores / c).
+///     alibi_slopes: float32 (Hq,) or (B, Hq): -slope * |i - j| is added to the scores.
+///     sinks: float32 (Hq,): exp(sink) is added to the denominator of each row's softmax.
+///     cu_seqlens_q, cu_seqlens_k: cumulated sequence lengths, int32 (n + 1,), of n sequences packed into the rows.
+///         The batch is 1; rank 3 is (H, N, D) in layout "BHND".
+///     alignment: "top_left" or "bottom_right": where the diagonal of causal, window and ALiBi lies.
+///     return_logsumexp: return (out, logsumexp); logsumexp is float32 (B, Hq, Nq) in every layout.
+///     out: the array to write to: float32, float16 or bfloat16.
+///     layout: the order of the axes of float operands and of the result.
+///     compute: "exact", or "fast": P may be rounded to 8 bits where v is quantized.
+///     precision: "int8" or "int4" quantizes float operands first; a mapping from "q", "k" and "v" says it for each.
+///         So may the arguments that follow; they are explained at `quantize`. `smooth=True` is for k alone.
+///
+/// Example:
+///     >>> import numpy as np, umfa
+///     >>> q = k = v = np.ones((1, 2, 8, 16), np.float32)
+///     >>> umfa.attention(q, k, v, causal=True).shape
+///     (1, 2, 8, 16)
+#[pyfunction]
+#[pyo3(
+    signature = (q, k, v, context=None, **options),
+    text_signature = "(q, k, v, context=None, *, causal=False, softmax_scale=None, attn_mask=None, window=None, \
+softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='top_left', \
+return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, granularity='tensor', \
+block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', smooth=False, \
+rotate=False)"
+)]
+pub(crate) fn attention<'py>(
+    py: Python<'py>,
+    q: &Bound<'py, PyAny>,
+    k: &Bound<'py, PyAny>,
+    v: &Bound<'py, PyAny>,
+    context: Option<&Bound<'py, Context>>,
+    options: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let handle = handle(py, context)?;
+    forward(py, &handle, Function::Attention, [q, k, v], options)
+}
+
+/// Attention of which at least one operand is quantized: a `QuantizedTensor`, or a float array with `precision`.
+///
+/// As `attention`, which describes the arguments, but without a quantized operand it is an error.
+///
+/// Example:
+///     >>> import numpy as np, umfa
+///     >>> q = k = v = np.ones((1, 2, 8, 16), np.float32)
+///     >>> umfa.quantized_attention(q, umfa.quantize(k), umfa.quantize(v, "int4", "row")).dtype
+///     dtype('float32')
+#[pyfunction]
+#[pyo3(
+    signature = (q, k, v, context=None, **options),
+    text_signature = "(q, k, v, context=None, *, causal=False, softmax_scale=None, attn_mask=None, window=None, \
+softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='top_left', \
+return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, granularity='tensor', \
+block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', smooth=False, \
+rotate=False)"
+)]
+pub(crate) fn quantized_attention<'py>(
+    py: Python<'py>,
+    q: &Bound<'py, PyAny>,
+    k: &Bound<'py, PyAny>,
+    v: &Bound<'py, PyAny>,
+    context: Option<&Bound<'py, Context>>,
+    options: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let handle = handle(py, context)?;
+    forward(
+        py,
+        &handle,
+        Function::QuantizedAttention,
+        [q, k, v],
+        options,
+    )
+}
+
+/// The plan of a call and the reason for it, as lines of "key: value". Nothing is computed.
+///
+/// Args:
+///     q, k, v, context: as in `attention`, and so are the options. Only shapes, strides and dtypes matter.
+///     backward: the plan of the gradients instead.
+#[pyfunction]
+#[pyo3(
+    signature = (q, k, v, context=None, **options),
+    text_signature = "(q, k, v, context=None, *, backward=False, causal=False, softmax_scale=None, attn_mask=None, \
+window=None, softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, \
+alignment='top_left', return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, \
+granularity='tensor', block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', \
+smooth=False, rotate=False)"
+)]
+pub(crate) fn explain<'py>(
+    py: Python<'py>,
+    q: &Bound<'py, PyAny>,
+    k: &Bound<'py, PyAny>,
+    v: &Bound<'py, PyAny>,
+    context: Option<&Bound<'py, Context>>,
+    options: Option<&Bound<'py, PyDict>>,
+) -> PyResult<String> {
+    let handle = handle(py, context)?;
+    planned(
+        py,
+        &handle,
+        Function::Explain,
+        [q, k, v],
+        options,
+        |_, forward, backward| {
+            let api = handle.api();
+            let mut length = 0;
+            // SAFETY: the descriptor lives in the caller; with capacity 0 the text may be NULL.
+            handle.check(unsafe {
+                (api.mfa_explain)(
+                    handle.raw(),
+                    forward,
+                    backward,
+                    std::ptr::null_mut(),
+                    0,
+                    &raw mut length,
+                )
+            })?;
+            let mut text = vec![0_u8; length + 1];
+            // SAFETY: as above; the text has the capacity given.
+            handle.check(unsafe {
+                let (text, capacity) = (text.as_mut_ptr().cast(), text.len());
+                (api.mfa_explain)(
+                    handle.raw(),
+                    forward,
+                    backward,
+                    text,
+                    capacity,
+                    &raw mut length,
+                )
+            })?;
+            text.truncate(length);
+            Ok(String::from_utf8_lossy(&text).into_owned())
+        },
+    )
+}
+
+/// Bytes that a call would allocate beside its outputs, at most. Nothing is computed.
+///
+/// Args:
+///     q, k, v, context: as in `attention`, and so are the options. Only shapes, strides and dtypes matter.
+///     backward: those of the gradients instead.
+#[pyfunction]
+#[pyo3(
+    signature = (q, k, v, context=None, **options),
+    text_signature = "(q, k, v, context=None, *, backward=False, causal=False, softmax_scale=None, attn_mask=None, \
+window=None, softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, \
+alignment='top_left', return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, \
+granularity='tensor', block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', \
+smooth=False, rotate=False)"
+)]
+pub(crate) fn workspace_size<'py>(
+    py: Python<'py>,
+    q: &Bound<'py, PyAny>,
+    k: &Bound<'py, PyAny>,
+    v: &Bound<'py, PyAny>,
+    context: Option<&Bound<'py, Context>>,
+    options: Option<&Bound<'py, PyDict>>,
+) -> PyResult<u64> {
+    let handle = handle(py, context)?;
+    planned(
+        py,
+        &handle,
+        Function::WorkspaceSize,
+        [q, k, v],
+        options,
+        |quantized, forward, backward| {
+            let mut bytes = 0;
+            // SAFETY: the descriptor lives in the caller; the out pointer is valid.
+            handle.check(unsafe {
+                (handle.api().mfa_workspace_size)(handle.raw(), forward, backward, &raw mut bytes)
+            })?;
+            Ok(bytes + quantized)
+        },
+    )
+}
+
+/// What the driver is given for an operand: the address that it finds the memory at, sizes and strides (in elements) of
+/// batch, heads, rows and columns. For tests and for finding out whether an array is used in place.
+#[pyfunction]
+#[pyo3(signature = (x, layout=None, context=None), text_signature = "(x, layout='BHND', context=None)")]
+pub(crate) fn _operand(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    layout: Option<Bound<'_, PyAny>>,
+    context: Option<&Bound<'_, Context>>,
+) -> PyResult<(usize, [u64; 4], [i64; 4])> {
+    let layout = match &layout {
+        Some(layout) => Layout::parse(layout)?,
+        None => Layout::Bhnd,
+    };
+    let handle = handle(py, context)?;
+    let mut call = Call::new(&handle);
+    let operand = Operand::read(x, "x")?;
+    let tensor = match &operand {
+        Operand::Array(array) => call.tensor(&place(array, "x", layout, false)?)?,
+        Operand::Quantized(tensor, parts) => tensor.get().tensor(&mut call, parts, false)?,
+    };
+    Ok((call.contents(tensor.buffer)?, tensor.shape, tensor.strides))
+}

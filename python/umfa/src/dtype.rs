@@ -1,0 +1,92 @@
+//! Element types: what NumPy and torch call them, and what the contract does.
+
+use std::fmt;
+
+use mfa::raw::sys;
+
+/// An element type of an array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dtype {
+    Float32,
+    Float16,
+    BFloat16,
+    Int8,
+    UInt8,
+    Bool,
+    Int32,
+    Int64,
+}
+
+impl Dtype {
+    pub(crate) const ALL: [Dtype; 8] = [
+        Dtype::Float32,
+        Dtype::Float16,
+        Dtype::BFloat16,
+        Dtype::Int8,
+        Dtype::UInt8,
+        Dtype::Bool,
+        Dtype::Int32,
+        Dtype::Int64,
+    ];
+
+    /// What an operand, an output or an additive mask may be.
+    pub(crate) const FLOATS: &'static [Dtype] = &[Dtype::Float32, Dtype::Float16, Dtype::BFloat16];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Dtype::Float32 => "float32",
+            Dtype::Float16 => "float16",
+            Dtype::BFloat16 => "bfloat16",
+            Dtype::Int8 => "int8",
+            Dtype::UInt8 => "uint8",
+            Dtype::Bool => "bool",
+            Dtype::Int32 => "int32",
+            Dtype::Int64 => "int64",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Dtype> {
+        Dtype::ALL.into_iter().find(|dtype| dtype.name() == name)
+    }
+
+    pub(crate) const fn size(self) -> usize {
+        match self {
+            Dtype::Int8 | Dtype::UInt8 | Dtype::Bool => 1,
+            Dtype::Float16 | Dtype::BFloat16 => 2,
+            Dtype::Float32 | Dtype::Int32 => 4,
+            Dtype::Int64 => 8,
+        }
+    }
+
+    /// The contract's code for floats and masks; -1, which no driver takes, for the rest.
+    pub(crate) const fn precision(self) -> i32 {
+        match self {
+            Dtype::Float32 => sys::MFA_PRECISION_FP32,
+            Dtype::Float16 => sys::MFA_PRECISION_FP16,
+            Dtype::BFloat16 => sys::MFA_PRECISION_BF16,
+            Dtype::Bool => sys::MFA_PRECISION_BOOL,
+            Dtype::Int8 | Dtype::UInt8 | Dtype::Int32 | Dtype::Int64 => -1,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// "float32, float16 or bfloat16"
+pub(crate) fn list(allowed: &[Dtype]) -> String {
+    let names: Vec<&str> = allowed.iter().map(|dtype| dtype.name()).collect();
+    one_of(&names)
+}
+
+/// "a, b or c"
+pub(crate) fn one_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}

@@ -1,0 +1,56 @@
+//! From an error to the exception of `umfa._errors` that stands for it.
+
+use mfa::MfaError;
+use pyo3::prelude::*;
+
+mod python {
+    #![allow(missing_docs)]
+    pyo3::import_exception!(umfa._errors, BufferAllocation);
+    pyo3::import_exception!(umfa._errors, InvalidArgument);
+    pyo3::import_exception!(umfa._errors, InvalidContext);
+    pyo3::import_exception!(umfa._errors, InvalidDimensions);
+    pyo3::import_exception!(umfa._errors, InvalidType);
+    pyo3::import_exception!(umfa._errors, KernelExecution);
+    pyo3::import_exception!(umfa._errors, Unsupported);
+}
+
+/// An argument that is wrong in itself: `ValueError`.
+pub(crate) fn argument(message: String) -> PyErr {
+    python::InvalidArgument::new_err(message)
+}
+
+/// A context that is closed.
+pub(crate) fn context(message: &str) -> PyErr {
+    python::InvalidContext::new_err(message.to_owned())
+}
+
+/// A shape or a stride that is not legal: `ValueError`.
+pub(crate) fn dimensions(message: String) -> PyErr {
+    python::InvalidDimensions::new_err(message)
+}
+
+/// Something that is not an array, or of another element type: `TypeError`.
+pub(crate) fn dtype(message: String) -> PyErr {
+    python::InvalidType::new_err(message)
+}
+
+/// Legal, but this device cannot do it.
+pub(crate) fn unsupported(message: String) -> PyErr {
+    python::Unsupported::new_err(message)
+}
+
+/// The exception for what the crate `mfa` reports.
+pub(crate) fn from_mfa(error: MfaError) -> PyErr {
+    let message = error.message();
+    match error {
+        MfaError::InvalidContext(_) => python::InvalidContext::new_err(message),
+        MfaError::BufferAllocation(_) => python::BufferAllocation::new_err(message),
+        MfaError::InvalidDimensions(_) => python::InvalidDimensions::new_err(message),
+        MfaError::InvalidArgument(_) => python::InvalidArgument::new_err(message),
+        MfaError::Unsupported(_) => python::Unsupported::new_err(message),
+        // Named by the user: a device, and the driver in MFA_DRIVER.
+        MfaError::NoDevice(_) => python::InvalidArgument::new_err(error.to_string()),
+        MfaError::Load(_) => python::Unsupported::new_err(error.to_string()),
+        _ => python::KernelExecution::new_err(message),
+    }
+}

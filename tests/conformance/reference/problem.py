@@ -1,0 +1,72 @@
+"""What one attention call is asked to do, in real numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .precision import FP32
+
+TOP_LEFT, BOTTOM_RIGHT = 0, 1
+EXACT, FAST = 0, 1
+
+
+@dataclass(frozen=True)
+class Operand:
+    """The real values of a stored tensor [batch, heads, rows, columns], and how it was stored."""
+
+    values: NDArray[np.float64]
+    precision: int = FP32
+    inside: Optional[NDArray[np.bool_]] = None
+    """For the clip option: false where an element is stored at the end of the quantized range."""
+    rotated: bool = False
+    row_scale: Optional[NDArray[np.float64]] = None
+    """[batch, heads, rows, 1], where each row of an integer tensor has one scale of its own or its block's."""
+    single: Optional[NDArray[np.float32]] = None
+    """The real values of an integer tensor as computed in FP32, where that differs."""
+    deviation: Optional[NDArray[np.float64]] = None
+    """Standard deviation of `single`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """mfa_attention_options, with arrays in place of buffers."""
+
+    scale: Optional[float] = None
+    softcap: float = 0.0
+    causal: bool = False
+    window: Optional[tuple[int, int]] = None
+    """(left, right); -1 = no limit on that side."""
+    alignment: int = TOP_LEFT
+    compute: int = EXACT
+    mask: Optional[NDArray] = None
+    """bool (true = attend) or float64 (added), each dimension full or 1."""
+    alibi_slopes: Optional[NDArray[np.float64]] = None
+    """[batch or 1, heads]"""
+    sinks: Optional[NDArray[np.float64]] = None
+    """[heads]"""
+    lengths: Optional[list[tuple[int, int]]] = None
+    """Varlen: (query rows, key rows) of each sequence."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    query: Operand
+    key: Operand
+    value: Operand
+    options: Options = field(default_factory=Options)
+    output_precision: int = FP32
+
+    @property
+    def scale(self) -> float:
+        if self.options.scale is not None:
+            return self.options.scale
+        return float(1.0 / np.sqrt(np.float64(self.query.values.shape[3])))
+
+    @property
+    def group(self) -> int:
+        """Query heads per key head."""
+        return self.query.values.shape[1] // max(self.key.values.shape[1], 1)

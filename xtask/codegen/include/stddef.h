@@ -1,0 +1,3 @@
+#pragma once
+#define NULL ((void*)0)
+typedef __SIZE_TYPE__ size_t;

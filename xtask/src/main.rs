@@ -1,0 +1,76 @@
+//! Project tasks: `cargo xtask --help`.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "a command line prints")]
+
+mod bench;
+mod c;
+mod codegen;
+mod counts;
+mod demo;
+mod dist;
+mod docs;
+mod package;
+mod process;
+mod repo;
+mod support;
+mod test;
+mod tidy;
+mod torch;
+mod venv;
+mod wheel;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::repo::Repo;
+
+/// Project tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build everything and run every test and check.
+    Test(test::Options),
+    /// Make the Rust bindings and the constants of other languages from mfa.h.
+    Codegen(codegen::Options),
+    /// Run a real language model on the engine (`umfa demo`), in the project's own environment.
+    Demo(demo::Options),
+    /// Measure against the peers (`umfa bench`), in the project's own environment.
+    Bench(bench::Options),
+    /// Measure what this machine's arithmetic and memory can do at most.
+    Ceilings(bench::Ceilings),
+    /// Make README's table of features from the devices' own answers.
+    Support(support::Options),
+    /// Make the packages: C archive, Python wheel, crates.
+    Dist(dist::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    let repo = Repo::find()?;
+    match task {
+        Task::Test(options) => test::run(&repo, &options),
+        Task::Codegen(options) => codegen::run(&repo, &options),
+        Task::Demo(options) => demo::run(&repo, &options),
+        Task::Bench(options) => bench::run(&repo, &options),
+        Task::Ceilings(options) => bench::ceilings(&repo, &options),
+        Task::Support(options) => support::run(&repo, &options),
+        Task::Dist(options) => dist::run(&repo, &options),
+    }
+}

@@ -1,0 +1,92 @@
+//! Tests in Rust.
+
+use std::process::Command;
+
+use crate::test::{Lab, Part, Verdict};
+
+/// The integration tests of the workspace, the conformance vectors among them: what exercises a driver.
+const ON_DRIVER: [&str; 3] = ["--workspace", "--test", "*"];
+
+/// The instruction sets that `MFA_CPU_ISA` can force, and whether this machine runs them. This list is the test's own: an engine
+/// that stopped offering one of them would be found out.
+fn instruction_sets() -> Vec<(&'static str, bool)> {
+    #[cfg(target_arch = "x86_64")]
+    let list = {
+        let avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        let avx512 = avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        vec![
+            ("scalar", true),
+            ("avx2", avx2),
+            ("avx512", avx512),
+            (
+                "avx512vnni",
+                avx512 && is_x86_feature_detected!("avx512vnni"),
+            ),
+        ]
+    };
+    #[cfg(target_arch = "aarch64")]
+    let list = vec![("scalar", true), ("neon", true)];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let list = vec![("scalar", true)];
+    list
+}
+
+fn cargo_test(lab: &Lab, arguments: &[&str]) -> Command {
+    let mut command = lab.repo.cargo(["test", "--locked", "--no-fail-fast"]);
+    command.args(arguments);
+    match &lab.options.driver {
+        Some(driver) => command.env("MFA_DRIVER", driver),
+        // The CPU engine supports everything.
+        None => command.env("MFA_REQUIRE_ALL", "1"),
+    };
+    command
+}
+
+/// The workspace's tests, then the conformance vectors on every instruction set and on the driver as a library.
+pub(super) fn parts() -> Vec<Part> {
+    let mut parts = vec![Part::new(
+        "rust",
+        "unit, property, conformance and documentation tests of every crate",
+        |lab, step| {
+            step.run(&mut cargo_test(lab, &["--workspace"]))?;
+            Ok(Verdict::Ran(String::new()))
+        },
+    )];
+    for (name, runs_here) in instruction_sets() {
+        parts.push(Part::new(
+            format!("isa-{name}"),
+            format!("conformance and property tests with MFA_CPU_ISA={name}"),
+            move |lab, step| {
+                if !runs_here {
+                    return Ok(Verdict::Skipped(
+                        "this processor does not have it".to_owned(),
+                    ));
+                }
+                if lab.options.driver.is_some() {
+                    return Ok(Verdict::Skipped("another driver was named".to_owned()));
+                }
+                step.run(cargo_test(lab, &ON_DRIVER).env("MFA_CPU_ISA", name))?;
+                Ok(Verdict::Ran(String::new()))
+            },
+        ));
+    }
+    parts.push(Part::new(
+        "driver",
+        "conformance and property tests through a driver library that is loaded (MFA_DRIVER)",
+        |lab, step| {
+            let driver = match &lab.options.driver {
+                Some(driver) => driver.clone(),
+                None => lab.cpu_driver(step)?,
+            };
+            step.run(cargo_test(lab, &ON_DRIVER).env("MFA_DRIVER", driver))?;
+            Ok(Verdict::Ran(String::new()))
+        },
+    ));
+    parts
+}

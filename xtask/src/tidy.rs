@@ -1,0 +1,189 @@
+//! Rules of the house that no other tool checks.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process::{Step, output};
+use crate::repo::Repo;
+
+/// Split by concern before a file gets longer than this.
+const LINES: usize = 600;
+/// Built files have no place in the repository; test vectors are the largest thing that has.
+const BYTES: usize = 4 << 20;
+
+/// One tracked text file.
+struct Source {
+    path: String,
+    text: String,
+}
+
+/// A rule: its name, and what is wrong with a file.
+type Rule = (&'static str, fn(&Source, &mut Vec<String>));
+
+const RULES: [Rule; 5] = [
+    (
+        "no white space at the end of a line, one newline at the end of a file",
+        white_space,
+    ),
+    ("no file is longer than 600 lines", length),
+    ("no work is left as a note", notes),
+    ("no path or host of one machine", places),
+    (
+        "crates take version, edition and lints from the workspace",
+        manifests,
+    ),
+];
+
+/// Applies every rule to every file that git tracks or would track.
+pub(crate) fn check(repo: &Repo, step: &mut Step) -> Result<()> {
+    let listing = output(
+        Command::new("git")
+            .args([
+                "ls-files",
+                "--cached",
+                "--others",
+                "--exclude-standard",
+                "-z",
+            ])
+            .current_dir(&repo.root),
+    )
+    .context("listing the files of the repository")?;
+    let mut sources = Vec::new();
+    let mut large = Vec::new();
+    for path in listing.split('\0').filter(|path| !path.is_empty()) {
+        // A file that was deleted but not yet committed is still listed.
+        let Ok(bytes) = fs::read(repo.path(path)) else {
+            continue;
+        };
+        if bytes.len() > BYTES {
+            large.push(format!("{path}: {} bytes; at most {BYTES}", bytes.len()));
+        }
+        // What is not text is data.
+        if let Ok(text) = String::from_utf8(bytes) {
+            sources.push(Source {
+                path: path.to_owned(),
+                text,
+            });
+        }
+    }
+    step.say(&format!("{} text files", sources.len()))?;
+    step.check("no file is larger than 4 MiB", &large)?;
+    for (name, rule) in RULES {
+        let mut problems = Vec::new();
+        for source in &sources {
+            rule(source, &mut problems);
+        }
+        step.check(name, &problems)?;
+    }
+    Ok(())
+}
+
+impl Source {
+    fn is(&self, extensions: &[&str]) -> bool {
+        self.path
+            .rsplit_once('.')
+            .is_some_and(|(_, extension)| extensions.contains(&extension))
+    }
+
+    /// Written by a program: its preamble says so.
+    fn generated(&self) -> bool {
+        self.path.ends_with(".lock")
+            || self
+                .text
+                .lines()
+                .take(5)
+                .any(|line| line.to_lowercase().contains("do not edit"))
+    }
+
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().enumerate().map(|(i, line)| (i + 1, line))
+    }
+}
+
+fn white_space(source: &Source, problems: &mut Vec<String>) {
+    for (number, line) in source.lines() {
+        if line.ends_with([' ', '\t']) {
+            problems.push(format!("{}:{number}: white space at the end", source.path));
+        }
+        if line.ends_with('\r') {
+            problems.push(format!("{}:{number}: carriage return", source.path));
+        }
+    }
+    if !source.text.is_empty() && (!source.text.ends_with('\n') || source.text.ends_with("\n\n")) {
+        problems.push(format!(
+            "{}: must end with exactly one newline",
+            source.path
+        ));
+    }
+}
+
+fn length(source: &Source, problems: &mut Vec<String>) {
+    let code = [
+        "rs", "py", "pyi", "c", "h", "m", "mm", "swift", "toml", "yml", "sh", "md",
+    ];
+    let lines = source.text.lines().count();
+    if source.is(&code) && !source.generated() && lines > LINES {
+        problems.push(format!("{}: {lines} lines", source.path));
+    }
+}
+
+fn notes(source: &Source, problems: &mut Vec<String>) {
+    // In pieces, so that this file does not find itself.
+    let words = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X:"),
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+    ];
+    for (number, line) in source.lines() {
+        if let Some(word) = words.iter().find(|word| line.contains(**word)) {
+            problems.push(format!("{}:{number}: {word}", source.path));
+        }
+    }
+}
+
+fn places(source: &Source, problems: &mut Vec<String>) {
+    if source.path.ends_with(".lock") {
+        return;
+    }
+    let roots = [
+        concat!("/ro", "ot/"),
+        concat!("/wo", "rk/"),
+        concat!("/ho", "me/"),
+        concat!("/Us", "ers/"),
+        concat!("/opt", "/wheels"),
+        concat!("static.", "crates.io"),
+        concat!("index.", "crates.io"),
+        concat!("files.python", "hosted.org"),
+        concat!("deb.", "debian.org"),
+    ];
+    for (number, line) in source.lines() {
+        for root in roots {
+            // A path begins where no name goes on: `src/work/` is not meant.
+            let found = line.match_indices(root).any(|(at, _)| {
+                !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-/".contains(c))
+            });
+            if found {
+                problems.push(format!("{}:{number}: {root}", source.path));
+            }
+        }
+    }
+}
+
+fn manifests(source: &Source, problems: &mut Vec<String>) {
+    let is_crate = source.path.ends_with("Cargo.toml") && source.text.contains("[package]");
+    if !is_crate {
+        return;
+    }
+    for field in ["version", "edition", "rust-version", "license"] {
+        if !source.text.contains(&format!("\n{field}.workspace = true")) {
+            problems.push(format!("{}: {field} is not the workspace's", source.path));
+        }
+    }
+    if !source.text.contains("[lints]\nworkspace = true") {
+        problems.push(format!("{}: lints are not the workspace's", source.path));
+    }
+}

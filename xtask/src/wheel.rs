@@ -1,0 +1,57 @@
+//! The Python package, built and installed into the project's environment.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::Step;
+use crate::repo::Repo;
+use crate::venv::Venv;
+
+/// The folder of the Python package.
+pub(crate) const PACKAGE: &str = "python/umfa";
+
+/// Builds the wheel into `out`, which is emptied first. `extra` goes to maturin.
+pub(crate) fn build(
+    repo: &Repo,
+    venv: &Venv,
+    step: &mut Step,
+    out: &Path,
+    extra: &[&str],
+) -> Result<PathBuf> {
+    if out.exists() {
+        fs::remove_dir_all(out).with_context(|| format!("removing {}", out.display()))?;
+    }
+    step.run(
+        venv.program("maturin")
+            .args(["build", "--release", "--locked", "--manifest-path"])
+            .arg(repo.path(PACKAGE).join("Cargo.toml"))
+            .arg("--out")
+            .arg(out)
+            .args(extra)
+            .current_dir(&repo.root),
+    )?;
+    let wheels: Vec<PathBuf> = fs::read_dir(out)
+        .with_context(|| format!("reading {}", out.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .collect();
+    match wheels.as_slice() {
+        [wheel] => Ok(wheel.clone()),
+        found => bail!(
+            "expected one wheel in {}, found {}",
+            out.display(),
+            found.len()
+        ),
+    }
+}
+
+/// Builds the wheel and installs it with these extras, replacing what was installed.
+pub(crate) fn install(repo: &Repo, venv: &Venv, step: &mut Step, extras: &str) -> Result<()> {
+    let wheel = build(repo, venv, step, &repo.scratch("wheel"), &[])?;
+    let wheel = wheel.to_string_lossy();
+    step.run(&mut venv.pip_install([format!("{wheel}[{extras}]")]))?;
+    // The version stays the same while the content changes: pip alone would keep the old one.
+    step.run(&mut venv.pip_install(["--force-reinstall", "--no-deps", &*wheel]))
+}
