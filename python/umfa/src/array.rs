@@ -59,6 +59,7 @@ impl View {
         for axis in (0..shape.len()).rev() {
             if shape[axis] <= 1 || empty {
                 view.strides[axis] = inner;
+                inner = inner.saturating_mul(shape[axis].max(1));
                 continue;
             }
             let bytes = strides[axis].unsigned_abs().saturating_mul(unit);

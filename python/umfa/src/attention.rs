@@ -9,7 +9,7 @@ use crate::call::{Call, Placed, displayed, displayed_rows, place, place_rows};
 use crate::context::{Context, Handle, handle};
 use crate::dtype::Dtype;
 use crate::error;
-use crate::options::{Options, boolean};
+use crate::options::{Layout, Options, boolean};
 use crate::prepare::{Effort, Extras, Mask, Operand, Prepared, operands, writable};
 
 /// Options of forward alone.
@@ -433,4 +433,28 @@ pub(crate) fn workspace_size<'py>(
             Ok(bytes + quantized)
         },
     )
+}
+
+/// What the driver is given for an operand: the address that it finds the memory at, sizes and strides (in elements) of
+/// batch, heads, rows and columns. For tests and for finding out whether an array is used in place.
+#[pyfunction]
+#[pyo3(signature = (x, layout=None, context=None), text_signature = "(x, layout='BHND', context=None)")]
+pub(crate) fn _operand(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    layout: Option<Bound<'_, PyAny>>,
+    context: Option<&Bound<'_, Context>>,
+) -> PyResult<(usize, [u64; 4], [i64; 4])> {
+    let layout = match &layout {
+        Some(layout) => Layout::parse(layout)?,
+        None => Layout::Bhnd,
+    };
+    let handle = handle(py, context)?;
+    let mut call = Call::new(&handle);
+    let operand = Operand::read(x, "x")?;
+    let tensor = match &operand {
+        Operand::Array(array) => call.tensor(&place(array, "x", layout, false)?)?,
+        Operand::Quantized(tensor, parts) => tensor.get().tensor(&mut call, parts, false)?,
+    };
+    Ok((call.contents(tensor.buffer)?, tensor.shape, tensor.strides))
 }

@@ -37,6 +37,18 @@ impl Drop for Memory {
     }
 }
 
+impl Memory {
+    /// Asks the driver where the bytes are.
+    fn locate(&mut self) -> PyResult<()> {
+        let mut data = ptr::null_mut();
+        // SAFETY: the buffer is alive; the out pointer is valid.
+        let status = unsafe { (self.handle.api().mfa_buffer_contents)(self.raw, &raw mut data) };
+        self.handle.check(status)?;
+        self.data = data.cast();
+        Ok(())
+    }
+}
+
 #[pymethods]
 impl Memory {
     #[getter]
@@ -92,7 +104,7 @@ impl Buffer {
             )));
         };
         let handle = handle(py, Some(context))?;
-        let (mut raw, mut data) = (ptr::null_mut(), ptr::null_mut());
+        let mut raw = ptr::null_mut();
         // SAFETY: the context is alive and the out pointer valid.
         let status =
             unsafe { (handle.api().mfa_create_buffer)(handle.raw(), bytes as u64, &raw mut raw) };
@@ -105,10 +117,7 @@ impl Buffer {
             readonly: false,
             _owner: None,
         };
-        // SAFETY: the buffer was just made; the out pointer is valid.
-        let status = unsafe { (memory.handle.api().mfa_buffer_contents)(raw, &raw mut data) };
-        memory.handle.check(status)?;
-        memory.data = data.cast();
+        memory.locate()?;
         Buffer::holding(py, memory)
     }
 
@@ -139,14 +148,15 @@ impl Buffer {
             )
         };
         handle.check(status)?;
-        let memory = Memory {
+        let mut memory = Memory {
             handle,
             raw,
-            data,
+            data: ptr::null_mut(),
             bytes,
             readonly: read.view.readonly,
             _owner: Some(array.clone().unbind()),
         };
+        memory.locate()?;
         Buffer::holding(py, memory)
     }
 

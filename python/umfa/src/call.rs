@@ -227,6 +227,14 @@ impl<'a> Call<'a> {
         Ok(buffer)
     }
 
+    /// Where the driver finds the bytes of a buffer.
+    pub(crate) fn contents(&self, buffer: *mut c_void) -> PyResult<usize> {
+        let mut data = ptr::null_mut();
+        // SAFETY: the buffer is alive; the out pointer is valid.
+        self.check(unsafe { (self.handle.api().mfa_buffer_contents)(buffer, &raw mut data) })?;
+        Ok(data as usize)
+    }
+
     pub(crate) fn tensor(&mut self, placed: &Placed) -> PyResult<sys::mfa_tensor> {
         Ok(sys::mfa_tensor {
             buffer: self.wrap(placed.data, placed.bytes)?,

@@ -26,7 +26,7 @@ use pyo3::prelude::*;
 mod native {
     #[pymodule_export]
     use crate::attention::{
-        attention, explain, flash_attention_forward, quantized_attention, workspace_size,
+        _operand, attention, explain, flash_attention_forward, quantized_attention, workspace_size,
     };
     #[pymodule_export]
     use crate::backward::flash_attention_backward;

@@ -192,9 +192,15 @@ fn on_the_fly(
     } else {
         4
     };
-    quantization.scale_buffer = call.scratch(bytes(groups, scale_size)?)?;
+    if effort == Effort::Plan && scheme.granularity == sys::MFA_GRANULARITY_TENSOR {
+        // Drivers look at this one value, and 0 is none; the others are only read when computing.
+        quantization.scale = 1.0;
+    } else {
+        quantization.scale_buffer = call.scratch(bytes(groups, scale_size)?)?;
+    }
     let mut flags = 0;
-    if !quantizing.symmetric.of(role) {
+    let inline = quantization.scale_buffer.is_null();
+    if !quantizing.symmetric.of(role) && !inline {
         flags |= sys::MFA_QUANTIZE_ASYMMETRIC;
         quantization.zero_point_bytes = quantizing.zero_point_bytes.of(role) as u32;
         let size = u64::from(quantization.zero_point_bytes);

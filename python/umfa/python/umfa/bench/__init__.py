@@ -1,0 +1,1 @@
+"""Measurements: how much quantization changes a result, and how long attention takes."""
