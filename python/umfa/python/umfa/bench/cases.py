@@ -137,13 +137,17 @@ PRESETS: dict[str, tuple[Case, ...]] = {
         case("overhead", 1, 1, 16, 16),
         case("overhead", 1, 32, 1, 128, kv_heads=8, keys=8),
     ),
+    "neighbour": (case("neighbour", 1, 1, 512, 64),),
     "memory": (case("memory", 1, 4, 16384, 64),),
+    "accuracy": (case("accuracy", 1, 8, 512, 64), case("accuracy", 1, 8, 2048, 128)),
 }
+# All presets, in this order: what is short and what is most asked for comes first.
+ALL = "all"
 
 
 def preset_cases(names: list[str]) -> Iterator[Case]:
-    """The cases of these presets; an unknown name is a ValueError."""
-    for name in names:
+    """The cases of these presets, or of all; an unknown name is a ValueError."""
+    for name in PRESETS if ALL in names else names:
         if name not in PRESETS:
-            raise ValueError(f'no preset "{name}"; there are {", ".join(PRESETS)}')
+            raise ValueError(f'no preset "{name}"; there are {", ".join(PRESETS)} and {ALL}')
         yield from PRESETS[name]

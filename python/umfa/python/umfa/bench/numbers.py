@@ -21,7 +21,7 @@ def render(folder: Path) -> str:
     if not records:
         raise ValueError(f"no records (*.json) in {folder}")
     parts = [HEAD]
-    parts += [f"\n{note}" for note in report.NOTES]
+    parts += [f"\n{note}" for note in (*report.NOTES, report.ERRORS)]
     parts.append("")
     for name, record in records:
         parts.append(_section(name, record))
@@ -36,7 +36,8 @@ def _section(name: str, record: Record) -> str:
     if record.ceilings is not None:
         lines += _grid(_ceilings(record.ceilings))
     special = [report.target_grid(record), report.memory_grid(record)]
-    for grid in (*special, *report.case_grids(record)):
+    errors = report.accuracy_grids(record.accuracy)
+    for grid in (*special, *report.case_grids(record), *errors):
         if grid is not None and grid.lines:
             lines += _grid(grid)
     refused = report.refusals(record)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from umfa.bench.accuracy import Measured
 from umfa.bench.cases import Case
 from umfa.bench.ceilings import BYTES, Ceilings, parse
 from umfa.bench.engines import OURS
@@ -28,6 +29,7 @@ class Record:
 
     results: list[Result]
     memory: list[Memory] = field(default_factory=list)
+    accuracy: list[Measured] = field(default_factory=list)
     date: str = ""
     command: str = ""
     machine: dict[str, Any] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class Record:
         if schema != SCHEMA:
             raise ValueError(f"a record of schema {schema}, expected {SCHEMA}")
         known["results"] = [Result.from_json(item) for item in known["results"]]
+        known["accuracy"] = [Measured(**item) for item in known["accuracy"]]
         known["memory"] = [Memory.from_json(item) for item in known["memory"]]
         return Record(**known)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from umfa.bench import targets
+from umfa.bench import accuracy, targets
+from umfa.bench.accuracy import Measured
 from umfa.bench.cases import TRAINING, Case
 from umfa.bench.ceilings import Ceilings
 from umfa.bench.memory import Memory
@@ -24,6 +25,10 @@ NOTES = (
     "x FP32, x any: the time of the fastest peer in FP32, and in any format, over ours.",
     "Error: RMSE relative to the RMS of float64 attention on the FP32 operands, so rounding of "
     "operands is part of it; for gradients, the largest of dQ, dK and dV.",
+)
+# What the tables of quantization errors mean.
+ERRORS = " ".join(
+    [accuracy.DEFINITION, *(f"{keys.name}: {keys.description}." for keys in accuracy.KEYS)]
 )
 
 
@@ -123,6 +128,26 @@ def memory_grid(record: Record) -> Grid | None:
         name, mask = f"{item.engine} {item.storage}", "BOOL" if item.masked else ""
         grid.add([name, mask, *cells], item.engine == "umfa")
     return grid
+
+
+def accuracy_grids(found: Sequence[Measured]) -> list[Grid]:
+    """Errors of quantization: a table for each shape and choice of quantized operands."""
+    grids: dict[tuple[str, str], Grid] = {}
+    kinds = [keys.name for keys in accuracy.KEYS]
+    cells: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+    for one in found:
+        where = (one.shape, one.quantized)
+        if where not in grids:
+            headings = ["", *[f"{kind}: % {of}" for kind in kinds for of in "OV"]]
+            letters = "/".join(one.quantized.upper())
+            grids[where] = Grid(f"error of quantized {letters}: {one.shape}", headings)
+        errors = (one.relative_to_output, one.relative_to_values)
+        row = cells.setdefault((*where, one.way), {})
+        row[one.keys] = [f"{100 * error:.3f}" for error in errors]
+    for (shape, quantized, way), row in cells.items():
+        figures = [cell for kind in kinds for cell in row.get(kind, ["", ""])]
+        grids[shape, quantized].add([way, *figures])
+    return list(grids.values())
 
 
 def target_grid(record: Record) -> Grid | None:

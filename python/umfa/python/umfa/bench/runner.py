@@ -18,6 +18,7 @@ from umfa.bench.quiet import Neighbour, Quiet
 FORMATS: dict[str, tuple[str, ...]] = {
     "scaling": ("fp32", "int8"),
     "overhead": ("fp32", "int8_kv"),
+    "neighbour": ("fp32", "int8"),
     "memory": ("fp32", "int8", "int8_kv"),
 }
 # Libraries' threads spin for a while after a call, and would take a processor from the next.
@@ -120,12 +121,13 @@ class Contest:
             if seconds is not None:
                 cost[engine, storage] = seconds
         ready = [r for r in results if (r.engine, r.storage) in cost]
-        rounds, slots = plan(list(cost.values()), self.settings)
+        neighbour = self.settings.neighbour or case.preset == "neighbour"
+        rounds, slots = plan(list(cost.values()), self.settings, neighbour)
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             quiet.wait()
             self._round(ready, slots, say)
-            if self.settings.neighbour:
+            if neighbour:
                 with Neighbour():
                     self._round(ready, slots, say, neighbour=True)
         for result in ready:
@@ -217,7 +219,7 @@ class Contest:
                 continue
 
 
-def plan(costs: list[float], settings: Settings) -> tuple[int, list[float]]:
+def plan(costs: list[float], settings: Settings, neighbour: bool) -> tuple[int, list[float]]:
     """How many rounds, and how many seconds each contestant gets in one (0: a single call)."""
     if not costs:
         return 0, []
@@ -225,7 +227,7 @@ def plan(costs: list[float], settings: Settings) -> tuple[int, list[float]]:
         0.0 if cost > LONG_CALL else max(settings.seconds / settings.rounds, SLOT) for cost in costs
     ]
     once = sum(slot + max(cost, SETTLE) for slot, cost in zip(slots, costs))
-    if settings.neighbour:
+    if neighbour:
         once *= 3
     rounds = min(settings.rounds, max(ROUNDS_LEAST, int(settings.case_seconds / once)))
     return rounds, slots

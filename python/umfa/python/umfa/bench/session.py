@@ -10,7 +10,7 @@ from typing import Any, Callable
 import numpy as np
 
 import umfa
-from umfa.bench import ceilings, memory, record
+from umfa.bench import accuracy, ceilings, memory, record
 from umfa.bench.cases import Case
 from umfa.bench.quiet import Quiet
 from umfa.bench.record import Record
@@ -58,6 +58,12 @@ def run(plan: Plan, listener: Listener) -> Record:
                 listener.begin(case)
                 if case.preset == "memory":
                     found.memory += memory.measure(case, plan.peers, plan.settings, listener.step)
+                    listener.done(case, [], found)
+                    continue
+                if case.preset == "accuracy":
+                    shapes = (case.q_shape, case.k_shape, case.v_shape)
+                    seed = plan.settings.seed
+                    found.accuracy += accuracy.measure_all(shapes, "qkv", seed, listener.step)
                     listener.done(case, [], found)
                     continue
                 results = contest.measure(case, quiet, listener.step)

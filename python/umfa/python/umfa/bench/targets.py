@@ -142,7 +142,7 @@ def _overhead(case: Case, results: list[Result]) -> Iterator[Outcome]:
 
 
 def _neighbour(case: Case, results: list[Result]) -> Iterator[Outcome]:
-    if case != PRESETS["seeds"][0]:
+    if case not in PRESETS["neighbour"]:
         return
     for result in results:
         if result.engine == OURS and result.storage == "fp32" and result.slowdown is not None:

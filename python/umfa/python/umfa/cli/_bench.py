@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -12,14 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import umfa
-from umfa.bench import cases, numbers, plot, process, record, report, session
+from umfa.bench import accuracy, cases, numbers, plot, process, record, report, session
 from umfa.bench.cases import Case
 from umfa.bench.modes import MODES
 from umfa.bench.record import Record
 from umfa.bench.runner import Result, Settings
-from umfa.cli import _accuracy
-from umfa.cli._shape import SHAPE_HELP, parse_problem
+from umfa.cli._shape import SHAPE_HELP, Problem, parse_problem
 
+WIDTH = 120
 PEER_HELP = (
     "A library to compare with: NAME, NAME=PYTHON of an environment that has it, or "
     "ggml=LIBRARY. Repeatable. Without it: all that are installed here."
@@ -28,7 +29,8 @@ PEER_HELP = (
 
 def bench(
     preset: Annotated[
-        Optional[str], typer.Option(help=f"Comma-separated: {', '.join(cases.PRESETS)}.")
+        Optional[str],
+        typer.Option(help=f"Comma-separated: {', '.join((*cases.PRESETS, cases.ALL))}."),
     ] = None,
     shape: Annotated[Optional[str], typer.Option(help=SHAPE_HELP)] = None,
     kv_heads: Annotated[Optional[int], typer.Option(help="Heads of key and value.")] = None,
@@ -96,7 +98,7 @@ def bench(
             )
         if threads is not None:
             umfa.set_num_threads(threads)
-        figures = _accuracy.measure(problem, operands, seed)
+        figures = _accuracy(problem, operands, seed)
         if json_file is not None:
             json_file.write_text(json.dumps(figures, indent=2) + "\n")
         return
@@ -158,7 +160,7 @@ def _peers(given: Optional[list[str]], none: bool) -> list[tuple[str, Optional[P
 
 
 def _run(plan: session.Plan) -> Record:
-    console = Console()
+    console = _console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -167,7 +169,7 @@ def _run(plan: session.Plan) -> Record:
         TextColumn("[dim]{task.fields[step]}"),
     )
     # Drawn only when something is said: a thread that refreshes would disturb what is measured.
-    progress = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
+    progress = Progress(*columns, console=_console(stderr=True), transient=True, auto_refresh=False)
     task = progress.add_task("starting", total=len(plan.cases), step="")
 
     def begin(case: Case) -> None:
@@ -177,11 +179,8 @@ def _run(plan: session.Plan) -> Record:
         progress.update(task, step=text, refresh=True)
 
     def done(case: Case, results: Sequence[Result], so_far: Record) -> None:
-        grid: Any = report.memory_grid(so_far)
         if results:
-            grid = report.case_grid(case, results, so_far.limits())
-        if grid is not None and grid.lines:
-            console.print(grid.rich())
+            console.print(report.case_grid(case, results, so_far.limits()).rich())
         progress.update(task, advance=1, refresh=True)
 
     with progress:
@@ -189,7 +188,12 @@ def _run(plan: session.Plan) -> Record:
 
 
 def _finish(found: Record, check_targets: bool) -> None:
-    console = Console()
+    console = _console()
+    for grid in report.accuracy_grids(found.accuracy):
+        console.print(grid.rich())
+    memory = report.memory_grid(found)
+    if memory is not None:
+        console.print(memory.rich())
     for note in report.NOTES:
         console.print(note, soft_wrap=True, highlight=False)
     for name, value in report.circumstances(found):
@@ -201,6 +205,29 @@ def _finish(found: Record, check_targets: bool) -> None:
     targets = report.target_grid(found) if check_targets else None
     if targets is not None:
         console.print(targets.rich())
+
+
+def _accuracy(problem: Problem, quantized: str, seed: int) -> dict[str, Any]:
+    shapes = (problem.q_shape, problem.k_shape, problem.v_shape)
+    with _console(stderr=True).status("measuring") as status:
+        found = accuracy.measure_all(shapes, quantized, seed, status.update)
+    console = _console()
+    for grid in report.accuracy_grids(found):
+        console.print(grid.rich())
+    console.print(report.ERRORS, soft_wrap=True, highlight=False)
+    return {
+        "shape": str(problem),
+        "seed": seed,
+        "definition": accuracy.DEFINITION,
+        "quantized": quantized,
+        "results": [asdict(one) for one in found],
+    }
+
+
+def _console(stderr: bool = False) -> Console:
+    """Tables are wider than the 80 columns that are assumed where there is no terminal."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
 
 
 def _report(path: Path) -> None:
