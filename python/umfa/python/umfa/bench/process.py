@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +59,7 @@ class Worker:
     def __init__(self, engine: str, threads: int, where: Path | None = None) -> None:
         self.engine, self.threads, self.where = engine, threads, where
         self.version, self.python = "", ""
+        self._last_words = ""
         # It lives as long as the process, and is read where the process ended.
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -68,10 +70,10 @@ class Worker:
             text=True,
             encoding="utf-8",
             env=environment(os.environ, threads),
-            preexec_fn=_keep_to(threads) if hasattr(os, "sched_setaffinity") else None,
         )
         self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         try:
             hello = self.ask({"do": "hello"}, 120)
         except PeerFailed:
@@ -109,18 +111,12 @@ class Worker:
         except (BrokenPipeError, ValueError):
             line = ""
         if not line:
-            last_words = self._last_words()
             self.close()
-            raise PeerFailed(f"{self.engine} ended: {last_words}")
+            raise PeerFailed(f"{self.engine} ended: {self._last_words}")
         answer: dict[str, Any] = json.loads(line)
         if "failed" in answer:
             raise PeerFailed(f"{self.engine}: {answer['failed']}")
         return answer
-
-    def _last_words(self) -> str:
-        self._log.seek(0)
-        lines = self._log.read().strip().splitlines()
-        return lines[-1] if lines else f"exit status {self._process.wait(10)}"
 
     @property
     def alive(self) -> bool:
@@ -132,7 +128,17 @@ class Worker:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        self._log.close()
+        # The pipe has ended, and so does the thread that reads it.
+        self._reader.join()
+        if not self._log.closed:
+            self._log.seek(0)
+            lines = self._log.read().strip().splitlines()
+            self._last_words = lines[-1] if lines else f"exit status {self._process.returncode}"
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None:
+                # What could not be written to a process that is gone stays unwritten.
+                with suppress(OSError):
+                    stream.close()
 
     def __enter__(self) -> Worker:
         return self
@@ -150,13 +156,3 @@ def environment(given: Mapping[str, str], threads: int) -> dict[str, str]:
     """The variables of a worker: the same number of threads for all, and no settings for one."""
     kept = {name: value for name, value in given.items() if name not in UNSET}
     return {**kept, **dict.fromkeys(THREADS, str(threads))}
-
-
-def _keep_to(threads: int) -> Any:
-    """Libraries that take every processor get as many as there are threads."""
-
-    def restrict() -> None:
-        processors = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, processors[:threads])
-
-    return restrict

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--library")
     options = parser.parse_args()
     answers = _own_stdout()
+    _keep_to(options.threads)
     try:
         worker = Worker(engines.load(options.engine, options.threads, options.library))
     except Exception as error:
@@ -146,6 +147,12 @@ class Worker:
         self._case = self._given = self._reference = None
         self._calls.clear()
         gc.collect()
+
+
+def _keep_to(threads: int) -> None:
+    """Libraries that take every processor of the process get as many as there are threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def _own_stdout() -> TextIO:
