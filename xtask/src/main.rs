@@ -9,9 +9,11 @@ mod codegen;
 mod counts;
 mod demo;
 mod dist;
+mod docs;
 mod package;
 mod process;
 mod repo;
+mod support;
 mod test;
 mod tidy;
 mod torch;
@@ -44,6 +46,8 @@ enum Task {
     Bench(bench::Options),
     /// Measure what this machine's arithmetic and memory can do at most.
     Ceilings(bench::Ceilings),
+    /// Make README's table of features from the devices' own answers.
+    Support(support::Options),
     /// Make the packages: C archive, Python wheel, crates.
     Dist(dist::Options),
 }
@@ -66,6 +70,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Demo(options) => demo::run(&repo, &options),
         Task::Bench(options) => bench::run(&repo, &options),
         Task::Ceilings(options) => bench::ceilings(&repo, &options),
+        Task::Support(options) => support::run(&repo, &options),
         Task::Dist(options) => dist::run(&repo, &options),
     }
 }

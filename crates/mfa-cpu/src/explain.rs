@@ -41,41 +41,47 @@ fn problem_lines(problem: &Problem) -> String {
 
 /// Lines of `key: value`; a reason follows what it explains.
 pub(crate) fn forward(call: &Forward, plan: &Plan, kernels: &Kernels) -> String {
-    let problem = &call.problem;
-    let value = |key: &str| match key {
-        "loop" => match plan.path {
-            Loop::Tile => format!(
+    let (problem, why) = (&call.problem, &plan.why);
+    let (path, because) = match plan.path {
+        Loop::Tile => (
+            format!(
                 "tile of {} rows, blocks of {} keys",
                 plan.tile_rows, plan.block_keys
             ),
-            Loop::Decode => "decode".into(),
-        },
-        "scores" => match plan.scores {
-            Scores::F32 => "FP32 products".into(),
-            Scores::I8 => "INT8 products, INT32 sums".into(),
-        },
-        "values" => match plan.values {
-            Values::F32 => "FP32 products".into(),
-            Values::I16 => "16-bit products, INT32 sums".into(),
-            Values::U8 => "8-bit products, INT32 sums".into(),
-        },
-        "threads" => plan.workers.to_string(),
-        "splits" => format!("{} of {} keys", plan.splits, plan.split_keys),
-        _ => String::new(),
+            "packing K and V pays",
+        ),
+        Loop::Decode => ("decode".into(), "K and V are read once, where they lie"),
+    };
+    let scores = match plan.scores {
+        Scores::F32 => "FP32 products",
+        Scores::I8 => "INT8 products, INT32 sums",
+    };
+    let values = match plan.values {
+        Values::F32 => "FP32 products",
+        Values::I16 => "16-bit products, INT32 sums",
+        Values::U8 => "8-bit products, INT32 sums",
     };
     let mut text = format!("operation: forward\ndevice: CPU\nisa: {}\n", kernels.isa);
     text += &problem_lines(problem);
-    let reasoned = |key: &str| plan.reasons.iter().find(|(name, _)| *name == key);
-    for key in ["loop", "scores", "values", "threads", "splits"] {
-        let reason = reasoned(key);
-        if key == "splits" && reason.is_none() {
-            continue;
-        }
-        let _ = write!(text, "{key}: {}", value(key));
-        if let Some((_, reason)) = reason {
-            let _ = write!(text, " ({reason})");
-        }
-        text.push('\n');
+    let _ = writeln!(
+        text,
+        "loop: {path} ({} rows per key/value head: {because})",
+        why.rows
+    );
+    let _ = writeln!(text, "scores: {scores} ({})", why.scores);
+    let _ = writeln!(text, "values: {values} ({})", why.values);
+    let _ = write!(text, "threads: {}", plan.workers);
+    text += if why.inline {
+        " (too little work to share)\n"
+    } else {
+        "\n"
+    };
+    if plan.splits > 1 {
+        let _ = writeln!(
+            text,
+            "splits: {} of {} keys ({} tiles do not fill {} workers)",
+            plan.splits, plan.split_keys, why.tiles, plan.workers
+        );
     }
     let _ = writeln!(
         text,

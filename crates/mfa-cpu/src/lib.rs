@@ -47,6 +47,8 @@ pub fn api() -> mfa_sys::Api {
         mfa_get_latency,
         mfa_create_buffer,
         mfa_buffer_from_ptr,
+        #[cfg(target_vendor = "apple")]
+        mfa_buffer_from_mtl,
         mfa_buffer_contents,
         mfa_buffer_size,
         mfa_destroy_buffer,

@@ -46,8 +46,19 @@ pub(crate) struct Plan {
     pub splits: usize,
     pub split_keys: usize,
     pub workers: usize,
-    /// Why, for `explain`.
-    pub reasons: Vec<(&'static str, String)>,
+    pub why: Why,
+}
+
+/// What the plan was made from, for `explain`; text is made only there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Why {
+    /// Most query rows of a key/value head.
+    pub rows: usize,
+    /// Whether there was too little work to share.
+    pub inline: bool,
+    pub scores: &'static str,
+    pub values: &'static str,
+    pub tiles: usize,
 }
 
 /// Tuning, by head dimension: the first row whose `columns` (of Q and V together) is not exceeded.
@@ -69,41 +80,20 @@ const SPLIT_KEYS: usize = 1024;
 
 impl Plan {
     pub(crate) fn new(problem: &Problem, kernels: &Kernels, threads: usize) -> Self {
-        let mut reasons = Vec::new();
         let work = problem.scores() * (problem.d + problem.dv) as f64;
-        let workers = if work < INLINE_WORK {
-            reasons.push(("threads", "too little work to share".into()));
-            1
-        } else {
-            threads
-        };
-        let rows_of_group = |nq: usize| nq * problem.group;
-        let most_rows = problem
-            .sequences
-            .iter()
-            .map(|s| rows_of_group(s.nq))
-            .max()
-            .unwrap_or(0);
-        let most_keys = problem.sequences.iter().map(|s| s.nk).max().unwrap_or(0);
-        let path = if most_rows <= DECODE_ROWS && streams(&problem.k) && streams(&problem.v) {
-            reasons.push((
-                "loop",
-                format!(
-                    "{most_rows} rows per key/value head: K and V are read once, where they lie"
-                ),
-            ));
+        let inline = work < INLINE_WORK;
+        let workers = if inline { 1 } else { threads };
+        let sequences = &problem.sequences;
+        let rows = sequences.iter().map(|s| s.nq * problem.group).max();
+        let rows = rows.unwrap_or(0);
+        let most_keys = sequences.iter().map(|s| s.nk).max().unwrap_or(0);
+        let path = if rows <= DECODE_ROWS && streams(&problem.k) && streams(&problem.v) {
             Loop::Decode
         } else {
-            reasons.push((
-                "loop",
-                format!("{most_rows} rows per key/value head: packing K and V pays"),
-            ));
             Loop::Tile
         };
-        let (scores, why) = scores(problem, kernels, path);
-        reasons.push(("scores", why.into()));
-        let (values, why) = values(problem, kernels, path);
-        reasons.push(("values", why.into()));
+        let (scores, scores_why) = scores(problem, kernels, path);
+        let (values, values_why) = values(problem, kernels, path);
 
         let columns = problem.d + problem.dv;
         let (block_keys, cap) = BLOCKS
@@ -138,17 +128,20 @@ impl Plan {
             splits: 1,
             split_keys: usize::MAX,
             workers,
-            reasons,
+            why: Why {
+                rows,
+                inline,
+                scores: scores_why,
+                values: values_why,
+                tiles: 0,
+            },
         };
         let tiles = crate::forward::Schedule::new(problem, &plan).tiles();
+        plan.why.tiles = tiles;
         if tiles > 0 && tiles < 2 * workers && most_keys >= 2 * SPLIT_KEYS && workers > 1 {
             let wanted = (2 * workers).div_ceil(tiles).min(most_keys / SPLIT_KEYS);
             plan.split_keys = most_keys.div_ceil(wanted).next_multiple_of(KB);
             plan.splits = most_keys.div_ceil(plan.split_keys);
-            plan.reasons.push((
-                "splits",
-                format!("{tiles} tiles do not fill {workers} workers: keys are split"),
-            ));
         }
         plan
     }

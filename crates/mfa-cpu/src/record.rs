@@ -56,8 +56,10 @@ impl Record {
         const NAMES: [&str; 4] = ["batch_size", "seq_len_q", "seq_len_kv", "num_heads"];
         let found = shape.into_iter().chain([u32::from(head_dim)]);
         let expected = self.shape.into_iter().chain([u32::from(self.head_dim)]);
-        for (name, (found, expected)) in
-            NAMES.into_iter().chain(["head_dim"]).zip(found.zip(expected))
+        for (name, (found, expected)) in NAMES
+            .into_iter()
+            .chain(["head_dim"])
+            .zip(found.zip(expected))
         {
             ensure!(
                 found == expected,

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ptr;
 
-use mfa_sys as sys;
+use mfa::raw::sys;
 use pyo3::prelude::*;
 
 use crate::array::{Array, MAX_RANK, View, shape_text};

@@ -1,15 +1,16 @@
 //! Contexts: a device of a driver, shared by the threads that use it.
 
-use std::ffi::{CStr, c_void};
-use std::ptr;
+use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mfa_sys as sys;
+use mfa::MfaContext;
+use mfa::raw::sys;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString};
 
-use crate::devices::{self, Device};
+use crate::devices;
 use crate::error;
 
 /// Counts forks: worker threads stay in the parent, so a child cannot use (nor destroy) what was made before.
@@ -25,72 +26,41 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A context of a driver, destroyed with the last user.
+/// A context, destroyed with its last user, unless that is in another process than the one that made it.
 pub(crate) struct Handle {
-    device: Device,
-    raw: *mut c_void,
+    context: ManuallyDrop<MfaContext>,
     generation: u64,
 }
 
-// SAFETY: contexts may be used from any thread, says the contract; the other fields are plain data.
-unsafe impl Send for Handle {}
-// SAFETY: calls on one context from several threads run one after another, says the contract.
-unsafe impl Sync for Handle {}
-
 impl Handle {
-    fn new(device: Device, threads: u32) -> PyResult<Handle> {
-        let mut handle = Handle {
-            device,
-            raw: ptr::null_mut(),
+    fn new(device: &Bound<'_, PyAny>, threads: u32) -> PyResult<Handle> {
+        let handle = Handle {
+            context: ManuallyDrop::new(devices::open(device)?),
             generation: GENERATION.load(Ordering::Relaxed),
         };
-        let api = handle.api();
-        // SAFETY: the out pointer is valid.
-        let status =
-            unsafe { (api.mfa_create_context_on)(handle.device.index, &raw mut handle.raw) };
-        handle.check(status)?;
         handle.set_threads(threads)?;
         Ok(handle)
     }
 
     pub(crate) fn api(&self) -> &'static sys::Api {
-        self.device.api
+        self.context.raw().api()
     }
 
     pub(crate) fn raw(&self) -> *mut c_void {
-        self.raw
+        self.context.raw().handle()
     }
 
     /// Turns a status into an exception with the driver's sentence for this thread.
     pub(crate) fn check(&self, status: i32) -> PyResult<()> {
-        if status == sys::MFA_SUCCESS {
-            return Ok(());
-        }
-        // SAFETY: both return a NUL-terminated string that is valid until this thread's next failure.
-        let sentence = unsafe {
-            let last = CStr::from_ptr((self.api().mfa_last_error)(self.raw));
-            if last.is_empty() {
-                CStr::from_ptr((self.api().mfa_error_string)(status))
-            } else {
-                last
-            }
-        };
-        Err(error::status(
-            status,
-            sentence.to_string_lossy().into_owned(),
-        ))
+        self.context.raw().check(status).map_err(error::from_mfa)
     }
 
     fn set_threads(&self, threads: u32) -> PyResult<()> {
-        // SAFETY: the context is alive.
-        self.check(unsafe { (self.api().mfa_set_num_threads)(self.raw, threads) })
+        (self.context.set_num_threads(threads)).map_err(error::from_mfa)
     }
 
     fn threads(&self) -> PyResult<u32> {
-        let mut threads = 0;
-        // SAFETY: the context is alive and the out pointer valid.
-        self.check(unsafe { (self.api().mfa_get_num_threads)(self.raw, &raw mut threads) })?;
-        Ok(threads)
+        self.context.num_threads().map_err(error::from_mfa)
     }
 
     fn is_of_this_process(&self) -> bool {
@@ -101,8 +71,8 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if self.is_of_this_process() {
-            // SAFETY: made by mfa_create_context_on (or NULL), destroyed once.
-            unsafe { (self.api().mfa_destroy_context)(self.raw) };
+            // SAFETY: dropped once, here.
+            unsafe { ManuallyDrop::drop(&mut self.context) };
         }
     }
 }
@@ -123,8 +93,8 @@ fn default_handle(py: Python<'_>) -> PyResult<Arc<Handle>> {
     if let Some(handle) = slot.as_ref().filter(|handle| handle.is_of_this_process()) {
         return Ok(handle.clone());
     }
-    let device = devices::find(PyString::new(py, "auto").as_any())?;
-    let handle = Arc::new(Handle::new(device, THREADS.load(Ordering::Relaxed))?);
+    let device = PyString::new(py, "auto").into_any();
+    let handle = Arc::new(Handle::new(&device, THREADS.load(Ordering::Relaxed))?);
     // A handle from before a fork does nothing when it is dropped.
     *slot = Some(handle.clone());
     Ok(handle)
@@ -147,7 +117,7 @@ fn thread_count(value: &Bound<'_, PyAny>) -> PyResult<u32> {
 /// the child; make a new one there.
 ///
 /// Args:
-///     device: "auto" (the best that works), "cpu", "metal", a name, or an index of `umfa.devices()`.
+///     device: "auto" (the best that works), "cpu", "metal", "metal:1", a name, or an index of `umfa.devices()`.
 ///     num_threads: worker threads of a CPU device; 0 is the default (`umfa.set_num_threads`, `MFA_NUM_THREADS`, or
 ///         the processors that this process may use).
 #[pyclass(frozen, module = "umfa", name = "MFAContext", weakref)]
@@ -183,7 +153,7 @@ impl Context {
             None | Some(0) => THREADS.load(Ordering::Relaxed),
             Some(threads) => threads,
         };
-        let handle = Handle::new(devices::find(&device)?, threads)?;
+        let handle = Handle::new(&device, threads)?;
         Ok(Context {
             handle: Mutex::new(Some(Arc::new(handle))),
         })
@@ -204,7 +174,7 @@ impl Context {
     /// The device's name.
     #[getter]
     fn device(&self) -> PyResult<String> {
-        Ok(self.open()?.device.name.clone())
+        Ok(self.open()?.context.device_name().to_owned())
     }
 
     /// Worker threads of a CPU device. Setting 0 restores the default.
@@ -221,11 +191,8 @@ impl Context {
     /// Seconds that the last call took on the device; 0 before the first.
     #[getter]
     fn latency(&self) -> PyResult<f64> {
-        let handle = self.open()?;
-        let mut seconds = 0.0;
-        // SAFETY: the context is alive and the out pointer valid.
-        handle.check(unsafe { (handle.api().mfa_get_latency)(handle.raw, &raw mut seconds) })?;
-        Ok(seconds)
+        let latency = self.open()?.context.latency();
+        Ok(latency.map_err(error::from_mfa)?.as_secs_f64())
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
@@ -240,7 +207,7 @@ impl Context {
 
     fn __repr__(&self) -> String {
         match locked(&self.handle).as_ref() {
-            Some(handle) => format!("MFAContext(device='{}')", handle.device.name),
+            Some(handle) => format!("MFAContext(device='{}')", handle.context.device_name()),
             None => "MFAContext(closed)".to_owned(),
         }
     }

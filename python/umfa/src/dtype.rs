@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mfa_sys as sys;
+use mfa::raw::sys;
 
 /// An element type of an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

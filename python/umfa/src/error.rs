@@ -1,6 +1,6 @@
-//! From a status of the contract to the exception of `umfa._errors` that stands for it.
+//! From an error to the exception of `umfa._errors` that stands for it.
 
-use mfa_sys as sys;
+use mfa::MfaError;
 use pyo3::prelude::*;
 
 mod python {
@@ -39,14 +39,18 @@ pub(crate) fn unsupported(message: String) -> PyErr {
     python::Unsupported::new_err(message)
 }
 
-/// The exception for a driver's status.
-pub(crate) fn status(code: i32, message: String) -> PyErr {
-    match code {
-        sys::MFA_ERROR_INVALID_CONTEXT => python::InvalidContext::new_err(message),
-        sys::MFA_ERROR_BUFFER_ALLOCATION => python::BufferAllocation::new_err(message),
-        sys::MFA_ERROR_INVALID_DIMENSIONS => python::InvalidDimensions::new_err(message),
-        sys::MFA_ERROR_INVALID_ARGUMENT => python::InvalidArgument::new_err(message),
-        sys::MFA_ERROR_UNSUPPORTED => python::Unsupported::new_err(message),
+/// The exception for what the crate `mfa` reports.
+pub(crate) fn from_mfa(error: MfaError) -> PyErr {
+    let message = error.message();
+    match error {
+        MfaError::InvalidContext(_) => python::InvalidContext::new_err(message),
+        MfaError::BufferAllocation(_) => python::BufferAllocation::new_err(message),
+        MfaError::InvalidDimensions(_) => python::InvalidDimensions::new_err(message),
+        MfaError::InvalidArgument(_) => python::InvalidArgument::new_err(message),
+        MfaError::Unsupported(_) => python::Unsupported::new_err(message),
+        // Named by the user: a device, and the driver in MFA_DRIVER.
+        MfaError::NoDevice(_) => python::InvalidArgument::new_err(error.to_string()),
+        MfaError::Load(_) => python::Unsupported::new_err(error.to_string()),
         _ => python::KernelExecution::new_err(message),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use mfa_sys as sys;
+use mfa::raw::sys;
 use pyo3::prelude::*;
 
 use crate::array::{Array, Kind, View, shape_text};

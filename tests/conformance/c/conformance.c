@@ -15,6 +15,7 @@
 #include "bad_input.h"
 #include "check.h"
 #include "driver.h"
+#include "guarded.h"
 #include "vectors.h"
 
 enum { MAX_REASONS = 16 };
@@ -58,31 +59,35 @@ static void must(live_case* live, int32_t status, const char* what) {
   exit(2);
 }
 
-/* Inputs are wrapped, in blocks of exactly their size so that a sanitizer sees every byte too many; rooms are the driver's. */
+/* Inputs, and every other room, are wrapped; the rest of the rooms are the driver's own memory. */
+static bool wrapped(const live_case* live, int i) { return !live->c->buffers[i].room || i % 2 == 0; }
+
 static void create_buffers(live_case* live) {
   const driver* api = &live->run->api;
   for (int i = 0; i < live->c->buffer_count; i++) {
     const vector_buffer* buffer = &live->c->buffers[i];
     live_buffer* out = &live->buffers[i];
-    if (buffer->room) {
+    if (wrapped(live, i)) {
+      out->bytes = guarded_create(buffer->size);
+      must(live, api->mfa_buffer_from_ptr(live->run->context, out->bytes, buffer->size, &out->handle), "mfa_buffer_from_ptr");
+    } else {
       void* contents = NULL;
       must(live, api->mfa_create_buffer(live->run->context, buffer->size, &out->handle), "mfa_create_buffer");
       must(live, api->mfa_buffer_contents(out->handle, &contents), "mfa_buffer_contents");
       out->bytes = contents;
-      if (buffer->size) memset(out->bytes, 0xFF, buffer->size);
-    } else {
-      out->bytes = malloc(buffer->size ? buffer->size : 1);
-      if (out->bytes == NULL) abort();
-      memcpy(out->bytes, live->c->bytes + buffer->offset, buffer->size);
-      must(live, api->mfa_buffer_from_ptr(live->run->context, out->bytes, buffer->size, &out->handle), "mfa_buffer_from_ptr");
     }
+    if (buffer->size == 0) continue;
+    if (buffer->room)
+      memset(out->bytes, 0xFF, buffer->size);
+    else
+      memcpy(out->bytes, live->c->bytes + buffer->offset, buffer->size);
   }
 }
 
 static void destroy_buffers(live_case* live) {
   for (int i = 0; i < live->c->buffer_count; i++) {
     must(live, live->run->api.mfa_destroy_buffer(live->buffers[i].handle), "mfa_destroy_buffer");
-    if (!live->c->buffers[i].room) free(live->buffers[i].bytes);
+    if (wrapped(live, i)) guarded_destroy(live->buffers[i].bytes, live->c->buffers[i].size);
   }
 }
 

@@ -63,9 +63,7 @@ impl DValues<'_> {
     fn at(&self, b: usize, h: usize, row: usize) -> *mut f32 {
         match self {
             DValues::Tensor(tensor) => tensor.at(b, h, row, 0).cast(),
-            DValues::Array { ptr, heads, rows } => {
-                ptr.wrapping_add((b * heads + h) * rows + row)
-            }
+            DValues::Array { ptr, heads, rows } => ptr.wrapping_add((b * heads + h) * rows + row),
             DValues::Nowhere => null_mut(),
         }
     }
@@ -335,11 +333,7 @@ impl Cells<'_> {
             let out = dq.ptr.add(tile * dq.ld);
             let (ones, n) = (scratch.ones, to - from);
             (kernels.gradient.ptv_f32)(ds, columns, patch.keys, n, rows, panels, ones, out, dq.ld);
-            for &j in keys
-                .wild_k
-                .iter()
-                .filter(|j| (from..to).contains(*j))
-            {
+            for &j in keys.wild_k.iter().filter(|j| (from..to).contains(*j)) {
                 let at = (sequence.batch, patch.head / problem.group);
                 let line = scratch.line;
                 self.expand(&problem.k, at, sequence.k0 + patch.j0 + j, 1, line);

@@ -174,9 +174,7 @@ impl Cells<'_> {
                     add(gradient, [b, h, patch.i0 + i, 0], sum as f32);
                     continue;
                 }
-                let out = gradient
-                    .at(b, h, patch.i0 + i, patch.j0)
-                    .cast::<f32>();
+                let out = gradient.at(b, h, patch.i0 + i, patch.j0).cast::<f32>();
                 for (j, x) in line.iter().enumerate() {
                     *out.add(j * gradient.strides[3]) += x;
                 }

@@ -22,7 +22,6 @@ mod plan;
 mod scratch;
 mod statistics;
 
-
 pub(crate) use check::Backward;
 pub(crate) use plan::{Loop, Plan, Source};
 

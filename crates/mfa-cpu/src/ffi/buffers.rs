@@ -48,6 +48,21 @@ pub unsafe extern "C" fn mfa_buffer_from_ptr(
     })
 }
 
+#[cfg(target_vendor = "apple")]
+#[unsafe(no_mangle)]
+pub extern "C" fn mfa_buffer_from_mtl(
+    context: *mut c_void,
+    _mtl_buffer: *mut c_void,
+    _buffer: *mut *mut c_void,
+) -> i32 {
+    guard(|| {
+        handle::context(context)?;
+        Err(crate::error::Error::unsupported(
+            "the CPU driver takes no Metal buffers; expected a context of the Metal driver",
+        ))
+    })
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mfa_buffer_contents(
     buffer: *mut c_void,

@@ -176,12 +176,7 @@ impl Record {
             query,
             key,
             value,
-            grad_output: self.like(
-                0,
-                self.transposed[3],
-                gradients.grad_output,
-                "grad_output",
-            )?,
+            grad_output: self.like(0, self.transposed[3], gradients.grad_output, "grad_output")?,
             logsumexp: self.per_row(gradients.logsumexp, "logsumexp")?,
             d_values: self.per_row(gradients.d_values, "d_values")?,
             grad_query: gradient(0, gradients.query, "grad_query")?,

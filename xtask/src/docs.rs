@@ -1,0 +1,138 @@
+//! Runs the code in Markdown files: blocks fenced as `python` and `c`. (Rust's are documentation tests.)
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::c;
+use crate::counts::Counts;
+use crate::dist;
+use crate::process::{Step, output};
+use crate::repo::Repo;
+use crate::venv::Venv;
+
+/// A block of code, and the line of the file where it begins.
+#[derive(Debug, PartialEq, Eq)]
+struct Block {
+    language: String,
+    line: usize,
+    code: String,
+}
+
+/// Runs every block; each is a program of its own, and one test. `built` is the folder of the C library.
+pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Result<()> {
+    let out = repo.scratch("docs");
+    fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
+    let prefix = repo.scratch("c/prefix");
+    dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
+    let files = output(
+        Command::new("git")
+            .args([
+                "ls-files",
+                "--cached",
+                "--others",
+                "--exclude-standard",
+                "--",
+                "*.md",
+            ])
+            .current_dir(&repo.root),
+    )?;
+    for file in files.lines() {
+        let Ok(text) = fs::read_to_string(repo.path(file)) else {
+            // Deleted, but not yet committed.
+            continue;
+        };
+        for block in blocks(&text) {
+            let name = format!("{}-{}", file.replace('/', "-"), block.line);
+            let result = match block.language.as_str() {
+                "python" => python(venv, step, &out.join(name + ".py"), &block.code),
+                "c" => c_program(step, &prefix, &out.join(name + ".c"), &block.code),
+                _ => continue,
+            };
+            match result {
+                Ok(()) => step.counts += Counts::passed(1),
+                Err(error) => {
+                    step.say(&format!("FAILED: {file}:{}: {error:#}", block.line))?;
+                    step.counts += Counts::failed(1);
+                }
+            }
+        }
+    }
+    ensure!(
+        step.counts != Counts::default(),
+        "no code in any Markdown file"
+    );
+    Ok(())
+}
+
+fn python(venv: &Venv, step: &mut Step, path: &Path, code: &str) -> Result<()> {
+    fs::write(path, code).with_context(|| format!("writing {}", path.display()))?;
+    step.run(&mut venv.python([path]))
+}
+
+fn c_program(step: &mut Step, prefix: &Path, path: &Path, code: &str) -> Result<()> {
+    fs::write(path, code).with_context(|| format!("writing {}", path.display()))?;
+    let program = path.with_extension("");
+    let lib = prefix.join("lib");
+    step.run(
+        c::compiler()
+            .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-I"])
+            .arg(prefix.join("include"))
+            .arg(path)
+            .arg("-L")
+            .arg(&lib)
+            .args(["-lmfa", "-o"])
+            .arg(&program),
+    )?;
+    step.run(&mut c::with_library(Command::new(&program), &lib))
+}
+
+/// The fenced blocks of a text. The language is the first word behind the fence.
+fn blocks(text: &str) -> Vec<Block> {
+    let mut found = Vec::new();
+    let mut open: Option<Block> = None;
+    for (index, line) in text.lines().enumerate() {
+        match (line.strip_prefix("```"), &mut open) {
+            (Some(_), Some(_)) => found.extend(open.take()),
+            (Some(info), None) => {
+                let language = info.split([' ', ',']).next().unwrap_or_default();
+                open = Some(Block {
+                    language: language.to_owned(),
+                    line: index + 1,
+                    code: String::new(),
+                });
+            }
+            (None, Some(block)) => {
+                block.code += line;
+                block.code.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_blocks() {
+        let text = "a\n```python\nx = 1\n\ny = 2\n```\nb\n```c ignore\n```\n```\nplain\n```\n```rust\nnever closed\n";
+        let found: Vec<_> = blocks(text)
+            .into_iter()
+            .map(|block| (block.language, block.line, block.code))
+            .collect();
+        let expected = [
+            ("python", 2, "x = 1\n\ny = 2\n"),
+            ("c", 8, ""),
+            ("", 10, "plain\n"),
+        ];
+        let expected: Vec<_> = expected
+            .map(|(language, line, code)| (language.to_owned(), line, code.to_owned()))
+            .into();
+        assert_eq!(found, expected);
+    }
+}
