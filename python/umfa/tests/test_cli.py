@@ -98,7 +98,7 @@ def test_bad_usage(arguments: list[str], sentence: str) -> None:
         (["explain", "--shape", "1,3,8,8", "--kv-heads", "2"], "multiple"),
         (["explain", "--shape", "1,1,8,8", "--k", "int5"], "int5"),
         (["explain", "--shape", "1,1,8,8", "--device", "tpu"], "tpu"),
-        (["bench", "--accuracy", "--shape", "1,1,8,7"], "int4"),
+        (["bench", "--accuracy", "--shape", "1,1,8,7"], "INT4"),
     ],
 )
 def test_refusals_are_sentences(arguments: list[str], sentence: str) -> None:
