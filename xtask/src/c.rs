@@ -27,8 +27,8 @@ pub(crate) fn with_library(mut command: Command, folder: &Path) -> Command {
     command
 }
 
-/// Compiles the runner as C99 and runs it over the vectors, on the driver `library`. A case that the driver does not support
-/// is skipped, or fails if `require`.
+/// Compiles the runner as C99 and runs it over the vectors, on the driver `library`: linked to it, and loading it. A case that
+/// the driver does not support is skipped, or fails if `require`.
 pub(crate) fn conformance(
     repo: &Repo,
     step: &mut Step,
@@ -40,20 +40,31 @@ pub(crate) fn conformance(
         Command::new("make")
             .arg("-C")
             .arg(repo.path("tests/conformance/c"))
+            .arg("--always-make")
+            .arg(format!("DRIVER={}", library.display()))
             .arg(format!("OUT={}", out.display())),
     )?;
-    let mut runner = Command::new(out.join("conformance"));
-    runner.arg("--driver").arg(library);
-    if require {
-        runner.arg("--require");
+    let mut failure = Ok(());
+    for driver in [None, Some(library)] {
+        let mut runner = Command::new(out.join("conformance"));
+        runner.env_remove("MFA_DRIVER");
+        if let Some(driver) = driver {
+            runner.env("MFA_DRIVER", driver);
+        }
+        if require {
+            runner.arg("--require");
+        }
+        let result = step.run(runner.arg(repo.path("tests/conformance/vectors")));
+        failure = failure.and(result);
     }
-    step.run(runner.arg(repo.path("tests/conformance/vectors")))
+    failure
 }
 
 /// Builds the examples as a user of the C package does: pkg-config, make; as C99 and as C++17; shared and static.
-pub(crate) fn examples(repo: &Repo, step: &mut Step) -> Result<()> {
+/// `built` is the folder of the libraries.
+pub(crate) fn examples(repo: &Repo, step: &mut Step, built: &Path) -> Result<()> {
     let prefix = repo.scratch("c/prefix");
-    dist::c_tree(repo, step, &prefix, dist::Profile::Debug)?;
+    dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
     let library_folder = prefix.join("lib");
     for (language, makefile_arguments) in [
         (

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::c;
+use crate::dist::CPU_DRIVER;
 use crate::process::{Step, foreground, output};
 use crate::repo::Repo;
 use crate::venv::Venv;
@@ -21,7 +23,16 @@ pub(crate) struct Options {
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     let mut step = Step::new("codegen", &repo.scratch("logs"))?;
     let venv = Venv::ensure(repo, &mut step)?;
-    let mut command = generator(repo, &venv)?;
+    // Alone: where the generated files are stale, the rest of the workspace may not even compile.
+    let mut command = repo.cargo([
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "mfa-codegen",
+        "--",
+    ]);
+    with_libclang(&mut command, &venv)?;
     if options.check {
         command.arg("--check");
     }
@@ -29,33 +40,32 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     foreground(&mut command)
 }
 
-/// The generator, ready for its arguments.
+/// Both checks as part of the tests. `built` is the folder of the programs and libraries of the workspace.
+pub(crate) fn check(venv: &Venv, step: &mut Step, built: &Path) -> Result<()> {
+    let mut generated = Command::new(built.join("mfa-codegen"));
+    with_libclang(&mut generated, venv)?;
+    step.run_check(generated.arg("--check"))?;
+    let mut symbols = Command::new(built.join("mfa-codegen"));
+    with_libclang(&mut symbols, venv)?;
+    step.run_check(symbols.arg("--symbols").arg(built.join(CPU_DRIVER)))
+}
+
+/// Lets the generator find libclang, with which bindgen reads the header.
 ///
-/// bindgen reads headers with libclang, which comes from PyPI so that no compiler of the clang family need be installed;
-/// that package has no headers, so the freestanding ones are the C compiler's.
-pub(crate) fn generator(repo: &Repo, venv: &Venv) -> Result<Command> {
+/// It comes from PyPI, so that no compiler of the clang family need be installed. That package has no headers, so the
+/// freestanding ones are the C compiler's.
+fn with_libclang(command: &mut Command, venv: &Venv) -> Result<()> {
     let libclang = venv.site_packages()?.join("clang/native");
     ensure!(
         libclang.exists(),
         "libclang is not at {}, where the package from PyPI puts it",
         libclang.display()
     );
-    let mut command = repo.cargo(["run", "--quiet", "--package", "mfa-codegen", "--"]);
     command.env("LIBCLANG_PATH", libclang);
     if cfg!(target_os = "linux") {
-        let include = output(Command::new("cc").arg("-print-file-name=include"))
+        let include = output(c::compiler().arg("-print-file-name=include"))
             .context("asking the C compiler for its headers")?;
         command.env("BINDGEN_EXTRA_CLANG_ARGS", format!("-I{include}"));
     }
-    Ok(command)
-}
-
-/// Whether a driver library exports exactly the functions of mfa.h.
-pub(crate) fn check_symbols(
-    repo: &Repo,
-    venv: &Venv,
-    step: &mut Step,
-    library: &Path,
-) -> Result<()> {
-    step.run_check(generator(repo, venv)?.arg("--symbols").arg(library))
+    Ok(())
 }

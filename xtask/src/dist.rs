@@ -15,8 +15,8 @@ use crate::repo::Repo;
 use crate::venv::Venv;
 use crate::wheel;
 
-/// The shared library as cargo names it.
-const SHARED: &str = if cfg!(windows) {
+/// The CPU driver's shared library as cargo names it.
+pub(crate) const CPU_DRIVER: &str = if cfg!(windows) {
     "mfa_cpu.dll"
 } else if cfg!(target_os = "macos") {
     "libmfa_cpu.dylib"
@@ -43,12 +43,11 @@ enum Package {
     Crates,
 }
 
-/// How a library was built.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Profile {
-    /// With debug assertions and overflow checks: for tests.
-    Debug,
-    /// For users: versioned, optimised.
+/// Where libraries come from.
+pub(crate) enum Libraries<'a> {
+    /// This folder: with debug assertions and overflow checks, for tests.
+    Built(&'a Path),
+    /// Built for users: versioned, optimised.
     Release,
 }
 
@@ -81,7 +80,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
 fn c_archive(repo: &Repo, step: &mut Step, out: &Path) -> Result<PathBuf> {
     let name = format!("mfa-{}-{ARCH}-{OS}", Repo::VERSION);
     let tree = out.join(&name);
-    c_tree(repo, step, &tree, Profile::Release)?;
+    c_tree(repo, step, &tree, &Libraries::Release)?;
     for file in ["example.h", "forward.c", "quantized.c", "Makefile"] {
         copy(
             &repo.path("examples/c").join(file),
@@ -97,7 +96,12 @@ fn c_archive(repo: &Repo, step: &mut Step, out: &Path) -> Result<PathBuf> {
 }
 
 /// Lays out header, libraries and pkg-config file below `prefix`, as an installation has them. The folder can be moved.
-pub(crate) fn c_tree(repo: &Repo, step: &mut Step, prefix: &Path, profile: Profile) -> Result<()> {
+pub(crate) fn c_tree(
+    repo: &Repo,
+    step: &mut Step,
+    prefix: &Path,
+    libraries: &Libraries<'_>,
+) -> Result<()> {
     if prefix.exists() {
         fs::remove_dir_all(prefix).with_context(|| format!("removing {}", prefix.display()))?;
     }
@@ -108,21 +112,20 @@ pub(crate) fn c_tree(repo: &Repo, step: &mut Step, prefix: &Path, profile: Profi
         &prefix.join("include/mfa.h"),
     )?;
 
-    let mut built = repo.target.clone();
-    match profile {
-        Profile::Debug => {
-            step.run(&mut repo.cargo(["build", "--locked", "--package", "mfa-cpu"]))?;
-            built.push("debug");
+    let built = match libraries {
+        Libraries::Built(folder) => {
             copy(
-                &built.join(SHARED),
+                &folder.join(CPU_DRIVER),
                 &lib.join(format!("{DLL_PREFIX}mfa{DLL_SUFFIX}")),
             )?;
+            folder.to_path_buf()
         }
-        Profile::Release => {
-            built.push(release(repo, step)?);
-            place_shared(&built.join(SHARED), &lib)?;
+        Libraries::Release => {
+            let folder = repo.target.join(release(repo, step)?);
+            place_shared(&folder.join(CPU_DRIVER), &lib)?;
+            folder
         }
-    }
+    };
     let (from, to) = if cfg!(windows) {
         ("mfa_cpu.lib", "mfa_static.lib")
     } else {
@@ -162,7 +165,7 @@ fn release(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
         return Ok("release".into());
     }
     let folder = Path::new(portable::TARGET).join("release");
-    let (major, minor) = portable::needs(&repo.target.join(&folder).join(SHARED))?;
+    let (major, minor) = portable::needs(&repo.target.join(&folder).join(CPU_DRIVER))?;
     step.say(&format!("the shared library needs glibc {major}.{minor}"))?;
     ensure!(
         (major, minor) <= portable::GLIBC,

@@ -21,12 +21,12 @@ struct Block {
     code: String,
 }
 
-/// Runs every block; each is a program of its own, and one test.
-pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step) -> Result<()> {
+/// Runs every block; each is a program of its own, and one test. `built` is the folder of the C library.
+pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Result<()> {
     let out = repo.scratch("docs");
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
     let prefix = repo.scratch("c/prefix");
-    dist::c_tree(repo, step, &prefix, dist::Profile::Debug)?;
+    dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
     let files = output(
         Command::new("git")
             .args([

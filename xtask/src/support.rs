@@ -1,6 +1,8 @@
 //! `cargo xtask support`: README's table of features, made by asking the devices.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -21,7 +23,8 @@ pub(crate) struct Options {
 
 /// Remakes or checks the table.
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
-    let (old, new) = texts(repo)?;
+    let mut command = repo.cargo(["run", "--quiet", "--locked", "--package", "mfa-support"]);
+    let (old, new) = texts(repo, &mut command)?;
     if old == new {
         return Ok(());
     }
@@ -31,10 +34,9 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     fs::write(repo.path(FILE), new).with_context(|| format!("writing {FILE}"))
 }
 
-/// The check as part of the tests.
-pub(crate) fn check(repo: &Repo, step: &mut Step) -> Result<()> {
-    step.run(&mut repo.cargo(["build", "--locked", "--package", "mfa-support"]))?;
-    let (old, new) = texts(repo)?;
+/// The check as part of the tests. `built` is the folder of the workspace's programs.
+pub(crate) fn check(repo: &Repo, step: &mut Step, built: &Path) -> Result<()> {
+    let (old, new) = texts(repo, &mut Command::new(built.join("mfa-support")))?;
     let problems: Vec<String> = old
         .lines()
         .zip(new.lines())
@@ -50,10 +52,9 @@ pub(crate) fn check(repo: &Repo, step: &mut Step) -> Result<()> {
 }
 
 /// The file as it is and as it should be.
-fn texts(repo: &Repo) -> Result<(String, String)> {
+fn texts(repo: &Repo, devices: &mut Command) -> Result<(String, String)> {
     let old = fs::read_to_string(repo.path(FILE)).with_context(|| format!("reading {FILE}"))?;
-    let table =
-        output(&mut repo.cargo(["run", "--quiet", "--locked", "--package", "mfa-support"]))?;
+    let table = output(devices)?;
     let Some((before, rest)) = old.split_once(BEGIN) else {
         bail!("{FILE} has no line {}", BEGIN.trim());
     };

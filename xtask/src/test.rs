@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::counts::Counts;
+use crate::dist;
 use crate::process::Step;
 use crate::repo::Repo;
 use crate::venv::Venv;
@@ -82,7 +83,7 @@ struct Lab<'a> {
     options: &'a Options,
     venv: Option<Venv>,
     wheel: bool,
-    driver: Option<PathBuf>,
+    built: bool,
 }
 
 impl Lab<'_> {
@@ -108,21 +109,19 @@ impl Lab<'_> {
         self.venv(step)
     }
 
-    /// The CPU driver as a shared library, with debug assertions and overflow checks.
-    fn cpu_driver(&mut self, step: &mut Step) -> Result<PathBuf> {
-        if let Some(driver) = &self.driver {
-            return Ok(driver.clone());
+    /// Builds the whole workspace, with debug assertions and overflow checks; returns the folder of what was built. Parts
+    /// take programs and libraries from there: to build packages by themselves would build them with other features, again.
+    fn built(&mut self, step: &mut Step) -> Result<PathBuf> {
+        if !self.built {
+            step.run(&mut self.repo.cargo(["build", "--locked", "--workspace"]))?;
+            self.built = true;
         }
-        let repo = self.repo;
-        step.run(&mut repo.cargo(["build", "--locked", "--package", "mfa-cpu"]))?;
-        let name = format!(
-            "{}mfa_cpu{}",
-            std::env::consts::DLL_PREFIX,
-            std::env::consts::DLL_SUFFIX
-        );
-        let driver = repo.target.join("debug").join(name);
-        self.driver = Some(driver.clone());
-        Ok(driver)
+        Ok(self.repo.target.join("debug"))
+    }
+
+    /// The CPU driver as a shared library.
+    fn cpu_driver(&mut self, step: &mut Step) -> Result<PathBuf> {
+        Ok(self.built(step)?.join(dist::CPU_DRIVER))
     }
 }
 
@@ -163,7 +162,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         options,
         venv: None,
         wheel: false,
-        driver: None,
+        built: false,
     };
     let started = Instant::now();
     let mut lines = Vec::new();

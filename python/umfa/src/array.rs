@@ -81,12 +81,32 @@ impl View {
         }
         if !empty && !(data as usize).is_multiple_of(dtype.size()) {
             return Err(error::argument(format!(
-                "{name}: its memory starts at an address that is no multiple of the {} bytes of {dtype}; copy it to an \
+                "{name}: memory at address {data:?}, expected a multiple of the {} bytes of {dtype}; numpy.copy makes an \
                  aligned array",
                 dtype.size()
             )));
         }
         Ok(view)
+    }
+
+    /// C order, for at most `MAX_RANK` dimensions.
+    fn contiguous(data: *mut u8, shape: &[usize], dtype: Dtype) -> View {
+        let rank = shape.len().min(MAX_RANK);
+        let mut view = View {
+            data,
+            rank,
+            shape: [1; MAX_RANK],
+            strides: [0; MAX_RANK],
+            dtype,
+            readonly: false,
+        };
+        let mut inner = 1_usize;
+        for axis in (0..rank).rev() {
+            view.shape[axis] = shape[axis];
+            view.strides[axis] = inner;
+            inner = inner.saturating_mul(shape[axis].max(1));
+        }
+        view
     }
 
     pub(crate) fn shape(&self) -> &[usize] {
@@ -138,7 +158,7 @@ pub(crate) struct Array<'py> {
     pub(crate) view: View,
     pub(crate) kind: Kind<'py>,
     /// Keeps the memory alive: the object itself, or the DLPack capsule or NumPy view made of it.
-    _owner: Bound<'py, PyAny>,
+    pub(crate) owner: Bound<'py, PyAny>,
 }
 
 impl<'py> Array<'py> {
@@ -157,11 +177,7 @@ impl<'py> Array<'py> {
         {
             let view = torch.view(object, name, allowed)?;
             let (kind, owner) = (Kind::Torch(torch), object.clone());
-            return Ok(Array {
-                view,
-                kind,
-                _owner: owner,
-            });
+            return Ok(Array { view, kind, owner });
         }
         let kind = match object.getattr_opt(intern!(py, "__array_namespace__"))? {
             Some(namespace) => Kind::Namespace(namespace.call0()?),
@@ -172,7 +188,7 @@ impl<'py> Array<'py> {
             return Ok(Array {
                 view,
                 kind,
-                _owner: capsule,
+                owner: capsule,
             });
         }
         let exporter = match PyMemoryView::from(object) {
@@ -238,7 +254,7 @@ impl<'py> Array<'py> {
         Ok(Array {
             view,
             kind: Kind::NumPy,
-            _owner: array.clone().into_any(),
+            owner: array.clone().into_any(),
         })
     }
 }
@@ -271,6 +287,24 @@ pub(crate) fn wrong_dtype(name: &str, found: &Bound<'_, PyAny>, allowed: &[Dtype
 }
 
 impl<'py> Kind<'py> {
+    /// A new, uninitialised array, and where it lies.
+    pub(crate) fn new_array(
+        &self,
+        py: Python<'py>,
+        shape: &[usize],
+        dtype: Dtype,
+    ) -> PyResult<Array<'py>> {
+        let object = self.empty(py, shape, dtype)?;
+        match self {
+            Kind::Torch(_) => Ok(Array {
+                view: View::contiguous(crate::torch::address(&object)?, shape, dtype),
+                kind: self.clone(),
+                owner: object,
+            }),
+            _ => Array::numpy(object.cast()?, "out", &[dtype]),
+        }
+    }
+
     /// A new, uninitialised array. Libraries other than NumPy and torch get a NumPy array first: `finish` hands it over.
     pub(crate) fn empty(
         &self,

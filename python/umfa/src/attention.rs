@@ -92,23 +92,21 @@ fn forward<'py>(
     let kind = inputs[0].kind();
 
     let shape = displayed(prepared.output_sizes(), prepared.rank, layout, varlen);
-    let given = own.out.is_some();
-    let out = match own.out {
-        Some(out) => out,
-        None => kind.empty(py, &shape, inputs[0].float_dtype())?,
+    let target = match &own.out {
+        Some(out) => writable(out, "out", Dtype::FLOATS, &shape)?,
+        None => kind.new_array(py, &shape, inputs[0].float_dtype())?,
     };
-    let target = writable(&out, "out", Dtype::FLOATS, &shape)?;
     let output = place(&target, "out", layout, varlen)?;
-    if given {
+    if own.out.is_some() {
         disjoint(&output, &prepared, extras.mask.as_ref().map(Mask::placed))?;
     }
     let logsumexp = match own.return_logsumexp {
         false => None,
         true => {
             let shape = displayed_rows(prepared.row_sizes(), prepared.rank, layout, varlen);
-            let array = kind.empty(py, &shape, Dtype::Float32)?;
-            let read = Array::read(&array, "logsumexp", &[Dtype::Float32])?;
-            Some((array, place_rows(&read.view, prepared.rank, layout, varlen)))
+            let array = kind.new_array(py, &shape, Dtype::Float32)?;
+            let placed = place_rows(&array.view, prepared.rank, layout, varlen);
+            Some((array.owner, placed))
         }
     };
     let [query, key, value] = prepared.tensors;
@@ -128,7 +126,10 @@ fn forward<'py>(
     call.run(py, |api, raw| unsafe {
         (api.mfa_forward)(raw, &raw const desc)
     })?;
-    let out = if given { out } else { kind.finish(out)? };
+    let out = match own.out {
+        Some(out) => out,
+        None => kind.finish(target.owner)?,
+    };
     match logsumexp {
         None => Ok(out),
         Some((array, _)) => Ok(PyTuple::new(py, [out, kind.finish(array)?])?.into_any()),
@@ -268,7 +269,7 @@ pub(crate) fn flash_attention_forward<'py>(
 ///     out: the array to write to: float32, float16 or bfloat16.
 ///     layout: the order of the axes of float operands and of the result.
 ///     compute: "exact", or "fast": P may be rounded to 8 bits where v is quantized.
-///     precision: "int8" or "int4" quantizes float operands first; a dict with keys "q", "k" and "v" says it for each.
+///     precision: "int8" or "int4" quantizes float operands first; a mapping from "q", "k" and "v" says it for each.
 ///         So may the arguments that follow; they are explained at `quantize`. `smooth=True` is for k alone.
 ///
 /// Example:

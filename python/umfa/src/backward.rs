@@ -29,9 +29,9 @@ fn gradient<'py>(
     shape: &[usize],
     placing: impl FnOnce(&Array<'py>) -> PyResult<Placed>,
 ) -> PyResult<Gradient<'py>> {
-    let array = kind.empty(py, shape, Dtype::Float32)?;
-    let placed = placing(&Array::read(&array, "gradient", &[Dtype::Float32])?)?;
-    Ok(Some((array, placed)))
+    let array = kind.new_array(py, shape, Dtype::Float32)?;
+    let placed = placing(&array)?;
+    Ok(Some((array.owner, placed)))
 }
 
 /// Gradients of attention with respect to q, k and v, in float32.

@@ -3,7 +3,7 @@
 use mfa::raw::sys;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyInt, PyMapping, PyString, PyTuple};
 
 use crate::dtype::one_of;
 use crate::error;
@@ -89,10 +89,19 @@ pub(crate) fn number(value: &Bound<'_, PyAny>, argument: &str) -> PyResult<f32> 
     let narrow = wide as f32;
     if !narrow.is_finite() {
         return Err(error::argument(format!(
-            "{argument}: {wide}, expected a finite number of float32"
+            "{argument}: {}, expected a finite number of float32",
+            value.repr()?
         )));
     }
     Ok(narrow)
+}
+
+/// A scale given as a number.
+pub(crate) fn scale(value: &Bound<'_, PyAny>) -> PyResult<()> {
+    match number(value, "scale")? {
+        0.0 => Err(error::argument("scale: 0, expected another number".into())),
+        _ => Ok(()),
+    }
 }
 
 fn wrong_type(value: &Bound<'_, PyAny>, argument: &str, expected: &str) -> PyErr {
@@ -138,7 +147,7 @@ pub(crate) enum Role {
     Value,
 }
 
-/// One setting for each of query, key and value: given once for all three, or as a dict with keys "q", "k" and "v".
+/// One setting for each of query, key and value: given once for all three, or as a mapping from "q", "k" and "v".
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Each<T>([T; 3]);
 
@@ -159,9 +168,13 @@ impl<T: Copy> Each<T> {
         one: impl Fn(&Bound<'_, PyAny>, &str) -> PyResult<T>,
         single: impl Fn(T) -> Each<T>,
     ) -> PyResult<Each<T>> {
-        let Ok(dict) = value.cast::<PyDict>() else {
+        if value.is_none() || value.is_instance_of::<PyString>() {
+            return one(value, argument).map(single);
+        }
+        let Ok(mapping) = value.cast::<PyMapping>() else {
             return one(value, argument).map(single);
         };
+        let dict = PyDict::from_sequence(mapping.items()?.as_any())?;
         let mut each = default;
         for (key, value) in dict {
             let index = match key.extract::<String>().as_deref() {

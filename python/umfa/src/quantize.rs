@@ -14,7 +14,7 @@ use crate::options::{
     boolean, named,
 };
 use crate::quantized::{
-    QuantizedTensor, Recipe, Scheme, displayed_like, mean_shape, scalar, stored_dtype,
+    QuantizedTensor, Recipe, Scheme, displayed_like, mean_shape, parameter, stored_dtype,
 };
 
 /// The Python class of `QuantizedTensor.error`.
@@ -217,7 +217,7 @@ pub(crate) fn quantize<'py>(
     let scale = match scale {
         Some(scale) => {
             flags |= sys::MFA_QUANTIZE_SCALE_GIVEN;
-            scalar(scale, &data, scale_type.name())?
+            parameter(scale, &data, scale_type)?
         }
         None => kind.empty(py, &groups, scale_type)?,
     };
@@ -227,7 +227,7 @@ pub(crate) fn quantize<'py>(
     };
     let zero_point = match zero_point {
         _ if symmetric => None,
-        Some(zero_point) => Some(scalar(zero_point, &data, "int32")?),
+        Some(zero_point) => Some(parameter(zero_point, &data, Dtype::Int32)?),
         None => Some(kind.empty(py, &groups, zero_type)?),
     };
     let mean = match mean {

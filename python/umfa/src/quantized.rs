@@ -2,17 +2,17 @@
 
 use mfa::raw::sys;
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyEllipsis, PyNone, PySlice, PyTuple};
+use pyo3::types::{PyDict, PyEllipsis, PyFloat, PyInt, PyNone, PySlice, PyTuple};
 
 use crate::array::{Array, Kind, View, contiguous, shape_text, shape_tuple};
 use crate::call::{Call, Placed, axes};
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{
-    DEFAULT_BLOCK_ROWS, GRANULARITIES, Layout, PRECISIONS, block_rows, group, name_of, named,
+    self, DEFAULT_BLOCK_ROWS, GRANULARITIES, Layout, PRECISIONS, block_rows, group, name_of, named,
 };
+use crate::torch::Torch;
 
 /// The parts of a quantization that are not arrays.
 #[derive(Clone, Copy, Debug)]
@@ -337,25 +337,25 @@ fn optional<'py>(value: Option<Bound<'py, PyAny>>) -> Option<Bound<'py, PyAny>> 
     value.filter(|value| !value.is_none())
 }
 
-/// Python numbers become arrays of the data's library.
-pub(crate) fn scalar<'py>(
+/// A scale or zero point: Python numbers become arrays of the data's library.
+pub(crate) fn parameter<'py>(
     value: Bound<'py, PyAny>,
     like: &Bound<'py, PyAny>,
-    dtype: &str,
+    dtype: Dtype,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = value.py();
-    if !value.is_instance_of::<pyo3::types::PyFloat>()
-        && !value.is_instance_of::<pyo3::types::PyInt>()
-    {
+    if !value.is_instance_of::<PyFloat>() && !value.is_instance_of::<PyInt>() {
         return Ok(value);
     }
-    let torch = crate::torch::Torch::loaded(py)?;
-    let module = match torch {
+    if Dtype::FLOATS.contains(&dtype) {
+        options::scale(&value)?;
+    }
+    let module = match Torch::loaded(py)? {
         Some(torch) if like.is_instance(torch.tensor_type(py))? => py.import("torch")?,
-        _ => py.import(intern!(py, "numpy"))?,
+        _ => py.import("numpy")?,
     };
-    let keywords = pyo3::types::PyDict::new(py);
-    keywords.set_item("dtype", module.getattr(dtype)?)?;
+    let keywords = PyDict::new(py);
+    keywords.set_item("dtype", module.getattr(dtype.name())?)?;
     module.call_method("asarray", (value,), Some(&keywords))
 }
 
@@ -405,12 +405,12 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
             None => Layout::Bhnd,
         };
         let zero_point = optional(zero_point)
-            .map(|value| scalar(value, &data, "int32"))
+            .map(|value| parameter(value, &data, Dtype::Int32))
             .transpose()?;
         let tensor = QuantizedTensor::assemble(
             py,
             Recipe {
-                scale: scalar(scale, &data, "float32")?,
+                scale: parameter(scale, &data, Dtype::Float32)?,
                 zero_point,
                 mean: optional(mean).map(|mean| contiguous(&mean)).transpose()?,
                 error: optional(error),
@@ -431,46 +431,55 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
         Ok(tensor)
     }
 
+    /// The tensor's shape: that of `data`, with all columns.
     #[getter(shape)]
     fn shape_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         shape_tuple(py, &self.shape)
     }
 
+    /// The rank.
     #[getter]
     fn ndim(&self) -> usize {
         self.shape.len()
     }
 
+    /// "int8" or "int4".
     #[getter]
     fn precision(&self) -> &'static str {
         name_of(self.scheme.precision, PRECISIONS)
     }
 
+    /// What shares a scale: "tensor", "row", "block" or "channel".
     #[getter]
     fn granularity(&self) -> &'static str {
         name_of(self.scheme.granularity, GRANULARITIES)
     }
 
+    /// Rows that share a scale, for "block" and "channel"; otherwise None.
     #[getter]
     fn block_rows(&self) -> Option<u32> {
         Some(self.scheme.block_rows).filter(|rows| *rows != 0)
     }
 
+    /// Columns that share a scale, for "row"; None: the whole row.
     #[getter]
     fn group(&self) -> Option<u32> {
         Some(self.scheme.group).filter(|columns| *columns != 0)
     }
 
+    /// Whether all zero points are 0.
     #[getter]
     fn symmetric(&self) -> bool {
         self.zero_point.is_none()
     }
 
+    /// Whether rows were multiplied by the Hadamard matrix before rounding.
     #[getter]
     fn rotated(&self) -> bool {
         self.scheme.rotated
     }
 
+    /// The order of the axes: "BHND" or "BNHD".
     #[getter(layout)]
     fn layout_py(&self) -> &'static str {
         self.layout.name()

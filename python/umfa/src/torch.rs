@@ -93,19 +93,16 @@ impl Torch {
         }
         let shape = tensor.getattr(intern!(py, "shape"))?;
         let strides = tensor.call_method0(intern!(py, "stride"))?;
-        let address = tensor
-            .call_method0(intern!(py, "data_ptr"))
-            .map_err(|cause| {
-                let raised = error::argument(format!(
-                    "{name}: a torch tensor without plain memory: {cause}"
-                ));
-                raised.set_cause(py, Some(cause));
-                raised
-            })?;
+        let data = address(tensor).map_err(|cause| {
+            let raised = error::argument(format!(
+                "{name}: a torch tensor without plain memory: {cause}"
+            ));
+            raised.set_cause(py, Some(cause));
+            raised
+        })?;
         let mut buffer = ([0_usize; 8], [0_isize; 8]);
         let shape = numbers(shape.cast::<PyTuple>()?, name, &mut buffer.0)?;
         let strides = numbers(strides.cast::<PyTuple>()?, name, &mut buffer.1)?;
-        let data = address.extract::<usize>()? as *mut u8;
         View::new(name, data, shape, strides, dtype.size(), dtype, false)
     }
 
@@ -123,6 +120,12 @@ impl Torch {
             .bind(py)
             .call((PyTuple::new(py, shape)?,), Some(&keywords))
     }
+}
+
+/// Where a tensor's first element lies.
+pub(crate) fn address(tensor: &Bound<'_, PyAny>) -> PyResult<*mut u8> {
+    let address = tensor.call_method0(intern!(tensor.py(), "data_ptr"))?;
+    Ok(address.extract::<usize>()? as *mut u8)
 }
 
 /// Reads a tuple of integers into a buffer on the stack.

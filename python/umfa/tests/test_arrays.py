@@ -33,7 +33,7 @@ class Exporter:
 class OldExporter(Exporter):
     """The same, from before DLPack 1.0."""
 
-    def __dlpack__(self) -> Any:
+    def __dlpack__(self) -> Any:  # type: ignore[override]
         return self.of.__dlpack__()
 
 
@@ -104,7 +104,7 @@ def test_exporters_are_used_in_place(normal: Draw, exporter: Any) -> None:
 def test_dlpack_of_torch_in_bfloat16(torch: Any, ml_dtypes: Any) -> None:
     x = torch.randn(2, 9, 16).bfloat16()
     assert _operand(Exporter(x))[0] == x.data_ptr()
-    out = umfa.attention(Exporter(x), x, x)
+    out: Any = umfa.attention(Exporter(x), x, x)
     assert out.dtype == ml_dtypes.bfloat16
     expected = umfa.attention(x, x, x)
     np.testing.assert_array_equal(out.astype(np.float32), expected.float().numpy())

@@ -105,7 +105,9 @@ def test_the_error_is_what_rounding_did(normal: Draw) -> None:
     assert error is not None
     rmse = np.sqrt(np.mean(difference**2))
     assert error.rmse == pytest.approx(rmse, rel=1e-4)
-    assert error.relative_rmse == pytest.approx(rmse / np.sqrt(np.mean(x.astype(float) ** 2)), rel=1e-4)
+    assert error.relative_rmse == pytest.approx(
+        rmse / np.sqrt(np.mean(x.astype(float) ** 2)), rel=1e-4
+    )
     assert error.max_abs == pytest.approx(np.abs(difference).max(), rel=1e-4)
     rows = np.sqrt(np.mean(difference**2, -1))
     assert error.worst_row_rmse == pytest.approx(rows.max(), rel=1e-4)
@@ -206,7 +208,9 @@ def test_a_cache_of_fixed_capacity(normal: Draw) -> None:
         np.testing.assert_array_equal(view.data, fresh.data)
         np.testing.assert_array_equal(view.scale, fresh.scale)
         q = normal(1, 4, 1, columns)
-        np.testing.assert_array_equal(umfa.attention(q, view, view), umfa.attention(q, fresh, fresh))
+        np.testing.assert_array_equal(
+            umfa.attention(q, view, view), umfa.attention(q, fresh, fresh)
+        )
     assert cache.data.ctypes.data == address
 
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import NDArray
 from reference.precision import BF16, BOOL, FP16, FP32, INTEGERS, NAMES, rounded
 from reference.problem import Operand
-from reference.quantize import BLOCK, CHANNEL, ROW, TENSOR, Quantized, Scheme, dequantize, inside, quantize, row_scale
+from reference.quantize import BLOCK, CHANNEL, ROW, TENSOR, Quantized, Scheme, dequantize, dequantize_deviation, inside, quantize, row_scale
 
 from .record import Quantization, Record
 from .views import fill, lay, place
@@ -77,6 +78,19 @@ def read_scales(record: Record, tensor: Quantized, words: frozenset[str]) -> Qua
     return result
 
 
+def operand(tensor: Quantized) -> Operand:
+    """What a quantized tensor stands for."""
+    return Operand(
+        values=dequantize(tensor),
+        precision=tensor.scheme.precision,
+        inside=inside(tensor),
+        rotated=tensor.scheme.rotated,
+        row_scale=row_scale(tensor),
+        single=dequantize(tensor, np.float32),
+        deviation=dequantize_deviation(tensor),
+    )
+
+
 def store(record: Record, role: str, values: NDArray, text: str, layout: str) -> Operand:
     """Put a tensor into the record; the real values that the driver will see."""
     description = describe(text)
@@ -85,8 +99,7 @@ def store(record: Record, role: str, values: NDArray, text: str, layout: str) ->
         tensor = quantize(values, description.scheme)
         record.input(role, tensor.data, description.precision, view)
         record.quantizations[role] = read_scales(record, tensor, description.words)
-        real, rotated = dequantize(tensor), description.scheme.rotated
-        return Operand(real, description.precision, inside(tensor), rotated, row_scale(tensor))
+        return operand(tensor)
     record.input(role, values, description.precision, view)
     if description.precision == BOOL:
         return Operand(values, BOOL)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import portable
 from .precision import BF16, FP16, INTEGERS, rounded
-from .problem import FAST
+from .problem import FAST, Operand
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Arithmetic:
     def cast(self, x: NDArray) -> NDArray:
         with np.errstate(over="ignore"):
             return np.asarray(x, self.dtype)
+
+    def operand(self, x: Operand) -> NDArray:
+        """The real values of an operand."""
+        return self.cast(x.single if self.naive and x.single is not None else x.values)
 
     def _order(self, n: int) -> Optional[NDArray[np.intp]]:
         return portable.permutation(self.order, n) if self.order else None

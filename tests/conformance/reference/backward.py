@@ -79,9 +79,9 @@ def backward(problem: Problem, incoming: Incoming, a: Arithmetic = FLOAT64) -> G
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         s = scores(problem, a)
         group, scale = problem.group, a.cast(problem.scale)
-        q = a.cast(problem.query.values)
-        k = per_query_head(a.cast(problem.key.values), group)
-        v = per_query_head(a.cast(problem.value.values), group)
+        q = a.operand(problem.query)
+        k = per_query_head(a.operand(problem.key), group)
+        v = per_query_head(a.operand(problem.value), group)
         do = a.cast(incoming.grad_output.values)
         logsumexp = a.cast(incoming.logsumexp)
 

@@ -12,8 +12,8 @@ of summation: the formula names no order, and one order can be lucky.
 *noise* is the naive error to be expected: every product, partial sum and stored intermediate rounded, each with the
 standard deviation of a rounding, added in quadrature and propagated to the results. Over many rows it about equals naive
 (a test holds them together). It is there because a small tensor's naive error can be small by luck. For max it counts
-three standard deviations of the worst element, for rms over r rows (whose elements share the errors of P) 1 + 8/r
-variances: three deviations for one row, one for many.
+three standard deviations of the worst element. For rms it counts 1 + 8/n variances of a head of n rows that matter
+(see _few_rows()): three deviations for one row, one for many.
 
 Where the expected values are kept in FP32, half a unit in the last place of the largest (its standard deviation, for
 rms) is allowed on top: they are off by as much themselves.
@@ -33,15 +33,12 @@ from numpy.typing import NDArray
 from .arithmetic import Arithmetic, swap
 from .backward import Gradients, Incoming, backward, mask_gradient, per_key_head
 from .forward import Forward, forward, per_query_head, row_scale
-from .precision import FP32, INTEGERS, UNIT
-from .problem import FAST, Problem
+from .precision import DEVIATION, FP32, INTEGERS, UNIT
+from .problem import FAST, Operand, Problem
 
 FORWARD_FACTOR, GRADIENT_FACTOR = 2.0, 3.0
 ORDERS = tuple(Arithmetic(np.float32, order) for order in ("", "order 1", "order 2", "order 3"))
-# The standard deviation of a rounding, in UNITs of the number: uniform over one unit in the last place, whose size
-# relative to the number depends on the mantissa; averaged over logarithmically uniform ones.
-_DEVIATION = (8 * np.log(2.0)) ** -0.5
-_U = _DEVIATION * UNIT[FP32]
+_U = DEVIATION * UNIT[FP32]
 
 
 @dataclass(frozen=True)
@@ -141,14 +138,21 @@ class _Noise:
         raw, final = (_clean(np.where(s.visible, x, 0.0)) for x in (s.raw, s.final))
         self.seen, self.slope = s.visible, _clean(s.slope)
         self.out, self.l = _clean(exact.output), _clean(exact.logsumexp)
-        self.q = _clean(problem.query.values)
-        self.k = _clean(per_query_head(problem.key.values, problem.group))
-        self.v = _clean(per_query_head(problem.value.values, problem.group))
+        self.q, self.q_noise = self._operand(problem.query, 1)
+        self.k, self.k_noise = self._operand(problem.key, problem.group)
+        self.v, self.v_noise = self._operand(problem.value, problem.group)
         some = s.visible & np.isfinite(exact.logsumexp)
         self.p = np.where(some, np.exp(np.minimum(final - self.l, 0.0)), 0.0)
         # Of S: the sum over columns, its product with the scale, the sum with the bias; then exp(S) once.
-        dots = abs(problem.scale) * _summation(self.q, swap(self.k))
+        inputs = (_propagated(self.q, swap(self.k_noise)), _propagated(self.q_noise, swap(self.k)))
+        dots = abs(problem.scale) * _quadrature(_summation(self.q, swap(self.k)), *inputs)
         self.relative = _quadrature(self.slope * dots, _U * self.slope * raw, _U * final, _U * np.ones_like(final))
+
+    @staticmethod
+    def _operand(operand: Operand, group: int) -> tuple[NDArray, NDArray]:
+        """Real values, and the noise of computing them from integers."""
+        noise = np.zeros_like(operand.values) if operand.deviation is None else operand.deviation
+        return _clean(per_query_head(operand.values, group)), _clean(per_query_head(noise, group))
 
     def output(self) -> NDArray:
         precision = self.problem.value.precision
@@ -158,7 +162,7 @@ class _Noise:
             top = np.abs(self.p * scale).max(axis=-1, keepdims=True, initial=0.0)
             weight = np.where(self.seen, top / np.abs(scale) * (0.5 / steps / 3.0**0.5), 0.0)
         else:
-            weight = self.p * UNIT[precision] * _DEVIATION
+            weight = self.p * UNIT[precision] * DEVIATION
         # An error of P also moves the sum by which it is divided: dO = sum dP (V - O).
         moved = np.square(self.p * self.relative)
         centred = (
@@ -166,9 +170,10 @@ class _Noise:
             - 2 * self.out * np.matmul(moved, self.v)
             + np.square(self.out) * moved.sum(axis=-1, keepdims=True)
         )
-        stored = UNIT[self.problem.output_precision] * _DEVIATION * self.out
+        stored = UNIT[self.problem.output_precision] * DEVIATION * self.out
         sums = _quadrature(_summation(self.p, self.v), self._normaliser() * self.out)
-        return _quadrature(np.sqrt(np.maximum(centred, 0.0)), _propagated(weight, self.v), sums, stored, _U * self.out)
+        inputs = _quadrature(_propagated(weight, self.v), _propagated(self.p, self.v_noise))
+        return _quadrature(np.sqrt(np.maximum(centred, 0.0)), inputs, sums, stored, _U * self.out)
 
     def _normaliser(self) -> NDArray:
         """Relative, of the sum over exp(S)."""
@@ -184,7 +189,8 @@ class _Noise:
         # L is given, rounded: unlike in forward, an error of S is not divided out.
         relative = _quadrature(self.relative, _U * self.l)
         dp = np.where(self.seen, np.matmul(do, swap(self.v)), 0.0)
-        dp_noise = np.where(self.seen, _summation(do, swap(self.v)), 0.0)
+        dp_noise = _quadrature(_summation(do, swap(self.v)), _propagated(do, swap(self.v_noise)))
+        dp_noise = np.where(self.seen, dp_noise, 0.0)
         d = (p * dp).sum(axis=-1, keepdims=True)
         if incoming.output is not None:
             given = np.where(self.seen.any(axis=-1, keepdims=True), do * _clean(incoming.output), 0.0)
@@ -197,19 +203,20 @@ class _Noise:
         ds = p * (dp - d)
         ds_noise = _quadrature(ds * relative, p * dp_noise, p * d_noise, _U * ds)
 
-        def product(x: NDArray, noise: NDArray, precision: int, stored: NDArray) -> NDArray:
+        def product(x: NDArray, noise: NDArray, precision: int, stored: NDArray, stored_noise: NDArray) -> NDArray:
             """Of x times a stored tensor, beside which x is rounded."""
-            beside = _quadrature(noise, x * UNIT.get(precision, UNIT[FP32]) * _DEVIATION)
-            return _quadrature(_propagated(beside, stored), _summation(x, stored))
+            beside = _quadrature(noise, x * UNIT.get(precision, UNIT[FP32]) * DEVIATION)
+            inputs = _quadrature(_propagated(beside, stored), _propagated(x, stored_noise))
+            return _quadrature(inputs, _summation(x, stored))
 
         def shared(noise: NDArray) -> NDArray:
             return np.sqrt(per_key_head(np.square(noise), group))
 
         dx, dx_noise, scale = ds * self.slope, ds_noise * self.slope, abs(problem.scale)
         result = {
-            "query": scale * product(dx, dx_noise, problem.key.precision, self.k),
-            "key": scale * shared(product(swap(dx), swap(dx_noise), problem.query.precision, self.q)),
-            "value": shared(product(swap(p), swap(p * relative), incoming.grad_output.precision, do)),
+            "query": scale * product(dx, dx_noise, problem.key.precision, self.k, self.k_noise),
+            "key": scale * shared(product(swap(dx), swap(dx_noise), problem.query.precision, self.q, self.q_noise)),
+            "value": shared(product(swap(p), swap(p * relative), incoming.grad_output.precision, do, np.zeros_like(do))),
             "d_values": d_noise,
         }
         from_mask = mask_gradient(np.square(ds_noise), problem)
@@ -225,9 +232,23 @@ class _Noise:
 
 
 def _bound(factor: float, expected: NDArray, attempts: list[NDArray], noise: NDArray) -> Bound:
-    deviation, rows = norms(noise, expected), max(expected.shape[2], 1)
-    few = Norms(3 * deviation.max, deviation.rms * (1 + 8 / rows) ** 0.5)
-    return Bound(factor, _naive(expected, attempts), few, kept_in_fp32(expected))
+    return Bound(factor, _naive(expected, attempts), _few_rows(noise, expected), kept_in_fp32(expected))
+
+
+def _few_rows(deviation: NDArray, expected: NDArray) -> Norms:
+    """What the errors of few rows may reach, given the standard deviation of each element.
+
+    The elements of a row share the errors of P, so a head has as many independent errors as it has rows that matter:
+    (sum of variances)^2 / sum of squared variances of its rows, which is their number if all are alike.
+    """
+    counted = np.isfinite(expected)
+    variance = np.where(counted, np.square(deviation), 0.0)
+    rows = variance.sum(axis=3)
+    total, squares = rows.sum(axis=2), np.square(rows).sum(axis=2)
+    matter = np.where(squares > 0, np.square(total) / np.where(squares > 0, squares, 1.0), 1.0)
+    mean = total / np.maximum(counted.sum(axis=(2, 3)), 1)
+    rms = np.sqrt(mean * (1 + 8 / matter))
+    return Norms(3 * float(np.sqrt(variance).max(initial=0.0)), float(rms.max(initial=0.0)))
 
 
 def kept_in_fp32(expected: NDArray) -> Norms:

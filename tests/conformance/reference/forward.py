@@ -47,8 +47,8 @@ def row_scale(value: Operand, group: int) -> NDArray:
 
 def scores(problem: Problem, a: Arithmetic = FLOAT64) -> Scores:
     options = problem.options
-    q = a.cast(problem.query.values)
-    k = per_query_head(a.cast(problem.key.values), problem.group)
+    q = a.operand(problem.query)
+    k = per_query_head(a.operand(problem.key), problem.group)
     batch, heads, rows_q, _ = q.shape
     added, visible = bias(options, batch, heads, rows_q, k.shape[2])
     raw = a.cast(problem.scale) * a.matmul(q, swap(k))
@@ -63,7 +63,7 @@ def scores(problem: Problem, a: Arithmetic = FLOAT64) -> Scores:
 def forward(problem: Problem, a: Arithmetic = FLOAT64) -> Forward:
     with np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore"):
         s = scores(problem, a)
-        v = per_query_head(a.cast(problem.value.values), problem.group)
+        v = per_query_head(a.operand(problem.value), problem.group)
         highest = np.max(s.final, axis=-1, keepdims=True, initial=-np.inf)
         highest = a.cast(np.where(highest == -np.inf, 0.0, highest))
         p = portable.exp(s.final - highest)

@@ -25,6 +25,10 @@ class Operand:
     rotated: bool = False
     row_scale: Optional[NDArray[np.float64]] = None
     """[batch, heads, rows, 1], where each row of an integer tensor has one scale of its own or its block's."""
+    single: Optional[NDArray[np.float32]] = None
+    """The real values of an integer tensor as computed in FP32, where that differs."""
+    deviation: Optional[NDArray[np.float64]] = None
+    """Standard deviation of `single`."""
 
 
 @dataclass(frozen=True)

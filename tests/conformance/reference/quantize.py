@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import portable
-from .precision import FP16, FP32, INT4, rounded
+from .precision import DEVIATION, FP16, FP32, INT4, UNIT, rounded
 
 TENSOR, ROW, BLOCK, CHANNEL = 0, 1, 2, 3
 
@@ -109,17 +109,35 @@ def hadamard(x: NDArray) -> NDArray:
     return (blocks / x.dtype.type(size**0.5)).reshape(x.shape)
 
 
-def dequantize(tensor: Quantized) -> NDArray[np.float64]:
-    """The real values, in float64."""
+def _without_mean(tensor: Quantized, dtype: type) -> NDArray:
     shape = tensor.data.shape
-    scale = expand(tensor.scale.astype(np.float64), shape, tensor.scheme)
-    zero_point = expand(tensor.zero_point.astype(np.float64), shape, tensor.scheme)
-    real = scale * (tensor.data.astype(np.float64) - zero_point)
-    if tensor.scheme.rotated:
-        real = hadamard(real)
+    scale = expand(tensor.scale.astype(dtype), shape, tensor.scheme)
+    zero_point = expand(tensor.zero_point, shape, tensor.scheme)
+    real = scale * (tensor.data - zero_point).astype(dtype)
+    return hadamard(real) if tensor.scheme.rotated else real
+
+
+def dequantize(tensor: Quantized, dtype: type = np.float64) -> NDArray:
+    """The real values, computed in `dtype`."""
+    real = _without_mean(tensor, dtype)
     if tensor.mean is not None:
-        real = real + tensor.mean.astype(np.float64)[:, :, None, :]
+        real = real + tensor.mean.astype(dtype)[:, :, None, :]
     return real
+
+
+def dequantize_deviation(tensor: Quantized) -> NDArray[np.float64]:
+    """Standard deviation of dequantize() in FP32: of the product, each stage of the rotation and the sum with the mean."""
+    real, columns = _without_mean(tensor, np.float64), tensor.data.shape[-1]
+    variance = np.square(real)
+    if tensor.scheme.rotated:
+        # A stage keeps the mean square of a block, so each rounds numbers of that size.
+        size = columns & -columns
+        blocks = variance.reshape(*variance.shape[:-1], columns // size, size)
+        typical = np.broadcast_to(blocks.mean(axis=-1, keepdims=True), blocks.shape).reshape(variance.shape)
+        variance = variance + typical * size.bit_length()
+    if tensor.mean is not None:
+        variance = variance + np.square(dequantize(tensor))
+    return DEVIATION * UNIT[FP32] * np.sqrt(variance)
 
 
 def parameters(group: NDArray[np.float32], scheme: Scheme) -> tuple[np.float32, int]:
@@ -171,8 +189,10 @@ def row_scale(tensor: Quantized) -> Optional[NDArray[np.float64]]:
 def inside(tensor: Quantized) -> NDArray[np.bool_]:
     """False where an element is stored at the end of the quantized range: what the clip option zeroes.
 
-    The range of a symmetric tensor is -127 ... 127 (-7 ... 7), of one with zero points -128 ... 127 (-8 ... 7).
+    The range is -127 ... 127 (-7 ... 7) where all zero points are 0 because there are none, or the only one is; otherwise
+    -128 ... 127 (-8 ... 7).
     """
     scheme = tensor.scheme
-    lowest = scheme.lowest if scheme.asymmetric else scheme.lowest + 1
+    symmetric = not scheme.asymmetric or (scheme.granularity == TENSOR and tensor.zero_point.item() == 0)
+    lowest = scheme.lowest + 1 if symmetric else scheme.lowest
     return (tensor.data > lowest) & (tensor.data < scheme.lowest + scheme.steps)

@@ -97,4 +97,4 @@ def test_expected_noise_is_about_the_naive_error(precision: int) -> None:
     bounds.update(gradient_bounds(problem, backward(problem, incoming), incoming))
     for name, bound in bounds.items():
         assert 0.5 < bound.noise.rms / bound.naive.rms < 1.6, (name, bound)
-        assert 0.4 < bound.noise.max / bound.naive.max < 2.5, (name, bound)
+        assert 0.4 < bound.noise.max / bound.naive.max < 4, (name, bound)

@@ -23,7 +23,8 @@ pub(super) fn parts() -> Vec<Part> {
             "c-examples",
             "examples/c as C99 and C++17, by its Makefile and pkg-config",
             |lab, step| {
-                c::examples(lab.repo, step)?;
+                let built = lab.built(step)?;
+                c::examples(lab.repo, step, &built)?;
                 Ok(Verdict::Ran(String::new()))
             },
         ),

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use crate::test::{Lab, Part, Verdict};
 
-/// Where the conformance vectors are read by Rust.
-const CONFORMANCE: [&str; 4] = ["--package", "mfa", "--test", "conformance"];
+/// The integration tests of the workspace, the conformance vectors among them: what exercises a driver.
+const ON_DRIVER: [&str; 3] = ["--workspace", "--test", "*"];
 
 /// The instruction sets that `MFA_CPU_ISA` can force, and whether this machine runs them. This list is the test's own: an engine
 /// that stopped offering one of them would be found out.
@@ -40,9 +40,11 @@ fn instruction_sets() -> Vec<(&'static str, bool)> {
 fn cargo_test(lab: &Lab, arguments: &[&str]) -> Command {
     let mut command = lab.repo.cargo(["test", "--locked", "--no-fail-fast"]);
     command.args(arguments);
-    if let Some(driver) = &lab.options.driver {
-        command.env("MFA_DRIVER", driver);
-    }
+    match &lab.options.driver {
+        Some(driver) => command.env("MFA_DRIVER", driver),
+        // The CPU engine supports everything.
+        None => command.env("MFA_REQUIRE_ALL", "1"),
+    };
     command
 }
 
@@ -59,7 +61,7 @@ pub(super) fn parts() -> Vec<Part> {
     for (name, runs_here) in instruction_sets() {
         parts.push(Part::new(
             format!("isa-{name}"),
-            format!("the conformance vectors with MFA_CPU_ISA={name}"),
+            format!("conformance and property tests with MFA_CPU_ISA={name}"),
             move |lab, step| {
                 if !runs_here {
                     return Ok(Verdict::Skipped(
@@ -69,20 +71,20 @@ pub(super) fn parts() -> Vec<Part> {
                 if lab.options.driver.is_some() {
                     return Ok(Verdict::Skipped("another driver was named".to_owned()));
                 }
-                step.run(cargo_test(lab, &CONFORMANCE).env("MFA_CPU_ISA", name))?;
+                step.run(cargo_test(lab, &ON_DRIVER).env("MFA_CPU_ISA", name))?;
                 Ok(Verdict::Ran(String::new()))
             },
         ));
     }
     parts.push(Part::new(
         "driver",
-        "the conformance vectors through a driver library that is loaded (MFA_DRIVER)",
+        "conformance and property tests through a driver library that is loaded (MFA_DRIVER)",
         |lab, step| {
             let driver = match &lab.options.driver {
                 Some(driver) => driver.clone(),
                 None => lab.cpu_driver(step)?,
             };
-            step.run(cargo_test(lab, &CONFORMANCE).env("MFA_DRIVER", driver))?;
+            step.run(cargo_test(lab, &ON_DRIVER).env("MFA_DRIVER", driver))?;
             Ok(Verdict::Ran(String::new()))
         },
     ));

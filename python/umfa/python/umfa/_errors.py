@@ -4,41 +4,43 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from umfa._constants import Status
+
 
 class MFAError(Exception):
     """What every failure of umfa is. `code` is the status of the C contract."""
 
-    code: ClassVar[int]
+    code: ClassVar[Status]
 
 
 class InvalidContext(MFAError):
     """The context is closed, or was made before a fork."""
 
-    code = 1
+    code = Status.INVALID_CONTEXT
 
 
 class BufferAllocation(MFAError, MemoryError):
     """Memory could not be had."""
 
-    code = 2
+    code = Status.BUFFER_ALLOCATION
 
 
 class InvalidDimensions(MFAError, ValueError):
     """A shape, a stride or their product is not legal."""
 
-    code = 3
+    code = Status.INVALID_DIMENSIONS
 
 
 class KernelExecution(MFAError, RuntimeError):
     """The work began and failed; outputs are undefined."""
 
-    code = 4
+    code = Status.KERNEL_EXECUTION
 
 
 class InvalidArgument(MFAError, ValueError):
     """Anything else that is wrong with an argument."""
 
-    code = 5
+    code = Status.INVALID_ARGUMENT
 
 
 class InvalidType(InvalidArgument, TypeError):
@@ -48,4 +50,4 @@ class InvalidType(InvalidArgument, TypeError):
 class Unsupported(MFAError, NotImplementedError):
     """Legal, but this device cannot do it."""
 
-    code = 6
+    code = Status.UNSUPPORTED

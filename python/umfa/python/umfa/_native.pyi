@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, SupportsIndex, TypeVar, final, overload
 
@@ -42,8 +42,8 @@ _Compute = Literal["exact", "fast"]
 _ScaleDtype = Literal["float32", "float16"]
 _ZeroPointDtype = Literal["int8", "int32"]
 _Dtype = Literal["float32", "float16", "bfloat16"]
-_Each = _V | dict[str, _V]
-"""One value for query, key and value, or a dict with keys "q", "k" and "v"."""
+_Each = _V | Mapping[str, _V]
+"""One value for query, key and value, or a mapping from "q", "k" and "v"."""
 _Window = int | tuple[int | None, int | None]
 
 @final
@@ -179,10 +179,10 @@ def flash_attention_forward(
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name] | dict[str, _Name | None] | None = None,
+    precision: _Each[_Name | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
-    group: _Each[Literal[32, 64] | None] | None = None,
+    group: _Each[Literal[32, 64] | None] = None,
     symmetric: _Each[bool] = True,
     scale_dtype: _Each[_ScaleDtype] = "float32",
     zero_point_dtype: _Each[_ZeroPointDtype] = "int8",
@@ -210,10 +210,10 @@ def flash_attention_forward(
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name] | dict[str, _Name | None] | None = None,
+    precision: _Each[_Name | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
-    group: _Each[Literal[32, 64] | None] | None = None,
+    group: _Each[Literal[32, 64] | None] = None,
     symmetric: _Each[bool] = True,
     scale_dtype: _Each[_ScaleDtype] = "float32",
     zero_point_dtype: _Each[_ZeroPointDtype] = "int8",
@@ -241,10 +241,10 @@ def attention(
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name] | dict[str, _Name | None] | None = None,
+    precision: _Each[_Name | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
-    group: _Each[Literal[32, 64] | None] | None = None,
+    group: _Each[Literal[32, 64] | None] = None,
     symmetric: _Each[bool] = True,
     scale_dtype: _Each[_ScaleDtype] = "float32",
     zero_point_dtype: _Each[_ZeroPointDtype] = "int8",
@@ -272,10 +272,10 @@ def attention(
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name] | dict[str, _Name | None] | None = None,
+    precision: _Each[_Name | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
-    group: _Each[Literal[32, 64] | None] | None = None,
+    group: _Each[Literal[32, 64] | None] = None,
     symmetric: _Each[bool] = True,
     scale_dtype: _Each[_ScaleDtype] = "float32",
     zero_point_dtype: _Each[_ZeroPointDtype] = "int8",
@@ -303,10 +303,10 @@ def quantized_attention(
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name] | dict[str, _Name | None] | None = None,
+    precision: _Each[_Name | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
-    group: _Each[Literal[32, 64] | None] | None = None,
+    group: _Each[Literal[32, 64] | None] = None,
     symmetric: _Each[bool] = True,
     scale_dtype: _Each[_ScaleDtype] = "float32",
     zero_point_dtype: _Each[_ZeroPointDtype] = "int8",
@@ -334,10 +334,10 @@ def quantized_attention(
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name] | dict[str, _Name | None] | None = None,
+    precision: _Each[_Name | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
-    group: _Each[Literal[32, 64] | None] | None = None,
+    group: _Each[Literal[32, 64] | None] = None,
     symmetric: _Each[bool] = True,
     scale_dtype: _Each[_ScaleDtype] = "float32",
     zero_point_dtype: _Each[_ZeroPointDtype] = "int8",
@@ -365,10 +365,10 @@ def explain(
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name] | dict[str, _Name | None] | None = None,
+    precision: _Each[_Name | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
-    group: _Each[Literal[32, 64] | None] | None = None,
+    group: _Each[Literal[32, 64] | None] = None,
     symmetric: _Each[bool] = True,
     scale_dtype: _Each[_ScaleDtype] = "float32",
     zero_point_dtype: _Each[_ZeroPointDtype] = "int8",
@@ -396,10 +396,10 @@ def workspace_size(
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name] | dict[str, _Name | None] | None = None,
+    precision: _Each[_Name | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
-    group: _Each[Literal[32, 64] | None] | None = None,
+    group: _Each[Literal[32, 64] | None] = None,
     symmetric: _Each[bool] = True,
     scale_dtype: _Each[_ScaleDtype] = "float32",
     zero_point_dtype: _Each[_ZeroPointDtype] = "int8",
@@ -431,10 +431,10 @@ def flash_attention_backward(
     alignment: _Alignment = "top_left",
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name] | dict[str, _Name | None] | None = None,
+    precision: _Each[_Name | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
-    group: _Each[Literal[32, 64] | None] | None = None,
+    group: _Each[Literal[32, 64] | None] = None,
     symmetric: _Each[bool] = True,
     scale_dtype: _Each[_ScaleDtype] = "float32",
     zero_point_dtype: _Each[_ZeroPointDtype] = "int8",

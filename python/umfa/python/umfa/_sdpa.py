@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 import numpy as np
@@ -22,7 +22,7 @@ class MetalSDPA:
     attend to always give 0.
 
     Args:
-        precision: None, "int8", "int4", or a dict with keys "q", "k" and "v": how operands are
+        precision: None, "int8", "int4", or a mapping from "q", "k" and "v": how operands are
             quantized before the computation.
         context: an `MFAContext`; None is the default context.
         **quantization: granularity, block_rows, group, symmetric, scale_dtype, smooth, rotate and
@@ -38,7 +38,7 @@ class MetalSDPA:
 
     def __init__(
         self,
-        precision: str | dict[str, str | None] | None = None,
+        precision: str | Mapping[str, str | None] | None = None,
         *,
         context: _native.MFAContext | None = None,
         **quantization: Any,
@@ -117,14 +117,22 @@ def scaled_dot_product_attention(
         raise InvalidType(
             f"query, key and value: dtypes {q.dtype}, {k.dtype} and {v.dtype}, expected the same"
         )
+    options |= {"causal": is_causal, "softmax_scale": scale}
+    if q.ndim == k.ndim == v.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]:
+        # Nothing to broadcast: by far the most frequent case, and the one whose overhead matters.
+        _check_mask(mask, (*q.shape[:-1], k.shape[-2]))
+        out = _attend_for(q)(q, k, v, context, attn_mask=mask, **options)
+        return out if type(out) is type(query) else _hand_over(out, query)
     rank = max(q.ndim, k.ndim, v.ndim)
     q, k, v = (_promote(x, max(rank, 4)) for x in (q, k, v))
     q, k, v = _match_heads(q, k, v, enable_gqa)
     q, k, v, batch = _match_batches(q, k, v)
     _check_mask(mask, (*batch, q.shape[-3], q.shape[-2], k.shape[-2]))
-    options |= {"causal": is_causal, "softmax_scale": scale}
     attend = _attend_for(q)
-    if len(batch) == 1:
+    if 0 in batch:
+        shape = (*q.shape[:-1], v.shape[-1])
+        out = np.empty(shape, q.dtype) if isinstance(q, np.ndarray) else q.new_empty(shape)
+    elif len(batch) == 1:
         out = attend(q, k, v, context, attn_mask=mask, **options)
     else:
         out = _attend_folded(attend, q, k, v, mask, batch, context, options)
@@ -287,8 +295,6 @@ def _torch_stack(pieces: list[Any]) -> Any:
 
 def _folds(x: Any, dimensions: int) -> bool:
     """Whether the first dimensions can be seen as one."""
-    if 0 in x.shape:
-        return True
     strides = x.strides if isinstance(x, np.ndarray) else x.stride()
     sizes = x.shape[:dimensions]
     kept = [(size, stride) for size, stride in zip(sizes, strides) if size != 1]

@@ -1,0 +1,104 @@
+//! The arithmetics in which the plain formulas are evaluated: float64, FP32 rounded to nearest, and FP32 rounded at random.
+//!
+//! Random rounding takes the neighbour above or below, the nearer one more often (Monte Carlo arithmetic). The spread of a
+//! few such runs is the error to be expected of any order of summation; it stands in for a naive error that is small by luck.
+
+use std::cell::Cell;
+
+use mfa::Precision;
+
+pub(crate) enum Arithmetic {
+    Float64,
+    /// In one of four orders of summation.
+    Nearest(usize),
+    Random(Cell<u64>),
+}
+
+/// Orders of summation that [`Arithmetic::Nearest`] knows.
+pub(crate) const ORDERS: usize = 4;
+
+/// Bits after the leading one, and the exponent of the smallest number.
+fn format(precision: Precision) -> (i32, i32) {
+    match precision {
+        Precision::Fp16 => (10, -24),
+        Precision::Bf16 => (7, -133),
+        _ => (23, -149),
+    }
+}
+
+impl Arithmetic {
+    pub(crate) fn is_exact(&self) -> bool {
+        matches!(self, Arithmetic::Float64)
+    }
+
+    /// Rounds to a multiple of `step`.
+    pub(crate) fn to_step(&self, x: f64, step: f64) -> f64 {
+        match self {
+            Arithmetic::Float64 => x,
+            Arithmetic::Nearest(_) => (x / step).round_ties_even() * step,
+            Arithmetic::Random(state) => {
+                let steps = x / step;
+                if steps == steps.round() {
+                    x
+                } else {
+                    (steps + uniform(state)).floor() * step
+                }
+            }
+        }
+    }
+
+    /// Rounds to a floating-point precision.
+    pub(crate) fn to_precision(&self, x: f64, precision: Precision) -> f64 {
+        if x == 0.0 || !x.is_finite() {
+            return x;
+        }
+        let (bits, smallest) = format(precision);
+        let exponent = ((x.to_bits() >> 52) & 0x7FF) as i32 - 1023;
+        self.to_step(x, f64::from((exponent - bits).max(smallest)).exp2())
+    }
+
+    /// Rounds a result to FP32.
+    pub(crate) fn r(&self, x: f64) -> f64 {
+        if self.is_exact() {
+            x
+        } else {
+            self.to_precision(x, Precision::Fp32)
+        }
+    }
+
+    /// A computed factor takes the precision of the stored factor beside it.
+    pub(crate) fn beside(&self, x: f64, partner: Precision) -> f64 {
+        match partner {
+            Precision::Fp16 | Precision::Bf16 if !self.is_exact() => self.to_precision(x, partner),
+            _ => x,
+        }
+    }
+
+    /// The indices below `n` in the order of summation.
+    fn order(&self, n: usize) -> Box<dyn Iterator<Item = usize>> {
+        match self {
+            Arithmetic::Nearest(1) => Box::new((0..n).rev()),
+            Arithmetic::Nearest(2) => Box::new((0..n).step_by(2).chain((1..n).step_by(2))),
+            Arithmetic::Nearest(3) => Box::new((0..n).map(move |i| (i + n / 2) % n)),
+            _ => Box::new(0..n),
+        }
+    }
+
+    /// The sum of `n` terms, one after the other.
+    pub(crate) fn sum(&self, n: usize, term: impl Fn(usize) -> f64) -> f64 {
+        self.order(n)
+            .fold(0.0, |sum, i| self.r(sum + self.r(term(i))))
+    }
+}
+
+fn uniform(state: &Cell<u64>) -> f64 {
+    state.set(state.get().wrapping_add(0x9E37_79B9_7F4A_7C15));
+    (mix(state.get()) >> 11) as f64 * 2f64.powi(-53)
+}
+
+/// The finaliser of splitmix64.
+pub(crate) fn mix(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
+}
