@@ -64,7 +64,7 @@ def test_gradient_of_an_added_mask(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_straight_through_quantized_keys_and_values(precision: str) -> None:
-    """The gradient of quantized attention is that of plain attention on the dequantized operands."""
+    """Gradients are those of plain attention on the dequantized operands."""
     q, k, v = leaf(1, 6, 40, 32), leaf(1, 2, 64, 32), leaf(1, 2, 64, 32)
     options = {"precision": {"k": precision, "v": precision}, "granularity": "row"}
     out = sdpa(q, k, v, is_causal=True, enable_gqa=True, **options)
@@ -105,7 +105,7 @@ def test_opcheck(quantization: str) -> None:
 
 
 def test_gradcheck_in_float32() -> None:
-    """Finite differences of the operator itself: float32 results, so steps and tolerances are wide."""
+    """Finite differences of the operator itself: float32, so steps and tolerances are wide."""
     q, k, v = (leaf(1, 2, 4, 4) for _ in range(3))
 
     def call(*tensors: Any) -> Any:
@@ -133,7 +133,8 @@ def test_compile_without_graph_breaks(options: dict[str, Any]) -> None:
 def test_metal_sdpa_trains() -> None:
     q, k, v = (leaf(2, 2, 8, 8) for _ in range(3))
     umfa.MetalSDPA(precision={"k": "int8", "v": "int8"})(q, k, v).sum().backward()
-    assert q.grad is not None and v.grad is not None
+    assert q.grad is not None
+    assert v.grad is not None
     assert v.grad.sum() == pytest.approx(2 * 2 * 8 * 8, rel=1e-4)  # rows of P sum to 1
 
 

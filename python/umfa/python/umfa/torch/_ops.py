@@ -1,10 +1,12 @@
-"""The custom operators `umfa::attention` and `umfa::attention_backward`: where autograd meets the engine.
+"""The custom operators `umfa::attention` and `umfa::attention_backward`: autograd on the engine.
 
 Both take tensors of rank 4 (or packed sequences), and the rest of the options as plain values, so
 that torch.compile can trace through them: windows as two numbers with -1 for no limit, and how
 operands are quantized as text (see `_encode`).
 """
 
+# Every function of an operator takes all of its arguments.
+# ruff: noqa: ARG001
 # No `from __future__ import annotations` here: torch reads the operators' schemas from annotations.
 import ast
 from typing import Any, Optional
