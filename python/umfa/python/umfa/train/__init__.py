@@ -58,8 +58,12 @@ def run(
 
 def command(**options: Any) -> int:
     """:func:`run` for a command line: the exit status, with errors told in a sentence."""
+    import os
     import sys
 
+    # Before torch is imported: its threads otherwise spin after each product, on the cores that
+    # attention's threads then need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         from rich.console import Console
 

@@ -19,7 +19,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 TITLES = {**{mode.name: mode.title for mode in MODES}, "torch": "PyTorch's own"}
 
 
-def quantization(mode: Mode) -> dict[str, dict[str, Any]]:
+def quantization(mode: Mode) -> dict[str, Any]:
     """The keywords of ``umfa.attention`` that quantize each operand as ``mode`` stores it.
 
     A whole window is quantized at once. With granularity ``"channel"`` a row's rounding therefore

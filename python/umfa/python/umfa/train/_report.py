@@ -18,9 +18,10 @@ from ._modes import TITLES
 TOLERANCE = 0.01
 
 _CAPTION = f"""\
-losses in nats per token; final: mean of the last {SMOOTHING} steps; change: of it, against FP32;
-held out: text never trained on, before and after; s/step: median; peak: the most that the
-resident set grew within a step, read every 2 ms, over what the process held before that step
+losses in nats per token; final: mean of the last {SMOOTHING} steps, and its change
+from FP32's; held out: text never trained on, before and after; s/step: median;
+peak: the most that the resident set grew within a step, read every 2 ms, over
+what the process held before that step
 """
 
 
