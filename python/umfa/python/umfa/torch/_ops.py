@@ -74,7 +74,7 @@ def _options(
     return options
 
 
-def _present(**tensors: Optional[Tensor]) -> dict[str, Tensor]:
+def _present(**tensors: Optional[Tensor]) -> dict[str, Any]:
     return {name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
 
 
@@ -315,6 +315,7 @@ def attend(
         for name, value in options.items()
         if name not in _ATTENTION_OPTIONS and name not in _TENSORS
     }
+    out: Tensor
     out, _ = attention_op(
         q,
         k,

@@ -84,7 +84,7 @@ class Trainer:
         """Loss before the update, which follows."""
         self._optimizer.zero_grad(set_to_none=True)
         loss = self.model.loss(windows)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()
         self._schedule.step()

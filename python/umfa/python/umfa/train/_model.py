@@ -24,7 +24,7 @@ def tensor(array: F32) -> Tensor:
 
 def apply_rope(x: Tensor, table: Tensor) -> Tensor:
     """Rotate pairs (2j, 2j+1) of ``x`` ``[B, n, H, D]`` by ``table`` ``[n, D/2]``, complex."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * table[:, None, :]).flatten(-2)
 
 
