@@ -239,7 +239,8 @@ typedef struct mfa_quantization_error {
 
 /* One quantization. Symmetric: scale = max|x| / 127 (INT4: / 7), round half to even, clamp to +-127 (+-7). Asymmetric:
  * scale = (max - min) / 255 (INT4: / 15) over a range that includes 0, zero_point = round(lowest - min / scale), clamp to
- * -128 ... 127 (-8 ... 7). An all-zero group gets scale 1. NaN or an infinity in the source is MFA_ERROR_INVALID_ARGUMENT. */
+ * -128 ... 127 (-8 ... 7). An all-zero group gets scale 1 and zero point 0. NaN or an infinity in the source is
+ * MFA_ERROR_INVALID_ARGUMENT. */
 typedef struct mfa_quantize_desc {
   uint32_t struct_size;
   uint32_t flags;                /* enum mfa_quantize_flag */

@@ -130,10 +130,13 @@ impl Quantize {
         let heads_all = batch * heads;
         let whole = self.quant.granularity == Granularity::Tensor;
         if self.source.shape.contains(&0) {
+            // A mean over no rows is 0, and no elements are an all-zero group: what is read later must be legal.
+            if self.smooth && !self.mean_given {
+                (0..heads_all)
+                    .for_each(|item| self.write_mean(kernels, item / heads, item % heads));
+            }
             if whole && !self.scale_given {
-                // The scale of nothing is that of zeros: what was written can be read.
-                let (scale, zero) = self.parameters(statistics::Range::default());
-                self.quant.store(0, 0, 0, 0, scale, zero);
+                self.quant.store(0, 0, 0, 0, 1.0, 0);
             }
             return Ok(ErrorSum::default());
         }
@@ -281,7 +284,7 @@ impl Quantize {
                 mean.ptr
                     .cast::<f32>()
                     .add((b * heads + h) * columns + c)
-                    .write((s / rows as f64) as f32)
+                    .write((s / rows.max(1) as f64) as f32)
             };
         }
     }
