@@ -82,6 +82,8 @@ mod x86 {
     zmm!(dot2_512_plain, "vpmaddwd", "vpaddd");
     // What AVX2 has instead of a dot product: multiply pairs, and add.
     ymm!(dot2_256, "vpmaddwd", "vpaddd");
+    ymm!(dot4_vex, "{{vex}} vpdpbusd");
+    ymm!(dot2_vex, "{{vex}} vpdpwssd");
 
     macro_rules! read {
         ($name:ident, $register:literal, $bytes:literal) => {
@@ -144,6 +146,12 @@ pub fn peaks(isa: Isa) -> Option<Peaks> {
             f32: peak("vfmadd231ps zmm", "GFLOP/s", 32.0, x86::fma_512),
             dot4: peak("vpmaddwd + vpaddd zmm", "GOP/s", 64.0, x86::dot2_512_plain),
             dot2: peak("vpmaddwd + vpaddd zmm", "GOP/s", 64.0, x86::dot2_512_plain),
+        }),
+        Isa::Avx2Vnni => Some(Peaks {
+            read: x86::read_256,
+            f32: peak("vfmadd231ps ymm", "GFLOP/s", 16.0, x86::fma_256),
+            dot4: peak("vpdpbusd ymm", "GOP/s", 64.0, x86::dot4_vex),
+            dot2: peak("vpdpwssd ymm", "GOP/s", 32.0, x86::dot2_vex),
         }),
         Isa::Avx2 => Some(Peaks {
             read: x86::read_256,
