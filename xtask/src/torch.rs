@@ -14,19 +14,15 @@ use crate::venv::Venv;
 /// calls. There, torch alone is installed (0.5 GB), and `torch_cpu.py` puts stand-ins in the place of the libraries.
 pub(crate) fn ensure(repo: &Repo, venv: &Venv, step: &mut Step) -> Result<()> {
     let list = repo.path("xtask/python/torch.txt");
-    let stamp = venv.site_packages()?.join("torch.stamp");
-    let wanted =
-        fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
-    if venv.has("torch") && fs::read_to_string(&stamp).ok().as_deref() == Some(wanted.as_str()) {
-        return Ok(());
-    }
-    if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        // The list names everything that torch needs on a CPU.
-        step.run(venv.pip_install(["--no-deps", "-r"]).arg(&list))?;
-        step.run(&mut venv.python([repo.path("xtask/python/torch_cpu.py")]))?;
-    } else {
-        step.run(&mut venv.pip_install(["torch"]))?;
-    }
-    step.run(&mut venv.python(["-c", "import torch; print('torch', torch.__version__)"]))?;
-    fs::write(&stamp, &wanted).with_context(|| format!("writing {}", stamp.display()))
+    let text = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
+    venv.once("torch", &text, || {
+        if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            // The list names everything that torch needs on a CPU.
+            step.run(venv.pip_install(["--no-deps", "-r"]).arg(&list))?;
+            step.run(&mut venv.python([repo.path("xtask/python/torch_cpu.py")]))
+        } else {
+            step.run(&mut venv.pip_install(["torch"]))
+        }
+    })?;
+    step.run(&mut venv.python(["-c", "import torch; print('torch', torch.__version__)"]))
 }

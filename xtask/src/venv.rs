@@ -31,18 +31,33 @@ impl Venv {
             let python = base_python()?;
             step.run(Command::new(&python).args(["-m", "venv"]).arg(&venv.dir))?;
         }
-        // Installing is only asked for when what should be installed has changed.
         let tools = repo.path("xtask/python/tools.txt");
-        let stamp = venv.dir.join("tools.stamp");
-        let wanted = fs::read_to_string(&tools)
-            .and_then(|tools| Ok(tools + &fs::read_to_string(&venv.constraints)?))
-            .with_context(|| format!("reading {}", tools.display()))?;
-        if fs::read_to_string(&stamp).ok().as_deref() != Some(wanted.as_str()) {
+        let text =
+            fs::read_to_string(&tools).with_context(|| format!("reading {}", tools.display()))?;
+        venv.once("tools", &text, || {
             step.run(&mut venv.pip_install(["--upgrade", "pip"]))?;
-            step.run(venv.pip_install(["-r"]).arg(&tools))?;
-            fs::write(&stamp, &wanted).with_context(|| format!("writing {}", stamp.display()))?;
-        }
+            step.run(venv.pip_install(["-r"]).arg(&tools))
+        })?;
         Ok(venv)
+    }
+
+    /// Installs something, unless that was done already and neither `text`, which describes it, nor the pinned versions have
+    /// changed since.
+    pub(crate) fn once(
+        &self,
+        name: &str,
+        text: &str,
+        install: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let pins = fs::read_to_string(&self.constraints)
+            .with_context(|| format!("reading {}", self.constraints.display()))?;
+        let stamp = self.dir.join(format!("{name}.stamp"));
+        let wanted = format!("{text}\n{pins}");
+        if fs::read_to_string(&stamp).ok().as_deref() == Some(wanted.as_str()) {
+            return Ok(());
+        }
+        install()?;
+        fs::write(&stamp, &wanted).with_context(|| format!("writing {}", stamp.display()))
     }
 
     /// A program of the environment.

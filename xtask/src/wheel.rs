@@ -51,7 +51,12 @@ pub(crate) fn build(
 pub(crate) fn install(repo: &Repo, venv: &Venv, step: &mut Step, extras: &str) -> Result<()> {
     let wheel = build(repo, venv, step, &repo.scratch("wheel"), &[])?;
     let wheel = wheel.to_string_lossy();
-    step.run(&mut venv.pip_install([format!("{wheel}[{extras}]")]))?;
+    let manifest = repo.path(PACKAGE).join("pyproject.toml");
+    let text =
+        fs::read_to_string(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
+    venv.once(&format!("umfa-{extras}"), &text, || {
+        step.run(&mut venv.pip_install([format!("{wheel}[{extras}]")]))
+    })?;
     // The version stays the same while the content changes: pip alone would keep the old one.
     step.run(&mut venv.pip_install(["--force-reinstall", "--no-deps", &*wheel]))
 }

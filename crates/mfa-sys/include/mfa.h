@@ -94,7 +94,10 @@ enum mfa_option {
 /* mfa_backward_desc.flags */
 enum mfa_backward_flag {
   MFA_BACKWARD_D_GIVEN = 1,  /* d_values is an input, already computed by an earlier query pass */
-  MFA_BACKWARD_CLIP = 2      /* zero the gradient of elements that are stored at the end of the quantized range */
+  MFA_BACKWARD_CLIP = 2      /* zero the gradient of elements of query, key and value that are stored at an end of the
+                                quantized range: at -127 or below and at 127 (INT4: -7, 7); in a tensor with zero points (of
+                                granularity TENSOR: one other than 0) at -128 and 127 (INT4: -8, 7). Of a rotated tensor,
+                                these are components of the rotated gradient. */
 };
 
 /* mfa_quantize_desc.flags */
@@ -197,7 +200,14 @@ typedef struct mfa_forward_desc {
 
 /*
  * One backward call. Gradients are FP32, with respect to the real values of the operands (straight-through estimator:
- * rounding counts as identity), overwritten, in the operand's shape. Those that are absent are not computed.
+ * rounding counts as identity), overwritten, in the operand's shape. Those that are absent are not computed. None may
+ * share an element with another or with an operand. With P and S as in mfa_attention_options, L the logsumexp, and dS
+ * the gradient of S before the bias is added:
+ *
+ *   P = exp(S - L);  dV = P^T dO;  dP = dO V^T;  D = rowsum(P * dP) = rowsum(dO * O);  dmask = P * (dP - D)
+ *   dS = dmask * (1 - tanh^2);  dQ = softmax_scale * dS K;  dK = softmax_scale * dS^T Q;  dsink = -sum exp(sink - L) D
+ *
+ * A row of which L is -infinity adds nothing to any gradient.
  */
 typedef struct mfa_backward_desc {
   uint32_t struct_size;
@@ -229,7 +239,8 @@ typedef struct mfa_quantization_error {
 
 /* One quantization. Symmetric: scale = max|x| / 127 (INT4: / 7), round half to even, clamp to +-127 (+-7). Asymmetric:
  * scale = (max - min) / 255 (INT4: / 15) over a range that includes 0, zero_point = round(lowest - min / scale), clamp to
- * -128 ... 127 (-8 ... 7). An all-zero group gets scale 1. NaN or an infinity in the source is MFA_ERROR_INVALID_ARGUMENT. */
+ * -128 ... 127 (-8 ... 7). An all-zero group gets scale 1 and zero point 0. NaN or an infinity in the source is
+ * MFA_ERROR_INVALID_ARGUMENT. */
 typedef struct mfa_quantize_desc {
   uint32_t struct_size;
   uint32_t flags;                /* enum mfa_quantize_flag */
@@ -348,7 +359,9 @@ MFA_API int32_t mfa_attention_forward_quantized(
     bool transpose_k, bool transpose_v, bool transpose_o);
 
 /* Query pass: writes grad_query_ptr and d_values_ptr. Precisions, scales, causal and transposes come from the record of
- * mfa_attention_forward_quantized() on the same three buffers; without one: MFA_ERROR_INVALID_ARGUMENT. */
+ * mfa_attention_forward_quantized() on the same three buffers; without one: MFA_ERROR_INVALID_ARGUMENT. So are dimensions,
+ * or scales of quantized operands, other than the recorded ones. grad_output lies as output did, gradients as their
+ * operands do. */
 MFA_API int32_t mfa_attention_backward_query_quantized(
     void* context, void* query_ptr, void* key_ptr, void* value_ptr, void* grad_output_ptr, void* logsumexp_ptr,
     void* grad_query_ptr, void* d_values_ptr, uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv,

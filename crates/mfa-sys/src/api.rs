@@ -175,7 +175,9 @@ pub struct Api {
         transpose_o: bool,
     ) -> i32,
     /// Query pass: writes grad_query_ptr and d_values_ptr. Precisions, scales, causal and transposes come from the record of
-    /// mfa_attention_forward_quantized() on the same three buffers; without one: MFA_ERROR_INVALID_ARGUMENT.
+    /// mfa_attention_forward_quantized() on the same three buffers; without one: MFA_ERROR_INVALID_ARGUMENT. So are dimensions,
+    /// or scales of quantized operands, other than the recorded ones. grad_output lies as output did, gradients as their
+    /// operands do.
     pub mfa_attention_backward_query_quantized: unsafe extern "C" fn(
         context: *mut ::core::ffi::c_void,
         query_ptr: *mut ::core::ffi::c_void,

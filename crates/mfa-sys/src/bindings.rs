@@ -77,7 +77,10 @@ pub type mfa_option = u32;
 
 /// d_values is an input, already computed by an earlier query pass
 pub const MFA_BACKWARD_D_GIVEN: mfa_backward_flag = 1;
-/// zero the gradient of elements that are stored at the end of the quantized range
+/// zero the gradient of elements of query, key and value that are stored at an end of the
+/// quantized range: at -127 or below and at 127 (INT4: -7, 7); in a tensor with zero points (of
+/// granularity TENSOR: one other than 0) at -128 and 127 (INT4: -8, 7). Of a rotated tensor,
+/// these are components of the rotated gradient.
 pub const MFA_BACKWARD_CLIP: mfa_backward_flag = 2;
 
 /// mfa_backward_desc.flags
@@ -397,7 +400,14 @@ impl Default for mfa_forward_desc {
 }
 
 /// One backward call. Gradients are FP32, with respect to the real values of the operands (straight-through estimator:
-/// rounding counts as identity), overwritten, in the operand's shape. Those that are absent are not computed.
+/// rounding counts as identity), overwritten, in the operand's shape. Those that are absent are not computed. None may
+/// share an element with another or with an operand. With P and S as in mfa_attention_options, L the logsumexp, and dS
+/// the gradient of S before the bias is added:
+///
+///   P = exp(S - L);  dV = P^T dO;  dP = dO V^T;  D = rowsum(P * dP) = rowsum(dO * O);  dmask = P * (dP - D)
+///   dS = dmask * (1 - tanh^2);  dQ = softmax_scale * dS K;  dK = softmax_scale * dS^T Q;  dsink = -sum exp(sink - L) D
+///
+/// A row of which L is -infinity adds nothing to any gradient.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct mfa_backward_desc {
@@ -511,7 +521,8 @@ const _: () = {
 
 /// One quantization. Symmetric: scale = max|x| / 127 (INT4: / 7), round half to even, clamp to +-127 (+-7). Asymmetric:
 /// scale = (max - min) / 255 (INT4: / 15) over a range that includes 0, zero_point = round(lowest - min / scale), clamp to
-/// -128 ... 127 (-8 ... 7). An all-zero group gets scale 1. NaN or an infinity in the source is MFA_ERROR_INVALID_ARGUMENT.
+/// -128 ... 127 (-8 ... 7). An all-zero group gets scale 1 and zero point 0. NaN or an infinity in the source is
+/// MFA_ERROR_INVALID_ARGUMENT.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct mfa_quantize_desc {

@@ -1,6 +1,9 @@
 //! Tests in Python, on the installed wheel.
 
+use anyhow::Result;
+
 use crate::docs;
+use crate::process::Step;
 use crate::test::{Lab, Part, Verdict};
 use crate::torch;
 use crate::wheel::PACKAGE;
@@ -14,12 +17,11 @@ pub(super) fn parts() -> Vec<Part> {
             |lab, step| {
                 let root = lab.repo.root.clone();
                 let venv = lab.venv(step)?;
-                step.run_check(venv.program("ruff").args(["check", "."]).current_dir(&root))?;
-                step.run_check(
-                    venv.program("ruff")
-                        .args(["format", "--check", "."])
-                        .current_dir(&root),
-                )?;
+                let mut ruff = |arguments: &[&str]| {
+                    step.run_check(venv.program("ruff").args(arguments).current_dir(&root))
+                };
+                ruff(&["check", "."])?;
+                ruff(&["format", "--check", "."])?;
                 Ok(Verdict::Ran(String::new()))
             },
         ),
@@ -43,6 +45,17 @@ pub(super) fn parts() -> Vec<Part> {
             },
         ),
         Part::new(
+            "reference",
+            "the float64 reference's own tests; the vectors are what it writes",
+            |lab, step| {
+                let folder = lab.repo.path("tests/conformance");
+                let venv = lab.venv_with_package(step)?;
+                step.run(venv.python(["-m", "pytest", "-q"]).current_dir(&folder))?;
+                step.run_check(venv.python(["generate.py", "--check"]).current_dir(&folder))?;
+                Ok(Verdict::Ran(String::new()))
+            },
+        ),
+        Part::new(
             "docs",
             "the Python and C code in Markdown files runs",
             |lab, step| {
@@ -54,43 +67,28 @@ pub(super) fn parts() -> Vec<Part> {
             },
         ),
         Part::new("pytest", "the Python package's own tests", |lab, step| {
-            let torch = prepare(lab, step)?;
-            pytest(lab, step, &[])?;
-            Ok(Verdict::Ran(torch.to_owned()))
+            let note = pytest(lab, step)?;
+            Ok(Verdict::Ran(note.to_owned()))
         }),
     ]
 }
 
-/// The environment with the package and, if asked for, PyTorch; says which of them tests will find.
-fn prepare(lab: &mut Lab, step: &mut crate::process::Step) -> anyhow::Result<&'static str> {
-    let repo = lab.repo;
-    let wanted = lab.options.torch;
+/// Runs the package's tests; says whether those against PyTorch were among them.
+fn pytest(lab: &mut Lab, step: &mut Step) -> Result<&'static str> {
+    let (repo, options) = (lab.repo, lab.options);
     let venv = lab.venv_with_package(step)?;
-    if wanted {
+    if options.torch {
         torch::ensure(repo, venv, step)?;
     }
-    Ok(if venv.has("torch") {
+    let note = if venv.has("torch") {
         "with PyTorch"
     } else {
         "without PyTorch: --torch installs it"
-    })
-}
-
-fn pytest(
-    lab: &mut Lab,
-    step: &mut crate::process::Step,
-    arguments: &[&str],
-) -> anyhow::Result<()> {
-    let package = lab.repo.path(PACKAGE);
-    let driver = lab.options.driver.clone();
-    let required = lab.options.torch;
-    let mut command = lab.venv_with_package(step)?.python(["-m", "pytest", "-q"]);
-    command.args(arguments).current_dir(&package);
-    if let Some(driver) = driver {
+    };
+    let mut command = venv.python(["-m", "pytest", "-q"]);
+    if let Some(driver) = &options.driver {
         command.env("MFA_DRIVER", driver);
     }
-    if required {
-        command.env("UMFA_REQUIRE_TORCH", "1");
-    }
-    step.run(&mut command)
+    step.run(command.current_dir(repo.path(PACKAGE)))?;
+    Ok(note)
 }

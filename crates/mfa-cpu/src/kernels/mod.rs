@@ -92,7 +92,9 @@ pub(crate) struct RowState {
     pub alpha: *mut f32,
 }
 
-/// `s[i][j] = sum_d q[d][i] * k[d][j]` for `rows <= mr` rows (more may be written, up to mr) and `panels * nr` keys.
+/// `s[i][j] = sum_d q[d][i] * k[d][j]` for `rows <= mr` rows and `panels * nr` keys.
+///
+/// Tiles read the strips of Q and P as a whole, all `mr` rows; whatever else has something per row has it for `rows`.
 pub(crate) type QkF32 =
     unsafe fn(q: *const f32, k: *const f32, d: usize, rows: usize, panels: usize, s: *mut f32);
 /// The same on INT8 operands; integer sums are exact. `d4` groups of four; scores as [`ScoreScales`] says.

@@ -73,7 +73,11 @@ class BackwardFlag(IntFlag):
     """mfa_backward_desc.flags"""
 
     D_GIVEN = 1  # d_values is an input, already computed by an earlier query pass
-    CLIP = 2  # zero the gradient of elements that are stored at the end of the quantized range
+    # zero the gradient of elements of query, key and value that are stored at an end of the
+    # quantized range: at -127 or below and at 127 (INT4: -7, 7); in a tensor with zero points (of
+    # granularity TENSOR: one other than 0) at -128 and 127 (INT4: -8, 7). Of a rotated tensor,
+    # these are components of the rotated gradient.
+    CLIP = 2
 
 
 class QuantizeFlag(IntFlag):
