@@ -2,11 +2,10 @@
 
 Chosen by measurement; ``python -m umfa.demo.study`` prints what each choice costs and loses.
 
-- A few channels of the keys are large. Rotation spreads them over all channels, so that a row has
-  one scale without loss: INT8 then needs neither groups nor the keys' mean.
+- A few channels of the keys are large. Rotation spreads them over all channels, so that one scale
+  for a row loses little: INT8 then needs no groups.
 - At 4 bits keys lose most where a scale covers channels of different size. A scale per channel has
-  to be shared by rows instead; 32 of them fit 4.75 bits per element. Rotation still helps, since
-  a token far off the others (the first one) no longer takes whole channels' range.
+  to be shared by rows instead; 32 rows make it 4.75 bits per element. Rotation helps here too.
 - Values have no such channels, and row by row they lose less than the keys do: rotated groups of
   32 columns, also 4.75 bits.
 - Keys per channel need a whole block of rows before they can be quantized. Decoding has one row at
