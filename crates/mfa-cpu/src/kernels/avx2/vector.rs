@@ -294,10 +294,6 @@ impl<D: Dot> Simd for Ymm<D> {
         _mm256_storeu_si256(p.cast(), x);
     }
     #[inline(always)]
-    unsafe fn add_i(a: __m256i, b: __m256i) -> __m256i {
-        _mm256_add_epi32(a, b)
-    }
-    #[inline(always)]
     unsafe fn to_f(x: __m256i) -> __m256 {
         _mm256_cvtepi32_ps(x)
     }
