@@ -1,6 +1,6 @@
 """`umfa bench`."""
 
-from __future__ import annotations
+# Annotations are evaluated here: typer on Python 3.9 cannot read postponed ones.
 
 import json
 from collections.abc import Sequence
