@@ -1,8 +1,11 @@
 //! `cargo xtask bench` and `cargo xtask ceilings`.
 
-use anyhow::Result;
+use std::fs;
+use std::path::PathBuf;
 
-use crate::process::{Step, foreground};
+use anyhow::{Context, Result};
+
+use crate::process::{Step, foreground, output};
 use crate::repo::Repo;
 use crate::torch;
 use crate::venv::Venv;
@@ -11,12 +14,21 @@ use crate::wheel;
 /// The peers that PyPI has, beside PyTorch.
 const PEERS: [&str; 2] = ["onnxruntime", "openvino"];
 
+/// The folder of records, and, with `.md`, the page that is made of them.
+const NUMBERS: &str = "docs/numbers";
+
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Install the peers to compare with (PyTorch, ONNX Runtime, OpenVINO) first.
     #[arg(long)]
     peers: bool,
+    /// Measure the machine's peaks first, for the column that says how much of them was reached.
+    #[arg(long)]
+    ceilings: bool,
+    /// Run all presets, keep the figures in docs/numbers/NAME.json, and remake docs/numbers.md.
+    #[arg(long, value_name = "NAME")]
+    record: Option<String>,
     /// Arguments for `umfa bench`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
@@ -39,8 +51,39 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         torch::ensure(repo, &venv, &mut step)?;
         step.run(&mut venv.pip_install(PEERS))?;
     }
+    let mut command = venv.program("umfa");
+    command.arg("bench").current_dir(&repo.root);
+    if options.ceilings || options.record.is_some() {
+        command
+            .arg("--ceilings")
+            .arg(measure_ceilings(repo, &mut step)?);
+    }
     step.finish();
-    foreground(venv.program("umfa").arg("bench").args(&options.arguments))
+    let Some(name) = &options.record else {
+        return foreground(command.args(&options.arguments));
+    };
+    let records = repo.path(NUMBERS);
+    fs::create_dir_all(&records).with_context(|| format!("creating {}", records.display()))?;
+    command.args(["--preset", "all", "--check-targets", "--json"]);
+    command.arg(format!("{NUMBERS}/{name}.json"));
+    foreground(command.args(&options.arguments))?;
+    let page = format!("{NUMBERS}.md");
+    foreground(
+        venv.program("umfa")
+            .args(["bench", "--report", &page])
+            .current_dir(&repo.root),
+    )
+}
+
+/// The file with the machine's peaks, measured now.
+fn measure_ceilings(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
+    let bench = ["bench", "--package", "mfa-cpu", "--bench", "ceilings"];
+    step.run(repo.cargo(bench).arg("--no-run"))?;
+    step.say("measuring the machine's peaks")?;
+    let json = output(repo.cargo(bench).args(["--", "--json"]))?;
+    let file = repo.scratch("ceilings.json");
+    fs::write(&file, json).with_context(|| format!("writing {}", file.display()))?;
+    Ok(file)
 }
 
 /// Runs the benchmark of the machine itself.

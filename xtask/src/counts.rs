@@ -36,9 +36,23 @@ impl AddAssign for Counts {
 
 /// The closing line of a test runner, if `line` is one:
 /// libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; …`, pytest's `== 3 passed, 1 skipped in 0.1s ==`
-/// (with or without its rules) and the plain `3 passed, 0 failed, 1 skipped`.
+/// (with or without its rules) and the plain `3 passed, 0 failed, 1 skipped`. XCTest closes each suite within suites, so
+/// its tests are read one by one: `Test Case 'Suite.test' passed (0.1 seconds)`.
 pub(crate) fn closing_line(line: &str) -> Option<Counts> {
     let line = line.trim().trim_matches('=').trim();
+    if let Some((_, end)) =
+        (line.strip_prefix("Test Case '")).and_then(|case| case.split_once("' "))
+    {
+        return match end.split_once(" (")?.0 {
+            "passed" => Some(Counts::passed(1)),
+            "failed" => Some(Counts::failed(1)),
+            "skipped" => Some(Counts {
+                skipped: 1,
+                ..Counts::default()
+            }),
+            _ => None,
+        };
+    }
     let body = match line.strip_prefix("test result: ") {
         Some(rest) => rest.split_once(". ")?.1,
         None => line,
@@ -97,6 +111,11 @@ mod tests {
             counts(7, 0, 2)
         );
         assert_eq!(closing_line("0 passed, 0 failed"), counts(0, 0, 0));
+        let case = |end: &str| closing_line(&format!("Test Case 'Checks.testBounds' {end}"));
+        assert_eq!(case("passed (0.012 seconds)"), counts(1, 0, 0));
+        assert_eq!(case("failed (1.2 seconds)"), counts(0, 1, 0));
+        assert_eq!(case("skipped (0.0 seconds)"), counts(0, 0, 1));
+        assert_eq!(case("started at 2026-11-01 10:00:00.000"), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod package;
 mod process;
 mod repo;
 mod support;
+mod sysroot;
 mod test;
 mod tidy;
 mod torch;
@@ -50,6 +51,8 @@ enum Task {
     Support(support::Options),
     /// Make the packages: C archive, Python wheel, crates.
     Dist(dist::Options),
+    /// Make a Debian root with Swift 6 and clang 19, and run a command in it.
+    Sysroot(sysroot::Options),
 }
 
 fn main() -> ExitCode {
@@ -72,5 +75,6 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Ceilings(options) => bench::ceilings(&repo, &options),
         Task::Support(options) => support::run(&repo, &options),
         Task::Dist(options) => dist::run(&repo, &options),
+        Task::Sysroot(options) => sysroot::run(&repo, &options),
     }
 }

@@ -4,6 +4,7 @@ mod checks;
 mod native;
 mod python;
 mod rust;
+mod swift;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -141,6 +142,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         .chain(rust::parts())
         .chain(native::parts())
         .chain(python::parts())
+        .chain(swift::parts())
         .collect();
     if options.list {
         for part in &parts {

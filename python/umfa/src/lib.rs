@@ -18,6 +18,7 @@ mod options;
 mod prepare;
 mod quantize;
 mod quantized;
+mod scheme;
 mod torch;
 
 use pyo3::prelude::*;

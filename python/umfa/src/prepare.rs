@@ -10,7 +10,8 @@ use crate::call::{Call, Placed, contiguous_strides, place};
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{Layout, Options, Role};
-use crate::quantized::{Parts, QuantizedTensor, Scheme};
+use crate::quantized::{Parts, QuantizedTensor};
+use crate::scheme::Scheme;
 
 /// Query, key or value as the caller gave it.
 pub(crate) enum Operand<'py> {

@@ -13,9 +13,8 @@ use crate::options::{
     self, DEFAULT_BLOCK_ROWS, GRANULARITIES, Layout, PRECISIONS, SCALE_DTYPES, ZERO_POINT_DTYPES,
     boolean, named,
 };
-use crate::quantized::{
-    QuantizedTensor, Recipe, Scheme, displayed_like, mean_shape, parameter, stored_dtype,
-};
+use crate::quantized::{QuantizedTensor, Recipe, parameter};
+use crate::scheme::{Scheme, displayed_like, mean_shape, stored_dtype};
 
 /// The Python class of `QuantizedTensor.error`.
 fn error_object<'py>(

@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from umfa.demo._check import plain_attention
 from umfa.demo._engine import F32, Array, Format, Operand, Parts, Quantized
+
+# The products of these tests are so small that threads would only spin.
+threadpool_limits(1, user_api="blas")
 
 
 def hadamard(size: int) -> npt.NDArray[np.float64]:

@@ -43,7 +43,7 @@ def new_cache(mode: Mode, capacity: int) -> KvCache:
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(chunks=st.lists(st.integers(1, 80), min_size=1, max_size=5), seed=st.integers(0, 99))
 def test_attention_is_that_of_the_stored_rows(mode: Mode, chunks: list[int], seed: int) -> None:
     """However the sequence arrives, each query attends to exactly the rows up to its own."""
@@ -62,7 +62,7 @@ def test_attention_is_that_of_the_stored_rows(mode: Mode, chunks: list[int], see
         assert np.abs(found - expected).max() <= 4e-6 * np.abs(v).max()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(chunks=st.lists(st.integers(1, 3 * BLOCK), min_size=1, max_size=6))
 def test_blocks_are_made_once_and_whole(chunks: list[int]) -> None:
     engine = SimulatedEngine()

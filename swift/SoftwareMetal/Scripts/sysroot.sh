@@ -1,21 +1,32 @@
 #!/bin/sh
-# Makes a Debian 13 root with Swift 6 and clang 19 in DIR, for machines whose distribution is older. Run as root.
+# Makes a Debian 13 root with Swift 6 and clang 19 in DIR, for machines whose distribution is older. Run as root, with
+# debootstrap installed.
 #   sysroot.sh DIR            make it
 #   sysroot.sh DIR COMMAND…   make it if needed, then run COMMAND in it, in the current folder
 set -eu
+# What is mounted here is gone when this script ends: nobody deletes a mounted folder by deleting DIR.
+if [ -z "${SYSROOT_UNSHARED:-}" ]; then
+  SYSROOT_UNSHARED=1 exec unshare --mount --propagation private "$0" "$@"
+fi
 root=${1:?usage: sysroot.sh DIR [COMMAND…]}
 shift
-packages="swiftlang clang-19 clang-tools-19 libc6-dev g++ git ca-certificates python3-numpy python3-pytest"
-[ -d "$root/usr" ] || debootstrap --variant=minbase trixie "$root"
-mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
-mountpoint -q "$root/dev" || mount --bind /dev "$root/dev"
+packages="swiftlang clang-19 clang-tools-19 libc6-dev g++ git ca-certificates"
+done="$root/.software-metal"
+if [ ! -e "$done" ]; then
+  # What an interrupted run left is no root to build on.
+  rm -rf "$root"
+  mkdir -p "$root"
+  debootstrap --variant=minbase trixie "$root"
+fi
+mount -t proc proc "$root/proc"
+mount --bind /dev "$root/dev"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
-if [ ! -e "$root/.software-metal" ]; then
-  chroot "$root" sh -c "export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y --no-install-recommends $packages"
-  touch "$root/.software-metal"
+if [ ! -e "$done" ]; then
+  chroot "$root" sh -c "export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y --no-install-recommends $packages && apt-get clean"
+  touch "$done"
 fi
 [ $# -gt 0 ] || exit 0
 here=$(pwd)
 mkdir -p "$root$here"
-mountpoint -q "$root$here" || mount --bind "$here" "$root$here"
+mount --bind "$here" "$root$here"
 exec chroot "$root" sh -c 'cd "$1" && shift && exec "$@"' sh "$here" "$@"

@@ -72,6 +72,8 @@ def quantize_cases() -> list[Rounding]:
         Rounding("quantize_one_element", "int8", (1, 1, 1, 1), values=_ties),
         Rounding("quantize_odd", "int8/row:32", (3, 1, 5, 37)),
         Rounding("quantize_no_rows", "int8/row", (1, 2, 0, 8)),
+        Rounding("quantize_no_rows_tensor", "int8+asym", (1, 2, 0, 8)),
+        Rounding("quantize_no_rows_mean", "int4+smooth", (1, 2, 0, 8)),
         Rounding("quantize_padded", "int8/row", (2, 2, 3, 7), layouts={"source": "padded", "destination": "padded"}),
         Rounding("quantize_bnhd", "int8/block:2", (2, 2, 3, 7), layouts={"source": "bnhd", "destination": "bnhd"}),
         Rounding("quantize_transposed", "int8/channel:2", (2, 2, 3, 7), layouts={"source": "transposed", "destination": "transposed"}),

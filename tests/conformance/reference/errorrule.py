@@ -146,7 +146,9 @@ class _Noise:
         # Of S: the sum over columns, its product with the scale, the sum with the bias; then exp(S) once.
         inputs = (_propagated(self.q, swap(self.k_noise)), _propagated(self.q_noise, swap(self.k)))
         dots = abs(problem.scale) * _quadrature(_summation(self.q, swap(self.k)), *inputs)
-        self.relative = _quadrature(self.slope * dots, _U * self.slope * raw, _U * final, _U * np.ones_like(final))
+        fast = problem.options.compute == FAST and problem.value.precision in INTEGERS
+        exponential = np.full_like(final, DEVIATION * 2.0**-17 if fast else _U)
+        self.relative = _quadrature(self.slope * dots, _U * self.slope * raw, _U * final, exponential)
 
     @staticmethod
     def _operand(operand: Operand, group: int) -> tuple[NDArray, NDArray]:

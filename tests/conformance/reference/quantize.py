@@ -126,17 +126,19 @@ def dequantize(tensor: Quantized, dtype: type = np.float64) -> NDArray:
 
 
 def dequantize_deviation(tensor: Quantized) -> NDArray[np.float64]:
-    """Standard deviation of dequantize() in FP32: of the product, each stage of the rotation and the sum with the mean."""
-    real, columns = _without_mean(tensor, np.float64), tensor.data.shape[-1]
-    variance = np.square(real)
+    """Standard deviation of dequantize() in FP32: of the product, each stage of the rotation and the sum with the mean.
+
+    The mean counts as going through the rotation, as it does where a driver works in the rotated basis.
+    """
+    variance, columns = np.square(_without_mean(tensor, np.float64)), tensor.data.shape[-1]
+    if tensor.mean is not None:
+        variance = variance + np.square(dequantize(tensor))
     if tensor.scheme.rotated:
         # A stage keeps the mean square of a block, so each rounds numbers of that size.
         size = columns & -columns
-        blocks = variance.reshape(*variance.shape[:-1], columns // size, size)
+        blocks = np.square(dequantize(tensor)).reshape(*variance.shape[:-1], columns // size, size)
         typical = np.broadcast_to(blocks.mean(axis=-1, keepdims=True), blocks.shape).reshape(variance.shape)
         variance = variance + typical * size.bit_length()
-    if tensor.mean is not None:
-        variance = variance + np.square(dequantize(tensor))
     return DEVIATION * UNIT[FP32] * np.sqrt(variance)
 
 
@@ -149,8 +151,8 @@ def parameters(group: NDArray[np.float32], scheme: Scheme) -> tuple[np.float32, 
     width, steps = (high - low, scheme.steps) if scheme.asymmetric else (max(-low, high), scheme.steps // 2)
     scale = float(rounded(np.asarray(width / steps), scheme.scale_precision))
     if width == 0:
-        scale = 1.0
-    elif scale == 0:
+        return np.float32(1), 0
+    if scale == 0:
         scale = _SMALLEST[scheme.scale_precision]
     zero_point = int(np.rint(scheme.lowest - low / scale)) if scheme.asymmetric else 0
     return np.float32(scale), min(max(zero_point, scheme.lowest), scheme.lowest + scheme.steps)

@@ -162,11 +162,11 @@ impl Cells<'_> {
             unsafe {
                 let l = self.call.logsumexp.at(at.0, at.1, row + i, 0);
                 let l = l.cast::<f32>().read();
-                // A row without keys: every weight must be 0.
-                *self.scratch.l.add(i) = if l == f32::NEG_INFINITY {
-                    f32::INFINITY
-                } else {
-                    (f64::from(l) * std::f64::consts::LOG2_E) as f32
+                // A row without keys: every weight must be 0. A row with a score of +infinity: none is a number.
+                *self.scratch.l.add(i) = match l {
+                    f32::NEG_INFINITY => f32::INFINITY,
+                    f32::INFINITY => f32::NAN,
+                    _ => (f64::from(l) * std::f64::consts::LOG2_E) as f32,
                 };
                 *self.scratch.d.add(i) = self.d.read(at.0, at.1, row + i);
             }

@@ -5,7 +5,8 @@ use super::PvF32;
 
 /// Replaces `rows` x `n` scores by weights, and `dp` by the gradient of the scores: with the query's `l` (its logsumexp,
 /// base 2) and `d`, `p = exp2(s[i][j] - l[j])`, then `dp[i][j] = p * (dp[i][j] - d[j])` and `s[i][j] = p`.
-/// A score of -infinity is masked: both become 0, whatever `dp`, `l` and `d` hold. `dp` null: weights only.
+/// A score of -infinity is masked, and so are all scores of a query whose `l` is +infinity: both become 0, whatever else
+/// `s`, `dp`, `l` and `d` hold. `dp` null: weights only. `s[i][j] - l[j]` is at most a rounding error above 0.
 pub(crate) type SoftmaxGradient =
     unsafe fn(s: *mut f32, dp: *mut f32, rows: usize, n: usize, l: *const f32, d: *const f32);
 

@@ -15,6 +15,8 @@ pub(crate) enum Isa {
     Scalar,
     /// AVX2 with FMA and F16C.
     Avx2,
+    /// The same with AVX-VNNI.
+    Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL.
     Avx512,
     /// The same with VNNI.
@@ -25,10 +27,11 @@ pub(crate) enum Isa {
 
 impl Isa {
     /// From the slowest to the fastest of each architecture.
-    pub(crate) const ALL: [Isa; 5] = [
+    pub(crate) const ALL: [Isa; 6] = [
         Isa::Scalar,
         Isa::Neon,
         Isa::Avx2,
+        Isa::Avx2Vnni,
         Isa::Avx512,
         Isa::Avx512Vnni,
     ];
@@ -38,6 +41,7 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::Avx2Vnni => "avx2vnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Neon => "neon",
@@ -54,6 +58,8 @@ impl Isa {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => Isa::Avx2.runs_here() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 Isa::Avx2.runs_here()
@@ -79,6 +85,8 @@ impl Isa {
             Isa::Scalar => Some(&scalar::TABLE),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(&super::avx2::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => Some(&super::avx2::TABLE_VNNI),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Some(&super::avx512::TABLE),
             #[cfg(target_arch = "x86_64")]

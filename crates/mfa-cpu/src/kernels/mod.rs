@@ -59,9 +59,8 @@ pub(crate) const P16_LD: usize = KB + 32;
 pub(crate) const P8_LD: usize = KB + 64;
 /// Rows of the decode kernels, at most.
 pub(crate) const DECODE_ROWS: usize = 8;
-/// The largest `mr` and `nr` of any table.
+/// The largest `mr` of any table.
 pub(crate) const MAX_MR: usize = 16;
-pub(crate) const MAX_NR: usize = 64;
 
 /// What the scores of an INT8 tile need beside the integer product `raw = sum (q + 128) * k`:
 /// `s[i][j] = (f32(raw + col_bias[j]) - col_zero[j] * row_sum[i]) * col_scale[j] * row_scale[i] + row_add[i]`.
@@ -92,7 +91,9 @@ pub(crate) struct RowState {
     pub alpha: *mut f32,
 }
 
-/// `s[i][j] = sum_d q[d][i] * k[d][j]` for `rows <= mr` rows (more may be written, up to mr) and `panels * nr` keys.
+/// `s[i][j] = sum_d q[d][i] * k[d][j]` for `rows <= mr` rows and `panels * nr` keys.
+///
+/// Tiles read the strips of Q and P as a whole, all `mr` rows; whatever else has something per row has it for `rows`.
 pub(crate) type QkF32 =
     unsafe fn(q: *const f32, k: *const f32, d: usize, rows: usize, panels: usize, s: *mut f32);
 /// The same on INT8 operands; integer sums are exact. `d4` groups of four; scores as [`ScoreScales`] says.

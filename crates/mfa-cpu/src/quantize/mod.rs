@@ -128,7 +128,16 @@ impl Quantize {
         let blocks = rows.div_ceil(block);
         let chunks = blocks.div_ceil(CHUNK);
         let heads_all = batch * heads;
+        let whole = self.quant.granularity == Granularity::Tensor;
         if self.source.shape.contains(&0) {
+            // A mean over no rows is 0, and no elements are an all-zero group: what is read later must be legal.
+            if self.smooth && !self.mean_given {
+                (0..heads_all)
+                    .for_each(|item| self.write_mean(kernels, item / heads, item % heads));
+            }
+            if whole && !self.scale_given {
+                self.quant.store(0, 0, 0, 0, 1.0, 0);
+            }
             return Ok(ErrorSum::default());
         }
         let largest = self.largest(kernels, pool, threads)?;
@@ -138,7 +147,6 @@ impl Quantize {
                 self.write_mean(kernels, item / heads, item % heads)
             });
         }
-        let whole = self.quant.granularity == Granularity::Tensor;
         if whole && !self.scale_given {
             let parts = statistics::collect(pool, threads, heads_all, |item| {
                 let mut range = statistics::Range::default();
@@ -276,7 +284,7 @@ impl Quantize {
                 mean.ptr
                     .cast::<f32>()
                     .add((b * heads + h) * columns + c)
-                    .write((s / rows as f64) as f32)
+                    .write((s / rows.max(1) as f64) as f32)
             };
         }
     }

@@ -24,7 +24,8 @@ pub(super) fn parameters(
         precision.symmetric_max()
     };
     let scale = stored(width / f64::from(levels), half);
-    if !asymmetric {
+    // An all-zero group with a zero point at the end of the range would be read as a difference of large numbers.
+    if !asymmetric || width == 0.0 {
         return (scale, 0);
     }
     let zero = (f64::from(low) - min / f64::from(scale)).round_ties_even();
@@ -96,10 +97,12 @@ mod tests {
         );
         let (scale, zero) = parameters(range, Precision::I8, true, false);
         assert_eq!((scale, zero), ((8.0 / 255.0) as f32, -64));
-        assert_eq!(
-            parameters(Range::default(), Precision::I4, false, true),
-            (1.0, 0)
-        );
+        for asymmetric in [false, true] {
+            assert_eq!(
+                parameters(Range::default(), Precision::I4, asymmetric, true),
+                (1.0, 0)
+            );
+        }
         let tiny = Range {
             min: 0.0,
             max: 1e-30,

@@ -49,10 +49,15 @@ impl Arithmetic {
 
     /// Rounds to a floating-point precision.
     pub(crate) fn to_precision(&self, x: f64, precision: Precision) -> f64 {
+        let (bits, smallest) = format(precision);
+        self.to_bits(x, bits, smallest)
+    }
+
+    /// Rounds to `bits` bits after the leading one, or to multiples of 2^`smallest`.
+    pub(crate) fn to_bits(&self, x: f64, bits: i32, smallest: i32) -> f64 {
         if x == 0.0 || !x.is_finite() {
             return x;
         }
-        let (bits, smallest) = format(precision);
         let exponent = ((x.to_bits() >> 52) & 0x7FF) as i32 - 1023;
         self.to_step(x, f64::from((exponent - bits).max(smallest)).exp2())
     }

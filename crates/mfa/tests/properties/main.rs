@@ -82,11 +82,9 @@ impl Live {
             .map(|mask| operands::mask(&context, mask, shape, seed + 5))
             .transpose()?;
         let problem = Problem {
-            query: query.real.clone(),
-            key: key.real.clone(),
-            value: value.real.clone(),
-            precisions: [query.precision, key.precision, value.precision],
-            value_scales: value.row_scales.clone(),
+            query: query.operand.clone(),
+            key: key.operand.clone(),
+            value: value.operand.clone(),
             output_precision: case.output,
             scale: case
                 .scale
@@ -101,11 +99,15 @@ impl Live {
             window: case.window,
             fast: case.fast,
             mask: mask.as_ref().zip(case.mask).map(|(stored, mask)| Mask {
-                values: stored.real.clone(),
+                values: stored.operand.elements.clone(),
                 boolean: mask.kind == MaskKind::Bool,
             }),
-            alibi: alibi.as_ref().map(|stored| stored.real.values.clone()),
-            sinks: sinks.as_ref().map(|stored| stored.real.values.clone()),
+            alibi: alibi
+                .as_ref()
+                .map(|stored| stored.operand.elements.values.clone()),
+            sinks: sinks
+                .as_ref()
+                .map(|stored| stored.operand.elements.values.clone()),
         };
         Ok(Self {
             context,
@@ -177,7 +179,10 @@ fn check_forward(case: &Case) -> Checked {
         &logsumexp,
         &expected.logsumexp,
     )?;
-    let quantized = live.problem.precisions.iter().any(|p| p.is_quantized());
+    let operands = [&live.query, &live.key, &live.value];
+    let quantized = operands
+        .iter()
+        .any(|stored| stored.operand.precision.is_quantized());
     if quantized && !case.fast && case.output == Precision::Fp32 && output.values.len() >= 64 {
         let error = rule::relative_rmse(&output, &expected.output);
         prop_assert!(

@@ -6,15 +6,12 @@ use mfa::{
 };
 
 use crate::arbitrary::{Grouping, Integers, MaskKind, MaskPlan, Shape, Storage};
-use crate::reference::Array;
+use crate::reference::{Array, Operand, indices};
 
 /// A tensor that the driver reads, and what it stands for.
 pub(crate) struct Stored {
     data: Data,
-    pub(crate) precision: Precision,
-    pub(crate) real: Array,
-    /// Of integers: `[batch, heads, rows, 1]`, where a row has one scale.
-    pub(crate) row_scales: Option<Array>,
+    pub(crate) operand: Operand,
     side_by_side: bool,
 }
 
@@ -28,11 +25,11 @@ enum Data {
 
 impl Stored {
     pub(crate) fn view(&self, context: &MfaContext) -> Result<TensorView<'_>, MfaError> {
-        let [batch, heads, rows, columns] = self.real.shape;
+        let [batch, heads, rows, columns] = self.operand.elements.shape;
         let shape = if self.side_by_side {
             [batch, rows, heads, columns]
         } else {
-            self.real.shape
+            self.operand.elements.shape
         };
         let view = match &self.data {
             Data::Fp32(data) => TensorView::from_slice(context, data, shape)?,
@@ -76,9 +73,7 @@ pub(crate) fn store(
     };
     Ok(Stored {
         data,
-        precision,
-        real,
-        row_scales: None,
+        operand: Operand::plain(precision, real),
         side_by_side,
     })
 }
@@ -122,26 +117,22 @@ fn quantize(context: &MfaContext, integers: Integers, array: &Array) -> Result<S
         context,
         &TensorView::from_slice(context, &narrow, array.shape)?,
     )?;
-    let (real, row_scales) = dequantize(&tensor, integers, granularity)?;
     Ok(Stored {
-        precision: tensor.precision(),
-        real,
-        row_scales,
+        operand: take_apart(&tensor, integers, granularity)?,
         data: Data::Integers(tensor),
         side_by_side: false,
     })
 }
 
-/// real = scale · (n - zero point), rotated back, plus the mean; and the scales of rows.
-fn dequantize(
+/// The parts of a quantized tensor, in float64.
+fn take_apart(
     tensor: &QuantizedTensor,
     integers: Integers,
     granularity: Granularity,
-) -> Result<(Array, Option<Array>), MfaError> {
+) -> Result<Operand, MfaError> {
     let (parts, shape) = (tensor.parts(), tensor.shape());
     let [batch, heads, rows, columns] = shape;
-    let scale_shape = granularity.scale_shape(shape);
-    let scales = if integers.half_scales {
+    let stored: Vec<f64> = if integers.half_scales {
         parts
             .scales
             .as_slice::<f16>()?
@@ -156,9 +147,9 @@ fn dequantize(
             .map(|x| f64::from(*x))
             .collect()
     };
-    let scales = Array {
-        shape: scale_shape,
-        values: scales,
+    let stored = Array {
+        shape: granularity.scale_shape(shape),
+        values: stored,
     };
     let zeros = parts
         .zero_points
@@ -170,7 +161,7 @@ fn dequantize(
         .as_ref()
         .map(|buffer| buffer.as_slice::<f32>())
         .transpose()?;
-    let group = |b: usize, h: usize, r: usize, c: usize| match granularity {
+    let group = |[b, h, r, c]: [usize; 4]| match granularity {
         Granularity::Tensor => [0, 0, 0, 0],
         Granularity::Row => [b, h, r, 0],
         Granularity::RowGroups { columns } => [b, h, r, c / columns as usize],
@@ -186,50 +177,32 @@ fn dequantize(
             f64::from(bytes[n] as i8)
         }
     };
-    let mut real = Array::zeros(shape);
-    for n in 0..real.values.len() {
-        let (row, c) = (n / columns, n % columns);
-        let (head, r) = (row / rows, row % rows);
-        let at = scales.index(group(head / heads, head % heads, r, c));
-        let zero = zeros.map_or(0.0, |zeros| f64::from(zeros[at]));
-        real.values[n] = scales.values[at] * (integer(n) - zero);
-    }
-    if integers.rotate {
-        real.values.chunks_mut(columns.max(1)).for_each(hadamard);
-    }
-    if let Some(mean) = mean {
-        for (n, x) in real.values.iter_mut().enumerate() {
-            *x += f64::from(mean[n / columns / rows * columns + n % columns]);
-        }
+    let (mut scales, mut elements) = (Array::zeros(shape), Array::zeros(shape));
+    for at in indices(shape) {
+        let (n, i) = (elements.index(at), stored.index(group(at)));
+        scales.values[n] = stored.values[i];
+        elements.values[n] = integer(n) - zeros.map_or(0.0, |zeros| f64::from(zeros[i]));
     }
     let one_per_row = matches!(granularity, Granularity::Row | Granularity::Block { .. });
     let row_scales = one_per_row.then(|| {
         let mut result = Array::zeros([batch, heads, rows, 1]);
-        for (n, x) in result.values.iter_mut().enumerate() {
-            let (head, r) = (n / rows, n % rows);
-            *x = scales.at(group(head / heads, head % heads, r, 0));
+        for at in indices(result.shape) {
+            let n = result.index(at);
+            result.values[n] = stored.at(group(at));
         }
         result
     });
-    Ok((real, row_scales))
-}
-
-/// Sylvester matrices of the largest power of two that divides the row's length, orthonormal.
-fn hadamard(row: &mut [f64]) {
-    let size = row.len() & row.len().wrapping_neg();
-    for block in row.chunks_mut(size) {
-        let mut half = 1;
-        while half < size {
-            for pair in block.chunks_mut(2 * half) {
-                let (first, second) = pair.split_at_mut(half);
-                for (x, y) in first.iter_mut().zip(second) {
-                    (*x, *y) = (*x + *y, *x - *y);
-                }
-            }
-            half *= 2;
-        }
-        block.iter_mut().for_each(|x| *x /= (size as f64).sqrt());
-    }
+    Ok(Operand {
+        precision: tensor.precision(),
+        scales: Some(scales),
+        elements,
+        rotated: integers.rotate,
+        mean: mean.map(|mean| Array {
+            shape: [batch, heads, 1, columns],
+            values: mean.iter().map(|x| f64::from(*x)).collect(),
+        }),
+        row_scales,
+    })
 }
 
 /// A mask, of size 1 where it is repeated.
@@ -261,9 +234,7 @@ pub(crate) fn mask(
             .collect();
         return Ok(Stored {
             data: Data::Bool(data),
-            precision: Precision::Bool,
-            real,
-            row_scales: None,
+            operand: Operand::plain(Precision::Bool, real),
             side_by_side: false,
         });
     }

@@ -48,6 +48,95 @@ impl Array {
     }
 }
 
+/// An operand of attention in real numbers.
+#[derive(Clone)]
+pub(crate) struct Operand {
+    pub(crate) precision: Precision,
+    /// Of integers: scale and integer less zero point of each element still apart.
+    pub(crate) scales: Option<Array>,
+    pub(crate) elements: Array,
+    pub(crate) rotated: bool,
+    /// `[batch, heads, 1, columns]`
+    pub(crate) mean: Option<Array>,
+    /// `[batch, heads, rows, 1]`, where each row of integers has one scale of its own or its block's.
+    pub(crate) row_scales: Option<Array>,
+}
+
+impl Operand {
+    /// Numbers that are stored as they are.
+    pub(crate) fn plain(precision: Precision, elements: Array) -> Self {
+        Self {
+            precision,
+            scales: None,
+            elements,
+            rotated: false,
+            mean: None,
+            row_scales: None,
+        }
+    }
+
+    /// The real values: scale · (n - zero point), rotated back, plus the mean.
+    ///
+    /// Random roundings take the mean along through the rotation, as a driver may that works in the rotated basis.
+    fn real(&self, a: &Arithmetic) -> Array {
+        let mut real = self.elements.clone();
+        if let Some(scales) = &self.scales {
+            let scaled = real.values.iter_mut().zip(&scales.values);
+            scaled.for_each(|(x, scale)| *x = a.r(*x * scale));
+        }
+        let rotate = |array: &mut Array| {
+            let columns = array.shape[3];
+            array
+                .values
+                .chunks_mut(columns)
+                .for_each(|row| hadamard(a, row));
+        };
+        let add = |real: &mut Array, mean: &Array| {
+            for at in indices(real.shape) {
+                let i = real.index(at);
+                real.values[i] = a.r(real.values[i] + mean.at(at));
+            }
+        };
+        match &self.mean {
+            Some(mean) if self.rotated && matches!(a, Arithmetic::Random(_)) => {
+                let mut mean = mean.clone();
+                rotate(&mut mean);
+                add(&mut real, &mean);
+                rotate(&mut real);
+            }
+            mean => {
+                if self.rotated {
+                    rotate(&mut real);
+                }
+                if let Some(mean) = mean {
+                    add(&mut real, mean);
+                }
+            }
+        }
+        real
+    }
+}
+
+/// A row times Sylvester matrices of the largest power of two that divides its length, orthonormal.
+fn hadamard(a: &Arithmetic, row: &mut [f64]) {
+    let size = row.len() & row.len().wrapping_neg();
+    for block in row.chunks_mut(size) {
+        let mut half = 1;
+        while half < size {
+            for pair in block.chunks_mut(2 * half) {
+                let (first, second) = pair.split_at_mut(half);
+                for (x, y) in first.iter_mut().zip(second) {
+                    (*x, *y) = (a.r(*x + *y), a.r(*x - *y));
+                }
+            }
+            half *= 2;
+        }
+        block
+            .iter_mut()
+            .for_each(|x| *x = a.r(*x / (size as f64).sqrt()));
+    }
+}
+
 pub(crate) struct Mask {
     /// 1 and 0 if boolean, else added.
     pub(crate) values: Array,
@@ -56,12 +145,9 @@ pub(crate) struct Mask {
 
 /// A call in real numbers.
 pub(crate) struct Problem {
-    pub(crate) query: Array,
-    pub(crate) key: Array,
-    pub(crate) value: Array,
-    pub(crate) precisions: [Precision; 3],
-    /// `[batch, heads, rows, 1]`, where each row of an integer V has one scale of its own or its block's.
-    pub(crate) value_scales: Option<Array>,
+    pub(crate) query: Operand,
+    pub(crate) key: Operand,
+    pub(crate) value: Operand,
     pub(crate) output_precision: Precision,
     pub(crate) scale: f64,
     pub(crate) softcap: f64,
@@ -118,9 +204,24 @@ struct Score {
     slope: f64,
 }
 
+/// The real values of the three operands in some arithmetic.
+struct Real {
+    q: Array,
+    k: Array,
+    v: Array,
+}
+
 impl Problem {
+    fn real(&self, a: &Arithmetic) -> Real {
+        Real {
+            q: self.query.real(a),
+            k: self.key.real(a),
+            v: self.value.real(a),
+        }
+    }
+
     fn group(&self) -> usize {
-        self.query.shape[1] / self.key.shape[1]
+        self.query.elements.shape[1] / self.key.elements.shape[1]
     }
 
     /// The bias of a score; `None` where the key is masked out.
@@ -147,12 +248,12 @@ impl Problem {
     }
 
     /// The scores of a row; `None` where a key is masked out.
-    fn row(&self, a: &Arithmetic, b: usize, h: usize, i: usize) -> Vec<Option<Score>> {
-        let (columns, head) = (self.query.shape[3], h / self.group());
+    fn row(&self, a: &Arithmetic, real: &Real, [b, h, i]: [usize; 3]) -> Vec<Option<Score>> {
+        let (columns, head) = (real.q.shape[3], h / self.group());
         let score = |j: usize| {
             let bias = self.bias([b, h, i, j])?;
             let dot = a.sum(columns, |c| {
-                self.query.at([b, h, i, c]) * self.key.at([b, head, j, c])
+                real.q.at([b, h, i, c]) * real.k.at([b, head, j, c])
             });
             let raw = a.r(self.scale * dot);
             let (capped, slope) = if self.softcap > 0.0 {
@@ -166,17 +267,27 @@ impl Problem {
                 slope,
             })
         };
-        (0..self.key.shape[2]).map(score).collect()
+        (0..real.k.shape[2]).map(score).collect()
+    }
+
+    /// e^x, for P: in fast mode with 17 bits, some 500 times finer than the steps of P.
+    fn exp(&self, a: &Arithmetic, x: f64) -> f64 {
+        if self.fast && self.value.precision.is_quantized() {
+            a.to_bits(x.exp(), 16, -149)
+        } else {
+            a.r(x.exp())
+        }
     }
 
     /// exp(S - max) as it enters the product with V: carrying the scale of V's row, in steps of the largest, beside integers.
     fn weights(&self, a: &Arithmetic, p: &[f64], b: usize, head: usize) -> Vec<f64> {
-        let precision = self.precisions[2];
+        let precision = self.value.precision;
         if a.is_exact() || !precision.is_quantized() {
             return p.iter().map(|p| a.beside(*p, precision)).collect();
         }
         let scale = |j: usize| {
-            self.value_scales
+            self.value
+                .row_scales
                 .as_ref()
                 .map_or(1.0, |scales| scales.at([b, head, j, 0]))
         };
@@ -200,15 +311,16 @@ impl Problem {
     }
 
     pub(crate) fn forward_in(&self, a: &Arithmetic) -> Forward {
-        let [batch, heads, rows, _] = self.query.shape;
-        let (rows_k, columns) = (self.value.shape[2], self.value.shape[3]);
+        let real = self.real(a);
+        let [batch, heads, rows, _] = real.q.shape;
+        let [_, _, rows_k, columns] = real.v.shape;
         let mut result = Forward {
             output: Array::zeros([batch, heads, rows, columns]),
             logsumexp: Array::zeros([batch, heads, rows, 1]),
         };
         for [b, h, i] in indices([batch, heads, rows]) {
             let head = h / self.group();
-            let scores = self.row(a, b, h, i);
+            let scores = self.row(a, &real, [b, h, i]);
             let highest = scores
                 .iter()
                 .flatten()
@@ -220,7 +332,7 @@ impl Problem {
             };
             let p: Vec<f64> = scores
                 .iter()
-                .map(|score| score.map_or(0.0, |score| a.r(a.r(score.s - highest).exp())))
+                .map(|score| score.map_or(0.0, |score| self.exp(a, a.r(score.s - highest))))
                 .collect();
             let mut z = a.sum(rows_k, |j| p[j]);
             if let Some(sinks) = &self.sinks {
@@ -233,7 +345,7 @@ impl Problem {
             }
             let weights = self.weights(a, &p, b, head);
             for c in 0..columns {
-                let sum = a.sum(rows_k, |j| weights[j] * self.value.at([b, head, j, c]));
+                let sum = a.sum(rows_k, |j| weights[j] * real.v.at([b, head, j, c]));
                 let at = result.output.index([b, h, i, c]);
                 let value = a.r(sum / z);
                 result.output.values[at] = if a.is_exact() {
@@ -251,15 +363,14 @@ impl Problem {
     }
 
     pub(crate) fn backward_in(&self, given: &Given, a: &Arithmetic) -> Gradients {
-        let [batch, heads, rows, columns] = self.query.shape;
-        let (heads_k, rows_k, value_columns) =
-            (self.key.shape[1], self.key.shape[2], self.value.shape[3]);
-        let [q_precision, k_precision, _] = self.precisions;
+        let real = self.real(a);
+        let [batch, heads, rows, columns] = real.q.shape;
+        let [_, _, rows_k, value_columns] = real.v.shape;
         let added = self.mask.as_ref().filter(|mask| !mask.boolean);
         let mut result = Gradients {
-            query: Array::zeros(self.query.shape),
-            key: Array::zeros(self.key.shape),
-            value: Array::zeros(self.value.shape),
+            query: Array::zeros(real.q.shape),
+            key: Array::zeros(real.k.shape),
+            value: Array::zeros(real.v.shape),
             d_values: Array::zeros([batch, heads, rows, 1]),
             mask: added.map(|mask| Array::zeros(mask.values.shape)),
             sinks: self
@@ -277,15 +388,13 @@ impl Problem {
             // P and dX of the head, [rows][keys].
             let (mut p, mut dx) = (vec![vec![0.0; rows_k]; rows], vec![vec![0.0; rows_k]; rows]);
             for i in 0..rows {
-                let scores = self.row(a, b, h, i);
+                let scores = self.row(a, &real, [b, h, i]);
                 let l = given.logsumexp.at([b, h, i, 0]);
                 let mut dp = vec![0.0; rows_k];
                 for (j, score) in scores.iter().enumerate() {
                     if let Some(score) = score {
                         p[i][j] = a.r(a.r(score.s - l).exp());
-                        dp[j] = a.sum(value_columns, |c| {
-                            grad(i, c) * self.value.at([b, head, j, c])
-                        });
+                        dp[j] = a.sum(value_columns, |c| grad(i, c) * real.v.at([b, head, j, c]));
                     }
                 }
                 let some = scores.iter().any(Option::is_some);
@@ -312,13 +421,13 @@ impl Problem {
             }
             for [i, c] in indices([rows, columns]) {
                 let sum = a.sum(rows_k, |j| {
-                    a.beside(dx[i][j], k_precision) * self.key.at([b, head, j, c])
+                    a.beside(dx[i][j], self.key.precision) * real.k.at([b, head, j, c])
                 });
                 add(&mut result.query, [b, h, i, c], self.scale * sum);
             }
             for [j, c] in indices([rows_k, columns]) {
                 let sum = a.sum(rows, |i| {
-                    a.beside(dx[i][j], q_precision) * self.query.at([b, h, i, c])
+                    a.beside(dx[i][j], self.query.precision) * real.q.at([b, h, i, c])
                 });
                 add(&mut result.key, [b, head, j, c], self.scale * sum);
             }
@@ -329,14 +438,13 @@ impl Problem {
                     a.sum(rows, |i| p[i][j] * grad(i, c)),
                 );
             }
-            debug_assert!(head < heads_k);
         }
         result
     }
 }
 
 /// All indices below `sizes`, the last one fastest.
-fn indices<const N: usize>(sizes: [usize; N]) -> impl Iterator<Item = [usize; N]> {
+pub(crate) fn indices<const N: usize>(sizes: [usize; N]) -> impl Iterator<Item = [usize; N]> {
     (0..sizes.iter().product()).map(move |mut n| {
         let mut at = [0; N];
         for axis in (0..N).rev() {

@@ -3,9 +3,12 @@
 //! A tile of 12 x 2 vectors keeps 24 sums in registers: each step loads two vectors, broadcasts twelve elements, and
 //! starts twenty-four products, which the two ports of a core take twelve cycles to do.
 
+mod floats;
 mod plain;
 mod vector;
 mod vnni;
 
-pub(crate) use plain::TABLE;
-pub(crate) use vnni::TABLE as TABLE_VNNI;
+use super::{Isa, Kernels};
+
+pub(crate) static TABLE: Kernels = floats::table(Isa::Avx512, plain::INTEGERS);
+pub(crate) static TABLE_VNNI: Kernels = floats::table(Isa::Avx512Vnni, vnni::INTEGERS);

@@ -267,10 +267,6 @@ impl<D: Dot> Simd for Zmm<D> {
         _mm512_storeu_si512(p.cast(), x);
     }
     #[inline(always)]
-    unsafe fn add_i(a: __m512i, b: __m512i) -> __m512i {
-        _mm512_add_epi32(a, b)
-    }
-    #[inline(always)]
     unsafe fn to_f(x: __m512i) -> __m512 {
         _mm512_cvtepi32_ps(x)
     }

@@ -6,13 +6,14 @@ use crate::kernels::simd::Simd;
 
 const MASKED: f32 = f32::NEG_INFINITY;
 
-/// See [`crate::kernels::GradientKernels::ptv_f32`], for exactly `R` rows.
+/// See [`crate::kernels::GradientKernels::ptv_f32`], for `rows <= R` rows.
 #[inline(always)]
 pub(crate) unsafe fn ptv_f32<S: Simd, const R: usize, const NV: usize, const P: usize>(
     p: *const f32,
     v: *const f32,
     packed: usize,
     n: usize,
+    rows: usize,
     panels: usize,
     alpha: *const f32,
     o: *mut f32,
@@ -22,12 +23,12 @@ pub(crate) unsafe fn ptv_f32<S: Simd, const R: usize, const NV: usize, const P: 
     let mut done = 0;
     while done + P <= panels {
         let v = v.add(done * nr * packed);
-        outputs::<S, R, NV, P>(p, v, packed, n, alpha, o.add(done * nr), ldo);
+        outputs::<S, R, NV, P>(p, v, packed, n, rows, alpha, o.add(done * nr), ldo);
         done += P;
     }
     while done < panels {
         let v = v.add(done * nr * packed);
-        outputs::<S, R, NV, 1>(p, v, packed, n, alpha, o.add(done * nr), ldo);
+        outputs::<S, R, NV, 1>(p, v, packed, n, rows, alpha, o.add(done * nr), ldo);
         done += 1;
     }
 }
@@ -38,12 +39,16 @@ unsafe fn outputs<S: Simd, const R: usize, const NV: usize, const P: usize>(
     v: *const f32,
     packed: usize,
     n: usize,
+    rows: usize,
     alpha: *const f32,
     o: *mut f32,
     ldo: usize,
 ) {
     let acc = product::<S, R, NV, P>(p, 1, SCORE_LD, v, NV * S::LANES * packed, n);
     for (i, acc) in acc.iter().enumerate() {
+        if i >= rows {
+            break;
+        }
         let alpha = S::splat(*alpha.add(i));
         for (v, x) in acc.as_flattened().iter().enumerate() {
             let o = o.add(i * ldo + v * S::LANES);
@@ -85,13 +90,13 @@ pub(crate) unsafe fn softmax_gradient<S: Simd>(
         if dp.is_null() {
             for i in 0..rows {
                 let s = s.add(i * SCORE_LD);
-                store(s, weight::<S>(load(s), l));
+                store(s, weight::<S>(visible::<S>(load(s), l), l));
             }
         } else {
             let d = load(d);
             for i in 0..rows {
                 let (s, dp) = (s.add(i * SCORE_LD), dp.add(i * SCORE_LD));
-                let x = load(s);
+                let x = visible::<S>(load(s), l);
                 let p = weight::<S>(x, l);
                 let g = S::mul(p, S::sub(load(dp), d));
                 store(s, p);
@@ -100,6 +105,12 @@ pub(crate) unsafe fn softmax_gradient<S: Simd>(
         }
         j += count;
     }
+}
+
+/// The scores, masked where `l` says that the query has no keys.
+#[inline(always)]
+unsafe fn visible<S: Simd>(x: S::F, l: S::F) -> S::F {
+    S::select_eq(l, S::splat(f32::INFINITY), S::splat(MASKED), x)
 }
 
 /// `exp2(x - l)`, or 0 where `x` is masked, whatever `l` is.
@@ -127,7 +138,7 @@ pub(crate) unsafe fn weighted_sums<S: Simd>(
         let l = load(l);
         let mut sum = load(d);
         for i in 0..rows {
-            let x = load(s.add(i * SCORE_LD));
+            let x = visible::<S>(load(s.add(i * SCORE_LD)), l);
             let term = S::mul(weight::<S>(x, l), load(dp.add(i * SCORE_LD)));
             sum = S::add(sum, S::select_eq(x, S::splat(MASKED), zero, term));
         }

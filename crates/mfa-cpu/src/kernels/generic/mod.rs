@@ -1,4 +1,4 @@
-//! The kernels in terms of [`super::simd::Simd`], and what makes a table of them for one instruction set.
+//! The kernels in terms of [`super::simd::Simd`], and what makes tables of them for one instruction set.
 
 pub(super) mod decode;
 pub(super) mod gradient;
@@ -8,71 +8,88 @@ pub(super) mod row;
 pub(super) mod softmax;
 pub(super) mod tile;
 
-/// Defines, in the module where it stands, every kernel for the vectors `$simd` with the target features `$features`, and
-/// `TABLE`. Tiles are `$mr` rows by `$nv` vectors; `rows` says for each number of rows how many panels are taken at once,
-/// `dot` for each number of query rows how many keys, and `axpy` how many chunks of columns.
-macro_rules! kernels {
-    (
-        $isa:expr, $simd:ty, $features:literal, int8: $int8:literal, tile: $mr:literal x $nv:literal,
-        rows: [$($r:literal: $p:literal),+], dot: [$($dr:literal: $dj:literal),+], axpy: [$($ar:literal: $ac:literal),+]
-    ) => {
-        use crate::kernels::generic::{decode, gradient, int8, pack, row, softmax, tile};
-        use crate::kernels::simd::Simd;
-        use crate::kernels::{GradientKernels, Kernels, PerPrecision, RowState, ScoreScales};
+use super::{PvI16, PvU8, QkI8};
 
-        pub(crate) static TABLE: Kernels = Kernels {
-            isa: $isa,
-            mr: $mr,
-            nr: $nv * <$simd>::LANES,
-            int8: $int8,
-            qk_f32,
-            qk_i8,
-            softmax_f32,
-            softmax_i16,
-            softmax_u8,
-            pv_f32,
-            pv_i16,
-            pv_u8,
-            pack_q_f32,
-            pack_q_i8,
-            pack_k_f32,
-            pack_k_i8,
-            pack_v_f32,
-            pack_v_i16,
-            pack_v_i8,
-            widen: PerPrecision {
-                f32: widen::<decode::F32>,
-                f16: widen::<decode::F16>,
-                bf16: widen::<decode::BF16>,
-                i8: widen::<decode::I8>,
-                i4: widen::<decode::I4>,
-            },
-            unpack_i4,
-            dot_rows: PerPrecision {
-                f32: dot_rows::<decode::F32>,
-                f16: dot_rows::<decode::F16>,
-                bf16: dot_rows::<decode::BF16>,
-                i8: dot_rows::<decode::I8>,
-                i4: dot_rows::<decode::I4>,
-            },
-            axpy_rows: PerPrecision {
-                f32: axpy_rows::<decode::F32>,
-                f16: axpy_rows::<decode::F16>,
-                bf16: axpy_rows::<decode::BF16>,
-                i8: axpy_rows::<decode::I8>,
-                i4: axpy_rows::<decode::I4>,
-            },
-            mask_bool,
-            mask_add,
-            softcap,
-            alibi,
-            gradient: GradientKernels {
-                ptv_f32,
-                softmax_gradient,
-                weighted_sums,
-                transpose,
-            },
-        };
+/// The integer tiles of an instruction set.
+pub(super) struct Integers {
+    /// Whether they are faster than FP32 tiles.
+    pub fast: bool,
+    pub qk_i8: QkI8,
+    pub pv_i16: PvI16,
+    pub pv_u8: PvU8,
+}
+
+/// Defines, in the module where it stands, every kernel but the integer tiles for the vectors `$simd` with the target
+/// features `$features`, and `table`.
+///
+/// `tile` is rows by vectors. `rows` says, for each number of rows, how many a tile has (the others are not stored) and how many panels it takes at once. `decode` says, for each number of query rows that are left,
+/// how many are taken, with how many keys of K, and with how many chunks of columns of V.
+macro_rules! floats {
+    (
+        $simd:ty, $features:literal, tile: $mr:literal x $nv:literal,
+        rows: [$($rows:pat => $r:literal x $p:literal),+ $(,)?],
+        decode: [$($d:pat => $dr:literal x $dj:literal, $dc:literal);+ $(;)?]
+    ) => {
+        use $crate::kernels::generic::{Integers, decode, gradient, pack, row, softmax, tile};
+        use $crate::kernels::simd::Simd;
+        use $crate::kernels::{GradientKernels, Isa, Kernels, PerPrecision, RowState, SCORE_LD};
+
+        /// The table, with the integer tiles of `tiles`.
+        pub(super) const fn table(isa: Isa, tiles: Integers) -> Kernels {
+            Kernels {
+                isa,
+                mr: $mr,
+                nr: $nv * <$simd>::LANES,
+                int8: tiles.fast,
+                qk_f32,
+                qk_i8: tiles.qk_i8,
+                softmax_f32,
+                softmax_i16,
+                softmax_u8,
+                pv_f32,
+                pv_i16: tiles.pv_i16,
+                pv_u8: tiles.pv_u8,
+                pack_q_f32,
+                pack_q_i8,
+                pack_k_f32,
+                pack_k_i8,
+                pack_v_f32,
+                pack_v_i16,
+                pack_v_i8,
+                widen: PerPrecision {
+                    f32: widen::<decode::F32>,
+                    f16: widen::<decode::F16>,
+                    bf16: widen::<decode::BF16>,
+                    i8: widen::<decode::I8>,
+                    i4: widen::<decode::I4>,
+                },
+                unpack_i4,
+                dot_rows: PerPrecision {
+                    f32: dot_rows::<decode::F32>,
+                    f16: dot_rows::<decode::F16>,
+                    bf16: dot_rows::<decode::BF16>,
+                    i8: dot_rows::<decode::I8>,
+                    i4: dot_rows::<decode::I4>,
+                },
+                axpy_rows: PerPrecision {
+                    f32: axpy_rows::<decode::F32>,
+                    f16: axpy_rows::<decode::F16>,
+                    bf16: axpy_rows::<decode::BF16>,
+                    i8: axpy_rows::<decode::I8>,
+                    i4: axpy_rows::<decode::I4>,
+                },
+                mask_bool,
+                mask_add,
+                softcap,
+                alibi,
+                gradient: GradientKernels {
+                    ptv_f32,
+                    softmax_gradient,
+                    weighted_sums,
+                    transpose,
+                },
+            }
+        }
 
         #[target_feature(enable = $features)]
         unsafe fn qk_f32(
@@ -84,24 +101,7 @@ macro_rules! kernels {
             s: *mut f32,
         ) {
             match rows {
-                $($r => tile::qk_f32::<$simd, $mr, $r, $nv, $p>(q, k, d, panels, s),)+
-                _ => {}
-            }
-        }
-
-        #[target_feature(enable = $features)]
-        unsafe fn qk_i8(
-            q: *const u8,
-            k: *const i8,
-            d4: usize,
-            rows: usize,
-            panels: usize,
-            scales: &ScoreScales,
-            s: *mut f32,
-        ) {
-            match rows {
-                $($r => int8::qk_i8::<$simd, $mr, $r, $nv, $p>(q, k, d4, panels, scales, s),)+
-                _ => {}
+                $($rows => tile::qk_f32::<$simd, $mr, $r, $nv, $p>(q, k, d, rows, panels, s),)+
             }
         }
 
@@ -150,53 +150,7 @@ macro_rules! kernels {
             ldo: usize,
         ) {
             match rows {
-                $($r => tile::pv_f32::<$simd, $r, $nv, $p>(p, v, packed, n, panels, alpha, o, ldo),)+
-                _ => {}
-            }
-        }
-
-        #[target_feature(enable = $features)]
-        unsafe fn pv_i16(
-            p: *const i16,
-            v: *const i16,
-            packed: usize,
-            n: usize,
-            rows: usize,
-            panels: usize,
-            alpha: *const f32,
-            p_scale: *const f32,
-            col_scale: *const f32,
-            o: *mut f32,
-            ldo: usize,
-        ) {
-            match rows {
-                $($r => int8::pv_i16::<$simd, $r, $nv, $p>(
-                    p, v, packed, n, panels, alpha, p_scale, col_scale, o, ldo,
-                ),)+
-                _ => {}
-            }
-        }
-
-        #[target_feature(enable = $features)]
-        unsafe fn pv_u8(
-            p: *const u8,
-            v: *const i8,
-            packed: usize,
-            n: usize,
-            rows: usize,
-            panels: usize,
-            alpha: *const f32,
-            p_scale: *const f32,
-            p_sum: *const i32,
-            v_zero: i32,
-            o: *mut f32,
-            ldo: usize,
-        ) {
-            match rows {
-                $($r => int8::pv_u8::<$simd, $r, $nv, $p>(
-                    p, v, packed, n, panels, alpha, p_scale, p_sum, v_zero, o, ldo,
-                ),)+
-                _ => {}
+                $($rows => tile::pv_f32::<$simd, $r, $nv, $p>(p, v, packed, n, rows, panels, alpha, o, ldo),)+
             }
         }
 
@@ -290,9 +244,15 @@ macro_rules! kernels {
             d: usize,
             s: *mut f32,
         ) {
-            match rows {
-                $($dr => decode::dot_rows::<$simd, E, $dr, $dj>(q, ldq, k, stride, n, d, s),)+
-                _ => {}
+            let mut first = 0;
+            while first < rows {
+                let (q, s) = (q.add(first * ldq), s.add(first * SCORE_LD));
+                first += match rows - first {
+                    $($d => {
+                        decode::dot_rows::<$simd, E, $dr, $dj>(q, ldq, k, stride, n, d, s);
+                        $dr
+                    })+
+                };
             }
         }
 
@@ -308,11 +268,15 @@ macro_rules! kernels {
             o: *mut f32,
             ldo: usize,
         ) {
-            match rows {
-                $($ar => decode::axpy_rows::<$simd, E, $ar, $ac>(
-                    p, v, stride, n, d, alpha, o, ldo,
-                ),)+
-                _ => {}
+            let mut first = 0;
+            while first < rows {
+                let (p, alpha, o) = (p.add(first * SCORE_LD), alpha.add(first), o.add(first * ldo));
+                first += match rows - first {
+                    $($d => {
+                        decode::axpy_rows::<$simd, E, $dr, $dc>(p, v, stride, n, d, alpha, o, ldo);
+                        $dr
+                    })+
+                };
             }
         }
 
@@ -349,10 +313,9 @@ macro_rules! kernels {
             ldo: usize,
         ) {
             match rows {
-                $($r => gradient::ptv_f32::<$simd, $r, $nv, $p>(
-                    p, v, packed, n, panels, alpha, o, ldo,
+                $($rows => gradient::ptv_f32::<$simd, $r, $nv, $p>(
+                    p, v, packed, n, rows, panels, alpha, o, ldo,
                 ),)+
-                _ => {}
             }
         }
 
@@ -394,4 +357,81 @@ macro_rules! kernels {
     };
 }
 
-pub(super) use kernels;
+/// Defines the integer tiles, as `INTEGERS`; arguments as those of [`floats`].
+macro_rules! integers {
+    (
+        $simd:ty, $features:literal, fast: $fast:literal, tile: $mr:literal x $nv:literal,
+        rows: [$($rows:pat => $r:literal x $p:literal),+ $(,)?]
+    ) => {
+        use $crate::kernels::ScoreScales;
+        use $crate::kernels::generic::{Integers, int8};
+
+        pub(super) const INTEGERS: Integers = Integers {
+            fast: $fast,
+            qk_i8,
+            pv_i16,
+            pv_u8,
+        };
+
+        #[target_feature(enable = $features)]
+        unsafe fn qk_i8(
+            q: *const u8,
+            k: *const i8,
+            d4: usize,
+            rows: usize,
+            panels: usize,
+            scales: &ScoreScales,
+            s: *mut f32,
+        ) {
+            match rows {
+                $($rows => int8::qk_i8::<$simd, $mr, $r, $nv, $p>(q, k, d4, rows, panels, scales, s),)+
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pv_i16(
+            p: *const i16,
+            v: *const i16,
+            packed: usize,
+            n: usize,
+            rows: usize,
+            panels: usize,
+            alpha: *const f32,
+            p_scale: *const f32,
+            col_scale: *const f32,
+            o: *mut f32,
+            ldo: usize,
+        ) {
+            match rows {
+                $($rows => int8::pv_i16::<$simd, $r, $nv, $p>(
+                    p, v, packed, n, rows, panels, alpha, p_scale, col_scale, o, ldo,
+                ),)+
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pv_u8(
+            p: *const u8,
+            v: *const i8,
+            packed: usize,
+            n: usize,
+            rows: usize,
+            panels: usize,
+            alpha: *const f32,
+            p_scale: *const f32,
+            p_sum: *const i32,
+            v_zero: i32,
+            o: *mut f32,
+            ldo: usize,
+        ) {
+            match rows {
+                $($rows => int8::pv_u8::<$simd, $r, $nv, $p>(
+                    p, v, packed, n, rows, panels, alpha, p_scale, p_sum, v_zero, o, ldo,
+                ),)+
+            }
+        }
+    };
+}
+
+pub(super) use floats;
+pub(super) use integers;

@@ -33,7 +33,7 @@ pub(super) unsafe fn product<S: Simd, const R: usize, const NV: usize, const P: 
     acc
 }
 
-/// See [`crate::kernels::QkF32`], for exactly `R` rows. Takes `P` panels at once while there are as many: few rows
+/// See [`crate::kernels::QkF32`], for `rows <= R` rows. Takes `P` panels at once while there are as many: few rows
 /// alone have too few independent sums.
 #[inline(always)]
 pub(crate) unsafe fn qk_f32<
@@ -46,17 +46,18 @@ pub(crate) unsafe fn qk_f32<
     q: *const f32,
     k: *const f32,
     d: usize,
+    rows: usize,
     panels: usize,
     s: *mut f32,
 ) {
     let nr = NV * S::LANES;
     let mut done = 0;
     while done + P <= panels {
-        scores::<S, MR, R, NV, P>(q, k.add(done * nr * d), d, s.add(done * nr));
+        scores::<S, MR, R, NV, P>(q, k.add(done * nr * d), d, rows, s.add(done * nr));
         done += P;
     }
     while done < panels {
-        scores::<S, MR, R, NV, 1>(q, k.add(done * nr * d), d, s.add(done * nr));
+        scores::<S, MR, R, NV, 1>(q, k.add(done * nr * d), d, rows, s.add(done * nr));
         done += 1;
     }
 }
@@ -66,23 +67,28 @@ unsafe fn scores<S: Simd, const MR: usize, const R: usize, const NV: usize, cons
     q: *const f32,
     k: *const f32,
     d: usize,
+    rows: usize,
     s: *mut f32,
 ) {
     let acc = product::<S, R, NV, P>(q, 1, MR, k, NV * S::LANES * d, d);
     for (i, acc) in acc.iter().enumerate() {
+        if i >= rows {
+            break;
+        }
         for (v, x) in acc.as_flattened().iter().enumerate() {
             S::store(s.add(i * SCORE_LD + v * S::LANES), *x);
         }
     }
 }
 
-/// See [`crate::kernels::PvF32`], for exactly `R` rows.
+/// See [`crate::kernels::PvF32`], for `rows <= R` rows.
 #[inline(always)]
 pub(crate) unsafe fn pv_f32<S: Simd, const R: usize, const NV: usize, const P: usize>(
     p: *const f32,
     v: *const f32,
     packed: usize,
     n: usize,
+    rows: usize,
     panels: usize,
     alpha: *const f32,
     o: *mut f32,
@@ -92,12 +98,12 @@ pub(crate) unsafe fn pv_f32<S: Simd, const R: usize, const NV: usize, const P: u
     let mut done = 0;
     while done + P <= panels {
         let v = v.add(done * nr * packed);
-        outputs::<S, R, NV, P>(p, v, packed, n, alpha, o.add(done * nr), ldo);
+        outputs::<S, R, NV, P>(p, v, packed, n, rows, alpha, o.add(done * nr), ldo);
         done += P;
     }
     while done < panels {
         let v = v.add(done * nr * packed);
-        outputs::<S, R, NV, 1>(p, v, packed, n, alpha, o.add(done * nr), ldo);
+        outputs::<S, R, NV, 1>(p, v, packed, n, rows, alpha, o.add(done * nr), ldo);
         done += 1;
     }
 }
@@ -108,12 +114,16 @@ unsafe fn outputs<S: Simd, const R: usize, const NV: usize, const P: usize>(
     v: *const f32,
     packed: usize,
     n: usize,
+    rows: usize,
     alpha: *const f32,
     o: *mut f32,
     ldo: usize,
 ) {
     let acc = product::<S, R, NV, P>(p, SCORE_LD, 1, v, NV * S::LANES * packed, n);
     for (i, acc) in acc.iter().enumerate() {
+        if i >= rows {
+            break;
+        }
         let alpha = S::splat(*alpha.add(i));
         for (v, x) in acc.as_flattened().iter().enumerate() {
             let o = o.add(i * ldo + v * S::LANES);

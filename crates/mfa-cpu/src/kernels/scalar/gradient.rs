@@ -44,7 +44,7 @@ pub(super) unsafe fn softmax_gradient(
     for i in 0..rows {
         for j in 0..n {
             let s = s.add(i * SCORE_LD + j);
-            let masked = *s == f32::NEG_INFINITY;
+            let masked = is_masked(*s, *l.add(j));
             let p = if masked { 0.0 } else { (*s - *l.add(j)).exp2() };
             *s = p;
             if !dp.is_null() {
@@ -53,6 +53,10 @@ pub(super) unsafe fn softmax_gradient(
             }
         }
     }
+}
+
+fn is_masked(s: f32, l: f32) -> bool {
+    s == f32::NEG_INFINITY || l == f32::INFINITY
 }
 
 /// See [`crate::kernels::WeightedSums`].
@@ -67,7 +71,7 @@ pub(super) unsafe fn weighted_sums(
     for i in 0..rows {
         for j in 0..n {
             let s = *s.add(i * SCORE_LD + j);
-            if s != f32::NEG_INFINITY {
+            if !is_masked(s, *l.add(j)) {
                 *d.add(j) += (s - *l.add(j)).exp2() * *dp.add(i * SCORE_LD + j);
             }
         }

@@ -3,6 +3,7 @@
 //! Inputs end where a page does that cannot be read, outputs lie between canaries (see [`memory`]).
 
 mod decode;
+mod gradient;
 mod memory;
 mod pack;
 mod row;

@@ -28,6 +28,11 @@ fn qk_f32() {
                     (twin.qk_f32)(q.as_ptr(), k.as_ptr(), d, rows, panels, want.as_mut_ptr());
                 }
                 got.check("scores");
+                assert!(
+                    got[rows * SCORE_LD..].iter().all(|x| *x == 7.0),
+                    "{}: rows {rows}",
+                    table.isa
+                );
                 for i in 0..rows {
                     for j in 0..SCORE_LD {
                         let at = i * SCORE_LD + j;
@@ -71,7 +76,7 @@ fn pv_f32() {
                 let v = random.floats(panels * packed * table.nr);
                 let alpha = random.floats(rows);
                 let ldo = panels * table.nr;
-                let mut got = random.floats(table.mr * ldo);
+                let mut got = random.floats(rows * ldo);
                 let old = got.to_vec();
                 let mut want = got.to_vec();
                 for (kernel, o) in [(table.pv_f32, &mut got[..]), (twin.pv_f32, &mut want[..])] {
@@ -179,6 +184,11 @@ fn qk_i8() {
                         (twin.qk_i8)(q, k, d4, rows, panels, &scales, want.as_mut_ptr());
                     }
                     got.check("scores");
+                    assert!(
+                        got[rows * SCORE_LD..].iter().all(|x| *x == 7.0),
+                        "{}: rows {rows}",
+                        table.isa
+                    );
                     for i in 0..rows {
                         for j in 0..panels * table.nr {
                             let at = i * SCORE_LD + j;
@@ -285,7 +295,7 @@ fn pv_i16_is_exact() {
                     }
                 });
                 let ldo = panels * table.nr;
-                let (alpha, p_scale) = (Guarded::new(rows, 0f32), Guarded::new(rows, 1f32));
+                let (alpha, p_scale) = (Guarded::new(table.mr, 0f32), Guarded::new(table.mr, 1f32));
                 let mut o = random.floats(rows * ldo);
                 // SAFETY: operands have the sizes of their layouts.
                 unsafe {
@@ -353,7 +363,7 @@ fn pv_u8_is_exact() {
                 });
                 let zero = random.below(256) as i32 - 128;
                 let ldo = panels * table.nr;
-                let (alpha, p_scale) = (Guarded::new(rows, 0f32), Guarded::new(rows, 1f32));
+                let (alpha, p_scale) = (Guarded::new(table.mr, 0f32), Guarded::new(table.mr, 1f32));
                 let mut o = random.floats(rows * ldo);
                 // SAFETY: operands have the sizes of their layouts.
                 unsafe {

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Callable, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 import umfa
+from umfa.bench.cases import Case
 
 DEFINITION = (
     "RMSE = sqrt(mean((quantized - FP32)^2)) of the output; % O = RMSE / RMS of the FP32 output, "
@@ -81,6 +82,8 @@ KEYS = (
 class Measured:
     """The errors of one way on one kind of keys."""
 
+    shape: str
+    quantized: str
     way: str
     keys: str
     rmse: float
@@ -107,7 +110,29 @@ def measure(
     precision = dict.fromkeys(quantized, way.precision)
     out = umfa.attention(q, k, v, precision=precision, **way.options)
     rmse = _rms(out - reference)
-    return Measured(way.name, keys.name, rmse, rmse / _rms(reference), rmse / _rms(v))
+    relative = rmse / _rms(reference), rmse / _rms(v)
+    return Measured(label(q, k, v), quantized, way.name, keys.name, rmse, *relative)
+
+
+def measure_all(
+    shapes: Sequence[tuple[int, ...]], quantized: str, seed: int, say: Callable[[str], None]
+) -> list[Measured]:
+    """Every way on every kind of keys, for q, k and v of these shapes."""
+    found = []
+    for keys in KEYS:
+        q, k, v = operands(keys, shapes, seed)
+        reference = umfa.attention(q, k, v)
+        for way in WAYS:
+            say(f"keys {keys.name}, {way.name}")
+            found.append(measure(way, keys, q, k, v, reference, quantized))
+    return found
+
+
+def label(q: Array, k: Array, v: Array) -> str:
+    """The sizes, those that differ between operands named."""
+    (batch, heads, rows, columns), (kv_heads, keys) = q.shape, k.shape[1:3]
+    rest = (columns, kv_heads, keys, v.shape[-1])
+    return Case("accuracy", batch, heads, rows, *rest).label
 
 
 def _rms(x: Array) -> float:

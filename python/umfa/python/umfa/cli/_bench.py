@@ -1,139 +1,238 @@
 """`umfa bench`."""
 
-from __future__ import annotations
+# Annotations are evaluated here: typer on Python 3.9 cannot read postponed ones.
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import umfa
-from umfa.bench import accuracy, timing
+from umfa.bench import accuracy, cases, numbers, plot, process, record, report, session
+from umfa.bench.cases import Case
+from umfa.bench.modes import MODES
+from umfa.bench.record import Record
+from umfa.bench.runner import Result, Settings
 from umfa.cli._shape import SHAPE_HELP, Problem, parse_problem
+
+WIDTH = 120
+PEER_HELP = (
+    "A library to compare with: NAME, NAME=PYTHON of an environment that has it, or "
+    "ggml=LIBRARY. Repeatable. Without it: all that are installed here."
+)
 
 
 def bench(
-    shape: Annotated[str, typer.Option(help=SHAPE_HELP)] = "1,8,512,64",
+    preset: Annotated[
+        Optional[str],
+        typer.Option(help=f"Comma-separated: {', '.join((*cases.PRESETS, cases.ALL))}."),
+    ] = None,
+    shape: Annotated[Optional[str], typer.Option(help=SHAPE_HELP)] = None,
     kv_heads: Annotated[Optional[int], typer.Option(help="Heads of key and value.")] = None,
     keys: Annotated[Optional[int], typer.Option(help="Rows of key and value.")] = None,
     value_columns: Annotated[Optional[int], typer.Option(help="Columns of value.")] = None,
     causal: Annotated[bool, typer.Option("--causal", help="Causal mask.")] = False,
-    granularity: Annotated[str, typer.Option(help="tensor, row, block or channel.")] = "row",
-    compute: Annotated[str, typer.Option(help="exact or fast.")] = "exact",
-    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each mode.")] = 1.0,
-    threads: Annotated[Optional[int], typer.Option(min=0, help="Worker threads.")] = None,
+    training: Annotated[bool, typer.Option("--training", help="Forward and backward.")] = False,
+    modes: Annotated[Optional[str], typer.Option(help=f"Ours: {', '.join(MODES)}.")] = None,
+    peer: Annotated[Optional[list[str]], typer.Option(help=PEER_HELP)] = None,
+    no_peers: Annotated[bool, typer.Option("--no-peers", help="umfa alone.")] = False,
+    neighbour: Annotated[
+        bool, typer.Option("--neighbour", help="Again with one processor kept busy.")
+    ] = False,
+    threads: Annotated[
+        Optional[int], typer.Option(min=1, help="Of every library; default: as umfa's.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="For each library and format of a case.")
+    ] = Settings.seconds,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each, at most.")] = Settings.rounds,
+    patience: Annotated[
+        float, typer.Option(min=0.0, help="Seconds to wait for a quiet machine, in all.")
+    ] = session.Plan.patience,
+    ceilings: Annotated[
+        Optional[Path],
+        typer.Option(exists=True, dir_okay=False, help="From cargo xtask ceilings -- --json."),
+    ] = None,
+    check_targets: Annotated[
+        bool, typer.Option("--check-targets", help="Say which of the project's aims are met.")
+    ] = False,
+    json_file: Annotated[
+        Optional[Path], typer.Option("--json", help="Write all figures to this file.")
+    ] = None,
+    csv_file: Annotated[
+        Optional[Path], typer.Option("--csv", help="Write a line for each result to this file.")
+    ] = None,
+    plot_file: Annotated[
+        Optional[Path], typer.Option("--plot", help="Draw the rates into this file.")
+    ] = None,
+    report_file: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--report",
+            help="Measure nothing: write this Markdown file from the records (--json) that lie in "
+            "the folder of the same name without .md.",
+        ),
+    ] = None,
     errors: Annotated[
         bool, typer.Option("--accuracy", help="Measure errors of quantization instead of time.")
     ] = False,
     operands: Annotated[
         str, typer.Option(help="With --accuracy: which of q, k and v are quantized.")
     ] = "qkv",
-    seed: Annotated[int, typer.Option(min=0, help="Of the random operands.")] = 0,
-    json_file: Annotated[
-        Optional[Path], typer.Option("--json", help="Write the figures to this file.")
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random operands.")] = Settings.seed,
 ) -> None:
-    """Time attention in each precision, or measure what quantization changes (--accuracy)."""
-    problem = parse_problem(shape, kv_heads, keys, value_columns)
-    if not operands or set(operands) - set("qkv"):
-        raise typer.BadParameter(f'"{operands}", expected letters of qkv', param_hint="--operands")
-    if threads is not None:
-        umfa.set_num_threads(threads)
+    """Time attention beside other libraries, or measure what quantization changes (--accuracy)."""
+    if report_file is not None:
+        _report(report_file)
+        return
+    problem = parse_problem(shape or "1,8,512,64", kv_heads, keys, value_columns)
     if errors:
+        if not operands or set(operands) - set("qkv"):
+            raise typer.BadParameter(
+                f'"{operands}", expected letters of qkv', param_hint="--operands"
+            )
+        if threads is not None:
+            umfa.set_num_threads(threads)
         figures = _accuracy(problem, operands, seed)
-    else:
-        options = {"causal": causal, "compute": compute}
-        figures = _timing(problem, granularity, seconds, seed, options)
-    if json_file is not None:
-        json_file.write_text(json.dumps({"shape": str(problem), "seed": seed, **figures}, indent=2))
+        if json_file is not None:
+            json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        return
+
+    chosen = _cases(preset or ("" if shape else "seeds"))
+    if shape:
+        sizes = (problem.batch, problem.heads, problem.rows, problem.columns)
+        rest = (problem.kv_heads, problem.keys, problem.value_columns, causal)
+        kind = cases.TRAINING if training else cases.FORWARD
+        chosen.append(Case("shape", *sizes, *rest, kind))
+    plan = session.Plan(
+        cases=chosen,
+        peers=_peers(peer, no_peers),
+        settings=Settings(
+            threads=umfa.get_num_threads() if threads is None else threads,
+            seconds=seconds,
+            rounds=rounds,
+            seed=seed,
+            neighbour=neighbour,
+            modes=_modes(modes),
+        ),
+        patience=patience,
+        ceilings=ceilings,
+    )
+    found = _run(plan, json_file)
+    _finish(found, check_targets)
+    if csv_file is not None:
+        record.write_csv(found, csv_file)
+    if plot_file is not None:
+        plot.draw(found, plot_file)
+
+
+def _cases(presets: str) -> list[Case]:
+    try:
+        return list(cases.preset_cases([name for name in presets.split(",") if name]))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--preset") from None
+
+
+def _modes(text: Optional[str]) -> tuple[str, ...]:
+    names = tuple(name for name in (text or "").split(",") if name)
+    unknown = [name for name in names if name not in MODES]
+    if unknown:
+        raise typer.BadParameter(
+            f'"{unknown[0]}", expected some of {", ".join(MODES)}', param_hint="--modes"
+        )
+    return names
+
+
+def _peers(given: Optional[list[str]], none: bool) -> list[tuple[str, Optional[Path]]]:
+    if none:
+        return []
+    try:
+        return [process.parse_peer(text) for text in given or process.peers_here()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--peer") from None
+
+
+def _run(plan: session.Plan, json_file: Optional[Path]) -> Record:
+    console = _console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[step]}"),
+    )
+    # Drawn only when something is said: a thread that refreshes would disturb what is measured.
+    progress = Progress(*columns, console=_console(stderr=True), transient=True, auto_refresh=False)
+    task = progress.add_task("starting", total=len(plan.cases), step="")
+
+    def begin(case: Case) -> None:
+        progress.update(task, description=f"{case.preset} {case.label}", refresh=True)
+
+    def step(text: str) -> None:
+        progress.update(task, step=text, refresh=True)
+
+    def done(case: Case, results: Sequence[Result], so_far: Record) -> None:
+        if results:
+            console.print(report.case_grid(case, results, so_far.limits()).rich())
+        if json_file is not None:
+            # After each case, so that whatever ends the run leaves what was measured.
+            so_far.write(json_file)
+        progress.update(task, advance=1, refresh=True)
+
+    with progress:
+        return session.run(plan, session.Listener(begin, step, done))
+
+
+def _finish(found: Record, check_targets: bool) -> None:
+    console = _console()
+    for grid in report.accuracy_grids(found.accuracy):
+        console.print(grid.rich())
+    memory = report.memory_grid(found)
+    if memory is not None:
+        console.print(memory.rich())
+    for note in report.NOTES:
+        console.print(note, soft_wrap=True, highlight=False)
+    for name, value in report.circumstances(found):
+        console.print(f"[bold]{name}:[/] ", end="")
+        console.print(value, markup=False, soft_wrap=True, highlight=False)
+    for text in report.refusals(found):
+        console.print("[bold]not measured:[/] ", end="")
+        console.print(text, markup=False, soft_wrap=True, highlight=False)
+    targets = report.target_grid(found) if check_targets else None
+    if targets is not None:
+        console.print(targets.rich())
 
 
 def _accuracy(problem: Problem, quantized: str, seed: int) -> dict[str, Any]:
-    console = Console()
-    results: dict[tuple[str, str], accuracy.Measured] = {}
     shapes = (problem.q_shape, problem.k_shape, problem.v_shape)
-    for keys in track(accuracy.KEYS, "measuring", console=Console(stderr=True), transient=True):
-        q, k, v = accuracy.operands(keys, shapes, seed)
-        reference = umfa.attention(q, k, v)
-        for way in accuracy.WAYS:
-            found = accuracy.measure(way, keys, q, k, v, reference, quantized)
-            results[way.name, keys.name] = found
-    letters = "/".join(quantized.upper())
-    table = Table(title=f"Error of quantized {letters}, {problem}", title_justify="left")
-    table.add_column("")
-    for keys in accuracy.KEYS:
-        table.add_column(f"{keys.name}\n% O", justify="right")
-        table.add_column("\n% V", justify="right")
-    precision = accuracy.WAYS[0].precision
-    for way in accuracy.WAYS:
-        if way.precision != precision:
-            table.add_section()
-            precision = way.precision
-        row = [results[way.name, keys.name] for keys in accuracy.KEYS]
-        cells = [
-            f"{100 * value:.3f}"
-            for found in row
-            for value in (found.relative_to_output, found.relative_to_values)
-        ]
-        table.add_row(
-            way.name, *cells, end_section=way is accuracy.WAYS[len(accuracy.WAYS) // 2 - 1]
-        )
-    console.print(table)
-    console.print(accuracy.DEFINITION, soft_wrap=True)
-    for keys in accuracy.KEYS:
-        console.print(f"{keys.name}: {keys.description}.", soft_wrap=True, highlight=False)
+    with _console(stderr=True).status("measuring") as status:
+        found = accuracy.measure_all(shapes, quantized, seed, status.update)
+    console = _console()
+    for grid in report.accuracy_grids(found):
+        console.print(grid.rich())
+    console.print(report.ERRORS, soft_wrap=True, highlight=False)
     return {
+        "shape": str(problem),
+        "seed": seed,
         "definition": accuracy.DEFINITION,
         "quantized": quantized,
-        "results": [asdict(found) for found in results.values()],
+        "results": [asdict(one) for one in found],
     }
 
 
-def _timing(
-    problem: Problem, granularity: str, seconds: float, seed: int, options: dict[str, Any]
-) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    shapes = (problem.q_shape, problem.k_shape, problem.v_shape)
-    q, k, v = (rng.standard_normal(s, np.float32) for s in shapes)
-    calls = {
-        mode.name: timing.prepare(mode, q, k, v, granularity, **options) for mode in timing.MODES
-    }
-    progress = track(
-        timing.timings(calls, seconds),
-        "measuring",
-        total=len(calls),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    results = list(progress)
-    flops = problem.flops * (0.5 if options["causal"] else 1.0)
-    table = Table(title=f"Attention, {problem}", title_justify="left")
-    for heading in ("", "ms", "GFLOP/s", "times FP32"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for found in results:
-        table.add_row(
-            found.mode,
-            f"{1e3 * found.seconds:.3f}",
-            f"{flops / found.seconds / 1e9:.1f}",
-            f"{results[0].seconds / found.seconds:.2f}",
-        )
-    console = Console()
-    console.print(table)
-    console.print(
-        f"Medians; operands quantized beforehand (granularity {granularity}); "
-        f"{umfa.get_num_threads()} threads; GFLOP/s = 2 B H Nq Nk (D + Dv) / t, halved for causal.",
-        soft_wrap=True,
-        highlight=False,
-    )
-    return {
-        "granularity": granularity,
-        **options,
-        "threads": umfa.get_num_threads(),
-        "results": [{**asdict(found), "gflops": flops / found.seconds / 1e9} for found in results],
-    }
+def _console(stderr: bool = False) -> Console:
+    """Tables are wider than the 80 columns that are assumed where there is no terminal."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
+
+
+def _report(path: Path) -> None:
+    try:
+        path.write_text(numbers.render(path.with_suffix("")))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="--report") from None

@@ -1,6 +1,6 @@
 """`umfa demo`."""
 
-from __future__ import annotations
+# Annotations are evaluated here: typer on Python 3.9 cannot read postponed ones.
 
 from pathlib import Path
 from typing import Annotated, Optional

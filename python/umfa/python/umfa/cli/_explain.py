@@ -1,6 +1,6 @@
 """`umfa explain`."""
 
-from __future__ import annotations
+# Annotations are evaluated here: typer on Python 3.9 cannot read postponed ones.
 
 from typing import Annotated, Any, Optional
 

@@ -1,6 +1,6 @@
 """`umfa info`."""
 
-from __future__ import annotations
+# Annotations are evaluated here: typer on Python 3.9 cannot read postponed ones.
 
 import json
 import os

@@ -1,0 +1,111 @@
+//! The same bits every run, and memory that grows with the length and not with its square.
+
+use mfa_sys as sys;
+
+use crate::case::Case;
+use crate::run::Prepared;
+use crate::session::{Session, View};
+
+#[test]
+fn same_bits_every_run() {
+    let plain = Case {
+        nq: 300,
+        nk: 290,
+        d: 40,
+        dv: 32,
+        group: 2,
+        ..Case::small()
+    };
+    // Fused and split, with everything that is added up over heads and batches.
+    let options: [fn(&mut Case); 3] = [
+        |_| {},
+        |c| (c.kv_heads, c.group, c.causal) = (1, 1, true),
+        |c| {
+            c.batch = 2;
+            c.mask = Some(("fp32", 0b0011));
+            c.sinks = true;
+        },
+    ];
+    for option in options {
+        for threads in [1, 2] {
+            let mut case = plain.clone();
+            option(&mut case);
+            case.threads = threads;
+            let session = Session::new(threads);
+            let prepared = Prepared::new(&session, &case);
+            let first = prepared.run().bits();
+            for run in 1..20 {
+                assert_eq!(
+                    first,
+                    prepared.run().bits(),
+                    "run {run}, {threads} threads: {case:?}"
+                );
+            }
+        }
+    }
+}
+
+fn workspace(session: &Session, desc: &sys::mfa_backward_desc) -> u64 {
+    let mut bytes = 0;
+    // SAFETY: a descriptor of live buffers, and a place for the number.
+    let status = unsafe {
+        (session.api.mfa_workspace_size)(session.context, std::ptr::null(), desc, &mut bytes)
+    };
+    session.expect(status);
+    bytes
+}
+
+/// Views of one buffer may stand for tensors of any length here: nothing is run.
+fn of_length(session: &Session, n: usize, masked: bool, wide: sys::mfa_buffer_t) -> u64 {
+    let at = |slot: usize, columns: usize| {
+        let mut view = View::absent();
+        view.tensor.buffer = wide;
+        view.tensor.byte_offset = (slot * 4 * n * 64 * 4) as u64;
+        view.tensor.shape = [1, 4, n as u64, columns as u64];
+        view.tensor.strides = [0, n as i64 * columns as i64, columns as i64, 1];
+        view.tensor
+    };
+    let mut mask = at(0, n);
+    mask.strides = [0, 0, 0, 1];
+    let options = sys::mfa_attention_options {
+        mask: if masked {
+            mask
+        } else {
+            sys::mfa_tensor::ABSENT
+        },
+        ..sys::mfa_attention_options::new()
+    };
+    let desc = sys::mfa_backward_desc {
+        query: at(0, 64),
+        key: at(1, 64),
+        value: at(2, 64),
+        grad_output: at(3, 64),
+        logsumexp: at(4, 1),
+        grad_query: at(5, 64),
+        grad_key: at(6, 64),
+        grad_value: at(7, 64),
+        options: &raw const options,
+        ..sys::mfa_backward_desc::new()
+    };
+    workspace(session, &desc)
+}
+
+#[test]
+fn memory_is_linear_in_the_length() {
+    let session = Session::new(2);
+    let longest = 16 << 10;
+    let wide = session.buffer(8 * 4 * longest * 64 * 4);
+    for masked in [false, true] {
+        let bytes = |n: usize| of_length(&session, n, masked, wide);
+        // A worker's blocks, which do not grow, and D: four bytes per row and head.
+        let fixed = bytes(2 << 10) - 4 * 4 * (2 << 10);
+        for n in [2 << 10, 4 << 10, 8 << 10, longest] {
+            assert_eq!(
+                bytes(n),
+                fixed + 4 * 4 * n as u64,
+                "N = {n}, masked: {masked}"
+            );
+        }
+        assert!(fixed < 4 << 20, "{fixed} bytes of blocks");
+    }
+}

@@ -1,0 +1,79 @@
+"""What the machine can do at most, as `cargo xtask ceilings -- --json` measures it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from umfa.bench.cases import TRAINING, Case
+
+# Bytes of an element of K or V in a cache.
+BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int4_kv": 0.5}
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Rates with the number of threads of the run, in operations or bytes per second."""
+
+    isa: str
+    fma: float
+    dot4: float
+    dot2: float
+    memory: float
+    softmax_f32: float
+    softmax_i16: float
+    softmax_u8: float
+
+    def seconds(self, case: Case, storage: str) -> float:
+        """The least time for a case: its products, its softmax and no overlap of the two.
+
+        Where few rows read many keys, it is the time to read K and V if that is longer.
+        """
+        qk, pv = 2.0 * case.columns, 2.0 * case.value_columns
+        if case.kind == TRAINING:
+            # Forward, and five products backward, of FP32.
+            each = (qk + pv + 3 * qk + 2 * pv) / self.fma + 2 / self.softmax_f32
+        elif storage == "int8":
+            each = qk / self.dot4 + pv / self.dot2 + 1 / self.softmax_i16
+        elif storage == "int8_fast":
+            each = (qk + pv) / self.dot4 + 1 / self.softmax_u8
+        else:
+            each = (qk + pv) / self.fma + 1 / self.softmax_f32
+        compute = case.scores * each
+        if case.decode:
+            width = BYTES.get(storage, BYTES["int8"])
+            return max(compute, case.kv_elements * width / self.memory)
+        return compute
+
+
+def parse(data: dict[str, Any], threads: int) -> Ceilings:
+    """Reads the bench's JSON; a ValueError says what it lacks."""
+    rates: dict[str, list[float]] = {}
+    for entry in data["ceilings"]:
+        name, unit = entry["name"], entry["unit"]
+        # The names of the first three are instructions, which differ by instruction set.
+        key = unit if unit in ("GFLOP/s", "GOP/s") else name.split(" (")[0]
+        by_threads = {int(count): rate for count, rate in entry["by_threads"].items()}
+        fitting = max((n for n in by_threads if n <= threads), default=min(by_threads))
+        rates.setdefault(key, []).append(1e9 * by_threads[fitting])
+    try:
+        return Ceilings(
+            isa=data["isa"],
+            fma=rates["GFLOP/s"][0],
+            dot4=rates["GOP/s"][0],
+            dot2=rates["GOP/s"][1],
+            memory=rates["read from memory"][0],
+            softmax_f32=rates["softmax step to f32"][0],
+            softmax_i16=rates["softmax step to i16"][0],
+            softmax_u8=rates["softmax step to u8"][0],
+        )
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"the ceilings of {data['isa']} lack {error}") from None
+
+
+def read(path: Path, threads: int) -> tuple[Ceilings, dict[str, Any]]:
+    """The ceilings of a file, for this many threads, and what the file said."""
+    data = json.loads(path.read_text())
+    return parse(data, threads), data

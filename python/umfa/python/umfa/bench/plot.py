@@ -1,0 +1,53 @@
+"""A picture of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from umfa.bench.engines import OURS
+from umfa.bench.record import Record, by_case, rows
+
+
+def draw(record: Record, path: Path) -> None:
+    """One panel for each case: rates as bars, ours in colour. Needs matplotlib."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    limits = record.limits()
+    groups = {case: rows(group, limits) for case, group in by_case(record.results).items()}
+    panels = {
+        case: [row for row in group if row.rate is not None] for case, group in groups.items()
+    }
+    panels = {case: group for case, group in panels.items() if group}
+    if not panels:
+        raise ValueError("nothing was measured that could be drawn")
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(5.2 * columns, 3.4 * lines), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (case, group) in zip(axes.flat, panels.items()):
+        group = sorted(group, key=lambda row: row.rate or 0.0)
+        names = [f"{row.result.engine} {row.result.storage}" for row in group]
+        # Decoding is compared by time: its rate counts bytes, of which formats have different ones.
+        values = [
+            1e3 * (row.result.median or 0.0) if case.decode else row.rate or 0.0 for row in group
+        ]
+        colours = ["#c2410c" if row.result.engine == OURS else "#94a3b8" for row in group]
+        bars = axis.barh(names, values, color=colours)
+        axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=7)
+        axis.margins(x=0.15)
+        axis.set_title(f"{case.preset}: {case.label}", fontsize=9)
+        axis.set_xlabel("ms" if case.decode else "GFLOP/s", fontsize=8)
+        axis.tick_params(labelsize=7)
+    figure.suptitle(
+        f"{record.machine.get('processor', '')}, {record.settings.get('threads')} threads, "
+        f"{record.date}",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

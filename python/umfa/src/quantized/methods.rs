@@ -1,0 +1,285 @@
+//! What Python sees of a quantized tensor.
+
+use mfa::raw::sys;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFloat, PyInt, PyNone, PyTuple};
+
+use super::{QuantizedTensor, Recipe};
+use crate::array::{Array, contiguous, shape_text, shape_tuple};
+use crate::call::{Call, Placed};
+use crate::context::{Context, handle};
+use crate::dtype::{self, Dtype};
+use crate::options::{
+    self, DEFAULT_BLOCK_ROWS, GRANULARITIES, Layout, PRECISIONS, block_rows, group, name_of, named,
+};
+use crate::prepare::writable;
+use crate::scheme::Scheme;
+use crate::torch::Torch;
+
+fn optional<'py>(value: Option<Bound<'py, PyAny>>) -> Option<Bound<'py, PyAny>> {
+    value.filter(|value| !value.is_none())
+}
+
+/// A scale or zero point: Python numbers become arrays of the data's library.
+pub(crate) fn parameter<'py>(
+    value: Bound<'py, PyAny>,
+    like: &Bound<'py, PyAny>,
+    dtype: Dtype,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = value.py();
+    if !value.is_instance_of::<PyFloat>() && !value.is_instance_of::<PyInt>() {
+        return Ok(value);
+    }
+    if Dtype::FLOATS.contains(&dtype) {
+        options::scale(&value)?;
+    }
+    let module = match Torch::loaded(py)? {
+        Some(torch) if like.is_instance(torch.tensor_type(py))? => py.import("torch")?,
+        _ => py.import("numpy")?,
+    };
+    let keywords = PyDict::new(py);
+    keywords.set_item("dtype", module.getattr(dtype.name())?)?;
+    module.call_method("asarray", (value,), Some(&keywords))
+}
+
+#[pymethods]
+impl QuantizedTensor {
+    #[new]
+    #[pyo3(
+        signature = (data, scale, zero_point=None, mean=None, precision=None, granularity=None, block_rows=None,
+                     group=None, rotated=false, shape=None, layout=None, error=None),
+        text_signature = "(data, scale, zero_point=None, mean=None, precision='int8', granularity='tensor', \
+block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)"
+    )]
+    #[allow(clippy::too_many_arguments)]
+    fn new<'py>(
+        py: Python<'py>,
+        data: Bound<'py, PyAny>,
+        scale: Bound<'py, PyAny>,
+        zero_point: Option<Bound<'py, PyAny>>,
+        mean: Option<Bound<'py, PyAny>>,
+        precision: Option<Bound<'py, PyAny>>,
+        granularity: Option<Bound<'py, PyAny>>,
+        block_rows: Option<Bound<'py, PyAny>>,
+        group: Option<Bound<'py, PyAny>>,
+        rotated: bool,
+        shape: Option<Vec<usize>>,
+        layout: Option<Bound<'py, PyAny>>,
+        error: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<QuantizedTensor> {
+        let precision = match &precision {
+            Some(value) => named(value, "precision", PRECISIONS)?,
+            None => sys::MFA_PRECISION_INT8,
+        };
+        let granularity = match &granularity {
+            Some(value) => named(value, "granularity", GRANULARITIES)?,
+            None => sys::MFA_GRANULARITY_TENSOR,
+        };
+        let block_rows = match &block_rows {
+            Some(value) => self::block_rows(value, "block_rows")?,
+            None => DEFAULT_BLOCK_ROWS,
+        };
+        let group = match &group {
+            Some(value) => self::group(value, "group")?,
+            None => 0,
+        };
+        let layout = match &layout {
+            Some(value) => Layout::parse(value)?,
+            None => Layout::Bhnd,
+        };
+        let zero_point = optional(zero_point)
+            .map(|value| parameter(value, &data, Dtype::Int32))
+            .transpose()?;
+        let tensor = QuantizedTensor::assemble(
+            py,
+            Recipe {
+                scale: parameter(scale, &data, Dtype::Float32)?,
+                zero_point,
+                mean: optional(mean).map(|mean| contiguous(&mean)).transpose()?,
+                error: optional(error),
+                scheme: Scheme::new(precision, granularity, block_rows, group, rotated)?,
+                layout,
+                data,
+            },
+        )?;
+        if let Some(shape) = shape
+            && shape != tensor.shape
+        {
+            return Err(crate::error::dimensions(format!(
+                "shape: {}, expected {} by the data",
+                shape_text(&shape),
+                shape_text(&tensor.shape)
+            )));
+        }
+        Ok(tensor)
+    }
+
+    /// The tensor's shape: that of `data`, with all columns.
+    #[getter(shape)]
+    fn shape_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        shape_tuple(py, &self.shape)
+    }
+
+    /// The rank.
+    #[getter]
+    fn ndim(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// "int8" or "int4".
+    #[getter]
+    fn precision(&self) -> &'static str {
+        name_of(self.scheme.precision, PRECISIONS)
+    }
+
+    /// What shares a scale: "tensor", "row", "block" or "channel".
+    #[getter]
+    fn granularity(&self) -> &'static str {
+        name_of(self.scheme.granularity, GRANULARITIES)
+    }
+
+    /// Rows that share a scale, for "block" and "channel"; otherwise None.
+    #[getter]
+    fn block_rows(&self) -> Option<u32> {
+        Some(self.scheme.block_rows).filter(|rows| *rows != 0)
+    }
+
+    /// Columns that share a scale, for "row"; None: the whole row.
+    #[getter]
+    fn group(&self) -> Option<u32> {
+        Some(self.scheme.group).filter(|columns| *columns != 0)
+    }
+
+    /// Whether all zero points are 0.
+    #[getter]
+    fn symmetric(&self) -> bool {
+        self.zero_point.is_none()
+    }
+
+    /// Whether rows were multiplied by the Hadamard matrix before rounding.
+    #[getter]
+    fn rotated(&self) -> bool {
+        self.scheme.rotated
+    }
+
+    /// The order of the axes: "BHND" or "BNHD".
+    #[getter(layout)]
+    fn layout_py(&self) -> &'static str {
+        self.layout.name()
+    }
+
+    /// Bytes of all arrays together.
+    #[getter]
+    fn nbytes(&self, py: Python<'_>) -> PyResult<usize> {
+        let parts = self.read(py, "data")?;
+        let bytes = |array: &Array<'_>| array.view.len() * array.view.dtype.size();
+        Ok(bytes(&parts.data)
+            + bytes(&parts.scale)
+            + parts.zero_point.as_ref().map_or(0, bytes)
+            + parts.mean.as_ref().map_or(0, bytes))
+    }
+
+    /// The real values, as a new array (or written to `out`).
+    #[pyo3(signature = (dtype="float32", *, out=None, context=None))]
+    fn dequantize<'py>(
+        &self,
+        py: Python<'py>,
+        dtype: &str,
+        out: Option<Bound<'py, PyAny>>,
+        context: Option<&Bound<'py, Context>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Some(dtype) = Dtype::from_name(dtype).filter(|dtype| Dtype::FLOATS.contains(dtype))
+        else {
+            return Err(crate::error::argument(format!(
+                "dtype: \"{dtype}\", expected {}",
+                dtype::list(Dtype::FLOATS)
+            )));
+        };
+        let handle = handle(py, context)?;
+        let parts = self.read(py, "data")?;
+        let kind = self.kind(py)?;
+        let given = out.is_some();
+        let out = match out {
+            Some(out) => out,
+            None => kind.empty(py, &self.shape, dtype)?,
+        };
+        let target = writable(&out, "out", Dtype::FLOATS, &self.shape)?;
+        let destination = Placed::new(&target.view, self.axes());
+        if destination.overlaps(&self.placed(&parts, false)) {
+            return Err(crate::error::argument(
+                "out: memory shared with data, expected other memory".into(),
+            ));
+        }
+        let mut call = Call::new(&handle);
+        let source = self.tensor(&mut call, &parts, false)?;
+        let destination = call.tensor(&destination)?;
+        call.run(py, |api, raw| {
+            // SAFETY: both tensors and what they point to live until the call ends.
+            unsafe { (api.mfa_dequantize)(raw, &raw const source, &raw const destination) }
+        })?;
+        if given { Ok(out) } else { kind.finish(out) }
+    }
+
+    /// A view of some batches, heads or rows: slices without steps; rows at multiples of the block.
+    fn __getitem__(&self, py: Python<'_>, index: Bound<'_, PyAny>) -> PyResult<QuantizedTensor> {
+        self.slice(py, &index)
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let py = slf.py();
+        let this = slf.get();
+        let none = || PyNone::get(py).to_owned().into_any();
+        let optional = |object: &Option<Py<PyAny>>| match object {
+            Some(object) => object.bind(py).clone(),
+            None => none(),
+        };
+        let arguments = (
+            this.data.bind(py),
+            this.scale.bind(py),
+            optional(&this.zero_point),
+            optional(&this.mean),
+            this.precision(),
+            this.granularity(),
+            this.block_rows(),
+            this.group(),
+            this.scheme.rotated,
+            shape_tuple(py, &this.shape)?,
+            this.layout.name(),
+            optional(&this.error),
+        );
+        (slf.get_type(), arguments).into_pyobject(py)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let mut text = format!(
+            "QuantizedTensor(shape={}, precision='{}', granularity='{}'",
+            shape_text(&self.shape),
+            self.precision(),
+            self.granularity()
+        );
+        if let Some(rows) = self.block_rows() {
+            text += &format!(", block_rows={rows}");
+        }
+        if let Some(columns) = self.group() {
+            text += &format!(", group={columns}");
+        }
+        for (name, on) in [
+            ("symmetric=False", !self.symmetric()),
+            ("smoothed=True", self.mean.is_some()),
+            ("rotated=True", self.rotated()),
+        ] {
+            if on {
+                text += &format!(", {name}");
+            }
+        }
+        if self.layout != Layout::Bhnd {
+            text += &format!(", layout='{}'", self.layout.name());
+        }
+        text += &format!(", nbytes={}", self.nbytes(py)?);
+        if let Some(error) = &self.error {
+            let relative: f64 = error.bind(py).getattr("relative_rmse")?.extract()?;
+            text += &format!(", relative_rmse={relative:.3e}");
+        }
+        Ok(text + ")")
+    }
+}

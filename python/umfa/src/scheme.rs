@@ -1,0 +1,102 @@
+//! The settings of a quantization, and the shapes that follow from them.
+
+use mfa::raw::sys;
+use pyo3::prelude::*;
+
+use crate::dtype::Dtype;
+use crate::error;
+use crate::options::{GRANULARITIES, name_of};
+
+/// The parts of a quantization that are not arrays.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scheme {
+    pub(crate) precision: i32,
+    pub(crate) granularity: i32,
+    /// BLOCK and CHANNEL; otherwise 0.
+    pub(crate) block_rows: u32,
+    /// ROW: 0 is the whole row; otherwise 0.
+    pub(crate) group: u32,
+    pub(crate) rotated: bool,
+}
+
+impl Scheme {
+    /// Drops `block_rows` where the granularity has no use for it, and refuses a `group` that it has no use for.
+    pub(crate) fn new(
+        precision: i32,
+        granularity: i32,
+        block_rows: u32,
+        group: u32,
+        rotated: bool,
+    ) -> PyResult<Scheme> {
+        let blocks = matches!(
+            granularity,
+            sys::MFA_GRANULARITY_BLOCK | sys::MFA_GRANULARITY_CHANNEL
+        );
+        if group != 0 && granularity != sys::MFA_GRANULARITY_ROW {
+            return Err(error::argument(format!(
+                "group: {group} with granularity \"{}\", expected granularity \"row\" or group None",
+                name_of(granularity, GRANULARITIES)
+            )));
+        }
+        Ok(Scheme {
+            precision,
+            granularity,
+            block_rows: if blocks { block_rows } else { 0 },
+            group,
+            rotated,
+        })
+    }
+
+    /// The sizes of the array of scales for a tensor of sizes [batch, heads, rows, columns].
+    pub(crate) fn scale_sizes(&self, [batch, heads, rows, columns]: [u64; 4]) -> [u64; 4] {
+        let blocks = rows.div_ceil(u64::from(self.block_rows.max(1)));
+        match self.granularity {
+            sys::MFA_GRANULARITY_ROW if self.group == 0 => [batch, heads, rows, 1],
+            sys::MFA_GRANULARITY_ROW => {
+                [batch, heads, rows, columns.div_ceil(u64::from(self.group))]
+            }
+            sys::MFA_GRANULARITY_BLOCK => [batch, heads, blocks, 1],
+            sys::MFA_GRANULARITY_CHANNEL => [batch, heads, blocks, columns],
+            _ => [1; 4],
+        }
+    }
+
+    /// The fields of the contract's structure that are not arrays.
+    pub(crate) fn describe(&self) -> sys::mfa_quantization {
+        sys::mfa_quantization {
+            granularity: self.granularity,
+            block_rows: self.block_rows,
+            group_size: self.group,
+            rotated: u32::from(self.rotated),
+            ..sys::mfa_quantization::new()
+        }
+    }
+}
+
+/// The element type of the integers of a precision.
+pub(crate) fn stored_dtype(precision: i32) -> Dtype {
+    match precision {
+        sys::MFA_PRECISION_INT4 => Dtype::UInt8,
+        _ => Dtype::Int8,
+    }
+}
+
+/// The shape of an array of `sizes` whose axes lie where `axes` says.
+pub(crate) fn displayed_like(rank: usize, axes: [Option<usize>; 4], sizes: [u64; 4]) -> Vec<usize> {
+    let mut shape = vec![0; rank];
+    for (axis, size) in axes.into_iter().zip(sizes) {
+        if let Some(axis) = axis {
+            shape[axis] = size as usize;
+        }
+    }
+    shape
+}
+
+/// The tensor's shape without its rows: [batch, heads, columns].
+pub(crate) fn mean_shape(shape: &[usize], axes: [Option<usize>; 4]) -> Vec<usize> {
+    [axes[0], axes[1], axes[3]]
+        .into_iter()
+        .flatten()
+        .map(|axis| shape[axis])
+        .collect()
+}
