@@ -16,10 +16,8 @@ impl Session {
         let api = mfa_cpu::api();
         let mut context = null_mut();
         // SAFETY: a place for the handle.
-        assert_eq!(
-            unsafe { (api.mfa_create_context)(&mut context) },
-            sys::MFA_SUCCESS
-        );
+        let status = unsafe { (api.mfa_create_context)(&mut context) };
+        assert_eq!(status, sys::MFA_SUCCESS);
         Session { api, context }
     }
 
@@ -31,6 +29,7 @@ impl Session {
         buffer
     }
 
+    #[allow(clippy::mut_from_ref)] // A window on the buffer's memory, used between calls only.
     pub(crate) fn bytes(&self, buffer: *mut c_void) -> &mut [u8] {
         let (mut contents, mut size) = (null_mut(), 0);
         // SAFETY: live buffers of this session; the slice is used between calls only.

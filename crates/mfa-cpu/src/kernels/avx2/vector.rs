@@ -252,8 +252,8 @@ impl<D: Dot> Simd for Ymm<D> {
                 _mm256_castpd_ps(_mm256_unpackhi_pd(ab.1, cd.1)),
             ];
         }
-        for i in 0..4 {
-            let (a, b) = (quads[0][i], quads[1][i]);
+        let [low, high] = quads;
+        for (i, (a, b)) in low.into_iter().zip(high).enumerate() {
             _mm256_storeu_ps(out.add(i * out_ld), _mm256_permute2f128_ps::<0x20>(a, b));
             _mm256_storeu_ps(
                 out.add((4 + i) * out_ld),

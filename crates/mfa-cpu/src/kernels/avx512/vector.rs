@@ -214,7 +214,7 @@ impl<D: Dot> Simd for Zmm<D> {
         }
         // 4 x 4 of lanes.
         for i in 0..4 {
-            let (a, b, c, d) = (quads[0][i], quads[1][i], quads[2][i], quads[3][i]);
+            let [a, b, c, d] = quads.map(|quad| quad[i]);
             let even = (
                 _mm512_shuffle_f32x4::<0x88>(a, b),
                 _mm512_shuffle_f32x4::<0x88>(c, d),
