@@ -33,7 +33,9 @@ constructors! {
 /// Returns early with an [`Error`] of the named kind unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $kind:ident, $($message:tt)+) => {
-        if !$condition {
+        // Not `!$condition`: a comparison with NaN is false, and must be refused.
+        if $condition {
+        } else {
             return Err($crate::error::Error::$kind(format!($($message)+)));
         }
     };

@@ -36,8 +36,6 @@ pub(crate) struct Quant {
     /// Columns that share a scale.
     pub group: usize,
     pub params: Params,
-    /// Whether there are zero points, be they all 0.
-    pub asymmetric: bool,
     pub rotated: bool,
     /// FP32 `[batch, heads, columns]`.
     pub mean: Option<Array>,
@@ -321,8 +319,6 @@ impl Quant {
             block_rows,
             group,
             params,
-            asymmetric: !q.zero_point_buffer.is_null()
-                || (q.scale_buffer.is_null() && q.zero_point != 0),
             rotated: q.rotated == 1,
             mean,
         })

@@ -155,7 +155,7 @@ impl Tensor {
                 self.strides,
                 self.shape
             );
-            span = stride * (size - 1) + span;
+            span += stride * (size - 1);
         }
         Ok(())
     }
@@ -222,13 +222,13 @@ fn extent(
     }
     let size = precision.bytes() as u64;
     ensure!(
-        offset % size == 0,
+        offset.is_multiple_of(size),
         argument,
         "{what}: byte_offset is {offset}; expected a multiple of {size} for {}",
         precision.name()
     );
     ensure!(
-        (buffer.ptr() as usize) % precision.bytes() == 0,
+        (buffer.ptr() as usize).is_multiple_of(precision.bytes()),
         argument,
         "{what}: the buffer starts at {:p}; expected an address aligned to {size} for {}",
         buffer.ptr(),
@@ -236,7 +236,7 @@ fn extent(
     );
     if precision == Precision::I4 {
         ensure!(
-            shape[3] % 2 == 0,
+            shape[3].is_multiple_of(2),
             dimensions,
             "{what}: {} columns of INT4; expected an even number",
             shape[3]
@@ -305,7 +305,7 @@ impl Array {
         );
         let ptr = owner.ptr().wrapping_add(offset as usize);
         ensure!(
-            ptr as usize % align == 0,
+            (ptr as usize).is_multiple_of(align),
             argument,
             "{what}: starts at {ptr:p}; expected an address that is a multiple of {align}"
         );

@@ -78,9 +78,9 @@ pub type mfa_option = u32;
 /// d_values is an input, already computed by an earlier query pass
 pub const MFA_BACKWARD_D_GIVEN: mfa_backward_flag = 1;
 /// zero the gradient of elements of query, key and value that are stored at an end of the
-/// quantized range: at -127 or below and at 127 (INT4: -7, 7); in a tensor with zero points (a
-/// zero_point_buffer, or a zero_point other than 0) at -128 and 127 (INT4: -8, 7). Of a
-/// rotated tensor, these are components of the rotated gradient.
+/// quantized range: at -127 or below and at 127 (INT4: -7, 7); in a tensor with zero points (of
+/// granularity TENSOR: one other than 0) at -128 and 127 (INT4: -8, 7). Of a rotated tensor,
+/// these are components of the rotated gradient.
 pub const MFA_BACKWARD_CLIP: mfa_backward_flag = 2;
 
 /// mfa_backward_desc.flags

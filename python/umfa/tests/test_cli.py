@@ -25,7 +25,7 @@ def run(*arguments: str, status: int = 0) -> str:
 
 def test_help() -> None:
     text = run("--help")
-    for command in ("info", "demo", "explain", "bench"):
+    for command in ("info", "demo", "train", "explain", "bench"):
         assert command in text
         assert "Usage" in run(command, "-h")
 

@@ -223,4 +223,3 @@ def build(case: Attention) -> Record:
     if case.grad is not None:
         _backward(record, case, problem, exact, values["grad_output"])
     return record
-

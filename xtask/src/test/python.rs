@@ -85,7 +85,8 @@ fn pytest(lab: &mut Lab, step: &mut Step) -> Result<&'static str> {
     } else {
         "without PyTorch: --torch installs it"
     };
-    let mut command = venv.python(["-m", "pytest", "-q"]);
+    // The tests are stopped where they hang; a busy machine must not look like that.
+    let mut command = venv.python(["-m", "pytest", "-q", "--timeout=300"]);
     if let Some(driver) = &options.driver {
         command.env("MFA_DRIVER", driver);
     }

@@ -2,22 +2,22 @@
 
 #![allow(dead_code)]
 
-pub mod peak;
+pub(crate) mod peak;
 
 use std::time::{Duration, Instant};
 
 /// Operations per second, the best of several short runs: what else the machine does can only take away.
-pub struct Rate {
+pub(crate) struct Rate {
     best: f64,
 }
 
 impl Rate {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Rate { best: 0.0 }
     }
 
     /// One run of about two milliseconds of `work`, which does `operations` each time.
-    pub fn run(&mut self, operations: f64, mut work: impl FnMut()) {
+    pub(crate) fn run(&mut self, operations: f64, mut work: impl FnMut()) {
         let mut repeats = 1u32;
         loop {
             let start = Instant::now();
@@ -35,21 +35,21 @@ impl Rate {
     }
 
     /// In units of 10^9 per second.
-    pub fn giga(&self) -> f64 {
+    pub(crate) fn giga(&self) -> f64 {
         self.best / 1e9
     }
 }
 
 /// Memory on a boundary of 64 bytes.
 #[derive(Clone)]
-pub struct Aligned<T> {
+pub(crate) struct Aligned<T> {
     memory: Vec<T>,
     skip: usize,
     len: usize,
 }
 
 impl<T: Copy> Aligned<T> {
-    pub fn from_fn(len: usize, f: impl FnMut(usize) -> T) -> Self {
+    pub(crate) fn from_fn(len: usize, f: impl FnMut(usize) -> T) -> Self {
         let slack = 64 / size_of::<T>();
         let mut f = f;
         let mut memory: Vec<T> = (0..len + slack)
@@ -62,24 +62,24 @@ impl<T: Copy> Aligned<T> {
         Aligned { memory, skip, len }
     }
 
-    pub fn new(len: usize, fill: T) -> Self {
+    pub(crate) fn new(len: usize, fill: T) -> Self {
         Self::from_fn(len, |_| fill)
     }
 
-    pub fn ptr(&self) -> *const T {
+    pub(crate) fn ptr(&self) -> *const T {
         self.memory[self.skip..][..self.len].as_ptr()
     }
 
-    pub fn ptr_mut(&mut self) -> *mut T {
+    pub(crate) fn ptr_mut(&mut self) -> *mut T {
         self.memory[self.skip..][..self.len].as_mut_ptr()
     }
 }
 
 /// Random numbers on -1..1 (a linear congruential generator).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    pub fn bits(&mut self) -> u32 {
+    pub(crate) fn bits(&mut self) -> u32 {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -87,7 +87,7 @@ impl Random {
         (self.0 >> 33) as u32
     }
 
-    pub fn float(&mut self) -> f32 {
+    pub(crate) fn float(&mut self) -> f32 {
         self.bits() as f32 / (1u32 << 30) as f32 - 1.0
     }
 }

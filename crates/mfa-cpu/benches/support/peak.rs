@@ -5,7 +5,7 @@ use std::arch::asm;
 use crate::kernels::Isa;
 
 /// A loop and the operations of one of its rounds.
-pub struct Peak {
+pub(crate) struct Peak {
     pub name: &'static str,
     pub unit: &'static str,
     /// Operations of a round; a multiplication and an addition are two.
@@ -114,7 +114,7 @@ mod x86 {
 }
 
 /// The peak of f32, of products of bytes and of products of 16-bit integers with the instructions of one table.
-pub struct Peaks {
+pub(crate) struct Peaks {
     /// Reads memory, a multiple of 256 bytes, a vector at a time.
     pub read: unsafe fn(*const u8, usize),
     pub f32: Peak,
@@ -132,7 +132,7 @@ fn peak(name: &'static str, unit: &'static str, operations: f64, rounds: fn(u64)
 }
 
 #[cfg(target_arch = "x86_64")]
-pub fn peaks(isa: Isa) -> Option<Peaks> {
+pub(crate) fn peaks(isa: Isa) -> Option<Peaks> {
     isa.table()?;
     match isa {
         Isa::Avx512Vnni => Some(Peaks {

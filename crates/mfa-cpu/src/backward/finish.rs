@@ -42,7 +42,7 @@ impl Finish<'_> {
             return;
         };
         let precision = self.operand.precision;
-        let (low, high) = if quant.asymmetric {
+        let (low, high) = if quant.has_zeros() {
             precision.range()
         } else {
             (-precision.symmetric_max(), precision.symmetric_max())

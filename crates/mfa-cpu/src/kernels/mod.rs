@@ -59,9 +59,8 @@ pub(crate) const P16_LD: usize = KB + 32;
 pub(crate) const P8_LD: usize = KB + 64;
 /// Rows of the decode kernels, at most.
 pub(crate) const DECODE_ROWS: usize = 8;
-/// The largest `mr` and `nr` of any table.
+/// The largest `mr` of any table.
 pub(crate) const MAX_MR: usize = 16;
-pub(crate) const MAX_NR: usize = 64;
 
 /// What the scores of an INT8 tile need beside the integer product `raw = sum (q + 128) * k`:
 /// `s[i][j] = (f32(raw + col_bias[j]) - col_zero[j] * row_sum[i]) * col_scale[j] * row_scale[i] + row_add[i]`.

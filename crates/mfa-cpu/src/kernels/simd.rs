@@ -57,7 +57,6 @@ pub(super) trait Simd {
     unsafe fn splat_i(x: i32) -> Self::I;
     unsafe fn load_i(p: *const i32) -> Self::I;
     unsafe fn store_i(p: *mut i32, x: Self::I);
-    unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn to_f(x: Self::I) -> Self::F;
     /// Sum of four products of u8 (`a`) and i8 (`b`), exact, added to each element.
     unsafe fn dot4(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;

@@ -46,9 +46,8 @@ impl Quantize {
         let source = Tensor::required(&desc.source, "source")?;
         source.expect_precision("source", &[Precision::F32, Precision::F16, Precision::Bf16])?;
         // SAFETY: the contract makes `quantization` NULL or the address of a struct whose struct_size is true.
-        if let Some(quantization) =
-            unsafe { crate::ffi::sized(desc.destination.quantization, "destination")? }
-        {
+        let named = unsafe { crate::ffi::sized(desc.destination.quantization, "destination")? };
+        if let Some(quantization) = named {
             ensure!(
                 !quantization.scale_buffer.is_null(),
                 argument,

@@ -104,13 +104,19 @@ pub(crate) fn store(
     }
     real.values = session.load(&real_view);
     let bytes = session.bytes(view.tensor.buffer);
+    let zero = if asymmetric {
+        session.bytes(quantization.zero_point_buffer)[0]
+    } else {
+        0
+    };
+    let symmetric = !asymmetric || (granularity == sys::MFA_GRANULARITY_TENSOR && zero == 0);
     let inside = |at: usize| {
         let code = if int4 {
             i32::from((bytes[at / 2] << (4 - 4 * (at % 2))) as i8 >> 4)
         } else {
             i32::from(bytes[at] as i8)
         };
-        let low = if asymmetric { -size } else { 1 - size };
+        let low = if symmetric { 1 - size } else { -size };
         code > low && code < size - 1
     };
     Operand {

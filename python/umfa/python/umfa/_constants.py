@@ -74,9 +74,9 @@ class BackwardFlag(IntFlag):
 
     D_GIVEN = 1  # d_values is an input, already computed by an earlier query pass
     # zero the gradient of elements of query, key and value that are stored at an end of the
-    # quantized range: at -127 or below and at 127 (INT4: -7, 7); in a tensor with zero points (a
-    # zero_point_buffer, or a zero_point other than 0) at -128 and 127 (INT4: -8, 7). Of a rotated
-    # tensor, these are components of the rotated gradient.
+    # quantized range: at -127 or below and at 127 (INT4: -7, 7); in a tensor with zero points (of
+    # granularity TENSOR: one other than 0) at -128 and 127 (INT4: -8, 7). Of a rotated tensor,
+    # these are components of the rotated gradient.
     CLIP = 2
 
 

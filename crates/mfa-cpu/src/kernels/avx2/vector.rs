@@ -252,8 +252,8 @@ impl<D: Dot> Simd for Ymm<D> {
                 _mm256_castpd_ps(_mm256_unpackhi_pd(ab.1, cd.1)),
             ];
         }
-        for i in 0..4 {
-            let (a, b) = (quads[0][i], quads[1][i]);
+        let [low, high] = quads;
+        for (i, (a, b)) in low.into_iter().zip(high).enumerate() {
             _mm256_storeu_ps(out.add(i * out_ld), _mm256_permute2f128_ps::<0x20>(a, b));
             _mm256_storeu_ps(
                 out.add((4 + i) * out_ld),
@@ -292,10 +292,6 @@ impl<D: Dot> Simd for Ymm<D> {
     #[inline(always)]
     unsafe fn store_i(p: *mut i32, x: __m256i) {
         _mm256_storeu_si256(p.cast(), x);
-    }
-    #[inline(always)]
-    unsafe fn add_i(a: __m256i, b: __m256i) -> __m256i {
-        _mm256_add_epi32(a, b)
     }
     #[inline(always)]
     unsafe fn to_f(x: __m256i) -> __m256 {

@@ -214,7 +214,7 @@ impl<D: Dot> Simd for Zmm<D> {
         }
         // 4 x 4 of lanes.
         for i in 0..4 {
-            let (a, b, c, d) = (quads[0][i], quads[1][i], quads[2][i], quads[3][i]);
+            let [a, b, c, d] = quads.map(|quad| quad[i]);
             let even = (
                 _mm512_shuffle_f32x4::<0x88>(a, b),
                 _mm512_shuffle_f32x4::<0x88>(c, d),
@@ -265,10 +265,6 @@ impl<D: Dot> Simd for Zmm<D> {
     #[inline(always)]
     unsafe fn store_i(p: *mut i32, x: __m512i) {
         _mm512_storeu_si512(p.cast(), x);
-    }
-    #[inline(always)]
-    unsafe fn add_i(a: __m512i, b: __m512i) -> __m512i {
-        _mm512_add_epi32(a, b)
     }
     #[inline(always)]
     unsafe fn to_f(x: __m512i) -> __m512 {

@@ -77,10 +77,15 @@ pub(crate) unsafe fn widen<S: Simd, E: Element<S>>(src: *const u8, n: usize, out
 /// How far ahead rows are asked for, in bytes of rows: what keeps the memory busy while their predecessors are computed.
 const AHEAD: usize = 4096;
 
-/// The distance to the row that is asked for while another is read.
+/// Asks for the row, of `bytes` bytes, that will be read some time after the one at `row`.
 #[inline(always)]
-fn ahead(stride: usize, bytes: usize) -> usize {
-    stride.wrapping_mul((AHEAD / bytes.max(1)).max(2))
+unsafe fn prefetch_row<S: Simd>(row: *const u8, stride: usize, bytes: usize) {
+    let row = row.wrapping_add(stride.wrapping_mul((AHEAD / bytes).max(2)));
+    let mut line = 0;
+    while line < bytes {
+        S::prefetch(row.wrapping_add(line));
+        line += 64;
+    }
 }
 
 /// See [`crate::kernels::DotRows`].
@@ -157,31 +162,41 @@ unsafe fn keys<S: Simd, E: Element<S>, const R: usize, const J: usize>(
     d: usize,
     s: *mut f32,
 ) {
+    let chunk = 2 * S::LANES;
     let mut acc = [[S::splat(0.0); R]; J];
     let mut c = 0;
-    while c < d {
-        let count = (2 * S::LANES).min(d - c);
-        let q = queries.add(c * R);
-        for (j, acc) in acc.iter_mut().enumerate() {
-            let at = k.add(j * stride + E::bytes(c));
-            let [low, high] = E::chunk(at, count);
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let q = q.add(i * 2 * S::LANES);
-                *acc = S::fma(low, S::load(q), *acc);
-                *acc = S::fma(high, S::load(q.add(S::LANES)), *acc);
-            }
-        }
-        c += 2 * S::LANES;
+    while c + chunk <= d {
+        add_chunk::<S, E, R, J>(&mut acc, queries, k, stride, c, chunk);
+        c += chunk;
+    }
+    if c < d {
+        add_chunk::<S, E, R, J>(&mut acc, queries, k, stride, c, d - c);
     }
     for j in 0..J {
-        let row = k.wrapping_add((j * stride).wrapping_add(ahead(stride, E::bytes(d))));
-        let mut line = 0;
-        while line < E::bytes(d) {
-            S::prefetch(row.wrapping_add(line));
-            line += 64;
-        }
+        prefetch_row::<S>(k.wrapping_add(j * stride), stride, E::bytes(d));
     }
     totals::<S, R, J>(&acc, s);
+}
+
+/// Adds the products of the `count` elements from `c` on.
+#[inline(always)]
+unsafe fn add_chunk<S: Simd, E: Element<S>, const R: usize, const J: usize>(
+    acc: &mut [[S::F; R]; J],
+    queries: *const f32,
+    k: *const u8,
+    stride: usize,
+    c: usize,
+    count: usize,
+) {
+    let q = queries.add(c * R);
+    for (j, acc) in acc.iter_mut().enumerate() {
+        let [low, high] = E::chunk(k.add(j * stride + E::bytes(c)), count);
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let q = q.add(i * 2 * S::LANES);
+            *acc = S::fma(low, S::load(q), *acc);
+            *acc = S::fma(high, S::load(q.add(S::LANES)), *acc);
+        }
+    }
 }
 
 /// Folds the vectors of `acc` and stores their sums as scores.
@@ -249,15 +264,10 @@ unsafe fn columns<S: Simd, E: Element<S>, const R: usize, const C: usize>(
 ) {
     let chunk = 2 * S::LANES;
     let last = if C > 1 { chunk } else { width };
-    let ahead = ahead(stride, E::bytes(width));
     let mut acc = [[[S::splat(0.0); 2]; C]; R];
     for j in 0..n {
         let row = v.add(j * stride);
-        let mut line = 0;
-        while line < E::bytes(width) {
-            S::prefetch(row.wrapping_add(ahead.wrapping_add(line)));
-            line += 64;
-        }
+        prefetch_row::<S>(row, stride, E::bytes(width));
         let mut x = [[S::splat(0.0); 2]; C];
         for (c, x) in x.iter_mut().enumerate() {
             *x = E::chunk(row.add(E::bytes(c * chunk)), last);

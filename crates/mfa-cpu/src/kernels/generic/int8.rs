@@ -17,13 +17,13 @@ struct Rows {
 }
 
 /// Rows of bytes, each group of four widened to the pairs of i16 that [`Simd::split_i8`] leaves of the other operand.
-/// `[groups][R][2]`; what is past the rows and groups in use stays as it is.
-struct Widened([MaybeUninit<i32>; MAX_GROUPS * MAX_MR * 2]);
+/// `[2][groups][R]`; what is past the rows and groups in use stays as it is.
+struct Widened([MaybeUninit<i32>; 2 * MAX_GROUPS * MAX_MR]);
 
 impl Widened {
     #[inline(always)]
     fn new() -> Self {
-        Widened([MaybeUninit::uninit(); MAX_GROUPS * MAX_MR * 2])
+        Widened([MaybeUninit::uninit(); 2 * MAX_GROUPS * MAX_MR])
     }
 
     #[inline(always)]
@@ -31,13 +31,10 @@ impl Widened {
         let out = self.0.as_mut_ptr().cast::<i32>();
         for g in 0..groups {
             for i in 0..R {
-                let x = strip
-                    .a
-                    .add(i * strip.row + g * strip.group)
-                    .cast::<u32>()
-                    .read_unaligned();
-                *out.add((g * R + i) * 2) = (x & 0x00ff_00ff) as i32;
-                *out.add((g * R + i) * 2 + 1) = ((x >> 8) & 0x00ff_00ff) as i32;
+                let x = strip.a.add(i * strip.row + g * strip.group);
+                let x = x.cast::<u32>().read_unaligned();
+                *out.add(g * R + i) = (x & 0x00ff_00ff) as i32;
+                *out.add((groups + g) * R + i) = ((x >> 8) & 0x00ff_00ff) as i32;
             }
         }
         out
@@ -94,7 +91,8 @@ unsafe fn group4<S: Simd, const R: usize, const NV: usize, const P: usize>(
     }
 }
 
-/// The same where there is no instruction for four products: rows come widened, bytes of the panel are split.
+/// The same where there is no instruction for four products: rows come widened, bytes of the panel are split. The halves
+/// have a loop each, for compilers add up their products first, where both are at hand, and then lack registers.
 #[inline(always)]
 unsafe fn product_split<S: Simd, const R: usize, const NV: usize, const P: usize>(
     mut acc: [[[S::I; NV]; P]; R],
@@ -103,8 +101,8 @@ unsafe fn product_split<S: Simd, const R: usize, const NV: usize, const P: usize
     panel: usize,
     groups: usize,
 ) -> [[[S::I; NV]; P]; R] {
-    for t in 0..groups {
-        for half in 0..2 {
+    for half in 0..2 {
+        for t in 0..groups {
             let mut vectors = [[S::splat_i(0); NV]; P];
             for (p, vectors) in vectors.iter_mut().enumerate() {
                 for (v, vector) in vectors.iter_mut().enumerate() {
@@ -113,7 +111,7 @@ unsafe fn product_split<S: Simd, const R: usize, const NV: usize, const P: usize
                 }
             }
             for (i, acc) in acc.iter_mut().enumerate() {
-                let a = S::splat_i(*a.add((t * R + i) * 2 + half));
+                let a = S::splat_i(*a.add((half * groups + t) * R + i));
                 for p in 0..P {
                     for v in 0..NV {
                         acc[p][v] = S::dot2(acc[p][v], a, vectors[p][v]);

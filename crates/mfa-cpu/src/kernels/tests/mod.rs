@@ -23,6 +23,7 @@ fn tables() -> Vec<(&'static Kernels, Kernels)> {
         .collect()
 }
 
+#[allow(clippy::panic)] // A helper of tests, which clippy does not see as one.
 fn twin(table: &Kernels) -> Kernels {
     match (table.mr, table.nr) {
         (4, 8) => scalar::table::<4, 8>(Isa::Scalar),

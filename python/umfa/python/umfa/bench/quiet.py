@@ -20,7 +20,7 @@ class Quiet:
     """Waits for a quiet machine, `patience` seconds in all, and tells how that went."""
 
     def __init__(self, patience: float) -> None:
-        self._left = patience
+        self.patience = self._left = patience
         self._matrix = np.ones((192, 192), np.float32)
         self._best = float("inf")
         self.waited = 0.0
@@ -40,6 +40,15 @@ class Quiet:
             self._left -= now - start
             self.waited += now - start
             start = now
+
+    def to_json(self) -> dict[str, float]:
+        """How busy the machine was, for a record."""
+        return {
+            "rounds": self.rounds,
+            "busy_rounds": self.busy_rounds,
+            "waited": round(self.waited, 1),
+            "patience": self.patience,
+        }
 
     def _is_quiet(self) -> bool:
         return _others() < BUSY and self._calibrate() < SLOWER

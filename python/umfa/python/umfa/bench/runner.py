@@ -35,10 +35,10 @@ class Settings:
 
     threads: int = 2
     # Per contestant and case, in all rounds together.
-    seconds: float = 1.0
+    seconds: float = 0.8
     rounds: int = 7
     # Per case: longer ones get fewer rounds.
-    case_seconds: float = 45.0
+    case_seconds: float = 30.0
     # A call that takes longer is measured once.
     slow_call: float = 8.0
     # The most that any answer of a worker may take.

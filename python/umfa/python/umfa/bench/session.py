@@ -51,32 +51,26 @@ def run(plan: Plan, listener: Listener) -> Record:
     if plan.ceilings is not None:
         found.ceilings = ceilings.read(plan.ceilings, plan.settings.threads)[1]
     quiet = Quiet(plan.patience)
+    found.noise = quiet.to_json()
     try:
         with Contest(plan.peers, plan.settings) as contest:
             found.versions, found.absent = contest.versions, contest.absent
             for case in plan.cases:
                 listener.begin(case)
+                results: list[Result] = []
                 if case.preset == "memory":
                     found.memory += memory.measure(case, plan.peers, plan.settings, listener.step)
-                    listener.done(case, [], found)
-                    continue
-                if case.preset == "accuracy":
+                elif case.preset == "accuracy":
                     shapes = (case.q_shape, case.k_shape, case.v_shape)
                     seed = plan.settings.seed
                     found.accuracy += accuracy.measure_all(shapes, "qkv", seed, listener.step)
-                    listener.done(case, [], found)
-                    continue
-                results = contest.measure(case, quiet, listener.step)
-                found.results += results
+                else:
+                    results = contest.measure(case, quiet, listener.step)
+                    found.results += results
+                found.noise = quiet.to_json()
                 listener.done(case, results, found)
     except KeyboardInterrupt:
         listener.step("interrupted")
-    found.noise = {
-        "rounds": quiet.rounds,
-        "busy_rounds": quiet.busy_rounds,
-        "waited": round(quiet.waited, 1),
-        "patience": plan.patience,
-    }
     return found
 
 

@@ -1,4 +1,4 @@
-"""The command line: `umfa info`, `umfa demo`, `umfa explain` and `umfa bench`."""
+"""The command line: `umfa info`, `umfa demo`, `umfa train`, `umfa explain` and `umfa bench`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from umfa._errors import MFAError
-from umfa.cli import _bench, _demo, _explain, _info
+from umfa.cli import _bench, _demo, _explain, _info, _train
 
 app = typer.Typer(
     name="umfa",
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("info")(_info.info)
 app.command("demo")(_demo.demo)
+app.command("train")(_train.train)
 app.command("explain")(_explain.explain)
 app.command("bench")(_bench.bench)
 

@@ -123,10 +123,8 @@ def bench(
         patience=patience,
         ceilings=ceilings,
     )
-    found = _run(plan)
+    found = _run(plan, json_file)
     _finish(found, check_targets)
-    if json_file is not None:
-        found.write(json_file)
     if csv_file is not None:
         record.write_csv(found, csv_file)
     if plot_file is not None:
@@ -159,7 +157,7 @@ def _peers(given: Optional[list[str]], none: bool) -> list[tuple[str, Optional[P
         raise typer.BadParameter(str(error), param_hint="--peer") from None
 
 
-def _run(plan: session.Plan) -> Record:
+def _run(plan: session.Plan, json_file: Optional[Path]) -> Record:
     console = _console()
     columns = (
         TextColumn("{task.description}"),
@@ -181,6 +179,9 @@ def _run(plan: session.Plan) -> Record:
     def done(case: Case, results: Sequence[Result], so_far: Record) -> None:
         if results:
             console.print(report.case_grid(case, results, so_far.limits()).rich())
+        if json_file is not None:
+            # After each case, so that whatever ends the run leaves what was measured.
+            so_far.write(json_file)
         progress.update(task, advance=1, refresh=True)
 
     with progress:

@@ -79,11 +79,11 @@ def run(
         if path is not None and not path.resolve().parent.is_dir():
             raise DemoError(f"cannot write '{path}': its folder does not exist")
     plan = make_plan(options)
-    path = options.model or _fetch(console)
+    path = options.model or fetch(console)
     if not path.is_file():
         raise DemoError(f"there is no file '{path}'")
     started = time.perf_counter()
-    model, tokenizer = _load(path, console)
+    model, tokenizer = load(path, console)
     tokens = _tokens(plan, model, tokenizer)
     config = model.config
     console.print(
@@ -110,7 +110,8 @@ def run(
     return results
 
 
-def _fetch(console: Console) -> Path:
+def fetch(console: Console) -> Path:
+    """:func:`fetch_model` with a progress bar."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -122,7 +123,8 @@ def _fetch(console: Console) -> Path:
         return fetch_model(lambda done, total: bars.update(task, completed=done, total=total))
 
 
-def _load(path: Path, console: Console) -> tuple[Llama, Tokenizer]:
+def load(path: Path, console: Console) -> tuple[Llama, Tokenizer]:
+    """The model and the tokenizer of a GGUF file, with a progress bar."""
     with _progress(console) as bars:
         task = bars.add_task("reading the model", total=None)
         reader = open_gguf(path)

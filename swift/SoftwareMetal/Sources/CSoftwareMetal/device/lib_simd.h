@@ -30,7 +30,7 @@ template <class F> struct sm_signature;
 template <int I, class A, class... R> struct sm_nth { using type = typename sm_nth<I - 1, R...>::type; };
 template <class A, class... R> struct sm_nth<0, A, R...> { using type = A; };
 template <class... A> struct sm_signature<void(A...)> { template <int I> using arg = typename sm_nth<I, A...>::type; };
-template <class T> struct sm_pointer; 
+template <class T> struct sm_pointer;
 template <class T> struct sm_pointer<T *> { static SM_INLINE T *at(__private unsigned char *p) { return (T *)(ulong)p; } };
 template <class T> struct sm_pointer<T &> { static SM_INLINE T &at(__private unsigned char *p) { return *(T *)(ulong)p; } };
 template <class T> SM_INLINE T sm_buffer(__private SmLane *l, int i) { return sm_pointer<T>::at(l->buffers[i]); }
