@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,10 +95,18 @@ class Quantization:
 
     def line(self, role: str) -> str:
         before = (self.granularity, self.block_rows, self.group_size)
-        after = (self.zero_point, self.scale_buffer, self.scale_offset, self.scale_precision, self.rotated)
+        after = (
+            self.zero_point,
+            self.scale_buffer,
+            self.scale_offset,
+            self.scale_precision,
+            self.rotated,
+        )
         zero = (self.zero_point_buffer, self.zero_point_offset, self.zero_point_bytes)
         rest = (*after, *zero, *self.scale_strides, self.mean_buffer, self.mean_offset)
-        return " ".join(["quantization", role, *map(str, before), number(self.scale), *map(str, rest)])
+        return " ".join(
+            ["quantization", role, *map(str, before), number(self.scale), *map(str, rest)]
+        )
 
 
 @dataclass
@@ -114,7 +121,9 @@ class CallOptions:
 
     def line(self) -> str:
         rest = (self.alignment, self.compute, self.window_left, self.window_right)
-        return " ".join(["options", str(self.flags), number(self.scale), number(self.softcap), *map(str, rest)])
+        return " ".join(
+            ["options", str(self.flags), number(self.scale), number(self.softcap), *map(str, rest)]
+        )
 
 
 @dataclass
@@ -125,12 +134,12 @@ class Record:
     call: str = "attention"
     status: int = 0
     blob: bytearray = field(default_factory=bytearray)
-    buffers: list[tuple[Optional[int], int]] = field(default_factory=list)
+    buffers: list[tuple[int | None, int]] = field(default_factory=list)
     """(offset in the case's bytes or None for room, size)"""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     quantizations: dict[str, Quantization] = field(default_factory=dict)
-    options: Optional[CallOptions] = None
-    varlen: Optional[tuple[int, int, int, int, int]] = None
+    options: CallOptions | None = None
+    varlen: tuple[int, int, int, int, int] | None = None
     flags: int = 0
     expectations: list[str] = field(default_factory=list)
 
@@ -161,17 +170,28 @@ class Record:
 
     def input(self, role: str, values: NDArray, precision: int, view: View) -> None:
         buffer = self.data(fill(view, values, precision))
-        self.tensors[role] = Tensor(buffer, view.byte_offset(precision), precision, view.shape, view.strides)
+        self.tensors[role] = Tensor(
+            buffer, view.byte_offset(precision), precision, view.shape, view.strides
+        )
 
     def output(self, role: str, precision: int, view: View) -> None:
         buffer = self.room(view.bytes(precision))
-        self.tensors[role] = Tensor(buffer, view.byte_offset(precision), precision, view.shape, view.strides)
+        self.tensors[role] = Tensor(
+            buffer, view.byte_offset(precision), precision, view.shape, view.strides
+        )
 
     def expect(self, role: str, values: NDArray, bound: Bound) -> None:
         with np.errstate(over="ignore"):
             offset = self.append(values.astype("<f4").tobytes())
         figures = (bound.naive.max, bound.naive.rms, bound.noise.max, bound.noise.rms)
-        words = ["expect", role, str(offset), _figure(bound.max), _figure(bound.rms), f"{bound.factor:g}"]
+        words = [
+            "expect",
+            role,
+            str(offset),
+            _figure(bound.max),
+            _figure(bound.rms),
+            f"{bound.factor:g}",
+        ]
         words += map(_figure, figures)
         self.expectations.append(" ".join(words))
 
@@ -181,7 +201,9 @@ class Record:
     def lines(self, file: str, base: int) -> list[str]:
         result = [f"case {self.name} {self.call} {self.status} {file} {base} {len(self.blob)}"]
         for number_, (offset, size) in enumerate(self.buffers):
-            result.append(f"room {number_} {size}" if offset is None else f"data {number_} {offset} {size}")
+            result.append(
+                f"room {number_} {size}" if offset is None else f"data {number_} {offset} {size}"
+            )
         result += [tensor.line(role) for role, tensor in self.tensors.items()]
         result += [quantization.line(role) for role, quantization in self.quantizations.items()]
         if self.options is not None:

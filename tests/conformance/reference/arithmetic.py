@@ -11,7 +11,6 @@ finer than the steps of P.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +38,13 @@ class Arithmetic:
         """The real values of an operand."""
         return self.cast(x.single if self.naive and x.single is not None else x.values)
 
-    def _order(self, n: int) -> Optional[NDArray[np.intp]]:
+    def _order(self, n: int) -> NDArray[np.intp] | None:
         return portable.permutation(self.order, n) if self.order else None
 
     def total(self, x: NDArray, axis: int) -> NDArray:
         return portable.total(x, axis, self._order(x.shape[axis]))
 
-    def matmul(self, a: NDArray, b: NDArray, keep: Optional[NDArray[np.bool_]] = None) -> NDArray:
+    def matmul(self, a: NDArray, b: NDArray, keep: NDArray[np.bool_] | None = None) -> NDArray:
         return portable.matmul(a, b, self._order(a.shape[-1]), keep)
 
     def beside(self, x: NDArray, partner: int) -> NDArray:

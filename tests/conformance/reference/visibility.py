@@ -48,7 +48,9 @@ def visible(options: Options, rows_q: int, rows_k: int) -> NDArray[np.bool_]:
     return result
 
 
-def mask_index(mask_shape: tuple[int, ...], options: Options, rows_q: int, rows_k: int, batch: int, heads: int):
+def mask_index(
+    mask_shape: tuple[int, ...], options: Options, rows_q: int, rows_k: int, batch: int, heads: int
+):
     """Index arrays that broadcast to [batch, heads, rows_q, rows_k] and pick an element of the mask.
 
     A dimension of size 1 is broadcast. Where query and key belong to different sequences the
@@ -57,7 +59,12 @@ def mask_index(mask_shape: tuple[int, ...], options: Options, rows_q: int, rows_
     at = positions(options, rows_q, rows_k)
     varlen = options.lengths is not None
     outer = at.sequence_q[None, None, :, None] if varlen else np.arange(batch)[:, None, None, None]
-    index = [outer, np.arange(heads)[None, :, None, None], at.row[None, None, :, None], at.column[None, None, None, :]]
+    index = [
+        outer,
+        np.arange(heads)[None, :, None, None],
+        at.row[None, None, :, None],
+        at.column[None, None, None, :],
+    ]
     return tuple(i if size > 1 else np.zeros_like(i) for i, size in zip(index, mask_shape))
 
 
