@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import pytest
+
+# torch.compile imports setuptools, which asserts that nobody imported the standard distutils.
+if sys.version_info < (3, 12):
+    os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 

@@ -24,7 +24,8 @@ def dtype(precision: int) -> np.dtype[Any]:
     if precision == BF16:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     names = {FP32: "<f4", FP16: "<f2", INT4: "u1", INT8: "i1", BOOL: "?"}
     return np.dtype(names[precision])
 
