@@ -69,10 +69,13 @@ def test_gradient_of_an_added_mask(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_straight_through_quantized_keys_and_values(precision: str) -> None:
+def test_straight_through_quantized_keys_and_values(precision: Any) -> None:
     """Gradients are those of plain attention on the dequantized operands."""
     q, k, v = leaf(1, 6, 40, 32), leaf(1, 2, 64, 32), leaf(1, 2, 64, 32)
-    options = {"precision": {"k": precision, "v": precision}, "granularity": "row"}
+    options: dict[str, Any] = {
+        "precision": {"k": precision, "v": precision},
+        "granularity": "row",
+    }
     out = sdpa(q, k, v, is_causal=True, enable_gqa=True, **options)
     grad = torch.randn_like(out)
     found = torch.autograd.grad(out, (q, k, v), grad)
