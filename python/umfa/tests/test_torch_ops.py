@@ -117,8 +117,8 @@ def test_gradcheck_in_float32() -> None:
     """Finite differences of the operator itself: float32, so steps and tolerances are wide."""
     q, k, v = (leaf(1, 2, 4, 4) for _ in range(3))
 
-    def call(*tensors: Any) -> Any:
-        return sdpa(*tensors, is_causal=True).double()
+    def call(q: Any, k: Any, v: Any) -> Any:
+        return sdpa(q, k, v, is_causal=True).double()
 
     assert torch.autograd.gradcheck(call, (q, k, v), eps=1e-2, atol=2e-3, rtol=2e-3)
 
