@@ -91,6 +91,13 @@ impl Plan {
             .iter()
             .find(|row| columns <= row.0)
             .map_or((KB / 4, 48), |&(_, queries, keys)| (queries, keys));
+        let env = |n: &str, d: usize| {
+            std::env::var(n)
+                .ok()
+                .and_then(|x| x.parse().ok())
+                .unwrap_or(d)
+        };
+        let (queries, keys) = (env("BQ", queries), env("BK", keys));
         let share = |rows: usize, heads: usize, most: usize, unit: usize| {
             let share = rows.saturating_mul(heads) / (workers * BLOCKS_PER_WORKER);
             let most = most / unit * unit;
