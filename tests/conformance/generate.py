@@ -1,8 +1,8 @@
 """Writes the conformance vectors: vectors/manifest.txt and one .bin file per group of cases.
 
-    python tests/conformance/generate.py           write them
-    python tests/conformance/generate.py --check   compare with what is there, byte for byte; write nothing
-    python tests/conformance/generate.py --list    the size of every file
+python tests/conformance/generate.py           write them
+python tests/conformance/generate.py --check   compare with what is there, byte for byte
+python tests/conformance/generate.py --list    the size of every file
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import attention, faults, list_forward, list_options, list_roundings, roundings  # noqa: E402
-from cases.record import GRAMMAR, Record  # noqa: E402
+from cases import attention, faults, list_forward, list_options, list_roundings, roundings
+from cases.record import GRAMMAR, Record
 
 VECTORS = Path(__file__).parent / "vectors"
 VERSION = 1
@@ -26,11 +26,17 @@ def groups() -> Iterator[tuple[str, list[Record]]]:
     for name, cases in {**list_forward.groups(), **list_options.groups()}.items():
         yield name, [attention.build(case) for case in cases]
     yield "quantize", [roundings.build_quantize(case) for case in list_roundings.quantize_cases()]
-    yield "dequantize", [roundings.build_dequantize(case, to) for case, to in list_roundings.dequantize_cases()]
-    yield "faults", [
-        *(faults.build_fault(fault) for fault in faults.ATTENTION_FAULTS),
-        *(faults.build_rounding_fault(fault) for fault in faults.ROUNDING_FAULTS),
-    ]
+    yield (
+        "dequantize",
+        [roundings.build_dequantize(case, to) for case, to in list_roundings.dequantize_cases()],
+    )
+    yield (
+        "faults",
+        [
+            *(faults.build_fault(fault) for fault in faults.ATTENTION_FAULTS),
+            *(faults.build_rounding_fault(fault) for fault in faults.ROUNDING_FAULTS),
+        ],
+    )
 
 
 def files() -> dict[str, bytes]:
@@ -58,7 +64,9 @@ def differences(expected: dict[str, bytes]) -> list[str]:
     found = {path.name: path.read_bytes() for path in VECTORS.iterdir()} if VECTORS.is_dir() else {}
     missing = [f"{name}: missing" for name in expected if name not in found]
     surplus = [f"{name}: not made by the generator" for name in found if name not in expected]
-    changed = [f"{name}: differs" for name in expected if name in found and found[name] != expected[name]]
+    changed = [
+        f"{name}: differs" for name in expected if name in found and found[name] != expected[name]
+    ]
     return [*missing, *surplus, *changed]
 
 
@@ -72,7 +80,9 @@ def write(expected: dict[str, bytes]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()

@@ -207,7 +207,7 @@ fn values(problem: &Problem, kernels: &Kernels, path: Loop) -> (Values, &'static
             "few rows: memory is the limit, integers are widened in registers",
         );
     }
-    if !kernels.int8 {
+    if !kernels.int8_values {
         return (
             Values::F32,
             "this instruction set has no fast integer product",

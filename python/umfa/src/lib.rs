@@ -1,7 +1,7 @@
 //! `umfa._native`: the functions and classes of the Python package `umfa`, over the contract's general calls.
 //!
-//! A call goes through three steps: arguments are read in place ([`array`], [`torch`], [`dlpack`]) and options parsed
-//! ([`options`]); descriptors are made of them ([`prepare`], [`call`]); the driver runs without the GIL. What shapes and
+//! A call goes through three steps: arguments are read in place (`array`, `torch`, `dlpack`) and options parsed
+//! (`options`); descriptors are made of them (`prepare`, `call`); the driver runs without the GIL. What shapes and
 //! values are legal is the driver's decision, and its sentence the exception's.
 
 mod array;

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import pytest
+
+# torch.compile imports setuptools, which asserts that nobody imported the standard distutils.
+if sys.version_info < (3, 12):
+    os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -63,10 +69,13 @@ def test_gradient_of_an_added_mask(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_straight_through_quantized_keys_and_values(precision: str) -> None:
+def test_straight_through_quantized_keys_and_values(precision: Any) -> None:
     """Gradients are those of plain attention on the dequantized operands."""
     q, k, v = leaf(1, 6, 40, 32), leaf(1, 2, 64, 32), leaf(1, 2, 64, 32)
-    options = {"precision": {"k": precision, "v": precision}, "granularity": "row"}
+    options: dict[str, Any] = {
+        "precision": {"k": precision, "v": precision},
+        "granularity": "row",
+    }
     out = sdpa(q, k, v, is_causal=True, enable_gqa=True, **options)
     grad = torch.randn_like(out)
     found = torch.autograd.grad(out, (q, k, v), grad)
@@ -108,8 +117,8 @@ def test_gradcheck_in_float32() -> None:
     """Finite differences of the operator itself: float32, so steps and tolerances are wide."""
     q, k, v = (leaf(1, 2, 4, 4) for _ in range(3))
 
-    def call(*tensors: Any) -> Any:
-        return sdpa(*tensors, is_causal=True).double()
+    def call(q: Any, k: Any, v: Any) -> Any:
+        return sdpa(q, k, v, is_causal=True).double()
 
     assert torch.autograd.gradcheck(call, (q, k, v), eps=1e-2, atol=2e-3, rtol=2e-3)
 

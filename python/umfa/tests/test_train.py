@@ -203,7 +203,8 @@ def test_interrupt_keeps_what_was_done(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    step, done = loop.Trainer.step, []
+    step = loop.Trainer.step
+    done: list[Any] = []
 
     def interrupted(self: loop.Trainer, windows: Any) -> float:
         if len(done) == 5:  # in the third step, of the second mode

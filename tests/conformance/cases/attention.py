@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Optional
+from typing import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ Edit = Callable[[dict[str, NDArray]], None]
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask whose dimensions are full ("b", "h", "q", "k") or broadcast ("1": size 1, "0": full with stride 0)."""
+    """A mask; its dimensions are full (b, h, q, k) or broadcast (1: of size 1, 0: of stride 0)."""
 
     precision: str = "bool"
     dims: str = "bhqk"
@@ -43,34 +43,34 @@ class Attention:
     name: str
     batch: int = 1
     heads: int = 2
-    kv_heads: Optional[int] = None
+    kv_heads: int | None = None
     nq: int = 5
     nk: int = 7
     d: int = 8
-    dv: Optional[int] = None
+    dv: int | None = None
     q: str = "fp32"
     k: str = "fp32"
     v: str = "fp32"
     out: str = "fp32"
-    grad: Optional[str] = "fp32"
+    grad: str | None = "fp32"
     """The precision of dO; None: no backward call."""
     layouts: dict[str, str] = field(default_factory=dict)
-    scale: Optional[float] = None
+    scale: float | None = None
     softcap: float = 0.0
     causal: bool = False
-    window: Optional[tuple[int, int]] = None
+    window: tuple[int, int] | None = None
     alignment: int = TOP_LEFT
     compute: int = EXACT
-    mask: Optional[Mask] = None
-    alibi: Optional[str] = None
+    mask: Mask | None = None
+    alibi: str | None = None
     """"1h" or "bh": the shape of the slopes."""
     sinks: bool = False
-    lengths: Optional[tuple[tuple[int, int], ...]] = None
+    lengths: tuple[tuple[int, int], ...] | None = None
     spread: float = 1.0
     """The standard deviation of query and key."""
     offset: float = 0.0
     """Added to every key, different in each column: what smoothing removes."""
-    edit: Optional[Edit] = None
+    edit: Edit | None = None
     """Changes the real values of query, key, value, mask or sinks before they are stored."""
     forward: bool = True
     logsumexp: bool = True
@@ -91,7 +91,12 @@ def _values(case: Attention) -> dict[str, NDArray]:
 
     def tensor(role: str, heads: int, rows: int, columns: int, spread: float) -> NDArray:
         layout = case.layouts.get(role, "packed")
-        shape = (1 if layout == "over batch" else case.batch, 1 if layout == "over heads" else heads, rows, columns)
+        shape = (
+            1 if layout == "over batch" else case.batch,
+            1 if layout == "over heads" else heads,
+            rows,
+            columns,
+        )
         x = spread * normal(f"{case.name} {role}", shape)
         x = x + 0.1 * np.arange(shape[1])[:, None, None]
         return np.broadcast_to(x, (case.batch, heads, rows, columns)).copy()
@@ -108,9 +113,13 @@ def _values(case: Attention) -> dict[str, NDArray]:
         result["mask"] = _mask(case, case.mask, nq, nk)
     if case.alibi is not None:
         shape = (case.batch if case.alibi == "bh" else 1, case.heads, 1, 1)
-        result["alibi_slopes"] = np.asarray(0.05 + 0.3 * uniform(f"{case.name} slopes", shape), np.float32)
+        result["alibi_slopes"] = np.asarray(
+            0.05 + 0.3 * uniform(f"{case.name} slopes", shape), np.float32
+        )
     if case.sinks:
-        result["sinks"] = np.asarray(normal(f"{case.name} sinks", (1, case.heads, 1, 1)), np.float32)
+        result["sinks"] = np.asarray(
+            normal(f"{case.name} sinks", (1, case.heads, 1, 1)), np.float32
+        )
     if case.edit is not None:
         case.edit(result)
     return {role: x if x.dtype == np.bool_ else x.astype(np.float64) for role, x in result.items()}
@@ -119,7 +128,12 @@ def _values(case: Attention) -> dict[str, NDArray]:
 def _mask(case: Attention, mask: Mask, nq: int, nk: int) -> NDArray:
     full = (case.batch, case.heads, nq, nk)
     if case.lengths is not None:
-        full = (len(case.lengths), case.heads, max(q for q, _ in case.lengths), max(k for _, k in case.lengths))
+        full = (
+            len(case.lengths),
+            case.heads,
+            max(q for q, _ in case.lengths),
+            max(k for _, k in case.lengths),
+        )
     shape = tuple(n if d in "bhqk" else 1 for n, d in zip(full, mask.dims))
     keep = uniform(f"{case.name} hidden", shape) >= mask.hidden
     if mask.full_rows:
@@ -129,7 +143,9 @@ def _mask(case: Attention, mask: Mask, nq: int, nk: int) -> NDArray:
     else:
         added = rounded(normal(f"{case.name} mask", shape), NAMES[mask.precision])
         values = np.where(keep, added, -np.inf)
-    return np.broadcast_to(values, tuple(1 if d == "1" else n for n, d in zip(full, mask.dims))).copy()
+    return np.broadcast_to(
+        values, tuple(1 if d == "1" else n for n, d in zip(full, mask.dims))
+    ).copy()
 
 
 def _options(record: Record, case: Attention, values: dict[str, NDArray]) -> Options:
@@ -138,7 +154,9 @@ def _options(record: Record, case: Attention, values: dict[str, NDArray]) -> Opt
     flags |= WINDOW if case.window is not None else 0
     left, right = case.window or (0, 0)
     scale = None if case.scale is None else float(np.float32(case.scale))
-    record.options = CallOptions(flags, scale or 0.0, case.softcap, case.alignment, case.compute, left, right)
+    record.options = CallOptions(
+        flags, scale or 0.0, case.softcap, case.alignment, case.compute, left, right
+    )
     if case.mask is not None:
         mask = values["mask"]
         if "0" in case.mask.dims:
@@ -147,7 +165,11 @@ def _options(record: Record, case: Attention, values: dict[str, NDArray]) -> Opt
         else:
             view = place(mask.shape, case.layouts.get("mask", "packed"))
         # Any byte but 0 is true.
-        content = np.where(mask, 1 + np.arange(mask.size).reshape(mask.shape) % 255, 0) if mask.dtype == np.bool_ else mask
+        content = (
+            np.where(mask, 1 + np.arange(mask.size).reshape(mask.shape) % 255, 0)
+            if mask.dtype == np.bool_
+            else mask
+        )
         if mask.dtype == np.bool_ and "0" in case.mask.dims:
             content = np.where(mask, 255, 0)
         record.input("mask", content, NAMES[case.mask.precision], view)
@@ -155,7 +177,10 @@ def _options(record: Record, case: Attention, values: dict[str, NDArray]) -> Opt
         if role in values:
             record.input(role, values[role], FP32, place(values[role].shape, "packed"))
     if case.lengths is not None:
-        ends = [np.cumsum([0, *(length[side] for length in case.lengths)]).astype("<i4") for side in (0, 1)]
+        ends = [
+            np.cumsum([0, *(length[side] for length in case.lengths)]).astype("<i4")
+            for side in (0, 1)
+        ]
         buffers = [record.data(e.tobytes()) for e in ends]
         record.varlen = (len(case.lengths), buffers[0], 0, buffers[1], 0)
     slopes, sinks = values.get("alibi_slopes"), values.get("sinks")
@@ -187,9 +212,13 @@ def _forward(record: Record, case: Attention, problem: Problem):
     return exact
 
 
-def _backward(record: Record, case: Attention, problem: Problem, exact, grad_output: NDArray) -> None:
+def _backward(
+    record: Record, case: Attention, problem: Problem, exact, grad_output: NDArray
+) -> None:
     assert case.grad is not None
-    incoming_gradient = store(record, "grad_output", grad_output, case.grad, case.layouts.get("grad_output", "packed"))
+    incoming_gradient = store(
+        record, "grad_output", grad_output, case.grad, case.layouts.get("grad_output", "packed")
+    )
     logsumexp = rounded(exact.logsumexp, FP32)
     record.input("given_logsumexp", logsumexp, FP32, place(logsumexp.shape, "packed"))
     given = rounded(exact.output, NAMES[case.out]) if case.give_output else None
@@ -200,7 +229,12 @@ def _backward(record: Record, case: Attention, problem: Problem, exact, grad_out
     incoming = Incoming(incoming_gradient, logsumexp, given, case.clip)
     if case.d_given:
         # The bounds are those of a call that computes D itself: this one is not asked to do better.
-        record.input("d_values", rounded(gradients.d_values, FP32), FP32, place(gradients.d_values.shape, "packed"))
+        record.input(
+            "d_values",
+            rounded(gradients.d_values, FP32),
+            FP32,
+            place(gradients.d_values.shape, "packed"),
+        )
     record.flags = (D_GIVEN if case.d_given else 0) | (CLIP if case.clip else 0)
     bounds = gradient_bounds(problem, gradients, incoming)
     for name in case.wanted:
@@ -218,7 +252,9 @@ def build(case: Attention) -> Record:
     for role, text in (("query", case.q), ("key", case.k), ("value", case.v)):
         operands[role] = store(record, role, values[role], text, case.layouts.get(role, "packed"))
     options = _options(record, case, values)
-    problem = Problem(operands["query"], operands["key"], operands["value"], options, NAMES[case.out])
+    problem = Problem(
+        operands["query"], operands["key"], operands["value"], options, NAMES[case.out]
+    )
     exact = _forward(record, case, problem)
     if case.grad is not None:
         _backward(record, case, problem, exact, values["grad_output"])

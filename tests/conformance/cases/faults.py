@@ -1,13 +1,14 @@
 """Calls that must be refused: a valid case, one thing wrong with it, and the status that says so.
 
-    3  a shape, a stride or their product is not legal
-    5  anything else: a missing tensor, an unknown enumerator, a number that is not finite, a buffer too small
+3  a shape, a stride or their product is not legal
+5  anything else: a missing tensor, an unknown enumerator, a number that is not finite,
+   a buffer too small
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Callable, Optional
+from typing import Callable
 
 import numpy as np
 from reference.portable import normal
@@ -87,8 +88,20 @@ def options(**changes: object) -> Change:
     return change
 
 
+def both(*changes: Change) -> Change:
+    def change(record: Record) -> None:
+        for one in changes:
+            one(record)
+
+    return change
+
+
 def absent(role: str) -> Change:
-    return lambda record: (record.tensors.pop(role), record.quantizations.pop(role, None)) and None
+    def change(record: Record) -> None:
+        del record.tensors[role]
+        record.quantizations.pop(role, None)
+
+    return change
 
 
 def shorter(role: str, by: int = 1) -> Change:
@@ -96,7 +109,10 @@ def shorter(role: str, by: int = 1) -> Change:
 
 
 def unquantized(role: str) -> Change:
-    return lambda record: record.quantizations.pop(role) and None
+    def change(record: Record) -> None:
+        del record.quantizations[role]
+
+    return change
 
 
 def cu_seqlens(values: list[int]) -> Change:
@@ -139,6 +155,11 @@ def head_dimension(columns: int) -> Change:
     return change
 
 
+def huge_batch(record: Record) -> None:
+    for role in record.tensors:
+        shape(role, 0, HUGE)(record)
+
+
 def empty_scale(record: Record) -> None:
     record.quantizations["key"] = replace(record.quantizations["key"], scale_buffer=NO_BUFFER)
 
@@ -159,11 +180,16 @@ ATTENTION_FAULTS = [
     Fault("value_rows_mismatch", DIMENSIONS, shape("value", 2, 4)),
     Fault("value_heads_mismatch", DIMENSIONS, shape("value", 1, 1)),
     Fault("batch_mismatch", DIMENSIONS, shape("key", 0, 1), replace(FORWARD, batch=2)),
-    Fault("heads_not_a_multiple", DIMENSIONS, shape("query", 1, 3), replace(FORWARD, heads=4, kv_heads=2)),
+    Fault(
+        "heads_not_a_multiple",
+        DIMENSIONS,
+        shape("query", 1, 3),
+        replace(FORWARD, heads=4, kv_heads=2),
+    ),
     Fault("output_rows_mismatch", DIMENSIONS, shape("output", 2, 2)),
     Fault("output_columns_mismatch", DIMENSIONS, shape("output", 3, 3)),
     Fault("logsumexp_mismatch", DIMENSIONS, shape("logsumexp", 2, 2)),
-    Fault("shape_product_overflows", DIMENSIONS, lambda r: [shape(x, 0, HUGE)(r) for x in r.tensors] and None),
+    Fault("shape_product_overflows", DIMENSIONS, huge_batch),
     Fault("stride_product_overflows", DIMENSIONS, stride("query", 2, HUGE)),
     Fault("negative_stride", DIMENSIONS, stride("query", 2, -4)),
     Fault("output_broadcast", DIMENSIONS, stride("output", 2, 0)),
@@ -174,7 +200,12 @@ ATTENTION_FAULTS = [
     Fault("value_one_byte_short", ARGUMENT, shorter("value")),
     Fault("output_one_byte_short", ARGUMENT, shorter("output")),
     Fault("logsumexp_one_byte_short", ARGUMENT, shorter("logsumexp")),
-    Fault("fp32_with_quantization", ARGUMENT, lambda r: r.quantizations.update(query=Quantization(scale=1.0)), INT8),
+    Fault(
+        "fp32_with_quantization",
+        ARGUMENT,
+        lambda r: r.quantizations.update(query=Quantization(scale=1.0)),
+        INT8,
+    ),
     Fault("int8_without_quantization", ARGUMENT, unquantized("key"), INT8),
     Fault("scale_nan", ARGUMENT, quantization("key", scale=float("nan")), INT8),
     Fault("scale_infinite", ARGUMENT, quantization("key", scale=float("inf")), INT8),
@@ -187,7 +218,9 @@ ATTENTION_FAULTS = [
     Fault("block_rows_0", ARGUMENT, quantization("value", block_rows=0), BLOCKS),
     Fault("scale_precision_bf16", ARGUMENT, quantization("key", scale_precision=2), ROWS),
     Fault("scales_one_byte_short", ARGUMENT, short_buffer("key", "scale_buffer"), ROWS),
-    Fault("zero_points_one_byte_short", ARGUMENT, short_buffer("value", "zero_point_buffer"), BLOCKS),
+    Fault(
+        "zero_points_one_byte_short", ARGUMENT, short_buffer("value", "zero_point_buffer"), BLOCKS
+    ),
     Fault("zero_point_bytes_2", ARGUMENT, quantization("value", zero_point_bytes=2), BLOCKS),
     Fault("rotated_2", ARGUMENT, quantization("key", rotated=2), INT8),
     Fault("int4_odd_columns", DIMENSIONS, head_dimension(3), INT4),
@@ -221,12 +254,27 @@ ATTENTION_FAULTS = [
     Fault("backward_grad_key_mismatch", DIMENSIONS, shape("grad_key", 2, 4), BACKWARD),
     Fault("backward_grad_value_broadcast", DIMENSIONS, stride("grad_value", 2, 0), BACKWARD),
     Fault("backward_grad_value_one_byte_short", ARGUMENT, shorter("grad_value"), BACKWARD),
-    Fault("backward_d_given_absent", ARGUMENT, lambda r: (absent("d_values")(r), flags(1)(r)) and None, BACKWARD),
+    Fault("backward_d_given_absent", ARGUMENT, both(absent("d_values"), flags(1)), BACKWARD),
     Fault("backward_unknown_flag", ARGUMENT, flags(4), BACKWARD),
     Fault("backward_mask_gradient_mismatch", DIMENSIONS, shape("grad_mask", 3, 4), BACKWARD_MASKED),
-    Fault("backward_bool_mask_gradient", ARGUMENT, stray_gradient("grad_mask", (1, 2, 3, 5)), BACKWARD_BOOL),
-    Fault("backward_mask_gradient_without_mask", ARGUMENT, stray_gradient("grad_mask", (1, 2, 3, 5)), BACKWARD),
-    Fault("backward_sink_gradient_without_sinks", ARGUMENT, stray_gradient("grad_sinks", (1, 2, 1, 1)), BACKWARD),
+    Fault(
+        "backward_bool_mask_gradient",
+        ARGUMENT,
+        stray_gradient("grad_mask", (1, 2, 3, 5)),
+        BACKWARD_BOOL,
+    ),
+    Fault(
+        "backward_mask_gradient_without_mask",
+        ARGUMENT,
+        stray_gradient("grad_mask", (1, 2, 3, 5)),
+        BACKWARD,
+    ),
+    Fault(
+        "backward_sink_gradient_without_sinks",
+        ARGUMENT,
+        stray_gradient("grad_sinks", (1, 2, 1, 1)),
+        BACKWARD,
+    ),
 ]
 
 
@@ -250,9 +298,9 @@ def _holding(x: float) -> Callable[[str, Shape], np.ndarray]:
 class RoundingFault:
     name: str
     status: int
-    change: Optional[Change] = None
+    change: Change | None = None
     to: str = "int8"
-    poison: Optional[float] = None
+    poison: float | None = None
     dequantize: bool = False
 
 
@@ -265,8 +313,12 @@ ROUNDING_FAULTS = [
     RoundingFault("quantize_shape_mismatch", DIMENSIONS, shape("destination", 2, 2)),
     RoundingFault("quantize_no_destination", ARGUMENT, absent("destination")),
     RoundingFault("quantize_no_quantization", ARGUMENT, unquantized("destination")),
-    RoundingFault("quantize_no_scales", ARGUMENT, quantization("destination", scale_buffer=NO_BUFFER)),
-    RoundingFault("quantize_scales_short", ARGUMENT, short_buffer("destination", "scale_buffer"), "int8/row"),
+    RoundingFault(
+        "quantize_no_scales", ARGUMENT, quantization("destination", scale_buffer=NO_BUFFER)
+    ),
+    RoundingFault(
+        "quantize_scales_short", ARGUMENT, short_buffer("destination", "scale_buffer"), "int8/row"
+    ),
     RoundingFault("quantize_no_zero_points", ARGUMENT, flags(1)),
     RoundingFault("quantize_no_mean", ARGUMENT, flags(2)),
     RoundingFault("quantize_unknown_flag", ARGUMENT, flags(16)),
@@ -274,10 +326,18 @@ ROUNDING_FAULTS = [
     RoundingFault("quantize_source_short", ARGUMENT, shorter("source")),
     RoundingFault("quantize_destination_broadcast", DIMENSIONS, stride("destination", 2, 0)),
     RoundingFault("dequantize_no_quantization", ARGUMENT, unquantized("source"), dequantize=True),
-    RoundingFault("dequantize_float_source", ARGUMENT, tensor("source", precision=0), dequantize=True),
-    RoundingFault("dequantize_to_int8", ARGUMENT, tensor("destination", precision=8), dequantize=True),
-    RoundingFault("dequantize_shape_mismatch", DIMENSIONS, shape("destination", 3, 2), dequantize=True),
-    RoundingFault("dequantize_destination_short", ARGUMENT, shorter("destination"), dequantize=True),
+    RoundingFault(
+        "dequantize_float_source", ARGUMENT, tensor("source", precision=0), dequantize=True
+    ),
+    RoundingFault(
+        "dequantize_to_int8", ARGUMENT, tensor("destination", precision=8), dequantize=True
+    ),
+    RoundingFault(
+        "dequantize_shape_mismatch", DIMENSIONS, shape("destination", 3, 2), dequantize=True
+    ),
+    RoundingFault(
+        "dequantize_destination_short", ARGUMENT, shorter("destination"), dequantize=True
+    ),
 ]
 
 

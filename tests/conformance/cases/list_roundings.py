@@ -49,7 +49,8 @@ def _numbers(text: str):
 
 def quantize_cases() -> list[Rounding]:
     result = [
-        # Columns 80 and rows 8: the block of the rotation is 16 and the mean is exact, so nothing is in doubt.
+        # Columns 80 and rows 8: the block of the rotation is 16 and the mean is exact, so nothing
+        # is in doubt.
         Rounding(f"quantize_{_name(text)}", text, (1, 2, 8, 80), values=_numbers(text))
         for text in QUANTIZED
     ]
@@ -66,7 +67,9 @@ def quantize_cases() -> list[Rounding]:
         Rounding("quantize_zero_row_int4", "int4/row", values=_one_group_zero),
         Rounding("quantize_positive_asym", "int8/row+asym", values=_positive),
         Rounding("quantize_negative_asym", "int8/row+asym+zero32", values=_negative),
-        Rounding("quantize_positive_asym_int4", "int4/row:32+asym", (1, 2, 3, 64), values=_positive),
+        Rounding(
+            "quantize_positive_asym_int4", "int4/row:32+asym", (1, 2, 3, 64), values=_positive
+        ),
         Rounding("quantize_tiny", "int8/row", values=_tiny),
         Rounding("quantize_huge", "int8/row", values=_huge),
         Rounding("quantize_one_element", "int8", (1, 1, 1, 1), values=_ties),
@@ -74,23 +77,52 @@ def quantize_cases() -> list[Rounding]:
         Rounding("quantize_no_rows", "int8/row", (1, 2, 0, 8)),
         Rounding("quantize_no_rows_tensor", "int8+asym", (1, 2, 0, 8)),
         Rounding("quantize_no_rows_mean", "int4+smooth", (1, 2, 0, 8)),
-        Rounding("quantize_padded", "int8/row", (2, 2, 3, 7), layouts={"source": "padded", "destination": "padded"}),
-        Rounding("quantize_bnhd", "int8/block:2", (2, 2, 3, 7), layouts={"source": "bnhd", "destination": "bnhd"}),
-        Rounding("quantize_transposed", "int8/channel:2", (2, 2, 3, 7), layouts={"source": "transposed", "destination": "transposed"}),
-        Rounding("quantize_int4_padded", "int4/row", (2, 2, 3, 6), layouts={"source": "padded", "destination": "padded"}),
+        Rounding(
+            "quantize_padded",
+            "int8/row",
+            (2, 2, 3, 7),
+            layouts={"source": "padded", "destination": "padded"},
+        ),
+        Rounding(
+            "quantize_bnhd",
+            "int8/block:2",
+            (2, 2, 3, 7),
+            layouts={"source": "bnhd", "destination": "bnhd"},
+        ),
+        Rounding(
+            "quantize_transposed",
+            "int8/channel:2",
+            (2, 2, 3, 7),
+            layouts={"source": "transposed", "destination": "transposed"},
+        ),
+        Rounding(
+            "quantize_int4_padded",
+            "int4/row",
+            (2, 2, 3, 6),
+            layouts={"source": "padded", "destination": "padded"},
+        ),
         Rounding("quantize_shared_source", "int8/row", (1, 3, 4, 6), layouts={"source": "padded"}),
         Rounding("quantize_scale_given", "int8", scale_given=True),
         Rounding("quantize_scale_given_row", "int8/row", scale_given=True),
         Rounding("quantize_scale_given_asym", "int8/row+asym", scale_given=True),
-        Rounding("quantize_scale_given_int4", "int4/row:32+scale16", (1, 2, 3, 64), scale_given=True),
+        Rounding(
+            "quantize_scale_given_int4", "int4/row:32+scale16", (1, 2, 3, 64), scale_given=True
+        ),
         Rounding("quantize_mean_given", "int8/row+smooth", values=small_integers, mean_given=True),
-        Rounding("quantize_mean_given_rotated", "int4/row+smooth+rotated", values=small_integers, mean_given=True),
+        Rounding(
+            "quantize_mean_given_rotated",
+            "int4/row+smooth+rotated",
+            values=small_integers,
+            mean_given=True,
+        ),
     ]
     return result
 
 
 def dequantize_cases() -> list[tuple[Rounding, str]]:
-    result = [(Rounding(f"dequantize_{_name(text)}", text, (1, 2, 7, 40)), "fp32") for text in QUANTIZED]
+    result = [
+        (Rounding(f"dequantize_{_name(text)}", text, (1, 2, 7, 40)), "fp32") for text in QUANTIZED
+    ]
     result += [
         (Rounding(f"dequantize_{_name(text)}_to_{to}", text, (1, 2, 3, 8)), to)
         for text in ("int8", "int4/row")
@@ -99,9 +131,25 @@ def dequantize_cases() -> list[tuple[Rounding, str]]:
     layouts = {"source": "padded", "destination": "bnhd"}
     result += [
         (Rounding("dequantize_padded", "int8/row+asym", (2, 3, 4, 5), layouts=layouts), "fp32"),
-        (Rounding("dequantize_padded_int4", "int4/row+asym", (2, 3, 4, 6), layouts=layouts), "fp32"),
-        (Rounding("dequantize_transposed", "int8/channel:2", (2, 3, 4, 6), layouts={"source": "transposed", "destination": "padded"}), "fp32"),
-        (Rounding("dequantize_shared", "int8/block:2", (3, 1, 4, 6), layouts={"destination": "padded"}), "fp32"),
+        (
+            Rounding("dequantize_padded_int4", "int4/row+asym", (2, 3, 4, 6), layouts=layouts),
+            "fp32",
+        ),
+        (
+            Rounding(
+                "dequantize_transposed",
+                "int8/channel:2",
+                (2, 3, 4, 6),
+                layouts={"source": "transposed", "destination": "padded"},
+            ),
+            "fp32",
+        ),
+        (
+            Rounding(
+                "dequantize_shared", "int8/block:2", (3, 1, 4, 6), layouts={"destination": "padded"}
+            ),
+            "fp32",
+        ),
         (Rounding("dequantize_no_rows", "int8/row", (1, 2, 0, 8)), "fp32"),
     ]
     return result

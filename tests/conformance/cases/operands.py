@@ -1,12 +1,13 @@
 """Tensors from a short description.
 
-    precision[/granularity[:number]][+word...]      "fp16", "int8", "int8/block:5+asym", "int4/row:32+rotated+scale16"
+precision[/granularity[:number]][+word...]      "fp16", "int8/block:5+asym",
+"int4/row:32+rotated+scale16"
 
-    granularity  tensor, row, row:32, row:64, block:ROWS, channel:ROWS
-    asym         zero points                      smooth   the column means are kept apart
-    rotated      Hadamard rotation                buffer   one scale, in a buffer
-    scale16      scales in FP16                   zero32   zero points as int32
-    strided      the scales are a view with gaps
+granularity  tensor, row, row:32, row:64, block:ROWS, channel:ROWS
+asym         zero points                      smooth   the column means are kept apart
+rotated      Hadamard rotation                buffer   one scale, in a buffer
+scale16      scales in FP16                   zero32   zero points as int32
+strided      the scales are a view with gaps
 """
 
 from __future__ import annotations
@@ -17,7 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 from reference.precision import BF16, BOOL, FP16, FP32, INTEGERS, NAMES, rounded
 from reference.problem import Operand
-from reference.quantize import BLOCK, CHANNEL, ROW, TENSOR, Quantized, Scheme, dequantize, dequantize_deviation, inside, quantize, row_scale
+from reference.quantize import (
+    BLOCK,
+    CHANNEL,
+    ROW,
+    TENSOR,
+    Quantized,
+    Scheme,
+    dequantize,
+    dequantize_deviation,
+    inside,
+    quantize,
+    row_scale,
+)
 
 from .record import Quantization, Record
 from .views import fill, lay, place
@@ -39,7 +52,9 @@ def describe(text: str) -> Description:
     kind, _, size = (granularity or "tensor").partition(":")
     words = frozenset(rest)
     if words - _WORDS:
-        raise ValueError(f"unknown words {sorted(words - _WORDS)} in {text!r}; known are {sorted(_WORDS)}")
+        raise ValueError(
+            f"unknown words {sorted(words - _WORDS)} in {text!r}; known are {sorted(_WORDS)}"
+        )
     code = _GRANULARITIES[kind]
     scheme = Scheme(
         precision=NAMES[name],
@@ -57,7 +72,9 @@ def describe(text: str) -> Description:
 def read_scales(record: Record, tensor: Quantized, words: frozenset[str]) -> Quantization:
     """The quantization of an input, with the buffers it needs."""
     scheme = tensor.scheme
-    result = Quantization(scheme.granularity, scheme.block_rows, scheme.group_size, rotated=int(scheme.rotated))
+    result = Quantization(
+        scheme.granularity, scheme.block_rows, scheme.group_size, rotated=int(scheme.rotated)
+    )
     if tensor.mean is not None:
         result.mean_buffer = record.data(tensor.mean.astype("<f4").tobytes())
     if scheme.granularity == TENSOR and "buffer" not in words:

@@ -1,9 +1,9 @@
-"""Cases of mfa_quantize and mfa_dequantize: integers, scales, zero points and means are expected to the bit."""
+"""Cases of mfa_quantize and mfa_dequantize: integers, scales, zero points, means to the bit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Optional
+from typing import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,25 +41,31 @@ class Rounding:
     mean_given: bool = False
 
 
-def _stored_mean(case: Rounding) -> Optional[NDArray[np.float32]]:
+def _stored_mean(case: Rounding) -> NDArray[np.float32] | None:
     batch, heads, _, columns = case.shape
-    return np.rint(4 * normal(f"{case.name} mean", (batch, heads, columns))).astype(np.float32) if case.mean_given else None
+    return (
+        np.rint(4 * normal(f"{case.name} mean", (batch, heads, columns))).astype(np.float32)
+        if case.mean_given
+        else None
+    )
 
 
 def _with_given_scales(x: NDArray, description: Description, first: Quantized) -> Quantized:
-    """The same tensor rounded with scales of someone else's choice: too small for the largest elements."""
+    """The same tensor rounded with scales too small for its largest elements."""
     scheme = description.scheme
     scale = (np.abs(first.scale) * np.float32(0.75)).astype(np.float32)
     if scheme.scale_precision == FP16:
         scale = rounded(scale, FP16).astype(np.float32)
-    n = np.rint(x.astype(np.float32) / expand(scale, x.shape, scheme)) + expand(first.zero_point, x.shape, scheme)
+    n = np.rint(x.astype(np.float32) / expand(scale, x.shape, scheme)) + expand(
+        first.zero_point, x.shape, scheme
+    )
     lowest = scheme.lowest if scheme.asymmetric else scheme.lowest + 1
     data = np.clip(n, lowest, scheme.lowest + scheme.steps).astype(np.int8)
     return Quantized(scheme, data, scale, first.zero_point, first.mean)
 
 
 def _in_doubt(x: NDArray, tensor: Quantized) -> bool:
-    """Whether an element is so near to a tie that division and multiplication by the inverse may round apart."""
+    """Whether division and multiplication by the inverse may round an element apart: near a tie."""
     real = x - (0 if tensor.mean is None else tensor.mean.astype(np.float64)[:, :, None, :])
     if tensor.scheme.rotated:
         real = hadamard(real)
@@ -92,7 +98,9 @@ def _output_buffer(record: Record, view: View, stored: NDArray, precision: int) 
 
 def _written_scales(record: Record, tensor: Quantized, words: frozenset[str]) -> Quantization:
     scheme = tensor.scheme
-    result = Quantization(scheme.granularity, scheme.block_rows, scheme.group_size, rotated=int(scheme.rotated))
+    result = Quantization(
+        scheme.granularity, scheme.block_rows, scheme.group_size, rotated=int(scheme.rotated)
+    )
     view = place(tensor.scale.shape, "padded" if "strided" in words else "packed")
     stored = elements(tensor.scale, scheme.scale_precision)
     integers = f"<i{stored.itemsize}"
@@ -116,9 +124,13 @@ def build_quantize(case: Rounding) -> Record:
     record, description = Record(case.name, "quantize"), describe(case.to)
     scheme = description.scheme
     x, tensor = _certain(case, description)
-    record.input("source", x, NAMES[case.source], place(case.shape, case.layouts.get("source", "packed")))
+    record.input(
+        "source", x, NAMES[case.source], place(case.shape, case.layouts.get("source", "packed"))
+    )
     record.flags = (ASYMMETRIC if scheme.asymmetric else 0) | (SMOOTH if scheme.smooth else 0)
-    record.flags |= (MEAN_GIVEN if case.mean_given else 0) | (SCALE_GIVEN if case.scale_given else 0)
+    record.flags |= (MEAN_GIVEN if case.mean_given else 0) | (
+        SCALE_GIVEN if case.scale_given else 0
+    )
     view = place(case.shape, case.layouts.get("destination", "packed"))
     buffer = _output_buffer(record, view, tensor.data, scheme.precision)
     record.output("destination", scheme.precision, view)
@@ -145,12 +157,17 @@ def _expect_error_report(record: Record, x: NDArray, real: NDArray) -> None:
     rmse = float(np.sqrt(np.mean(error**2))) if error.size else 0.0
     size = float(np.sqrt(np.mean(x**2))) if x.size else 0.0
     rows = np.sqrt(np.mean(error**2, axis=-1)) if error.size else np.zeros(1)
-    figures = (rmse, rmse / size if size else 0.0, float(np.abs(error).max(initial=0.0)), float(rows.max(initial=0.0)))
+    figures = (
+        rmse,
+        rmse / size if size else 0.0,
+        float(np.abs(error).max(initial=0.0)),
+        float(rows.max(initial=0.0)),
+    )
     record.expectations.append("error " + " ".join(f"{f:.6e}" for f in figures))
 
 
 def build_dequantize(case: Rounding, to: str) -> Record:
-    """The destination's precision is `to`; a plain case rounds the product once, rotation adds sums in FP32."""
+    """The destination's precision is `to`."""
     record, description = Record(case.name, "dequantize"), describe(case.to)
     scheme = description.scheme
     tensor = quantize(case.values(case.name, case.shape), scheme)
@@ -158,7 +175,9 @@ def build_dequantize(case: Rounding, to: str) -> Record:
     record.input("source", tensor.data, scheme.precision, view)
     record.quantizations["source"] = read_scales(record, tensor, description.words)
     real = dequantize(tensor)
-    record.output("destination", NAMES[to], place(case.shape, case.layouts.get("destination", "packed")))
+    record.output(
+        "destination", NAMES[to], place(case.shape, case.layouts.get("destination", "packed"))
+    )
     single = real.astype(np.float32)
     if scheme.rotated:
         integers = (tensor.data - expand(tensor.zero_point, case.shape, scheme)).astype(np.float32)

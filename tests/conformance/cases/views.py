@@ -11,8 +11,15 @@ from reference.precision import BF16, BOOL, FP16, FP32, INT4, INT8, bits, elemen
 
 Shape = tuple[int, int, int, int]
 
-# What fills the elements that are in a buffer but not in the view: a NaN, or the most harmful integer.
-_POISON = {FP32: np.float32(np.nan), FP16: np.float16(np.nan), BF16: 0x7FC0, INT4: -8, INT8: -128, BOOL: 255}
+# What fills the elements of a buffer outside the view: a NaN, or the most harmful integer.
+_POISON = {
+    FP32: np.float32(np.nan),
+    FP16: np.float16(np.nan),
+    BF16: 0x7FC0,
+    INT4: -8,
+    INT8: -128,
+    BOOL: 255,
+}
 
 LAYOUTS = ("packed", "bnhd", "transposed", "padded", "over batch", "over heads")
 
@@ -48,7 +55,7 @@ def place(shape: Shape, layout: str) -> View:
     padded      gaps after every row and head, room before and after (all even, for INT4)
     over batch, over heads   stride 0 in that dimension
     """
-    batch, heads, rows, columns = shape
+    _batch, heads, rows, columns = shape
     start = tail = 0
     if layout == "packed":
         strides = _contiguous(shape)
@@ -73,7 +80,9 @@ def place(shape: Shape, layout: str) -> View:
 
 def broadcast(shape: Shape, stored: Shape) -> View:
     """A view of `shape` with stride 0 wherever `stored` has size 1 and `shape` has not."""
-    strides = tuple(0 if s == 1 and n != 1 else c for n, s, c in zip(shape, stored, _contiguous(stored)))
+    strides = tuple(
+        0 if s == 1 and n != 1 else c for n, s, c in zip(shape, stored, _contiguous(stored))
+    )
     return View(shape, (strides[0], strides[1], strides[2], strides[3]), 0, int(np.prod(stored)))
 
 

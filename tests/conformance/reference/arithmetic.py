@@ -1,17 +1,16 @@
 """How the plain formulas are evaluated: in float64, or as a careful program without tiles would.
 
-The error rule compares a driver with the *naive* evaluation: every operand in the precision in which it is
-stored, every product and sum in FP32. A factor that is computed on the way (P, dS) takes the precision of
-the stored factor that it is multiplied with, as it must to enter a matrix unit together with it. Beside
-an integer V, P takes what enum mfa_compute promises: 15 bits, or 8 bits in fast mode; a scale that differs from row to
-row of V cannot leave the sum over rows, so P carries it. In fast mode exp(S) has 17 bits, which is some 500 times
-finer than the steps of P.
+The error rule compares a driver with the *naive* evaluation: every operand in the precision in
+which it is stored, every product and sum in FP32. A factor that is computed on the way (P, dS)
+takes the precision of the stored factor that it is multiplied with, as it must to enter a matrix
+unit together with it. Beside an integer V, P takes what enum mfa_compute promises: 15 bits, or 8
+bits in fast mode; a scale that differs from row to row of V cannot leave the sum over rows, so P
+carries it. In fast mode exp(S) has 17 bits, which is some 500 times finer than the steps of P.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +38,13 @@ class Arithmetic:
         """The real values of an operand."""
         return self.cast(x.single if self.naive and x.single is not None else x.values)
 
-    def _order(self, n: int) -> Optional[NDArray[np.intp]]:
+    def _order(self, n: int) -> NDArray[np.intp] | None:
         return portable.permutation(self.order, n) if self.order else None
 
     def total(self, x: NDArray, axis: int) -> NDArray:
         return portable.total(x, axis, self._order(x.shape[axis]))
 
-    def matmul(self, a: NDArray, b: NDArray, keep: Optional[NDArray[np.bool_]] = None) -> NDArray:
+    def matmul(self, a: NDArray, b: NDArray, keep: NDArray[np.bool_] | None = None) -> NDArray:
         return portable.matmul(a, b, self._order(a.shape[-1]), keep)
 
     def beside(self, x: NDArray, partner: int) -> NDArray:
@@ -63,7 +62,7 @@ class Arithmetic:
         return p
 
     def weights(self, p: NDArray, value_precision: int, scale: NDArray, compute: int) -> NDArray:
-        """exp(S - max), in [0, 1], as it enters the product with V, whose row j has scale[..., j]."""
+        """exp(S - max), in [0, 1], as it enters the product with V; V's row j has scale[..., j]."""
         if not (self.naive and value_precision in INTEGERS):
             return self.beside(p, value_precision)
         carried = p * self.cast(scale)

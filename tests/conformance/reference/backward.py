@@ -6,14 +6,14 @@
     dX_ij = dS_ij (1 - tanh^2)    (softcap; else dX = dS)
     dQ_i = scale sum_j dX_ij K_j  dK_j = scale sum_i dX_ij Q_i
 
-Rounding counts as identity (straight-through). The clip option zeroes, in the basis in which an operand is
-stored, the elements that sit at the end of the quantized range: dx = H (inside * (H dx)) when it is rotated.
+Rounding counts as identity (straight-through). The clip option zeroes, in the basis in which an
+operand is stored, the elements that sit at the end of the quantized range: dx = H (inside * (H dx))
+when it is rotated.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Incoming:
 
     grad_output: Operand
     logsumexp: NDArray
-    output: Optional[NDArray] = None
+    output: NDArray | None = None
     """Without it, D is computed from P and dP."""
     clip: bool = False
 
@@ -43,8 +43,8 @@ class Gradients:
     key: NDArray
     value: NDArray
     d_values: NDArray
-    mask: Optional[NDArray]
-    sinks: Optional[NDArray]
+    mask: NDArray | None
+    sinks: NDArray | None
 
 
 def per_key_head(x: NDArray, group: int, a: Arithmetic = FLOAT64) -> NDArray:
@@ -62,7 +62,7 @@ def _clipped(gradient: NDArray, operand: Operand, clip: bool, a: Arithmetic) -> 
     return a.cast(hadamard(np.where(operand.inside, stored_basis, 0.0)))
 
 
-def mask_gradient(ds: NDArray, problem: Problem) -> Optional[NDArray]:
+def mask_gradient(ds: NDArray, problem: Problem) -> NDArray | None:
     """dS summed over the dimensions in which the mask is broadcast."""
     mask = problem.options.mask
     if mask is None or mask.dtype == np.bool_:

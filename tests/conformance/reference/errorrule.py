@@ -1,31 +1,32 @@
 """How far a driver may be from float64.
 
-Rule: |driver - float64| <= factor * max(naive, noise), with factor 2 for O and logsumexp, 3 for gradients and D,
-in two norms that must both hold:
+Rule: |driver - float64| <= factor * max(naive, noise), with factor 2 for O and logsumexp, 3 for
+gradients and D, in two norms that must both hold:
 
     max   the largest absolute error of any element
     rms   the largest root-mean-square error of any head (so that one bad head is not averaged away)
 
-*naive* is the largest error of the plain formula in the operands' precision (see arithmetic.py) over a few orders
-of summation: the formula names no order, and one order can be lucky.
+*naive* is the largest error of the plain formula in the operands' precision (see arithmetic.py)
+over a few orders of summation: the formula names no order, and one order can be lucky.
 
-*noise* is the naive error to be expected: every product, partial sum and stored intermediate rounded, each with the
-standard deviation of a rounding, added in quadrature and propagated to the results. Over many rows it about equals naive
-(a test holds them together). It is there because a small tensor's naive error can be small by luck. For max it counts
-three standard deviations of the worst element. For rms it counts 1 + 8/n variances of a head of n rows that matter
-(see _few_rows()): three deviations for one row, one for many.
+*noise* is the naive error to be expected: every product, partial sum and stored intermediate
+rounded, each with the standard deviation of a rounding, added in quadrature and propagated to the
+results. Over many rows it about equals naive (a test holds them together). It is there because a
+small tensor's naive error can be small by luck. For max it counts three standard deviations of the
+worst element. For rms it counts 1 + 8/n variances of a head of n rows that matter (see
+_few_rows()): three deviations for one row, one for many.
 
-Where the expected values are kept in FP32, half a unit in the last place of the largest (its standard deviation, for
-rms) is allowed on top: they are off by as much themselves.
+Where the expected values are kept in FP32, half a unit in the last place of the largest (its
+standard deviation, for rms) is allowed on top: they are off by as much themselves.
 
-Elements whose expected value is NaN must be NaN, infinite ones must be equal; they are left out of both norms.
+Elements whose expected value is NaN must be NaN, infinite ones must be equal; they are left out of
+both norms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class Bound:
 
 
 def norms(error: NDArray, expected: NDArray) -> Norms:
-    """Both norms of an error [batch, heads, rows, columns] over the finite elements of `expected`."""
+    """Both norms of an error [batch, heads, rows, columns], where `expected` is finite."""
     counted = np.isfinite(expected)
     size = np.where(counted, np.abs(error, dtype=np.float64), 0.0)
     squares, counts = (size**2).sum(axis=(2, 3)), counted.sum(axis=(2, 3))
@@ -75,20 +76,27 @@ def norms(error: NDArray, expected: NDArray) -> Norms:
     return Norms(float(size.max(initial=0.0)), float(rms.max(initial=0.0)))
 
 
-def violation(actual: NDArray, expected: NDArray, bound: Bound) -> Optional[str]:
+def violation(actual: NDArray, expected: NDArray, bound: Bound) -> str | None:
     """Why `actual` breaks the rule, or None."""
     actual = np.asarray(actual, np.float64)
     if actual.shape != expected.shape:
         return f"shape {actual.shape}, expected {expected.shape}"
     finite = np.isfinite(expected)
     with np.errstate(invalid="ignore"):
-        wrong = np.where(finite, ~np.isfinite(actual), ~((actual == expected) | (np.isnan(actual) & np.isnan(expected))))
+        wrong = np.where(
+            finite,
+            ~np.isfinite(actual),
+            ~((actual == expected) | (np.isnan(actual) & np.isnan(expected))),
+        )
         if wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])
-            return f"{actual[at]} at {at}, expected {expected[at]} ({int(wrong.sum())} such elements)"
+            return (
+                f"{actual[at]} at {at}, expected {expected[at]} ({int(wrong.sum())} such elements)"
+            )
         found = norms(np.where(finite, actual - expected, 0.0), expected)
     if found.max > bound.max or found.rms > bound.rms:
-        return f"error max {found.max:.3g} (allowed {bound.max:.3g}), rms {found.rms:.3g} (allowed {bound.rms:.3g})"
+        largest = f"error max {found.max:.3g} (allowed {bound.max:.3g})"
+        return f"{largest}, rms {found.rms:.3g} (allowed {bound.rms:.3g})"
     return None
 
 
@@ -99,7 +107,10 @@ def _worst(errors: Iterable[Norms]) -> Norms:
 
 def _naive(expected: NDArray, attempts: list[NDArray]) -> Norms:
     with np.errstate(invalid="ignore"):
-        differences = [np.where(np.isfinite(expected), np.nan_to_num(x.astype(np.float64) - expected), 0.0) for x in attempts]
+        differences = [
+            np.where(np.isfinite(expected), np.nan_to_num(x.astype(np.float64) - expected), 0.0)
+            for x in attempts
+        ]
     return _worst(norms(difference, expected) for difference in differences)
 
 
@@ -113,7 +124,7 @@ def _clean(x: NDArray) -> NDArray:
 
 
 def _summation(a: NDArray, b: NDArray) -> NDArray:
-    """Standard deviation of a[..., n, k] b[..., k, m] in FP32, one k after the other, products and sums rounded."""
+    """Standard deviation of a[..., n, k] b[..., k, m] in FP32, one k after the other."""
     partial = np.zeros((*a.shape[:-1], b.shape[-1]))
     squares = np.zeros_like(partial)
     for k in range(a.shape[-1]):
@@ -143,12 +154,15 @@ class _Noise:
         self.v, self.v_noise = self._operand(problem.value, problem.group)
         some = s.visible & np.isfinite(exact.logsumexp)
         self.p = np.where(some, np.exp(np.minimum(final - self.l, 0.0)), 0.0)
-        # Of S: the sum over columns, its product with the scale, the sum with the bias; then exp(S) once.
+        # Of S: the sum over columns, its product with the scale, the sum with the bias; then exp(S)
+        # once.
         inputs = (_propagated(self.q, swap(self.k_noise)), _propagated(self.q_noise, swap(self.k)))
         dots = abs(problem.scale) * _quadrature(_summation(self.q, swap(self.k)), *inputs)
         fast = problem.options.compute == FAST and problem.value.precision in INTEGERS
         exponential = np.full_like(final, DEVIATION * 2.0**-17 if fast else _U)
-        self.relative = _quadrature(self.slope * dots, _U * self.slope * raw, _U * final, exponential)
+        self.relative = _quadrature(
+            self.slope * dots, _U * self.slope * raw, _U * final, exponential
+        )
 
     @staticmethod
     def _operand(operand: Operand, group: int) -> tuple[NDArray, NDArray]:
@@ -195,17 +209,25 @@ class _Noise:
         dp_noise = np.where(self.seen, dp_noise, 0.0)
         d = (p * dp).sum(axis=-1, keepdims=True)
         if incoming.output is not None:
-            given = np.where(self.seen.any(axis=-1, keepdims=True), do * _clean(incoming.output), 0.0)
+            given = np.where(
+                self.seen.any(axis=-1, keepdims=True), do * _clean(incoming.output), 0.0
+            )
             # That O was rounded before it was given is not the driver's doing, but moves D.
             moved = np.abs(given.sum(axis=-1, keepdims=True) - d)
             d_noise = _quadrature(_summation(given, np.ones((given.shape[-1], 1))), moved)
         else:
-            from_terms = np.square(_quadrature(p * relative * dp, p * dp_noise)).sum(axis=-1, keepdims=True)
-            d_noise = _quadrature(np.sqrt(from_terms), _summation(p * dp, np.ones((p.shape[-1], 1))))
+            from_terms = np.square(_quadrature(p * relative * dp, p * dp_noise)).sum(
+                axis=-1, keepdims=True
+            )
+            d_noise = _quadrature(
+                np.sqrt(from_terms), _summation(p * dp, np.ones((p.shape[-1], 1)))
+            )
         ds = p * (dp - d)
         ds_noise = _quadrature(ds * relative, p * dp_noise, p * d_noise, _U * ds)
 
-        def product(x: NDArray, noise: NDArray, precision: int, stored: NDArray, stored_noise: NDArray) -> NDArray:
+        def product(
+            x: NDArray, noise: NDArray, precision: int, stored: NDArray, stored_noise: NDArray
+        ) -> NDArray:
             """Of x times a stored tensor, beside which x is rounded."""
             beside = _quadrature(noise, x * UNIT.get(precision, UNIT[FP32]) * DEVIATION)
             inputs = _quadrature(_propagated(beside, stored), _propagated(x, stored_noise))
@@ -217,8 +239,19 @@ class _Noise:
         dx, dx_noise, scale = ds * self.slope, ds_noise * self.slope, abs(problem.scale)
         result = {
             "query": scale * product(dx, dx_noise, problem.key.precision, self.k, self.k_noise),
-            "key": scale * shared(product(swap(dx), swap(dx_noise), problem.query.precision, self.q, self.q_noise)),
-            "value": shared(product(swap(p), swap(p * relative), incoming.grad_output.precision, do, np.zeros_like(do))),
+            "key": scale
+            * shared(
+                product(swap(dx), swap(dx_noise), problem.query.precision, self.q, self.q_noise)
+            ),
+            "value": shared(
+                product(
+                    swap(p),
+                    swap(p * relative),
+                    incoming.grad_output.precision,
+                    do,
+                    np.zeros_like(do),
+                )
+            ),
             "d_values": d_noise,
         }
         from_mask = mask_gradient(np.square(ds_noise), problem)
@@ -227,21 +260,26 @@ class _Noise:
         if problem.options.sinks is not None:
             sink = problem.options.sinks[None, :, None, None]
             share = np.exp(np.minimum(sink - self.l, 0.0))
-            of_share = _U * _quadrature(np.broadcast_to(sink, self.l.shape), self.l, np.ones_like(self.l))
+            of_share = _U * _quadrature(
+                np.broadcast_to(sink, self.l.shape), self.l, np.ones_like(self.l)
+            )
             error = share * _quadrature(d_noise, d * of_share)
             result["sinks"] = np.sqrt(np.square(error).sum(axis=(0, 2), keepdims=True))
         return result
 
 
 def _bound(factor: float, expected: NDArray, attempts: list[NDArray], noise: NDArray) -> Bound:
-    return Bound(factor, _naive(expected, attempts), _few_rows(noise, expected), kept_in_fp32(expected))
+    return Bound(
+        factor, _naive(expected, attempts), _few_rows(noise, expected), kept_in_fp32(expected)
+    )
 
 
 def _few_rows(deviation: NDArray, expected: NDArray) -> Norms:
     """What the errors of few rows may reach, given the standard deviation of each element.
 
-    The elements of a row share the errors of P, so a head has as many independent errors as it has rows that matter:
-    (sum of variances)^2 / sum of squared variances of its rows, which is their number if all are alike.
+    The elements of a row share the errors of P, so a head has as many independent errors as it has
+    rows that matter: (sum of variances)^2 / sum of squared variances of its rows, which is their
+    number if all are alike.
     """
     counted = np.isfinite(expected)
     variance = np.where(counted, np.square(deviation), 0.0)
@@ -263,8 +301,12 @@ def forward_bounds(problem: Problem, exact: Forward) -> dict[str, Bound]:
     attempts = [forward(problem, a) for a in ORDERS]
     noise = _Noise(problem)
     return {
-        "output": _bound(FORWARD_FACTOR, exact.output, [t.output for t in attempts], noise.output()),
-        "logsumexp": _bound(FORWARD_FACTOR, exact.logsumexp, [t.logsumexp for t in attempts], noise.logsumexp()),
+        "output": _bound(
+            FORWARD_FACTOR, exact.output, [t.output for t in attempts], noise.output()
+        ),
+        "logsumexp": _bound(
+            FORWARD_FACTOR, exact.logsumexp, [t.logsumexp for t in attempts], noise.logsumexp()
+        ),
     }
 
 
@@ -276,6 +318,8 @@ def gradient_bounds(problem: Problem, exact: Gradients, incoming: Incoming) -> d
     attempts = [backward(problem, incoming, a) for a in ORDERS]
     noise = _Noise(problem).gradients(incoming)
     return {
-        name: _bound(GRADIENT_FACTOR, getattr(exact, name), [getattr(t, name) for t in attempts], amount)
+        name: _bound(
+            GRADIENT_FACTOR, getattr(exact, name), [getattr(t, name) for t in attempts], amount
+        )
         for name, amount in noise.items()
     }

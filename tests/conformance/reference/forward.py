@@ -39,7 +39,7 @@ def per_query_head(x: NDArray, group: int) -> NDArray:
 
 
 def row_scale(value: Operand, group: int) -> NDArray:
-    """The scales of V's rows, to be multiplied with P: [batch, heads, 1, rows of key], or a single 1."""
+    """The scales of V's rows, to multiply P with: [batch, heads, 1, rows of key], or a single 1."""
     if value.row_scale is None:
         return np.ones((1, 1, 1, 1))
     return swap(per_query_head(value.row_scale, group))

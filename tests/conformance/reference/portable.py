@@ -1,14 +1,14 @@
 """Arithmetic and random numbers that give the same bits on every machine.
 
-The vectors are committed and `generate.py --check` compares bytes. BLAS, NumPy's reductions, its SIMD
-exp/log and its random generators may all differ between processors or versions; elementwise + - * / and
-sqrt may not (IEEE 754). So everything below is made of those, in a stated order.
+The vectors are committed and `generate.py --check` compares bytes. BLAS, NumPy's reductions, its
+SIMD exp/log and its random generators may all differ between processors or versions; sums,
+products, quotients and roots of single elements may not (IEEE 754). So everything below is made of
+those, in a stated order.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,10 @@ def exp(x: Array) -> Array:
         polynomial = 1.0 + polynomial * r / n
     with np.errstate(over="ignore", under="ignore"):
         # Two steps, because 2^k alone may leave the range of float64 where e^x does not.
-        result = np.ldexp(np.ldexp(polynomial, k.astype(np.int64) // 2), k.astype(np.int64) - k.astype(np.int64) // 2)
+        result = np.ldexp(
+            np.ldexp(polynomial, k.astype(np.int64) // 2),
+            k.astype(np.int64) - k.astype(np.int64) // 2,
+        )
         result = np.where(np.isnan(wide), np.nan, np.where(wide == -np.inf, 0.0, result))
         return result.astype(np.asarray(x).dtype)
 
@@ -47,18 +50,20 @@ def log(x: Array) -> Array:
     for n in range(25, 0, -2):
         series = 1.0 / n + series * (t * t)
     value = k * _LN2_HIGH + (2 * t * series + k * _LN2_LOW)
-    value = np.where(wide == 0, -np.inf, np.where(wide == np.inf, np.inf, np.where(regular, value, np.nan)))
+    value = np.where(
+        wide == 0, -np.inf, np.where(wide == np.inf, np.inf, np.where(regular, value, np.nan))
+    )
     return value.astype(np.asarray(x).dtype)
 
 
 def tanh(x: Array) -> Array:
-    """tanh x to an absolute error of a few 1e-16, which is what softcap * tanh(S / softcap) needs."""
+    """tanh x to an absolute error of a few 1e-16: what softcap * tanh(S / softcap) needs."""
     wide = np.asarray(x, np.float64)
     e = exp(-2.0 * np.abs(wide))
     return (np.copysign(1.0, wide) * ((1.0 - e) / (1.0 + e))).astype(np.asarray(x).dtype)
 
 
-def total(x: Array, axis: int, order: Optional[NDArray[np.intp]] = None) -> Array:
+def total(x: Array, axis: int, order: NDArray[np.intp] | None = None) -> Array:
     """Sum along `axis`, one term after the other, keeping the axis with size 1."""
     moved = np.moveaxis(x, axis, 0)
     result = np.zeros(moved.shape[1:], x.dtype)
@@ -70,10 +75,10 @@ def total(x: Array, axis: int, order: Optional[NDArray[np.intp]] = None) -> Arra
 def matmul(
     a: Array,
     b: Array,
-    order: Optional[NDArray[np.intp]] = None,
-    keep: Optional[NDArray[np.bool_]] = None,
+    order: NDArray[np.intp] | None = None,
+    keep: NDArray[np.bool_] | None = None,
 ) -> Array:
-    """a[..., n, k] b[..., k, m], one k after the other, products and sums rounded to the dtype of `a`.
+    """a[..., n, k] b[..., k, m], one k after the other; all rounded to the dtype of `a`.
 
     Terms with keep[..., n, k] false are left out, whatever they hold: 0 * NaN would be NaN.
     """
@@ -106,7 +111,10 @@ def uniform(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
 def normal(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Bell-shaped numbers of mean 0 and variance 1: the sum of four 16-bit uniforms, centred."""
     words = _words(name, int(np.prod(shape, dtype=np.int64)))
-    fields = sum(((words >> np.uint64(s)) & np.uint64(0xFFFF)).astype(np.float64) + 0.5 for s in (0, 16, 32, 48))
+    fields = sum(
+        ((words >> np.uint64(s)) & np.uint64(0xFFFF)).astype(np.float64) + 0.5
+        for s in (0, 16, 32, 48)
+    )
     return ((np.asarray(fields) / 65536.0 - 2.0) * 3.0**0.5).reshape(shape)
 
 

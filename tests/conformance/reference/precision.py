@@ -13,8 +13,9 @@ INTEGERS = (INT4, INT8)
 # Half a unit in the last place of a number in [1, 2): the largest relative rounding error.
 UNIT = {FP32: 2.0**-24, FP16: 2.0**-11, BF16: 2.0**-8 / 2}
 
-# The standard deviation of a rounding, in UNITs of the number: uniform over one unit in the last place, whose size
-# relative to the number depends on the mantissa; averaged over logarithmically uniform ones.
+# The standard deviation of a rounding, in UNITs of the number: uniform over one unit in the last
+# place, whose size relative to the number depends on the mantissa; averaged over logarithmically
+# uniform ones.
 DEVIATION = float((8 * np.log(2.0)) ** -0.5)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +19,14 @@ class Operand:
 
     values: NDArray[np.float64]
     precision: int = FP32
-    inside: Optional[NDArray[np.bool_]] = None
+    inside: NDArray[np.bool_] | None = None
     """For the clip option: false where an element is stored at the end of the quantized range."""
     rotated: bool = False
-    row_scale: Optional[NDArray[np.float64]] = None
-    """[batch, heads, rows, 1], where each row of an integer tensor has one scale of its own or its block's."""
-    single: Optional[NDArray[np.float32]] = None
+    row_scale: NDArray[np.float64] | None = None
+    """[batch, heads, rows, 1], where a row of integers has one scale of its own or its block's."""
+    single: NDArray[np.float32] | None = None
     """The real values of an integer tensor as computed in FP32, where that differs."""
-    deviation: Optional[NDArray[np.float64]] = None
+    deviation: NDArray[np.float64] | None = None
     """Standard deviation of `single`."""
 
 
@@ -35,20 +34,20 @@ class Operand:
 class Options:
     """mfa_attention_options, with arrays in place of buffers."""
 
-    scale: Optional[float] = None
+    scale: float | None = None
     softcap: float = 0.0
     causal: bool = False
-    window: Optional[tuple[int, int]] = None
+    window: tuple[int, int] | None = None
     """(left, right); -1 = no limit on that side."""
     alignment: int = TOP_LEFT
     compute: int = EXACT
-    mask: Optional[NDArray] = None
+    mask: NDArray | None = None
     """bool (true = attend) or float64 (added), each dimension full or 1."""
-    alibi_slopes: Optional[NDArray[np.float64]] = None
+    alibi_slopes: NDArray[np.float64] | None = None
     """[batch or 1, heads]"""
-    sinks: Optional[NDArray[np.float64]] = None
+    sinks: NDArray[np.float64] | None = None
     """[heads]"""
-    lengths: Optional[list[tuple[int, int]]] = None
+    lengths: list[tuple[int, int]] | None = None
     """Varlen: (query rows, key rows) of each sequence."""
 
 

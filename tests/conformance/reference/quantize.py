@@ -1,13 +1,12 @@
 """How stored integers stand for real numbers, and how real numbers become stored integers.
 
-    real = scale * (n - zero_point);  then row * Hadamard if rotated;  then + mean of the column
+real = scale * (n - zero_point);  then row * Hadamard if rotated;  then + mean of the column
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +52,7 @@ class Quantized:
     data: NDArray[np.int8]
     scale: NDArray[np.float32]
     zero_point: NDArray[np.int32]
-    mean: Optional[NDArray[np.float32]] = None
+    mean: NDArray[np.float32] | None = None
 
 
 def scale_shape(shape: Shape, scheme: Scheme) -> Shape:
@@ -93,7 +92,7 @@ def _groups(x: NDArray, scheme: Scheme) -> Iterator[tuple[tuple[int, ...], NDArr
 
 
 def hadamard(x: NDArray) -> NDArray:
-    """Each row times the orthonormal block-diagonal Sylvester matrix; its own inverse. In the dtype of `x`.
+    """Each row times the orthonormal block-diagonal Sylvester matrix; its own inverse.
 
     The blocks have the size of the largest power of two that divides the number of columns.
     """
@@ -126,9 +125,10 @@ def dequantize(tensor: Quantized, dtype: type = np.float64) -> NDArray:
 
 
 def dequantize_deviation(tensor: Quantized) -> NDArray[np.float64]:
-    """Standard deviation of dequantize() in FP32: of the product, each stage of the rotation and the sum with the mean.
+    """Standard deviation of dequantize() in FP32.
 
-    The mean counts as going through the rotation, as it does where a driver works in the rotated basis.
+    The product, each stage of the rotation and the sum with the mean are rounded. The mean counts
+    as going through the rotation, as it does where a driver works in the rotated basis.
     """
     variance, columns = np.square(_without_mean(tensor, np.float64)), tensor.data.shape[-1]
     if tensor.mean is not None:
@@ -137,18 +137,23 @@ def dequantize_deviation(tensor: Quantized) -> NDArray[np.float64]:
         # A stage keeps the mean square of a block, so each rounds numbers of that size.
         size = columns & -columns
         blocks = np.square(dequantize(tensor)).reshape(*variance.shape[:-1], columns // size, size)
-        typical = np.broadcast_to(blocks.mean(axis=-1, keepdims=True), blocks.shape).reshape(variance.shape)
+        typical = np.broadcast_to(blocks.mean(axis=-1, keepdims=True), blocks.shape).reshape(
+            variance.shape
+        )
         variance = variance + typical * size.bit_length()
     return DEVIATION * UNIT[FP32] * np.sqrt(variance)
 
 
 def parameters(group: NDArray[np.float32], scheme: Scheme) -> tuple[np.float32, int]:
-    """Scale and zero point of one group as mfa.h defines them: computed exactly, rounded once, when stored.
+    """Scale and zero point of one group as mfa.h defines them.
 
-    The zero point and the elements are rounded with the scale as it is stored, because it is what reads them back.
+    The scale is computed exactly and rounded once, when it is stored. The zero point and the
+    elements are rounded with the scale as it is stored, because it is what reads them back.
     """
     low, high = min(float(group.min()), 0.0), max(float(group.max()), 0.0)
-    width, steps = (high - low, scheme.steps) if scheme.asymmetric else (max(-low, high), scheme.steps // 2)
+    width, steps = (
+        (high - low, scheme.steps) if scheme.asymmetric else (max(-low, high), scheme.steps // 2)
+    )
     scale = float(rounded(np.asarray(width / steps), scheme.scale_precision))
     if width == 0:
         return np.float32(1), 0
@@ -158,7 +163,9 @@ def parameters(group: NDArray[np.float32], scheme: Scheme) -> tuple[np.float32, 
     return np.float32(scale), min(max(zero_point, scheme.lowest), scheme.lowest + scheme.steps)
 
 
-def quantize(x: NDArray[np.float64], scheme: Scheme, mean: Optional[NDArray[np.float32]] = None) -> Quantized:
+def quantize(
+    x: NDArray[np.float64], scheme: Scheme, mean: NDArray[np.float32] | None = None
+) -> Quantized:
     """Round a tensor [batch, heads, rows, columns]; `mean` takes the place of the computed one."""
     real = np.asarray(x, np.float64)
     if scheme.smooth:
@@ -173,14 +180,16 @@ def quantize(x: NDArray[np.float64], scheme: Scheme, mean: Optional[NDArray[np.f
     for index, group in _groups(stored, scheme):
         if group.size:
             scale[index], zero_point[index] = parameters(group, scheme)
-    n = np.rint(stored / expand(scale, stored.shape, scheme)) + expand(zero_point, stored.shape, scheme)
+    n = np.rint(stored / expand(scale, stored.shape, scheme)) + expand(
+        zero_point, stored.shape, scheme
+    )
     lowest = scheme.lowest if scheme.asymmetric else scheme.lowest + 1
     data = np.clip(n, lowest, scheme.lowest + scheme.steps).astype(np.int8)
     return Quantized(scheme, data, scale, zero_point, mean if scheme.smooth else None)
 
 
-def row_scale(tensor: Quantized) -> Optional[NDArray[np.float64]]:
-    """The scale of each row [batch, heads, rows, 1], where a row has one of its own or its block's."""
+def row_scale(tensor: Quantized) -> NDArray[np.float64] | None:
+    """The scale of each row [batch, heads, rows, 1], where it has one of its own or its block's."""
     scheme = tensor.scheme
     if scheme.granularity not in (ROW, BLOCK) or tensor.scale.shape[3] != 1:
         return None
@@ -189,12 +198,14 @@ def row_scale(tensor: Quantized) -> Optional[NDArray[np.float64]]:
 
 
 def inside(tensor: Quantized) -> NDArray[np.bool_]:
-    """False where an element is stored at the end of the quantized range: what the clip option zeroes.
+    """False where an element is stored at the end of its range: what the clip option zeroes.
 
-    The range is -127 ... 127 (-7 ... 7) where all zero points are 0 because there are none, or the only one is; otherwise
-    -128 ... 127 (-8 ... 7).
+    The range is -127 ... 127 (-7 ... 7) where all zero points are 0 because there are none, or the
+    only one is; otherwise -128 ... 127 (-8 ... 7).
     """
     scheme = tensor.scheme
-    symmetric = not scheme.asymmetric or (scheme.granularity == TENSOR and tensor.zero_point.item() == 0)
+    symmetric = not scheme.asymmetric or (
+        scheme.granularity == TENSOR and tensor.zero_point.item() == 0
+    )
     lowest = scheme.lowest + 1 if symmetric else scheme.lowest
     return (tensor.data > lowest) & (tensor.data < scheme.lowest + scheme.steps)

@@ -48,8 +48,10 @@ def visible(options: Options, rows_q: int, rows_k: int) -> NDArray[np.bool_]:
     return result
 
 
-def mask_index(mask_shape: tuple[int, ...], options: Options, rows_q: int, rows_k: int, batch: int, heads: int):
-    """Index arrays that broadcast to [batch, heads, rows_q, rows_k] and pick an element of the mask.
+def mask_index(
+    mask_shape: tuple[int, ...], options: Options, rows_q: int, rows_k: int, batch: int, heads: int
+):
+    """Index arrays of the mask's elements that broadcast to [batch, heads, rows_q, rows_k].
 
     A dimension of size 1 is broadcast. Where query and key belong to different sequences the
     index is meaningless (but legal): visible() is false there.
@@ -57,15 +59,21 @@ def mask_index(mask_shape: tuple[int, ...], options: Options, rows_q: int, rows_
     at = positions(options, rows_q, rows_k)
     varlen = options.lengths is not None
     outer = at.sequence_q[None, None, :, None] if varlen else np.arange(batch)[:, None, None, None]
-    index = [outer, np.arange(heads)[None, :, None, None], at.row[None, None, :, None], at.column[None, None, None, :]]
+    index = [
+        outer,
+        np.arange(heads)[None, :, None, None],
+        at.row[None, None, :, None],
+        at.column[None, None, None, :],
+    ]
     return tuple(i if size > 1 else np.zeros_like(i) for i, size in zip(index, mask_shape))
 
 
 def bias(options: Options, batch: int, heads: int, rows_q: int, rows_k: int):
     """(bias, visible), both [batch, heads, rows_q, rows_k].
 
-    A key is masked out where it is not visible, where a BOOL mask is false, and where an additive mask is
-    -infinity: mfa.h defines the first two as a bias of -infinity. The bias is 0 there, and must not be used.
+    A key is masked out where it is not visible, where a BOOL mask is false, and where an additive
+    mask is -infinity: mfa.h defines the first two as a bias of -infinity. The bias is 0 there, and
+    must not be used.
     """
     shape = (batch, heads, rows_q, rows_k)
     seen = np.broadcast_to(visible(options, rows_q, rows_k), shape).copy()

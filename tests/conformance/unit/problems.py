@@ -69,7 +69,11 @@ VARLEN = {
 def problem(options: Options, d: int = D, dv: int = DV) -> Problem:
     batch, rows_q, rows_k = BATCH, ROWS_Q, ROWS_K
     if options.lengths is not None:
-        batch, rows_q, rows_k = 1, sum(q for q, _ in options.lengths), sum(k for _, k in options.lengths)
+        batch, rows_q, rows_k = (
+            1,
+            sum(q for q, _ in options.lengths),
+            sum(k for _, k in options.lengths),
+        )
     return Problem(
         Operand(normal("query", (batch, HEADS, rows_q, d))),
         Operand(normal("key", (batch, KEY_HEADS, rows_k, d))),

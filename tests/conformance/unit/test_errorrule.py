@@ -17,14 +17,14 @@ from reference.problem import Operand, Options, Problem
 SHAPE = (1, 3, 37, 24)
 
 
-def _problem(precision: int = FP32, options: Options = Options(), keys: int = 50) -> Problem:
+def _problem(precision: int = FP32, keys: int = 50) -> Problem:
     def operand(name: str, rows: int) -> Operand:
         x = normal(name, (1, 3, rows, 24))
         if precision == INT8:
             return Operand(np.rint(x * 30) / 30, INT8)
         return Operand(rounded(x, precision), precision)
 
-    return Problem(operand("q", 37), operand("k", keys), operand("v", keys), options)
+    return Problem(operand("q", 37), operand("k", keys), operand("v", keys))
 
 
 @pytest.mark.parametrize("precision", [FP32, FP16, BF16, INT8])
@@ -44,7 +44,9 @@ def test_another_order_of_summation_passes(precision: int, keys: int) -> None:
         assert violation(attempt.logsumexp, exact.logsumexp, bounds["logsumexp"]) is None
         gradients = backward(problem, incoming, other)
         for name, rule in rules.items():
-            assert violation(getattr(gradients, name), getattr(exact_gradients, name), rule) is None, name
+            assert (
+                violation(getattr(gradients, name), getattr(exact_gradients, name), rule) is None
+            ), name
 
 
 def test_mistakes_are_caught() -> None:
@@ -75,7 +77,11 @@ def test_non_finite_elements() -> None:
     rule = Bound(2.0, Norms(1.0, 1.0), Norms(0.0, 0.0))
     expected = np.array([np.nan, np.inf, -np.inf, 1.0]).reshape(1, 1, 1, 4)
     assert violation(expected.copy(), expected, rule) is None
-    for wrong in ([0.0, np.inf, -np.inf, 1.0], [np.nan, -np.inf, -np.inf, 1.0], [np.nan, np.inf, -np.inf, np.nan]):
+    for wrong in (
+        [0.0, np.inf, -np.inf, 1.0],
+        [np.nan, -np.inf, -np.inf, 1.0],
+        [np.nan, np.inf, -np.inf, np.nan],
+    ):
         assert violation(np.array(wrong).reshape(1, 1, 1, 4), expected, rule) is not None
     assert violation(np.zeros((1, 1, 1, 3)), expected, rule) is not None
 

@@ -20,13 +20,20 @@ def test_plain_attention_is_a_softmax() -> None:
     for b, h in np.ndindex(2, 4):
         s = p.query.values[b, h] @ p.key.values[b, h // 2].T / np.sqrt(3)
         e = np.exp(s)
-        np.testing.assert_allclose(result.output[b, h], (e / e.sum(1, keepdims=True)) @ p.value.values[b, h // 2], atol=1e-14)
+        np.testing.assert_allclose(
+            result.output[b, h],
+            (e / e.sum(1, keepdims=True)) @ p.value.values[b, h // 2],
+            atol=1e-14,
+        )
         np.testing.assert_allclose(result.logsumexp[b, h, :, 0], np.log(e.sum(1)), atol=1e-14)
 
 
 def test_visibility_in_pictures() -> None:
     def picture(rows_q: int, rows_k: int, **options) -> list[str]:
-        return ["".join(".#"[int(x)] for x in row) for row in visible(Options(**options), rows_q, rows_k)]
+        return [
+            "".join(".#"[int(x)] for x in row)
+            for row in visible(Options(**options), rows_q, rows_k)
+        ]
 
     assert picture(3, 5, causal=True) == ["#....", "##...", "###.."]
     assert picture(3, 5, causal=True, alignment=BOTTOM_RIGHT) == ["###..", "####.", "#####"]
@@ -41,12 +48,16 @@ def test_visibility_in_pictures() -> None:
 def test_rows_without_keys() -> None:
     p = problem(OPTIONS["mask with hidden"])
     result = forward(p)
-    assert (result.output[:, :, 1] == 0).all() and (result.logsumexp[:, :, 1] == -np.inf).all()
+    assert (result.output[:, :, 1] == 0).all()
+    assert (result.logsumexp[:, :, 1] == -np.inf).all()
     gradients = backward(p, Incoming(grad_output(p), result.logsumexp))
-    assert (gradients.query[:, :, 1] == 0).all() and (gradients.d_values[:, :, 1] == 0).all()
+    assert (gradients.query[:, :, 1] == 0).all()
+    assert (gradients.d_values[:, :, 1] == 0).all()
     sinks = np.array([0.5, 1.0, -2.0, 0.0])
     with_sinks = forward(replace(p, options=replace(p.options, sinks=sinks)))
-    np.testing.assert_allclose(with_sinks.logsumexp[:, :, 1, 0], np.broadcast_to(sinks, (2, 4)), atol=1e-15)
+    np.testing.assert_allclose(
+        with_sinks.logsumexp[:, :, 1, 0], np.broadcast_to(sinks, (2, 4)), atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("hide", ["bool mask", "additive mask", "window"])
@@ -69,7 +80,9 @@ def test_nan_in_masked_keys_reaches_nothing(hide: str) -> None:
     np.testing.assert_array_equal(forward(dirty).output, forward(clean).output)
     np.testing.assert_array_equal(forward(dirty).logsumexp, forward(clean).logsumexp)
     for name in ("query", "key", "value"):
-        np.testing.assert_array_equal(getattr(backward(dirty, incoming), name), getattr(backward(clean, incoming), name))
+        np.testing.assert_array_equal(
+            getattr(backward(dirty, incoming), name), getattr(backward(clean, incoming), name)
+        )
 
 
 def test_nan_in_visible_operands_reaches_the_rows_that_use_it() -> None:
@@ -77,9 +90,11 @@ def test_nan_in_visible_operands_reaches_the_rows_that_use_it() -> None:
     p.query.values[0, 0, 2, 0] = np.nan
     p.value.values[1, 1, 3, 1] = np.nan
     result = forward(p)
-    assert np.isnan(result.output[0, 0, 2]).all() and np.isnan(result.logsumexp[0, 0, 2, 0])
+    assert np.isnan(result.output[0, 0, 2]).all()
+    assert np.isnan(result.logsumexp[0, 0, 2, 0])
     assert np.isfinite(result.output[0, 0, [0, 1, 3, 4]]).all()
-    assert np.isnan(result.output[1, 2:, 3:, 1]).all() and np.isfinite(result.output[1, 2:, :3]).all()
+    assert np.isnan(result.output[1, 2:, 3:, 1]).all()
+    assert np.isfinite(result.output[1, 2:, :3]).all()
     assert np.isfinite(result.output[1, 2:, :, [0, 2, 3]]).all()
 
 
@@ -91,7 +106,9 @@ def test_varlen_is_each_sequence_alone() -> None:
         for n, (rows_q, rows_k) in enumerate(packed.options.lengths):
             mask = packed.options.mask
             options = replace(
-                packed.options, lengths=None, mask=None if mask is None else mask[n : n + 1, :, :rows_q, :rows_k]
+                packed.options,
+                lengths=None,
+                mask=None if mask is None else mask[n : n + 1, :, :rows_q, :rows_k],
             )
             alone = forward(
                 Problem(
@@ -101,14 +118,24 @@ def test_varlen_is_each_sequence_alone() -> None:
                     options,
                 )
             )
-            np.testing.assert_allclose(whole.output[:, :, q0 : q0 + rows_q], alone.output, atol=1e-14)
-            np.testing.assert_allclose(whole.logsumexp[:, :, q0 : q0 + rows_q], alone.logsumexp, atol=1e-14)
+            np.testing.assert_allclose(
+                whole.output[:, :, q0 : q0 + rows_q], alone.output, atol=1e-14
+            )
+            np.testing.assert_allclose(
+                whole.logsumexp[:, :, q0 : q0 + rows_q], alone.logsumexp, atol=1e-14
+            )
             q0, k0 = q0 + rows_q, k0 + rows_k
 
 
 def test_empty_keys_and_queries() -> None:
-    none = Problem(Operand(np.ones((1, 2, 3, 4))), Operand(np.ones((1, 1, 0, 4))), Operand(np.ones((1, 1, 0, 5))))
+    none = Problem(
+        Operand(np.ones((1, 2, 3, 4))),
+        Operand(np.ones((1, 1, 0, 4))),
+        Operand(np.ones((1, 1, 0, 5))),
+    )
     result = forward(none)
-    assert result.output.shape == (1, 2, 3, 5) and (result.output == 0).all() and (result.logsumexp == -np.inf).all()
+    assert result.output.shape == (1, 2, 3, 5)
+    assert (result.output == 0).all()
+    assert (result.logsumexp == -np.inf).all()
     no_query = replace(none, query=Operand(np.ones((1, 2, 0, 4))))
     assert forward(no_query).output.shape == (1, 2, 0, 5)

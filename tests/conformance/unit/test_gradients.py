@@ -33,12 +33,19 @@ def test_finite_differences(name: str, output_given: bool) -> None:
             up, down = values.copy(), values.copy()
             up[index] += STEP
             down[index] -= STEP
-            numeric = (loss(changed(problem, input_name, up)) - loss(changed(problem, input_name, down))) / (2 * STEP)
-            assert analytic[index] == pytest.approx(numeric, rel=1e-6, abs=1e-8), (input_name, index)
+            numeric = (
+                loss(changed(problem, input_name, up)) - loss(changed(problem, input_name, down))
+            ) / (2 * STEP)
+            assert analytic[index] == pytest.approx(numeric, rel=1e-6, abs=1e-8), (
+                input_name,
+                index,
+            )
 
 
 def test_d_values_is_the_row_sum() -> None:
     problem = every_problem()["everything"]
     incoming_gradient, exact = grad_output(problem), forward(problem)
     without = backward(problem, Incoming(incoming_gradient, exact.logsumexp)).d_values
-    np.testing.assert_allclose(without, (incoming_gradient.values * exact.output).sum(-1, keepdims=True), atol=1e-13)
+    np.testing.assert_allclose(
+        without, (incoming_gradient.values * exact.output).sum(-1, keepdims=True), atol=1e-13
+    )

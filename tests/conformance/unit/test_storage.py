@@ -15,7 +15,9 @@ def test_portable_functions_agree_with_the_mathematics_library() -> None:
     x = np.concatenate([np.linspace(-745, 709, 4001), np.linspace(-1, 1, 2001)])
     np.testing.assert_allclose(portable.exp(x), [math.exp(v) for v in x], rtol=4e-16, atol=5e-324)
     positive = np.concatenate([np.geomspace(1e-300, 1e300, 4001), np.linspace(0.5, 2, 2001)])
-    np.testing.assert_allclose(portable.log(positive), [math.log(v) for v in positive], rtol=5e-16, atol=2e-16)
+    np.testing.assert_allclose(
+        portable.log(positive), [math.log(v) for v in positive], rtol=5e-16, atol=2e-16
+    )
     np.testing.assert_allclose(portable.tanh(x), np.tanh(x), atol=4e-16)
     special = np.array([np.nan, -np.inf, np.inf, 0.0])
     np.testing.assert_array_equal(portable.exp(special), [np.nan, 0.0, np.inf, 1.0])
@@ -31,13 +33,20 @@ def test_portable_sums_and_numbers() -> None:
     keep[..., 2] = False
     assert np.isfinite(portable.matmul(a, b, keep=keep)).all()
     sample = portable.normal("sample", (100_000,))
-    assert abs(sample.mean()) < 0.01 and abs(sample.std() - 1) < 0.01
+    assert abs(sample.mean()) < 0.01
+    assert abs(sample.std() - 1) < 0.01
     assert sorted(portable.permutation("p", 9)) == list(range(9))
 
 
 def test_rounding_to_bfloat16() -> None:
     one, ulp = 1.0, 2.0**-7
-    cases = {one + ulp / 2: one, one + 3 * ulp / 2: one + 2 * ulp, one + ulp * 0.51: one + ulp, 3.4e38: np.inf, 1e-40: 9.9e-41}
+    cases = {
+        one + ulp / 2: one,
+        one + 3 * ulp / 2: one + 2 * ulp,
+        one + ulp * 0.51: one + ulp,
+        3.4e38: np.inf,
+        1e-40: 9.9e-41,
+    }
     for value, expected in cases.items():
         assert precision.rounded(np.array([value]), BF16)[0] == pytest.approx(expected, rel=0.01)
     assert precision.rounded(np.array([one + ulp / 2]), BF16)[0] == one
@@ -48,7 +57,9 @@ def test_rounding_to_bfloat16() -> None:
 def test_int4_packing() -> None:
     n = np.arange(-8, 8, dtype=np.int8)
     packed = precision.pack_int4(n)
-    assert packed[0] == 0x98 and packed[4] == 0x10 and packed[7] == 0x76
+    assert packed[0] == 0x98
+    assert packed[4] == 0x10
+    assert packed[7] == 0x76
     np.testing.assert_array_equal(precision.unpack_int4(packed), n)
 
 
@@ -80,32 +91,46 @@ SHAPE = (2, 3, 10, 70)
     ],
 )
 def test_round_trip_is_within_half_a_step(
-    code: int, asymmetric: bool, smooth: bool, rotated: bool, granularity: int, block_rows: int, group_size: int, scales
+    code: int,
+    asymmetric: bool,
+    smooth: bool,
+    rotated: bool,
+    granularity: int,
+    block_rows: int,
+    group_size: int,
+    scales,
 ) -> None:
     scheme = Scheme(code, granularity, block_rows, group_size, asymmetric, smooth, rotated)
     x = portable.normal("round trip", SHAPE) + 0.5
     stored = quantize.quantize(x, scheme)
-    assert stored.scale.shape == scales and stored.data.min() >= scheme.lowest
+    assert stored.scale.shape == scales
+    assert stored.data.min() >= scheme.lowest
     error = quantize.dequantize(stored) - x
     if rotated:
         error = quantize.hadamard(error)
-    # An asymmetric zero point is rounded, so an end of the range may be cut by up to half a step more.
+    # An asymmetric zero point is rounded, so an end of the range may be cut by up to half a step
+    # more.
     steps = 1.0 if asymmetric else 0.5
-    assert (np.abs(error) <= steps * 1.0001 * quantize.expand(stored.scale, SHAPE, scheme) + 1e-6).all()
+    assert (
+        np.abs(error) <= steps * 1.0001 * quantize.expand(stored.scale, SHAPE, scheme) + 1e-6
+    ).all()
 
 
 def test_symmetric_by_hand() -> None:
     x = np.array([127.0, -127.0, 0.5, 1.5, -2.5, 126.5, 0.0, 1.0]).reshape(1, 1, 2, 4)
     stored = quantize.quantize(x, Scheme(INT8))
-    assert stored.scale.item() == 1 and stored.data.reshape(-1).tolist() == [127, -127, 0, 2, -2, 126, 0, 1]
+    assert stored.scale.item() == 1
+    assert stored.data.reshape(-1).tolist() == [127, -127, 0, 2, -2, 126, 0, 1]
     assert quantize.quantize(np.zeros((1, 1, 2, 4)), Scheme(INT8)).scale.item() == 1
-    assert not quantize.inside(stored)[0, 0, 0, :2].any() and quantize.inside(stored)[0, 0, 0, 2:].all()
+    assert not quantize.inside(stored)[0, 0, 0, :2].any()
+    assert quantize.inside(stored)[0, 0, 0, 2:].all()
 
 
 def test_asymmetric_by_hand() -> None:
     x = np.array([-1.0, 0.0, 3.0, 14.0]).reshape(1, 1, 1, 4)
     stored = quantize.quantize(x, Scheme(INT4, asymmetric=True))
-    assert stored.scale.item() == 1 and stored.zero_point.item() == -7
+    assert stored.scale.item() == 1
+    assert stored.zero_point.item() == -7
     assert stored.data.reshape(-1).tolist() == [-8, -7, -4, 7]
     positive = quantize.quantize(x + 1, Scheme(INT4, asymmetric=True))
     assert positive.zero_point.item() == -8, "the range includes 0"

@@ -70,6 +70,25 @@ pub(super) fn parts() -> Vec<Part> {
             let note = pytest(lab, step)?;
             Ok(Verdict::Ran(note.to_owned()))
         }),
+        Part::new(
+            "demo",
+            "a real language model runs, and agrees with plain attention in NumPy",
+            |lab, step| {
+                let repo = lab.repo;
+                let driver = lab.options.driver.clone();
+                let venv = lab.venv_with_package(step)?;
+                let mut demo = venv.program("umfa");
+                demo.args(["demo", "--quick", "--json"])
+                    .arg(repo.scratch("demo.json"))
+                    .arg("--plot")
+                    .arg(repo.scratch("demo.png"));
+                if let Some(driver) = driver {
+                    demo.env("MFA_DRIVER", driver);
+                }
+                step.run_check(&mut demo)?;
+                Ok(Verdict::Ran(String::new()))
+            },
+        ),
     ]
 }
 

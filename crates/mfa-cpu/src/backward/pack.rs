@@ -211,7 +211,7 @@ impl Cells<'_> {
                     (0.0, 0)
                 };
                 *scratch.col_bias.add(j) =
-                    -(128 + k_zero) * *scratch.sums.add(j) + d as i32 * k_zero * zero;
+                    -(kernels.q_offset + k_zero) * *scratch.sums.add(j) + d as i32 * k_zero * zero;
                 *scratch.col_scale.add(j) = scale;
                 *scratch.col_zero.add(j) = zero as f32;
                 if let (Some(mean), true) = (&k_mean, j < n) {

@@ -196,7 +196,7 @@ impl Tile<'_> {
                     0
                 };
                 *scratch.col_bias.add(j) =
-                    -(128 + q_zero) * *scratch.sums.add(j) + d as i32 * q_zero * zero;
+                    -(kernels.q_offset + q_zero) * *scratch.sums.add(j) + d as i32 * q_zero * zero;
                 *scratch.col_zero.add(j) = zero as f32;
                 if !one {
                     *scratch.col_scale.add(j) = if inside {

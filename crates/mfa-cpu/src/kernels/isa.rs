@@ -23,13 +23,19 @@ pub(crate) enum Isa {
     Avx512Vnni,
     /// Advanced SIMD of AArch64.
     Neon,
+    /// The same with DotProd.
+    NeonDotProd,
+    /// The same with DotProd and I8MM.
+    NeonI8mm,
 }
 
 impl Isa {
     /// From the slowest to the fastest of each architecture.
-    pub(crate) const ALL: [Isa; 6] = [
+    pub(crate) const ALL: [Isa; 8] = [
         Isa::Scalar,
         Isa::Neon,
+        Isa::NeonDotProd,
+        Isa::NeonI8mm,
         Isa::Avx2,
         Isa::Avx2Vnni,
         Isa::Avx512,
@@ -45,6 +51,8 @@ impl Isa {
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Neon => "neon",
+            Isa::NeonDotProd => "neondotprod",
+            Isa::NeonI8mm => "neoni8mm",
         }
     }
 
@@ -72,6 +80,14 @@ impl Isa {
             Isa::Avx512Vnni => Isa::Avx512.runs_here() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotProd => {
+                Isa::Neon.runs_here() && std::arch::is_aarch64_feature_detected!("dotprod")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => {
+                Isa::NeonDotProd.runs_here() && std::arch::is_aarch64_feature_detected!("i8mm")
+            }
             _ => false,
         }
     }
@@ -93,6 +109,10 @@ impl Isa {
             Isa::Avx512Vnni => Some(&super::avx512::TABLE_VNNI),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Some(&super::neon::TABLE),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotProd => Some(&super::neon::TABLE_DOTPROD),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Some(&super::neon::TABLE_I8MM),
             _ => None,
         }
     }

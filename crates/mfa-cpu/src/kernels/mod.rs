@@ -12,7 +12,7 @@
 //! | Q, f32 | `[d][mr]`, rows past the end are zero | `pack_q_f32` |
 //! | K, f32 | per panel `[d][nr]`, keys past the end are zero | `pack_k_f32` |
 //! | V, f32 | per panel `[packed][nr]`, columns past the end are zero | `pack_v_f32` |
-//! | Q, i8 | `[d4][mr][4]` of `q + 128` as u8, where `d4 = ceil(d / 4)`; padding is 128 (that is, q = 0) | `pack_q_i8` |
+//! | Q, i8 | `[d4][mr][4]` of `q + q_offset`, where `d4 = ceil(d / 4)`; padding is q = 0 | `pack_q_i8` |
 //! | K, i8 | per panel `[d4][nr][4]`, padding is zero | `pack_k_i8` |
 //! | V, i16 | per panel `[ceil(packed / 2)][nr][2]` of `v - zero_point`, padding is zero | `pack_v_i16` |
 //! | V, i8 | per panel `[ceil(packed / 4)][nr][4]` of `v`, padding is zero | `pack_v_i8` |
@@ -31,6 +31,7 @@
 // Blocks inside it would repeat that sentence at every load.
 #![allow(unsafe_op_in_unsafe_fn)]
 
+mod exp2;
 mod generic;
 pub(crate) mod gradient;
 pub(crate) mod isa;
@@ -62,11 +63,11 @@ pub(crate) const DECODE_ROWS: usize = 8;
 /// The largest `mr` of any table.
 pub(crate) const MAX_MR: usize = 16;
 
-/// What the scores of an INT8 tile need beside the integer product `raw = sum (q + 128) * k`:
+/// What the scores of an INT8 tile need beside the integer product `raw = sum (q + q_offset) * k`:
 /// `s[i][j] = (f32(raw + col_bias[j]) - col_zero[j] * row_sum[i]) * col_scale[j] * row_scale[i] + row_add[i]`.
 #[derive(Clone, Copy)]
 pub(crate) struct ScoreScales {
-    /// `-(128 + q_zero) * sum_d k[j][d]` plus `d * q_zero * k_zero`, per key.
+    /// `-(q_offset + q_zero) * sum_d k[j][d]` plus `d * q_zero * k_zero`, per key.
     pub col_bias: *const i32,
     /// Scale per key; null: 1.
     pub col_scale: *const f32,
@@ -257,8 +258,12 @@ pub(crate) struct Kernels {
     pub mr: usize,
     /// Keys (columns of V) of a panel; divides [`KB`].
     pub nr: usize,
-    /// Whether INT8 tiles are faster than expanding INT8 to f32 on this instruction set.
+    /// Whether `qk_i8` is faster than expanding INT8 to f32 on this instruction set.
     pub int8: bool,
+    /// Whether `pv_i16` and `pv_u8` are.
+    pub int8_values: bool,
+    /// What `pack_q_i8` adds to the integers of Q: 128 where products take unsigned bytes, 0 where they take signed ones.
+    pub q_offset: i32,
     pub qk_f32: QkF32,
     pub qk_i8: QkI8,
     pub softmax_f32: SoftmaxF32,

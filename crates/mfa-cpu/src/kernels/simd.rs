@@ -1,5 +1,17 @@
 //! The vector operations that the kernels of [`super::generic`] are written in.
 
+/// Sums of four products of bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dot4 {
+    /// There is no such instruction: sums of two products of i16 have to do.
+    None,
+    /// u8 and i8.
+    Unsigned,
+    /// i8 and i8, which AArch64 has.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
+    Signed,
+}
+
 /// The vectors of one instruction set. Every function needs that the processor runs it, and pointers that are valid for
 /// what is read or written; none needs alignment.
 ///
@@ -13,8 +25,8 @@ pub(super) trait Simd {
 
     /// Elements of a vector.
     const LANES: usize;
-    /// Whether [`Simd::dot4`] is one instruction.
-    const DOT4: bool;
+    /// Which bytes [`Simd::dot4`] multiplies.
+    const DOT4: Dot4;
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
@@ -58,7 +70,7 @@ pub(super) trait Simd {
     unsafe fn load_i(p: *const i32) -> Self::I;
     unsafe fn store_i(p: *mut i32, x: Self::I);
     unsafe fn to_f(x: Self::I) -> Self::F;
-    /// Sum of four products of u8 (`a`) and i8 (`b`), exact, added to each element.
+    /// Sum of four products of bytes, exact, added to each element; `b` is signed.
     unsafe fn dot4(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
     /// Sum of two products of i16, exact, added to each element.
     unsafe fn dot2(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
@@ -85,10 +97,10 @@ pub(super) trait Simd {
     /// Rounds `4 * LANES` elements to u8, stores them, and adds their sum to `sums`, spread over its elements.
     unsafe fn store_u8(p: *mut u8, x: [Self::F; 4], sums: Self::I) -> Self::I;
 
-    /// The first `n` of `LANES` elements as f32 (the others are 0). Only those are read.
-    unsafe fn widen_f16(p: *const u8, n: usize) -> Self::F;
-    unsafe fn widen_bf16(p: *const u8, n: usize) -> Self::F;
-    unsafe fn widen_i8(p: *const u8, n: usize) -> Self::F;
+    /// The first `n` of `2 * LANES` elements as f32 (the others are 0). Only those are read.
+    unsafe fn widen_f16(p: *const u8, n: usize) -> [Self::F; 2];
+    unsafe fn widen_bf16(p: *const u8, n: usize) -> [Self::F; 2];
+    unsafe fn widen_i8(p: *const u8, n: usize) -> [Self::F; 2];
     /// The elements of the first `n` of `LANES` bytes: those of low nibbles, and those of high nibbles.
     unsafe fn widen_i4(p: *const u8, n: usize) -> [Self::F; 2];
     /// Asks for the cache line at `p`, which need not be valid.

@@ -1,7 +1,7 @@
-//! The arithmetics in which the plain formulas are evaluated: float64, FP32 rounded to nearest, and FP32 rounded at random.
+//! The arithmetics in which the plain formulas are evaluated: float64, FP32 rounded to nearest, and float64 disturbed.
 //!
-//! Random rounding takes the neighbour above or below, the nearer one more often (Monte Carlo arithmetic). The spread of a
-//! few such runs is the error to be expected of any order of summation; it stands in for a naive error that is small by luck.
+//! Where FP32 would round, the last adds a random error as large as that of a rounding. The spread of some such runs is the
+//! error to be expected of any order of operations; it stands in for a naive error that is small by luck.
 
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ pub(crate) enum Arithmetic {
     Float64,
     /// In one of four orders of summation.
     Nearest(usize),
-    Random(Cell<u64>),
+    Disturbed(Cell<u64>),
 }
 
 /// Orders of summation that [`Arithmetic::Nearest`] knows.
@@ -36,14 +36,7 @@ impl Arithmetic {
         match self {
             Arithmetic::Float64 => x,
             Arithmetic::Nearest(_) => (x / step).round_ties_even() * step,
-            Arithmetic::Random(state) => {
-                let steps = x / step;
-                if steps == steps.round() {
-                    x
-                } else {
-                    (steps + uniform(state)).floor() * step
-                }
-            }
+            Arithmetic::Disturbed(state) => x + step * (uniform(state) - 0.5),
         }
     }
 
@@ -58,8 +51,16 @@ impl Arithmetic {
         if x == 0.0 || !x.is_finite() {
             return x;
         }
-        let exponent = ((x.to_bits() >> 52) & 0x7FF) as i32 - 1023;
-        self.to_step(x, f64::from((exponent - bits).max(smallest)).exp2())
+        let smallest = f64::from(smallest).exp2();
+        let step = if let Arithmetic::Disturbed(_) = self {
+            // A unit of typical size for numbers like x, whatever its mantissa: its mean square over logarithmically
+            // uniform mantissas. A driver that works in base 2, say, rounds other numbers.
+            x.abs() * f64::from(-bits).exp2() * (3.0 / (8.0 * 2f64.ln())).sqrt()
+        } else {
+            let exponent = ((x.to_bits() >> 52) & 0x7FF) as i32 - 1023;
+            f64::from(exponent - bits).exp2()
+        };
+        self.to_step(x, step.max(smallest))
     }
 
     /// Rounds a result to FP32.
@@ -69,6 +70,11 @@ impl Arithmetic {
         } else {
             self.to_precision(x, Precision::Fp32)
         }
+    }
+
+    /// e^x in FP32.
+    pub(crate) fn exp(&self, x: f64) -> f64 {
+        self.r(x.exp())
     }
 
     /// A computed factor takes the precision of the stored factor beside it.

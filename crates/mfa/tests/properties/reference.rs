@@ -77,7 +77,7 @@ impl Operand {
 
     /// The real values: scale · (n - zero point), rotated back, plus the mean.
     ///
-    /// Random roundings take the mean along through the rotation, as a driver may that works in the rotated basis.
+    /// Disturbed arithmetic takes the mean along through the rotation, as a driver may that works in the rotated basis.
     fn real(&self, a: &Arithmetic) -> Array {
         let mut real = self.elements.clone();
         if let Some(scales) = &self.scales {
@@ -98,7 +98,7 @@ impl Operand {
             }
         };
         match &self.mean {
-            Some(mean) if self.rotated && matches!(a, Arithmetic::Random(_)) => {
+            Some(mean) if self.rotated && matches!(a, Arithmetic::Disturbed(_)) => {
                 let mut mean = mean.clone();
                 rotate(&mut mean);
                 add(&mut real, &mean);
@@ -275,7 +275,7 @@ impl Problem {
         if self.fast && self.value.precision.is_quantized() {
             a.to_bits(x.exp(), 16, -149)
         } else {
-            a.r(x.exp())
+            a.exp(x)
         }
     }
 
@@ -295,10 +295,10 @@ impl Problem {
             .iter()
             .enumerate()
             .fold(0.0, |most: f64, (j, p)| most.max((p * scale(j)).abs()));
-        let step = largest / if self.fast { 255.0 } else { 32767.0 };
+        let step = a.r(largest / if self.fast { 255.0 } else { 32767.0 });
         let weight = |(j, p): (usize, &f64)| {
             if step > 0.0 {
-                a.to_step(p * scale(j), step) / scale(j)
+                a.r(a.r(a.to_step(p * scale(j) / step, 1.0) * step) / scale(j))
             } else {
                 *p
             }
@@ -336,7 +336,7 @@ impl Problem {
                 .collect();
             let mut z = a.sum(rows_k, |j| p[j]);
             if let Some(sinks) = &self.sinks {
-                z = a.r(z + a.r((sinks[h] - highest).exp()));
+                z = a.r(z + a.exp(sinks[h] - highest));
             }
             let at = result.logsumexp.index([b, h, i, 0]);
             result.logsumexp.values[at] = a.r(highest + a.r(z.ln()));
@@ -393,7 +393,7 @@ impl Problem {
                 let mut dp = vec![0.0; rows_k];
                 for (j, score) in scores.iter().enumerate() {
                     if let Some(score) = score {
-                        p[i][j] = a.r(a.r(score.s - l).exp());
+                        p[i][j] = a.exp(a.r(score.s - l));
                         dp[j] = a.sum(value_columns, |c| grad(i, c) * real.v.at([b, head, j, c]));
                     }
                 }
@@ -407,7 +407,7 @@ impl Problem {
                 };
                 add(&mut result.d_values, [b, h, i, 0], d);
                 if let (Some(sinks), Some(gradient)) = (&self.sinks, &mut result.sinks) {
-                    add(gradient, [0, h, 0, 0], -a.r(a.r((sinks[h] - l).exp()) * d));
+                    add(gradient, [0, h, 0, 0], -a.r(a.exp(sinks[h] - l) * d));
                 }
                 for (j, score) in scores.iter().enumerate() {
                     if let Some(score) = score {

@@ -3,11 +3,12 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use crate::kernels::simd::Simd;
+use crate::kernels::exp2::{CENTRED_4, CENTRED_5, ROUNDER};
+use crate::kernels::simd::{Dot4, Simd};
 
 /// How integers are multiplied.
 pub(super) trait Dot {
-    const DOT4: bool;
+    const DOT4: Dot4;
     unsafe fn dot4(acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
     unsafe fn dot2(acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
 }
@@ -16,7 +17,7 @@ pub(super) trait Dot {
 pub(super) enum Vnni {}
 
 impl Dot for Vnni {
-    const DOT4: bool = true;
+    const DOT4: Dot4 = Dot4::Unsigned;
     #[inline(always)]
     unsafe fn dot4(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
         _mm256_dpbusd_avx_epi32(acc, a, b)
@@ -31,7 +32,7 @@ impl Dot for Vnni {
 pub(super) enum Plain {}
 
 impl Dot for Plain {
-    const DOT4: bool = false;
+    const DOT4: Dot4 = Dot4::None;
     /// Bytes 0 and 2, then 1 and 3: `vpmaddubsw` would saturate.
     #[inline(always)]
     unsafe fn dot4(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
@@ -82,18 +83,21 @@ unsafe fn padded8(p: *const u8, n: usize) -> __m128i {
     _mm_cvtsi64_si128(i64::from_ne_bytes(padded::<8>(p, n)))
 }
 
-/// Coefficients of `2^r` on `-0.5..=0.5` after the constant 1, by degree, lowest power first. Relative errors 2.9e-6 and
-/// 1.6e-7, rounding included.
-const EXP2_4: [f32; 4] = [0.693_124_2, 0.240_241, 0.055_906_426, 0.009_582_853];
-// The first is near ln 2, and is not it.
-#[allow(clippy::approx_constant)]
-const EXP2_5: [f32; 5] = [
-    0.693_147,
-    0.240_222_45,
-    0.055_507_336,
-    0.009_671_514,
-    0.001_326_472,
-];
+#[inline(always)]
+unsafe fn vector_of_f16(p: *const u8, n: usize) -> __m256 {
+    _mm256_cvtph_ps(padded16(p, 2 * n))
+}
+
+#[inline(always)]
+unsafe fn vector_of_bf16(p: *const u8, n: usize) -> __m256 {
+    let x = _mm256_cvtepu16_epi32(padded16(p, 2 * n));
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))
+}
+
+#[inline(always)]
+unsafe fn vector_of_i8(p: *const u8, n: usize) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(padded8(p, n)))
+}
 
 /// AVX2 with FMA and F16C, with the integer products of `D`.
 pub(super) struct Ymm<D>(PhantomData<D>);
@@ -103,7 +107,7 @@ impl<D: Dot> Simd for Ymm<D> {
     type I = __m256i;
 
     const LANES: usize = 8;
-    const DOT4: bool = D::DOT4;
+    const DOT4: Dot4 = D::DOT4;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m256 {
@@ -183,16 +187,15 @@ impl<D: Dot> Simd for Ymm<D> {
         let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
         _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
     }
-    /// Adding 1.5 * 2^23 rounds to an integer in the lowest bits; with 127 more it is the biased exponent of the power
-    /// of two, which is 0 from -127 on.
+    /// The biased exponent of the power of two is 0 from -127 on, and so is the power.
     #[inline(always)]
     unsafe fn exp2<const DEGREE: usize>(x: __m256, top: f32) -> __m256 {
-        let magic = _mm256_set1_ps(12_582_912.0 + 127.0);
+        let magic = _mm256_set1_ps(ROUNDER);
         let x = _mm256_max_ps(_mm256_set1_ps(-127.0), x);
         let shifted = _mm256_add_ps(x, magic);
         let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(shifted)));
         let r = _mm256_sub_ps(x, _mm256_sub_ps(shifted, magic));
-        let coefficients: &[f32] = if DEGREE == 4 { &EXP2_4 } else { &EXP2_5 };
+        let coefficients: &[f32] = if DEGREE == 4 { &CENTRED_4 } else { &CENTRED_5 };
         let mut p = _mm256_set1_ps(coefficients[DEGREE - 1] * top);
         for c in coefficients[..DEGREE - 1].iter().rev() {
             p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c * top));
@@ -362,17 +365,25 @@ impl<D: Dot> Simd for Ymm<D> {
     }
 
     #[inline(always)]
-    unsafe fn widen_f16(p: *const u8, n: usize) -> __m256 {
-        _mm256_cvtph_ps(padded16(p, 2 * n))
+    unsafe fn widen_f16(p: *const u8, n: usize) -> [Self::F; 2] {
+        let low = n.min(8);
+        [
+            vector_of_f16(p, low),
+            vector_of_f16(p.add(2 * low), n - low),
+        ]
     }
     #[inline(always)]
-    unsafe fn widen_bf16(p: *const u8, n: usize) -> __m256 {
-        let x = _mm256_cvtepu16_epi32(padded16(p, 2 * n));
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))
+    unsafe fn widen_bf16(p: *const u8, n: usize) -> [Self::F; 2] {
+        let low = n.min(8);
+        [
+            vector_of_bf16(p, low),
+            vector_of_bf16(p.add(2 * low), n - low),
+        ]
     }
     #[inline(always)]
-    unsafe fn widen_i8(p: *const u8, n: usize) -> __m256 {
-        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(padded8(p, n)))
+    unsafe fn widen_i8(p: *const u8, n: usize) -> [Self::F; 2] {
+        let low = n.min(8);
+        [vector_of_i8(p, low), vector_of_i8(p.add(low), n - low)]
     }
     #[inline(always)]
     unsafe fn widen_i4(p: *const u8, n: usize) -> [__m256; 2] {

@@ -3,11 +3,12 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use crate::kernels::simd::Simd;
+use crate::kernels::exp2::{UNIT_4, UNIT_5};
+use crate::kernels::simd::{Dot4, Simd};
 
 /// How integers are multiplied.
 pub(super) trait Dot {
-    const DOT4: bool;
+    const DOT4: Dot4;
     unsafe fn dot4(acc: __m512i, a: __m512i, b: __m512i) -> __m512i;
     unsafe fn dot2(acc: __m512i, a: __m512i, b: __m512i) -> __m512i;
 }
@@ -16,7 +17,7 @@ pub(super) trait Dot {
 pub(super) enum Vnni {}
 
 impl Dot for Vnni {
-    const DOT4: bool = true;
+    const DOT4: Dot4 = Dot4::Unsigned;
     #[inline(always)]
     unsafe fn dot4(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
         _mm512_dpbusd_epi32(acc, a, b)
@@ -31,7 +32,7 @@ impl Dot for Vnni {
 pub(super) enum Plain {}
 
 impl Dot for Plain {
-    const DOT4: bool = false;
+    const DOT4: Dot4 = Dot4::None;
     /// Bytes 0 and 2, then 1 and 3: `vpmaddubsw` would saturate.
     #[inline(always)]
     unsafe fn dot4(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
@@ -60,16 +61,22 @@ unsafe fn mask16(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-/// Coefficients of `2^r` on `0..1` after the constant 1, by degree, lowest power first. Relative errors 3.0e-6 and
-/// 1.5e-7, rounding included.
-const EXP2_4: [f32; 4] = [0.693_044_84, 0.241_280_21, 0.052_242_473, 0.013_426_685];
-const EXP2_5: [f32; 5] = [
-    0.693_151_35,
-    0.240_164_4,
-    0.055_799_9,
-    0.009_017_03,
-    0.001_867_130_3,
-];
+#[inline(always)]
+unsafe fn vector_of_f16(p: *const u8, n: usize) -> __m512 {
+    _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask16(n), p.cast()))
+}
+
+#[inline(always)]
+unsafe fn vector_of_bf16(p: *const u8, n: usize) -> __m512 {
+    let x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask16(n), p.cast()));
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
+}
+
+#[inline(always)]
+unsafe fn vector_of_i8(p: *const u8, n: usize) -> __m512 {
+    let x = _mm_maskz_loadu_epi8(mask16(n), p.cast());
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x))
+}
 
 /// AVX-512 F, BW, DQ and VL, with the integer products of `D`.
 pub(super) struct Zmm<D>(PhantomData<D>);
@@ -79,7 +86,7 @@ impl<D: Dot> Simd for Zmm<D> {
     type I = __m512i;
 
     const LANES: usize = 16;
-    const DOT4: bool = D::DOT4;
+    const DOT4: Dot4 = D::DOT4;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -153,7 +160,7 @@ impl<D: Dot> Simd for Zmm<D> {
     #[inline(always)]
     unsafe fn exp2<const DEGREE: usize>(x: __m512, top: f32) -> __m512 {
         let r = _mm512_reduce_ps::<1>(x);
-        let coefficients: &[f32] = if DEGREE == 4 { &EXP2_4 } else { &EXP2_5 };
+        let coefficients: &[f32] = if DEGREE == 4 { &UNIT_4 } else { &UNIT_5 };
         let mut p = _mm512_set1_ps(coefficients[DEGREE - 1] * top);
         for c in coefficients[..DEGREE - 1].iter().rev() {
             p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c * top));
@@ -338,18 +345,25 @@ impl<D: Dot> Simd for Zmm<D> {
     }
 
     #[inline(always)]
-    unsafe fn widen_f16(p: *const u8, n: usize) -> __m512 {
-        _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask16(n), p.cast()))
+    unsafe fn widen_f16(p: *const u8, n: usize) -> [Self::F; 2] {
+        let low = n.min(16);
+        [
+            vector_of_f16(p, low),
+            vector_of_f16(p.add(2 * low), n - low),
+        ]
     }
     #[inline(always)]
-    unsafe fn widen_bf16(p: *const u8, n: usize) -> __m512 {
-        let x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask16(n), p.cast()));
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
+    unsafe fn widen_bf16(p: *const u8, n: usize) -> [Self::F; 2] {
+        let low = n.min(16);
+        [
+            vector_of_bf16(p, low),
+            vector_of_bf16(p.add(2 * low), n - low),
+        ]
     }
     #[inline(always)]
-    unsafe fn widen_i8(p: *const u8, n: usize) -> __m512 {
-        let x = _mm_maskz_loadu_epi8(mask16(n), p.cast());
-        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x))
+    unsafe fn widen_i8(p: *const u8, n: usize) -> [Self::F; 2] {
+        let low = n.min(16);
+        [vector_of_i8(p, low), vector_of_i8(p.add(low), n - low)]
     }
     /// Two look-ups, of which the index is the nibble: the permutation reads no other bits.
     #[inline(always)]

@@ -24,9 +24,9 @@ pub(crate) enum BF16 {}
 pub(crate) enum I8 {}
 pub(crate) enum I4 {}
 
-/// An element of whole bytes, by the function that widens a vector of them.
+/// An element of whole bytes, by the function that reads a chunk of them.
 macro_rules! whole {
-    ($name:ident, $bytes:literal, $p:ident, $n:ident => $widen:expr) => {
+    ($name:ident, $bytes:literal, $chunk:expr) => {
         impl<S: Simd> Element<S> for $name {
             #[inline(always)]
             fn bytes(n: usize) -> usize {
@@ -34,20 +34,22 @@ macro_rules! whole {
             }
             #[inline(always)]
             unsafe fn chunk(p: *const u8, n: usize) -> [S::F; 2] {
-                let low = n.min(S::LANES);
-                let ($p, $n) = (p, low);
-                let first = $widen;
-                let ($p, $n) = (p.wrapping_add(low * $bytes), n - low);
-                [first, $widen]
+                $chunk(p, n)
             }
         }
     };
 }
 
-whole!(F32, 4, p, n => S::load_n(p.cast(), n, 0.0));
-whole!(F16, 2, p, n => S::widen_f16(p, n));
-whole!(BF16, 2, p, n => S::widen_bf16(p, n));
-whole!(I8, 1, p, n => S::widen_i8(p, n));
+whole!(F32, 4, load2::<S>);
+whole!(F16, 2, S::widen_f16);
+whole!(BF16, 2, S::widen_bf16);
+whole!(I8, 1, S::widen_i8);
+
+#[inline(always)]
+unsafe fn load2<S: Simd>(p: *const u8, n: usize) -> [S::F; 2] {
+    let (p, low) = (p.cast::<f32>(), n.min(S::LANES));
+    [S::load_n(p, low, 0.0), S::load_n(p.add(low), n - low, 0.0)]
+}
 
 impl<S: Simd> Element<S> for I4 {
     const SPLIT: bool = true;

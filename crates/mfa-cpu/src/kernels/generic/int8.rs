@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use crate::kernels::simd::Simd;
+use crate::kernels::simd::{Dot4, Simd};
 use crate::kernels::{KB, MAX_MR, P8_LD, P16_LD, SCORE_LD, ScoreScales};
 
 /// Groups of four terms in a product of bytes, at most: the head dimension, or the keys of a block.
@@ -155,7 +155,7 @@ pub(crate) unsafe fn qk_i8<
         group: MR * 4,
     };
     let mut buffer = Widened::new();
-    let widened = if S::DOT4 {
+    let widened = if S::DOT4 != Dot4::None {
         std::ptr::null()
     } else {
         buffer.fill::<R>(strip, d4)
@@ -227,7 +227,7 @@ unsafe fn scores<S: Simd, const R: usize, const NV: usize, const P: usize, const
     for (v, bias) in bias.as_flattened_mut().iter_mut().enumerate() {
         *bias = S::load_i(scales.col_bias.add(key + v * S::LANES));
     }
-    let acc = if S::DOT4 {
+    let acc = if S::DOT4 != Dot4::None {
         product4::<S, R, NV, P>([bias; R], strip, k, panel, d4)
     } else {
         product_split::<S, R, NV, P>([bias; R], widened, k, panel, d4)
@@ -276,7 +276,7 @@ pub(crate) unsafe fn pv_u8<S: Simd, const R: usize, const NV: usize, const P: us
     };
     let groups = n.div_ceil(4);
     let mut buffer = Widened::new();
-    let widened = if S::DOT4 {
+    let widened = if S::DOT4 == Dot4::Unsigned {
         std::ptr::null()
     } else {
         buffer.fill::<R>(strip, groups)
@@ -287,7 +287,7 @@ pub(crate) unsafe fn pv_u8<S: Simd, const R: usize, const NV: usize, const P: us
     while done + P <= panels {
         let v = v.add(done * panel);
         let acc = start::<S, R, NV, P>(rows, p_sum, v_zero);
-        let acc = if S::DOT4 {
+        let acc = if S::DOT4 == Dot4::Unsigned {
             product4::<S, R, NV, P>(acc, strip, v, panel, groups)
         } else {
             product_split::<S, R, NV, P>(acc, widened, v, panel, groups)
@@ -306,7 +306,7 @@ pub(crate) unsafe fn pv_u8<S: Simd, const R: usize, const NV: usize, const P: us
     while done < panels {
         let v = v.add(done * panel);
         let acc = start::<S, R, NV, 1>(rows, p_sum, v_zero);
-        let acc = if S::DOT4 {
+        let acc = if S::DOT4 == Dot4::Unsigned {
             product4::<S, R, NV, 1>(acc, strip, v, panel, groups)
         } else {
             product_split::<S, R, NV, 1>(acc, widened, v, panel, groups)

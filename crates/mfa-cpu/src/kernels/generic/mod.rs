@@ -8,12 +8,15 @@ pub(super) mod row;
 pub(super) mod softmax;
 pub(super) mod tile;
 
-use super::{PvI16, PvU8, QkI8};
+use super::{PackQI8, PvI16, PvU8, QkI8};
 
 /// The integer tiles of an instruction set.
 pub(super) struct Integers {
-    /// Whether they are faster than FP32 tiles.
-    pub fast: bool,
+    /// Whether those of scores, and those of values, are faster than FP32 tiles.
+    pub scores: bool,
+    pub values: bool,
+    pub q_offset: i32,
+    pub pack_q_i8: PackQI8,
     pub qk_i8: QkI8,
     pub pv_i16: PvI16,
     pub pv_u8: PvU8,
@@ -40,7 +43,9 @@ macro_rules! floats {
                 isa,
                 mr: $mr,
                 nr: $nv * <$simd>::LANES,
-                int8: tiles.fast,
+                int8: tiles.scores,
+                int8_values: tiles.values,
+                q_offset: tiles.q_offset,
                 qk_f32,
                 qk_i8: tiles.qk_i8,
                 softmax_f32,
@@ -50,7 +55,7 @@ macro_rules! floats {
                 pv_i16: tiles.pv_i16,
                 pv_u8: tiles.pv_u8,
                 pack_q_f32,
-                pack_q_i8,
+                pack_q_i8: tiles.pack_q_i8,
                 pack_k_f32,
                 pack_k_i8,
                 pack_v_f32,
@@ -164,18 +169,6 @@ macro_rules! floats {
             out: *mut f32,
         ) {
             pack::pack_q_f32::<$simd, $mr>(rows, ld, n, d, scale, out);
-        }
-
-        #[target_feature(enable = $features)]
-        unsafe fn pack_q_i8(
-            rows: *const i8,
-            ld: usize,
-            n: usize,
-            d: usize,
-            out: *mut u8,
-            sums: *mut i32,
-        ) {
-            pack::pack_q_i8::<$simd, $mr>(rows, ld, n, d, out, sums);
         }
 
         #[target_feature(enable = $features)]
@@ -360,18 +353,37 @@ macro_rules! floats {
 /// Defines the integer tiles, as `INTEGERS`; arguments as those of [`floats`].
 macro_rules! integers {
     (
-        $simd:ty, $features:literal, fast: $fast:literal, tile: $mr:literal x $nv:literal,
+        $simd:ty, $features:literal, scores: $scores:literal, values: $values:literal, tile: $mr:literal x $nv:literal,
         rows: [$($rows:pat => $r:literal x $p:literal),+ $(,)?]
     ) => {
         use $crate::kernels::ScoreScales;
-        use $crate::kernels::generic::{Integers, int8};
+        use $crate::kernels::generic::{Integers, int8, pack};
+        use $crate::kernels::simd::{Dot4, Simd};
 
         pub(super) const INTEGERS: Integers = Integers {
-            fast: $fast,
+            scores: $scores,
+            values: $values,
+            q_offset: match <$simd>::DOT4 {
+                Dot4::Signed => 0,
+                Dot4::Unsigned | Dot4::None => 128,
+            },
+            pack_q_i8,
             qk_i8,
             pv_i16,
             pv_u8,
         };
+
+        #[target_feature(enable = $features)]
+        unsafe fn pack_q_i8(
+            rows: *const i8,
+            ld: usize,
+            n: usize,
+            d: usize,
+            out: *mut u8,
+            sums: *mut i32,
+        ) {
+            pack::pack_q_i8::<$simd, $mr>(rows, ld, n, d, out, sums);
+        }
 
         #[target_feature(enable = $features)]
         unsafe fn qk_i8(

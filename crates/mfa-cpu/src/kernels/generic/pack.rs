@@ -1,7 +1,7 @@
 //! Packing of operands into strips and panels.
 
 use crate::kernels::MAX_MR;
-use crate::kernels::simd::Simd;
+use crate::kernels::simd::{Dot4, Simd};
 
 /// A square of 32-bit elements.
 #[repr(align(64))]
@@ -46,7 +46,11 @@ pub(crate) unsafe fn pack_q_i8<S: Simd, const MR: usize>(
     out: *mut u8,
     sums: *mut i32,
 ) {
-    let offset = S::splat_i(0x8080_8080_u32 as i32);
+    // Flipping its highest bit adds 128 to a byte.
+    let offset = S::splat_i(match S::DOT4 {
+        Dot4::Signed => 0,
+        Dot4::Unsigned | Dot4::None => 0x8080_8080_u32 as i32,
+    });
     let groups = d.div_ceil(4);
     let mut totals = [S::splat_i(0); MAX_MR];
     let mut g = 0;

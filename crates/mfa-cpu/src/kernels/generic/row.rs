@@ -2,17 +2,8 @@
 
 use std::f32::consts::LOG2_E;
 
+use crate::kernels::exp2::CENTRED_6;
 use crate::kernels::simd::Simd;
-
-/// Coefficients of `(2^r - 1) / r` on `-0.5..=0.5`, relative error 7e-8; the first is that of the lowest power.
-const EXP2M1: [f32; 6] = [
-    0.693_147_24,
-    0.240_226_5,
-    0.055_503_216,
-    0.009_618_433,
-    0.001_339_888_1,
-    0.000_153_533_94,
-];
 
 /// See [`crate::kernels::Softcap`].
 ///
@@ -32,8 +23,8 @@ pub(crate) unsafe fn softcap<S: Simd>(s: *mut f32, n: usize, cap2: f32) {
         let t = S::min(limit, S::mul(S::abs(y), two_log2e));
         let whole = S::round(t);
         let r = S::sub(t, whole);
-        let mut p = S::splat(EXP2M1[5]);
-        for c in EXP2M1.iter().rev().skip(1) {
+        let mut p = S::splat(CENTRED_6[5]);
+        for c in CENTRED_6.iter().rev().skip(1) {
             p = S::fma(p, r, S::splat(*c));
         }
         let power = S::pow2(whole);

@@ -1,6 +1,7 @@
 //! The kernels in plain Rust: what every other table must compute, and what runs where there is no other table.
 //!
-//! All are generic over the tile (`MR` rows, `NR` keys or columns), so that each table has twins of its own layout.
+//! All are generic over the tile (`MR` rows, `NR` keys or columns) and over the offset of Q, so that each table has twins of
+//! its own layout.
 
 mod decode;
 mod gradient;
@@ -14,17 +15,21 @@ use super::{GradientKernels, Isa, Kernels, PerPrecision};
 use decode::{BF16, F16, F32, I4, I8};
 
 /// A tile that compilers keep in the 16 vector registers of any 128-bit instruction set.
-pub(crate) static TABLE: Kernels = table::<4, 8>(Isa::Scalar);
+pub(crate) static TABLE: Kernels = table::<4, 8, 128>(Isa::Scalar);
 
-/// The table of twins for a tile of `MR` x `NR`.
-pub(crate) const fn table<const MR: usize, const NR: usize>(isa: Isa) -> Kernels {
+/// The table of twins for a tile of `MR` x `NR`, with `OFFSET` (0 or 128) added to the integers of Q.
+pub(crate) const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(
+    isa: Isa,
+) -> Kernels {
     Kernels {
         isa,
         mr: MR,
         nr: NR,
         int8: true,
+        int8_values: true,
+        q_offset: OFFSET,
         qk_f32: qk::qk_f32::<MR, NR>,
-        qk_i8: qk::qk_i8::<MR, NR>,
+        qk_i8: qk::qk_i8::<MR, NR, OFFSET>,
         softmax_f32: softmax::softmax_f32,
         softmax_i16: softmax::softmax_i16,
         softmax_u8: softmax::softmax_u8,
@@ -32,7 +37,7 @@ pub(crate) const fn table<const MR: usize, const NR: usize>(isa: Isa) -> Kernels
         pv_i16: pv::pv_i16::<NR>,
         pv_u8: pv::pv_u8::<NR>,
         pack_q_f32: pack::pack_q_f32::<MR>,
-        pack_q_i8: pack::pack_q_i8::<MR>,
+        pack_q_i8: pack::pack_q_i8::<MR, OFFSET>,
         pack_k_f32: pack::pack_k_f32::<NR>,
         pack_k_i8: pack::pack_k_i8::<NR>,
         pack_v_f32: pack::pack_v_f32::<NR>,

@@ -21,7 +21,7 @@ pub(super) unsafe fn pack_q_f32<const MR: usize>(
 }
 
 /// See [`crate::kernels::PackQI8`].
-pub(super) unsafe fn pack_q_i8<const MR: usize>(
+pub(super) unsafe fn pack_q_i8<const MR: usize, const OFFSET: i32>(
     rows: *const i8,
     ld: usize,
     n: usize,
@@ -39,7 +39,7 @@ pub(super) unsafe fn pack_q_i8<const MR: usize>(
             } else {
                 0
             };
-            *out.add((c / 4 * MR + i) * 4 + c % 4) = (q as u8) ^ 0x80;
+            *out.add((c / 4 * MR + i) * 4 + c % 4) = (i32::from(q) + OFFSET) as u8;
         }
     }
 }

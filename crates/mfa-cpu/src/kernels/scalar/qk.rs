@@ -31,7 +31,7 @@ pub(super) unsafe fn qk_f32<const MR: usize, const NR: usize>(
 }
 
 /// See [`crate::kernels::QkI8`].
-pub(super) unsafe fn qk_i8<const MR: usize, const NR: usize>(
+pub(super) unsafe fn qk_i8<const MR: usize, const NR: usize, const OFFSET: i32>(
     q: *const u8,
     k: *const i8,
     d4: usize,
@@ -49,7 +49,12 @@ pub(super) unsafe fn qk_i8<const MR: usize, const NR: usize>(
                 for (j, sum) in row.iter_mut().enumerate() {
                     let k = k.add((c * NR + j) * 4);
                     for e in 0..4 {
-                        *sum += i32::from(*q.add(e)) * i32::from(*k.add(e));
+                        let q = if OFFSET == 0 {
+                            i32::from(*q.add(e) as i8)
+                        } else {
+                            i32::from(*q.add(e))
+                        };
+                        *sum += q * i32::from(*k.add(e));
                     }
                 }
             }

@@ -25,10 +25,11 @@ fn tables() -> Vec<(&'static Kernels, Kernels)> {
 
 #[allow(clippy::panic)] // A helper of tests, which clippy does not see as one.
 fn twin(table: &Kernels) -> Kernels {
-    match (table.mr, table.nr) {
-        (4, 8) => scalar::table::<4, 8>(Isa::Scalar),
-        (6, 16) => scalar::table::<6, 16>(Isa::Scalar),
-        (12, 32) => scalar::table::<12, 32>(Isa::Scalar),
+    match (table.mr, table.nr, table.q_offset) {
+        (4, 8, 128) => scalar::table::<4, 8, 128>(Isa::Scalar),
+        (6, 16, 0) => scalar::table::<6, 16, 0>(Isa::Scalar),
+        (6, 16, 128) => scalar::table::<6, 16, 128>(Isa::Scalar),
+        (12, 32, 128) => scalar::table::<12, 32, 128>(Isa::Scalar),
         other => panic!("no twin for tiles of {other:?}"),
     }
 }

@@ -252,8 +252,13 @@ fn exact(table: &crate::kernels::Kernels, x: &mut Int8, d4: usize) {
             let want: i32 = (0..4 * d4)
                 .map(|c| {
                     let (g, e) = (c / 4, c % 4);
-                    i32::from(x.q[(g * table.mr + i) * 4 + e])
-                        * i32::from(x.k[(g * table.nr + j) * 4 + e])
+                    let q = x.q[(g * table.mr + i) * 4 + e];
+                    let q = if table.q_offset == 0 {
+                        i32::from(q as i8)
+                    } else {
+                        i32::from(q)
+                    };
+                    q * i32::from(x.k[(g * table.nr + j) * 4 + e])
                 })
                 .sum();
             assert_eq!(

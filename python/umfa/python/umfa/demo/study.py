@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -49,7 +50,7 @@ CANDIDATES = (
     Mode("", "INT4 V: groups of 32", v=_INT4_ROW),
     Mode("", "INT4 V: groups of 32, rotated", v=_rotated(_INT4_ROW)),
     Mode("", "INT4 V: channel, 32 rows", v=_INT4_CHANNEL),
-    Mode("", "INT4 K/V: channel, rotated | groups, rotated (chosen)", k=MODES[2].k, v=MODES[2].v),
+    Mode("", "INT4 K/V: both rotated (chosen)", k=MODES[2].k, v=MODES[2].v),
 )
 
 
@@ -112,8 +113,13 @@ def main() -> None:
     stretches = np.split(tokens[: options.tokens * options.stretches], options.stretches)
     with single_threaded_blas(), umfa_engine("auto") as engine:
         results = study(read_model(reader), engine, stretches)
-    table = Table(title=f"{options.stretches} stretches of {options.tokens} tokens")
-    for heading in ("candidate", "bits", "perplexity, mean", "worst", "divergence, 1e-4 nats"):
+    table = Table(
+        title=f"perplexity and divergence (1e-4 nats) from FP32, {options.stretches} x "
+        f"{options.tokens} tokens",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in ("candidate", "bits", "mean", "worst", "divergence"):
         table.add_column(heading, justify="left" if heading == "candidate" else "right")
     for title, (bits, losses) in results.items():
         changes = [loss.perplexity for loss in losses]

@@ -6,7 +6,6 @@ operands are quantized as text (see `_encode`).
 """
 
 # Every function of an operator takes all of its arguments.
-# ruff: noqa: ARG001
 # No `from __future__ import annotations` here: torch reads the operators' schemas from annotations.
 import ast
 from typing import Any, Optional

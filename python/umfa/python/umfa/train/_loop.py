@@ -88,7 +88,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()
         self._schedule.step()
-        return loss.item()
+        return float(loss.item())
 
     @torch.no_grad()
     def evaluate(self, windows: Tensor, tick: Callable[[], None]) -> float:
@@ -149,4 +149,4 @@ def _step(trainer: Trainer, windows: Tensor, curve: Curve) -> None:
 def _evaluate(
     trainer: Trainer, data: Data, name: str, on_work: Callable[[str, int], None]
 ) -> float:
-    return trainer.evaluate(data.held_out, lambda: on_work(name, 1))
+    return float(trainer.evaluate(data.held_out, lambda: on_work(name, 1)))
