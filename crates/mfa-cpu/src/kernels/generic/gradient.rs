@@ -1,5 +1,6 @@
 //! The backward pass.
 
+use super::tile::product;
 use crate::kernels::SCORE_LD;
 use crate::kernels::simd::Simd;
 
@@ -32,9 +33,6 @@ pub(crate) unsafe fn ptv_f32<S: Simd, const R: usize, const NV: usize, const P: 
     }
 }
 
-/// How many keys ahead P is asked for: its rows lie too far apart for hardware to foresee.
-const AHEAD: usize = 12;
-
 #[inline(always)]
 unsafe fn outputs<S: Simd, const R: usize, const NV: usize, const P: usize>(
     p: *const f32,
@@ -46,76 +44,17 @@ unsafe fn outputs<S: Simd, const R: usize, const NV: usize, const P: usize>(
     o: *mut f32,
     ldo: usize,
 ) {
-    let mut acc = [[[S::splat(0.0); NV]; P]; R];
-    for j in 0..n {
-        let p = p.add(j * SCORE_LD);
-        let ahead = p.wrapping_add(AHEAD * SCORE_LD);
-        S::prefetch(ahead.cast());
-        S::prefetch(ahead.wrapping_add(R - 1).cast());
-        let mut vectors = [[S::splat(0.0); NV]; P];
-        for (panel, vectors) in vectors.iter_mut().enumerate() {
-            for (i, vector) in vectors.iter_mut().enumerate() {
-                *vector = S::load(v.add((panel * packed + j) * NV * S::LANES + i * S::LANES));
-            }
-        }
-        for (i, acc) in acc.iter_mut().enumerate() {
-            let p = S::splat(*p.add(i));
-            for panel in 0..P {
-                for v in 0..NV {
-                    acc[panel][v] = S::fma(p, vectors[panel][v], acc[panel][v]);
-                }
-            }
-        }
-    }
+    let acc = product::<S, R, NV, P>(p, 1, SCORE_LD, v, NV * S::LANES * packed, n);
     for (i, acc) in acc.iter().enumerate() {
         if i >= rows {
             break;
         }
         let alpha = S::splat(*alpha.add(i));
-        for (panel, acc) in acc.iter().enumerate() {
-            for (v, x) in acc.iter().enumerate() {
-                let o = o.add(i * ldo + (panel * NV + v) * S::LANES);
-                S::store(o, S::fma(alpha, S::load(o), *x));
-            }
+        for (v, x) in acc.as_flattened().iter().enumerate() {
+            let o = o.add(i * ldo + v * S::LANES);
+            S::store(o, S::fma(alpha, S::load(o), *x));
         }
     }
-}
-
-/// The first `n <= LANES` elements at `p`.
-#[inline(always)]
-unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::F {
-    if n == S::LANES {
-        S::load(p)
-    } else {
-        S::load_n(p, n, MASKED)
-    }
-}
-
-#[inline(always)]
-unsafe fn store<S: Simd>(p: *mut f32, n: usize, x: S::F) {
-    if n == S::LANES {
-        S::store(p, x);
-    } else {
-        S::store_n(p, n, x);
-    }
-}
-
-/// The scores, masked where `l` says that the query has no keys.
-#[inline(always)]
-unsafe fn visible<S: Simd>(x: S::F, l: S::F) -> S::F {
-    S::select_eq(l, S::splat(f32::INFINITY), S::splat(MASKED), x)
-}
-
-/// `x`, or 0 where the score is masked.
-#[inline(always)]
-unsafe fn unless_masked<S: Simd>(score: S::F, x: S::F) -> S::F {
-    S::select_eq(score, S::splat(MASKED), S::splat(0.0), x)
-}
-
-/// `exp2(score - l)`, or 0 where the score is masked, whatever `l` is.
-#[inline(always)]
-unsafe fn weight<S: Simd>(score: S::F, l: S::F) -> S::F {
-    unless_masked::<S>(score, S::exp2::<5>(S::sub(score, l), 1.0))
 }
 
 /// See [`crate::kernels::SoftmaxGradient`].
@@ -128,29 +67,57 @@ pub(crate) unsafe fn softmax_gradient<S: Simd>(
     l: *const f32,
     d: *const f32,
 ) {
+    let zero = S::splat(0.0);
     let mut j = 0;
     while j < n {
         let count = S::LANES.min(n - j);
-        let l = load::<S>(l.add(j), count);
+        let whole = count == S::LANES;
+        let load = |p: *const f32| {
+            if whole {
+                S::load(p.add(j))
+            } else {
+                S::load_n(p.add(j), count, MASKED)
+            }
+        };
+        let store = |p: *mut f32, x: S::F| {
+            if whole {
+                S::store(p.add(j), x);
+            } else {
+                S::store_n(p.add(j), count, x);
+            }
+        };
+        let l = load(l);
         if dp.is_null() {
             for i in 0..rows {
-                let s = s.add(i * SCORE_LD + j);
-                let score = visible::<S>(load::<S>(s, count), l);
-                store::<S>(s, count, weight::<S>(score, l));
+                let s = s.add(i * SCORE_LD);
+                store(s, weight::<S>(visible::<S>(load(s), l), l));
             }
         } else {
-            let d = load::<S>(d.add(j), count);
+            let d = load(d);
             for i in 0..rows {
-                let (s, dp) = (s.add(i * SCORE_LD + j), dp.add(i * SCORE_LD + j));
-                let score = visible::<S>(load::<S>(s, count), l);
-                let p = weight::<S>(score, l);
-                let g = S::mul(p, S::sub(load::<S>(dp, count), d));
-                store::<S>(s, count, p);
-                store::<S>(dp, count, unless_masked::<S>(score, g));
+                let (s, dp) = (s.add(i * SCORE_LD), dp.add(i * SCORE_LD));
+                let x = visible::<S>(load(s), l);
+                let p = weight::<S>(x, l);
+                let g = S::mul(p, S::sub(load(dp), d));
+                store(s, p);
+                store(dp, S::select_eq(x, S::splat(MASKED), zero, g));
             }
         }
         j += count;
     }
+}
+
+/// The scores, masked where `l` says that the query has no keys.
+#[inline(always)]
+unsafe fn visible<S: Simd>(x: S::F, l: S::F) -> S::F {
+    S::select_eq(l, S::splat(f32::INFINITY), S::splat(MASKED), x)
+}
+
+/// `exp2(x - l)`, or 0 where `x` is masked, whatever `l` is.
+#[inline(always)]
+unsafe fn weight<S: Simd>(x: S::F, l: S::F) -> S::F {
+    let p = S::exp2::<5>(S::sub(x, l), 1.0);
+    S::select_eq(x, S::splat(MASKED), S::splat(0.0), p)
 }
 
 /// See [`crate::kernels::WeightedSums`].
@@ -163,18 +130,19 @@ pub(crate) unsafe fn weighted_sums<S: Simd>(
     l: *const f32,
     d: *mut f32,
 ) {
+    let zero = S::splat(0.0);
     let mut j = 0;
     while j < n {
         let count = S::LANES.min(n - j);
-        let l = load::<S>(l.add(j), count);
-        let mut sum = load::<S>(d.add(j), count);
+        let load = |p: *const f32| S::load_n(p.add(j), count, MASKED);
+        let l = load(l);
+        let mut sum = load(d);
         for i in 0..rows {
-            let at = i * SCORE_LD + j;
-            let score = visible::<S>(load::<S>(s.add(at), count), l);
-            let term = S::mul(weight::<S>(score, l), load::<S>(dp.add(at), count));
-            sum = S::add(sum, unless_masked::<S>(score, term));
+            let x = visible::<S>(load(s.add(i * SCORE_LD)), l);
+            let term = S::mul(weight::<S>(x, l), load(dp.add(i * SCORE_LD)));
+            sum = S::add(sum, S::select_eq(x, S::splat(MASKED), zero, term));
         }
-        store::<S>(d.add(j), count, sum);
+        S::store_n(d.add(j), count, sum);
         j += count;
     }
 }
