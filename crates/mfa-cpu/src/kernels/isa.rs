@@ -21,6 +21,8 @@ pub(crate) enum Isa {
     Avx512,
     /// The same with VNNI.
     Avx512Vnni,
+    /// The same with AMX-INT8.
+    Avx512Amx,
     /// Advanced SIMD of AArch64.
     Neon,
     /// The same with DotProd.
@@ -31,7 +33,7 @@ pub(crate) enum Isa {
 
 impl Isa {
     /// From the slowest to the fastest of each architecture.
-    pub(crate) const ALL: [Isa; 8] = [
+    pub(crate) const ALL: [Isa; 9] = [
         Isa::Scalar,
         Isa::Neon,
         Isa::NeonDotProd,
@@ -40,6 +42,7 @@ impl Isa {
         Isa::Avx2Vnni,
         Isa::Avx512,
         Isa::Avx512Vnni,
+        Isa::Avx512Amx,
     ];
 
     /// The name that `MFA_CPU_ISA` and reports use.
@@ -50,6 +53,7 @@ impl Isa {
             Isa::Avx2Vnni => "avx2vnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Avx512Amx => "avx512amx",
             Isa::Neon => "neon",
             Isa::NeonDotProd => "neondotprod",
             Isa::NeonI8mm => "neoni8mm",
@@ -78,6 +82,8 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Isa::Avx512.runs_here() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Amx => Isa::Avx512Vnni.runs_here() && super::avx512::amx::runs_here(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
@@ -107,6 +113,8 @@ impl Isa {
             Isa::Avx512 => Some(&super::avx512::TABLE),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Some(&super::avx512::TABLE_VNNI),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Amx => Some(&super::avx512::TABLE_AMX),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Some(&super::neon::TABLE),
             #[cfg(target_arch = "aarch64")]

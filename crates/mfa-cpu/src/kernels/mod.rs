@@ -24,6 +24,10 @@
 //! `packed` is the number of keys that `pack_v_*` was given. `pv_*` can be given any run of them: a pointer to its first
 //! key, which is a multiple of `nr`, its length, and `packed`.
 //!
+//! The layouts of integer Q, and of 16-bit P and V, are a matter between the kernels that write and read them: AMX has its
+//! own, of the same size, but that V takes the room of a multiple of four keys. What lies in columns past the end of O is
+//! of no use.
+//!
 //! Packed operands, scores, P and O are 64-byte aligned; sources (`rows`, `k`, `v` of the decode kernels) need not be.
 //! Scores are in the base-2 domain: the query was multiplied by `softmax_scale * log2(e)` while it was packed.
 

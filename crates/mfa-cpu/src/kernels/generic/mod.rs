@@ -125,7 +125,7 @@ macro_rules! floats {
             p: *mut i16,
             p_scale: *mut f32,
         ) {
-            softmax::softmax_i16::<$simd>(s, rows, n, state, v_scale, p, p_scale);
+            softmax::softmax_i16::<$simd, softmax::InOrder, 2>(s, rows, n, state, v_scale, p, p_scale);
         }
 
         #[target_feature(enable = $features)]

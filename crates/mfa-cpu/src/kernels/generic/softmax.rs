@@ -55,9 +55,25 @@ pub(crate) unsafe fn softmax_f32<S: Simd>(s: *mut f32, rows: usize, n: usize, st
     }
 }
 
+/// How `V` vectors of 16-bit weights are stored.
+pub(crate) trait Store16<S: Simd, const V: usize> {
+    /// Rounds the weights of the keys from `j` on and stores them into the row at `row`.
+    unsafe fn store(row: *mut i16, j: usize, x: [S::F; V]);
+}
+
+/// One after the other.
+pub(crate) enum InOrder {}
+
+impl<S: Simd> Store16<S, 2> for InOrder {
+    #[inline(always)]
+    unsafe fn store(row: *mut i16, j: usize, x: [S::F; 2]) {
+        S::store_i16(row.add(j), x);
+    }
+}
+
 /// See [`crate::kernels::SoftmaxI16`].
 #[inline(always)]
-pub(crate) unsafe fn softmax_i16<S: Simd>(
+pub(crate) unsafe fn softmax_i16<S: Simd, P: Store16<S, V>, const V: usize>(
     s: *mut f32,
     rows: usize,
     n: usize,
@@ -83,10 +99,12 @@ pub(crate) unsafe fn softmax_i16<S: Simd>(
                 let mut sum = S::splat(0.0);
                 let mut j = 0;
                 while j < n {
-                    let w = weights::<S, 2, 5>(row, j, n, origin, TOP);
-                    sum = S::add(sum, S::add(w[0], w[1]));
-                    S::store_i16(p.add(i * P16_LD + j), w);
-                    j += 2 * S::LANES;
+                    let w = weights::<S, V, 5>(row, j, n, origin, TOP);
+                    for pair in w.chunks_exact(2) {
+                        sum = S::add(sum, S::add(pair[0], pair[1]));
+                    }
+                    P::store(p.add(i * P16_LD), j, w);
+                    j += V * S::LANES;
                 }
                 S::store(sums.0.as_mut_ptr().add(i * S::LANES), sum);
             }
@@ -98,9 +116,9 @@ pub(crate) unsafe fn softmax_i16<S: Simd>(
                 let inverse = S::splat(inverses.0[i]);
                 let mut j = 0;
                 while j < n {
-                    let w = products::<S, 2>(s.add(i * SCORE_LD), j, n, inverse);
-                    S::store_i16(p.add(i * P16_LD + j), w);
-                    j += 2 * S::LANES;
+                    let w = products::<S, V>(s.add(i * SCORE_LD), j, n, inverse);
+                    P::store(p.add(i * P16_LD), j, w);
+                    j += V * S::LANES;
                 }
             }
         }

@@ -12,7 +12,7 @@ mod tiles;
 
 use memory::Guarded;
 
-use super::{Isa, Kernels, scalar};
+use super::{Isa, KB, Kernels, P16_LD, scalar};
 
 /// Each table with its twin, the scalar one too: its tile is not that of its twin's defaults.
 fn tables() -> Vec<(&'static Kernels, Kernels)> {
@@ -29,6 +29,7 @@ fn twin(table: &Kernels) -> Kernels {
         (4, 8, 128) => scalar::table::<4, 8, 128>(Isa::Scalar),
         (6, 16, 0) => scalar::table::<6, 16, 0>(Isa::Scalar),
         (6, 16, 128) => scalar::table::<6, 16, 128>(Isa::Scalar),
+        (12, 32, 0) => scalar::table::<12, 32, 0>(Isa::Scalar),
         (12, 32, 128) => scalar::table::<12, 32, 128>(Isa::Scalar),
         other => panic!("no twin for tiles of {other:?}"),
     }
@@ -66,4 +67,36 @@ impl Random {
 
 fn round_up(n: usize, to: usize) -> usize {
     n.div_ceil(to) * to
+}
+
+/// Whether 16-bit P, its V, and Q are laid out as the contract says, and not as AMX wants them.
+fn plain_layouts(table: &Kernels) -> bool {
+    table.isa != Isa::Avx512Amx
+}
+
+/// Where the halves of a 16-bit P are.
+fn halves(row: usize, key: usize) -> (usize, usize) {
+    let low = row * 2 * P16_LD + key;
+    (low, low + KB)
+}
+
+fn put_p16(table: &Kernels, p: &mut [i16], row: usize, key: usize, x: i16) {
+    if plain_layouts(table) {
+        p[row * P16_LD + key] = x;
+        return;
+    }
+    let (low, high) = halves(row, key);
+    for (at, byte) in [(low, x as u8), (high, (x >> 8) as u8)] {
+        let shift = 8 * (at % 2);
+        p[at / 2] = (p[at / 2] as u16 & !(0xff << shift) | u16::from(byte) << shift) as i16;
+    }
+}
+
+fn get_p16(table: &Kernels, p: &[i16], row: usize, key: usize) -> i16 {
+    if plain_layouts(table) {
+        return p[row * P16_LD + key];
+    }
+    let (low, high) = halves(row, key);
+    let byte = |at: usize| (p[at / 2] as u16) >> (8 * (at % 2)) & 0xff;
+    (byte(low) | byte(high) << 8) as i16
 }

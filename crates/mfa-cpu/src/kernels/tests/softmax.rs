@@ -1,7 +1,7 @@
 //! Steps of online softmax.
 
 use super::memory::Guarded;
-use super::{Random, tables};
+use super::{Random, get_p16, tables};
 use crate::kernels::{KB, Kernels, P8_LD, P16_LD, RowState, SCORE_LD};
 
 /// Relative error of weights that the contract grants: FP32 and 16-bit P, and 8-bit P.
@@ -201,7 +201,7 @@ fn run_i16(
     p_scale.check("p_scale");
     state.check();
     let p = gather(rows, n, n.next_multiple_of(2), |i, j| {
-        f64::from(p[i * P16_LD + j])
+        f64::from(get_p16(table, &p, i, j))
     });
     Narrow {
         state,

@@ -1,8 +1,8 @@
 //! Score and output tiles.
 
 use super::memory::Guarded;
-use super::{Random, round_up, tables};
-use crate::kernels::{KB, P8_LD, P16_LD, SCORE_LD, ScoreScales};
+use super::{Random, put_p16, round_up, tables};
+use crate::kernels::{KB, Kernels, P8_LD, P16_LD, SCORE_LD, ScoreScales};
 
 const EPSILON: f32 = f32::EPSILON / 2.0;
 
@@ -120,7 +120,9 @@ fn pv_f32() {
 
 /// The INT8 operands of a score tile, and what turns its sums into scores.
 struct Int8 {
-    q: Guarded<u8>,
+    d: usize,
+    /// Rows of `d`.
+    q: Guarded<i8>,
     k: Guarded<i8>,
     col_bias: Guarded<i32>,
     col_scale: Guarded<f32>,
@@ -131,18 +133,11 @@ struct Int8 {
 }
 
 impl Int8 {
-    fn new(
-        random: &mut Random,
-        mr: usize,
-        nr: usize,
-        d4: usize,
-        rows: usize,
-        panels: usize,
-    ) -> Self {
-        let keys = panels * nr;
+    fn new(random: &mut Random, d: usize, rows: usize, keys: usize) -> Self {
         Int8 {
-            q: Guarded::from_fn(d4 * mr * 4, |_| random.next() as u8),
-            k: random.bytes(keys * d4 * 4),
+            d,
+            q: random.bytes(rows * d),
+            k: random.bytes(keys * d),
             col_bias: Guarded::from_fn(keys, |_| random.below(200_000) as i32 - 100_000),
             col_scale: random.floats(keys),
             col_zero: Guarded::from_fn(keys, |_| random.below(256) as f32 - 128.0),
@@ -163,44 +158,113 @@ impl Int8 {
             row_add: self.row_add.as_ptr(),
         }
     }
+
+    /// Packs the operands and runs the kernel of `table`.
+    fn run(&self, table: &Kernels, rows: usize, scales: &ScoreScales) -> Guarded<f32> {
+        let (d, d4) = (self.d, self.d.div_ceil(4));
+        let keys = self.k.len() / d;
+        let mut q = Guarded::new(4 * d4 * table.mr, 1u8);
+        let mut k = Guarded::new(4 * d4 * keys, 1i8);
+        let mut sums = Guarded::new(keys.max(rows), 0i32);
+        let mut s = Guarded::new(table.mr * SCORE_LD, 7f32);
+        // SAFETY: operands have the sizes of their layouts.
+        unsafe {
+            let sums = sums.as_mut_ptr();
+            (table.pack_q_i8)(self.q.as_ptr(), d, rows, d, q.as_mut_ptr(), sums);
+            (table.pack_k_i8)(self.k.as_ptr(), d, keys, d, k.as_mut_ptr(), sums);
+            let panels = keys / table.nr;
+            (table.qk_i8)(
+                q.as_ptr(),
+                k.as_ptr(),
+                d4,
+                rows,
+                panels,
+                scales,
+                s.as_mut_ptr(),
+            );
+        }
+        s.check("scores");
+        s
+    }
+
+    /// The integer that the kernel turns into a score.
+    fn raw(&self, table: &Kernels, i: usize, j: usize) -> i32 {
+        let (q, k) = (
+            &self.q[i * self.d..][..self.d],
+            &self.k[j * self.d..][..self.d],
+        );
+        let product = |(q, k): (&i8, &i8)| (i32::from(*q) + table.q_offset) * i32::from(*k);
+        q.iter().zip(k).map(product).sum::<i32>() + self.col_bias[j]
+    }
 }
 
 #[test]
 fn qk_i8() {
     let mut random = Random(3);
     for (table, twin) in tables() {
-        for d4 in [1, 2, 3, 16, 17, 32, 128] {
+        for d in [1, 4, 7, 12, 63, 64, 65, 68, 80, 128, 511, 512] {
             for rows in 1..=table.mr {
-                let panels = 1 + random.below(KB / table.nr);
-                let x = Int8::new(&mut random, table.mr, table.nr, d4, rows, panels);
+                let keys = table.nr * (1 + random.below(KB / table.nr));
+                let x = Int8::new(&mut random, d, rows, keys);
                 for (scale, zero) in [(false, false), (true, false), (false, true), (true, true)] {
                     let scales = x.scales(scale, zero);
-                    let mut got = Guarded::new(table.mr * SCORE_LD, 7f32);
-                    let mut want = got.to_vec();
-                    // SAFETY: operands have the sizes of their layouts.
-                    unsafe {
-                        let (q, k) = (x.q.as_ptr(), x.k.as_ptr());
-                        (table.qk_i8)(q, k, d4, rows, panels, &scales, got.as_mut_ptr());
-                        (twin.qk_i8)(q, k, d4, rows, panels, &scales, want.as_mut_ptr());
+                    let (got, want) = (x.run(table, rows, &scales), x.run(&twin, rows, &scales));
+                    for at in 0..rows * SCORE_LD {
+                        let (i, j) = (at / SCORE_LD, at % SCORE_LD);
+                        if j >= keys {
+                            assert_eq!(got[at], 7.0, "{}: row {i}, key {j} was written", table.isa);
+                            continue;
+                        }
+                        // The integers are exact; five roundings follow, on a sum of at most this magnitude.
+                        let raw = 255.0 * 128.0 * d as f32 + 2e6;
+                        let bound = 10.0 * EPSILON * (raw * x.row_scale[i].abs() + 1.0);
+                        assert!(
+                            (got[at] - want[at]).abs() <= bound,
+                            "{}: d {d}, ({i}, {j}), {scale} {zero}: {} and {}",
+                            table.isa,
+                            got[at],
+                            want[at]
+                        );
                     }
-                    got.check("scores");
-                    assert!(
-                        got[rows * SCORE_LD..].iter().all(|x| *x == 7.0),
-                        "{}: rows {rows}",
-                        table.isa
-                    );
-                    for i in 0..rows {
-                        for j in 0..panels * table.nr {
-                            let at = i * SCORE_LD + j;
-                            // The integers are exact; five roundings follow, on a sum of at most this magnitude.
-                            let raw = 255.0 * 128.0 * 4.0 * d4 as f32 + 2e6;
-                            let bound = 10.0 * EPSILON * (raw * x.row_scale[i].abs() + 1.0);
-                            assert!(
-                                (got[at] - want[at]).abs() <= bound,
-                                "{}: d4 {d4}, ({i}, {j}), {scale} {zero}: {} and {}",
-                                table.isa,
-                                got[at],
-                                want[at]
+                }
+            }
+        }
+    }
+}
+
+/// Sums of extreme bytes, where an intermediate of 16 bits would saturate, and of any bytes, exact to the last unit, with
+/// and without a bias.
+#[test]
+fn qk_i8_is_exact() {
+    let mut random = Random(4);
+    for (table, _) in tables() {
+        for d in [1, 4, 20, 64, 65, 127, 128, 320, 512] {
+            for extreme in [
+                None,
+                Some((127, -128)),
+                Some((127, 127)),
+                Some((-128, -128)),
+            ] {
+                let mut x = Int8::new(&mut random, d, table.mr, 3 * table.nr);
+                if let Some((q, k)) = extreme {
+                    x.q.fill(q);
+                    x.k.fill(k);
+                }
+                x.row_scale.fill(1.0);
+                x.row_add.fill(0.0);
+                for biased in [true, false] {
+                    if !biased {
+                        x.col_bias.fill(0);
+                    }
+                    let got = x.run(table, table.mr, &x.scales(false, false));
+                    for i in 0..table.mr {
+                        for j in 0..3 * table.nr {
+                            let want = x.raw(table, i, j) as f32;
+                            assert_eq!(
+                                got[i * SCORE_LD + j],
+                                want,
+                                "{}: d {d}, ({i}, {j})",
+                                table.isa
                             );
                         }
                     }
@@ -210,73 +274,12 @@ fn qk_i8() {
     }
 }
 
-/// Sums of extreme bytes, where an intermediate of 16 bits would saturate, and of any bytes, exact to the last unit.
-#[test]
-fn qk_i8_is_exact() {
-    let mut random = Random(4);
-    for (table, _) in tables() {
-        for (q, k) in [(255, -128), (255, 127), (0, 127), (128, -128)] {
-            let d4 = 128;
-            let mut x = Int8::new(&mut random, table.mr, table.nr, d4, table.mr, 1);
-            x.q.fill(q);
-            x.k.fill(k);
-            exact(table, &mut x, d4);
-        }
-        for d4 in [1, 5, 32, 128] {
-            let mut x = Int8::new(&mut random, table.mr, table.nr, d4, table.mr, 1);
-            exact(table, &mut x, d4);
-        }
-    }
-}
-
-fn exact(table: &crate::kernels::Kernels, x: &mut Int8, d4: usize) {
-    x.col_bias.fill(-3);
-    x.row_scale.fill(1.0);
-    x.row_add.fill(0.0);
-    let mut got = Guarded::new(table.mr * SCORE_LD, 7f32);
-    // SAFETY: operands have the sizes of their layouts.
-    unsafe {
-        let scales = x.scales(false, false);
-        (table.qk_i8)(
-            x.q.as_ptr(),
-            x.k.as_ptr(),
-            d4,
-            table.mr,
-            1,
-            &scales,
-            got.as_mut_ptr(),
-        );
-    }
-    for i in 0..table.mr {
-        for j in 0..table.nr {
-            let want: i32 = (0..4 * d4)
-                .map(|c| {
-                    let (g, e) = (c / 4, c % 4);
-                    let q = x.q[(g * table.mr + i) * 4 + e];
-                    let q = if table.q_offset == 0 {
-                        i32::from(q as i8)
-                    } else {
-                        i32::from(q)
-                    };
-                    q * i32::from(x.k[(g * table.nr + j) * 4 + e])
-                })
-                .sum();
-            assert_eq!(
-                got[i * SCORE_LD + j],
-                (want - 3) as f32,
-                "{}: d4 {d4}, ({i}, {j})",
-                table.isa
-            );
-        }
-    }
-}
-
 /// Without an old output and with scales of 1 the outputs are the integer sums, rounded to f32 once.
 #[test]
 fn pv_i16_is_exact() {
     let mut random = Random(5);
     for (table, _) in tables() {
-        for packed in [1, 2, 3, 64, 101, KB] {
+        for packed in [1, 2, 3, 64, 66, 101, 192, KB] {
             for rows in 1..=table.mr {
                 let extreme = rows == 2;
                 let n = if extreme {
@@ -284,54 +287,57 @@ fn pv_i16_is_exact() {
                 } else {
                     1 + random.below(packed)
                 };
-                let panels = 1 + random.below(4);
+                let d = 1 + random.below(4 * table.nr);
                 let mut p = Guarded::new(table.mr * P16_LD, 0i16);
-                for i in 0..table.mr {
-                    for j in 0..n {
-                        p[i * P16_LD + j] = if extreme { 32767 } else { random.next() as i16 };
-                    }
+                let mut weights = vec![32767; rows * n];
+                let mut x = Guarded::new(packed * d, 127i8);
+                let mut zeros = Guarded::new(packed, -128i32);
+                if !extreme {
+                    weights.fill_with(|| random.next() as i16);
+                    x.fill_with(|| random.next() as i8);
+                    zeros.fill_with(|| random.below(256) as i32 - 128);
                 }
-                let half = packed.div_ceil(2);
-                let v = Guarded::from_fn(panels * half * table.nr * 2, |_| {
-                    if extreme {
-                        255
-                    } else {
-                        random.below(511) as i16 - 255
-                    }
-                });
-                let ldo = panels * table.nr;
-                let (alpha, p_scale) = (Guarded::new(table.mr, 0f32), Guarded::new(table.mr, 1f32));
-                let mut o = random.floats(rows * ldo);
-                // SAFETY: operands have the sizes of their layouts.
-                unsafe {
-                    (table.pv_i16)(
-                        p.as_ptr(),
-                        v.as_ptr(),
-                        packed,
-                        n,
-                        rows,
-                        panels,
-                        alpha.as_ptr(),
-                        p_scale.as_ptr(),
-                        std::ptr::null(),
-                        o.as_mut_ptr(),
-                        ldo,
-                    );
+                for (at, w) in weights.iter().enumerate() {
+                    put_p16(table, &mut p, at / n, at % n, *w);
                 }
-                o.check("outputs");
-                for at in 0..rows * ldo {
-                    let (i, c) = (at / ldo, at % ldo);
-                    let want: i64 = (0..n)
-                        .map(|j| {
-                            let pair = (c / table.nr * half + j / 2) * table.nr + c % table.nr;
-                            i64::from(p[i * P16_LD + j]) * i64::from(v[pair * 2 + j % 2])
-                        })
-                        .sum();
-                    assert_eq!(
-                        o[at], want as f32,
-                        "{}: n {n} of {packed}, ({i}, {c})",
-                        table.isa
-                    );
+                let ldo = round_up(d, table.nr);
+                for zero in [None, Some(&zeros[..])] {
+                    let mut v = Guarded::new(ldo * round_up(packed, 4), -1i16);
+                    let (alpha, p_scale) = (Guarded::new(rows, 0f32), Guarded::new(rows, 1f32));
+                    let mut o = random.floats(rows * ldo);
+                    // SAFETY: operands have the sizes of their layouts.
+                    unsafe {
+                        let zero = zero.map_or(std::ptr::null(), <[i32]>::as_ptr);
+                        (table.pack_v_i16)(x.as_ptr(), d, packed, d, zero, v.as_mut_ptr());
+                        (table.pv_i16)(
+                            p.as_ptr(),
+                            v.as_ptr(),
+                            packed,
+                            n,
+                            rows,
+                            ldo / table.nr,
+                            alpha.as_ptr(),
+                            p_scale.as_ptr(),
+                            std::ptr::null(),
+                            o.as_mut_ptr(),
+                            ldo,
+                        );
+                    }
+                    v.check("v");
+                    o.check("outputs");
+                    for at in (0..rows * ldo).filter(|at| at % ldo < d) {
+                        let (i, c) = (at / ldo, at % ldo);
+                        let term = |j: usize| {
+                            let v = i64::from(x[j * d + c]) - i64::from(zero.map_or(0, |z| z[j]));
+                            i64::from(weights[i * n + j]) * v
+                        };
+                        let want = (0..n).map(term).sum::<i64>() as f32;
+                        assert_eq!(
+                            o[at], want,
+                            "{}: n {n} of {packed}, d {d}, ({i}, {c})",
+                            table.isa
+                        );
+                    }
                 }
             }
         }
@@ -414,13 +420,7 @@ fn pv_integer_scales() {
     for (table, twin) in tables() {
         let (n, rows, panels) = (37, table.mr, 2);
         let ldo = panels * table.nr;
-        let p16 = Guarded::from_fn(rows * P16_LD, |at| {
-            if at % P16_LD < n {
-                random.next() as i16
-            } else {
-                0
-            }
-        });
+        let weights = Guarded::from_fn(rows * n, |_| random.next() as i16);
         let p8 = Guarded::from_fn(rows * P8_LD, |at| {
             if at % P8_LD < n {
                 random.next() as u8
@@ -428,19 +428,24 @@ fn pv_integer_scales() {
                 0
             }
         });
-        let v16 = Guarded::from_fn(panels * table.nr * (n + 1), |_| {
-            random.below(255) as i16 - 127
-        });
+        let x = random.bytes(n * ldo);
         let v8 = random.bytes(panels * table.nr * round_up(n, 4));
         let p_sum = Guarded::from_fn(rows, |_| random.below(9000) as i32);
         let (alpha, scale, columns) =
             (random.floats(rows), random.floats(rows), random.floats(ldo));
         let start = random.floats(rows * ldo);
         for column in [std::ptr::null(), columns.as_ptr()] {
-            let run = |table: &crate::kernels::Kernels| {
+            let run = |table: &Kernels| {
                 let (mut a, mut b) = (Guarded::from_slice(&start), Guarded::from_slice(&start));
+                let mut p16 = Guarded::new(rows * P16_LD, 0i16);
+                for (at, x) in weights.iter().enumerate() {
+                    put_p16(table, &mut p16, at / n, at % n, *x);
+                }
+                let mut v16 = Guarded::new(ldo * round_up(n, 4), 0i16);
                 // SAFETY: operands have the sizes of their layouts.
                 unsafe {
+                    let null = std::ptr::null();
+                    (table.pack_v_i16)(x.as_ptr(), ldo, n, ldo, null, v16.as_mut_ptr());
                     (table.pv_i16)(
                         p16.as_ptr(),
                         v16.as_ptr(),

@@ -1,0 +1,58 @@
+//! Integer tiles with AMX-INT8: 16 x 64 bytes times 64 x 16 bytes per instruction, in as many cycles as it has rows.
+//!
+//! Strips stay 12 rows high, and panels of K and 8-bit V are those of the other tables: both are what the instruction
+//! takes. These differ, and nothing outside knows:
+//!
+//! | name | layout |
+//! |---|---|
+//! | Q, i8 | `[mr][4 d4]`, signed |
+//! | V, i16 | per panel and four keys, `[nr][4]` of `v` as i8, then the keys' zero points as four i16, and whether any key of the block has one; 256 bytes in all |
+//! | P, i16 | per row, [`KB`] low bytes, then [`KB`] high bytes |
+//!
+//! Sums of P's halves are put together as `256 * high + low`, and zero points are taken off at the end: 15 bits times 8
+//! bits times [`KB`] keys fit into an i32, so that all of it is exact.
+
+mod config;
+mod exact;
+mod scores;
+mod softmax;
+mod values;
+
+pub(crate) use config::runs_here;
+
+use super::super::Kernels;
+use super::{Isa, floats};
+use crate::kernels::generic::Integers;
+use crate::kernels::{KB, P16_LD};
+
+/// Rows of a strip.
+const MR: usize = 12;
+/// Keys, or columns, of a panel: two tiles.
+const NR: usize = 32;
+/// Bytes of a row of a tile.
+const TILE: usize = 64;
+/// Groups of four bytes that a tile has along the sum.
+const GROUPS: usize = 16;
+/// Where a row's high bytes of 15-bit P follow its low ones.
+const HIGH: usize = KB;
+/// Bytes of four keys in a panel of V in the exact mode.
+const EXACT_GROUP: usize = 8 * NR;
+
+pub(crate) static TABLE: Kernels = Kernels {
+    pack_v_i16: exact::pack_v_i16,
+    softmax_i16: softmax::softmax_i16,
+    ..floats::table(
+        Isa::Avx512Amx,
+        Integers {
+            scores: true,
+            values: true,
+            q_offset: 0,
+            pack_q_i8: scores::pack_q_i8,
+            qk_i8: scores::qk_i8,
+            pv_i16: exact::pv_i16,
+            pv_u8: values::pv_u8,
+        },
+    )
+};
+
+const _: () = assert!(KB.is_multiple_of(TILE) && MR <= 16 && 2 * P16_LD >= 2 * HIGH);

@@ -1,0 +1,161 @@
+//! Score tiles.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use super::config::Tiles;
+use super::{GROUPS, MR, NR, TILE};
+use crate::kernels::{SCORE_LD, ScoreScales};
+
+/// See [`crate::kernels::PackQI8`].
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn pack_q_i8(
+    rows: *const i8,
+    ld: usize,
+    n: usize,
+    d: usize,
+    out: *mut u8,
+    sums: *mut i32,
+) {
+    let width = d.next_multiple_of(4);
+    out.add(n * width).write_bytes(0, (MR - n) * width);
+    for i in 0..n {
+        let (row, out) = (rows.add(i * ld), out.add(i * width));
+        let mut sum = _mm512_setzero_si512();
+        for c in (0..width).step_by(TILE) {
+            let first = |n: usize| u64::MAX >> (64 - n.min(64));
+            let x = _mm512_maskz_loadu_epi8(first(d - c), row.add(c));
+            _mm512_mask_storeu_epi8(out.add(c).cast(), first(width - c), x);
+            let pairs = _mm512_maddubs_epi16(_mm512_set1_epi8(1), x);
+            sum = _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+        }
+        *sums.add(i) = _mm512_reduce_add_epi32(sum);
+    }
+}
+
+/// Sums of tiles of keys, stored next to each other: all steps of 64 bytes, then the rest.
+macro_rules! sums {
+    ($name:ident, $(($sum:literal, $panel:literal, $at:literal)),+) => {
+        #[inline(always)]
+        unsafe fn $name(q: *const u8, k: *const i8, d4: usize, s: *mut f32) {
+            asm!(
+                $(concat!("tilezero tmm", $sum),)+
+                "test {steps}, {steps}",
+                "jz 3f",
+                "2:",
+                "tileloadd tmm4, [{q} + {ldq}]",
+                $(
+                    concat!("tileloadd tmm5, [{", $panel, "} + {ldk} + ", $at, "]"),
+                    concat!("tdpbssd tmm", $sum, ", tmm4, tmm5"),
+                )+
+                "add {q}, {tile}",
+                "add {k0}, {block}",
+                "add {k1}, {block}",
+                "dec {steps}",
+                "jnz 2b",
+                "3:",
+                "test {rest}, {rest}",
+                "jz 4f",
+                "tileloadd tmm6, [{q} + {ldq}]",
+                $(
+                    concat!("tileloadd tmm7, [{", $panel, "} + {ldk} + ", $at, "]"),
+                    concat!("tdpbssd tmm", $sum, ", tmm6, tmm7"),
+                )+
+                "4:",
+                $(concat!("tilestored [{s} + {lds} + 64*", $sum, "], tmm", $sum),)+
+                q = inout(reg) q => _,
+                k0 = inout(reg) k => _,
+                k1 = inout(reg) k.wrapping_add(d4 * 4 * NR) => _,
+                s = in(reg) s,
+                ldq = in(reg) 4 * d4,
+                ldk = in(reg) 4 * NR,
+                lds = in(reg) 4 * SCORE_LD,
+                steps = inout(reg) d4 / GROUPS => _,
+                rest = in(reg) d4 % GROUPS,
+                tile = const TILE,
+                block = const GROUPS * 4 * NR,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    };
+}
+
+sums!(
+    two_panels,
+    (0, "k0", 0),
+    (1, "k0", 64),
+    (2, "k1", 0),
+    (3, "k1", 64)
+);
+sums!(one_panel, (0, "k0", 0), (1, "k0", 64));
+
+/// See [`crate::kernels::QkI8`].
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn qk_i8(
+    q: *const u8,
+    k: *const i8,
+    d4: usize,
+    rows: usize,
+    panels: usize,
+    scales: &ScoreScales,
+    s: *mut f32,
+) {
+    let panel = d4 * 4 * NR;
+    // Tiles are stored with all rows of a strip, which the scores have.
+    let tiles = Tiles::new(d4);
+    let mut done = 0;
+    while done + 2 <= panels {
+        two_panels(q, k.add(done * panel), d4, s.add(done * NR));
+        done += 2;
+    }
+    if done < panels {
+        one_panel(q, k.add(done * panel), d4, s.add(done * NR));
+    }
+    drop(tiles);
+    let keys = panels * NR;
+    match (scales.col_scale.is_null(), scales.col_zero.is_null()) {
+        (true, true) => convert::<false, false>(rows, keys, scales, s),
+        (false, true) => convert::<true, false>(rows, keys, scales, s),
+        (true, false) => convert::<false, true>(rows, keys, scales, s),
+        (false, false) => convert::<true, true>(rows, keys, scales, s),
+    }
+}
+
+/// Turns sums into scores, in place.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn convert<const SCALED: bool, const ZEROED: bool>(
+    rows: usize,
+    keys: usize,
+    scales: &ScoreScales,
+    s: *mut f32,
+) {
+    let bias = |key: usize| _mm512_loadu_si512(scales.col_bias.add(key).cast());
+    let mut any = _mm512_setzero_si512();
+    for key in (0..keys).step_by(16) {
+        any = _mm512_or_si512(any, bias(key));
+    }
+    // Symmetric operands have none.
+    let biased = _mm512_test_epi32_mask(any, any) != 0;
+    for i in 0..rows {
+        let scale = _mm512_set1_ps(*scales.row_scale.add(i));
+        let add = _mm512_set1_ps(*scales.row_add.add(i));
+        let row_sum = _mm512_set1_ps(if ZEROED { *scales.row_sum.add(i) } else { 0.0 });
+        for key in (0..keys).step_by(16) {
+            let at = s.add(i * SCORE_LD + key);
+            let mut sum = _mm512_loadu_si512(at.cast());
+            if biased {
+                sum = _mm512_add_epi32(sum, bias(key));
+            }
+            let mut x = _mm512_cvtepi32_ps(sum);
+            if ZEROED {
+                x = _mm512_fnmadd_ps(_mm512_loadu_ps(scales.col_zero.add(key)), row_sum, x);
+            }
+            if SCALED {
+                x = _mm512_mul_ps(x, _mm512_loadu_ps(scales.col_scale.add(key)));
+            }
+            _mm512_storeu_ps(at, _mm512_fmadd_ps(x, scale, add));
+        }
+    }
+}
