@@ -20,7 +20,7 @@ use support::{Aligned, Random};
 /// Bytes that a thread reads from its second-level cache, and from memory.
 const L2: usize = 512 << 10;
 const DRAM: usize = 256 << 20;
-const RUNS: usize = 9;
+const RUNS: usize = 25;
 
 /// Work of one thread; what it holds is its own.
 type Work = Box<dyn FnMut() + Send>;
