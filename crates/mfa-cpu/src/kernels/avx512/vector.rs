@@ -208,20 +208,26 @@ impl<D: Dot> Simd for Zmm<D> {
         for (q, quad) in quads.iter_mut().enumerate() {
             let row = |i: usize| _mm512_loadu_ps(rows.add((4 * q + i) * ld));
             let (a, b, c, d) = (row(0), row(1), row(2), row(3));
-            let ab =
-                [_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)].map(|x| _mm512_castps_pd(x));
-            let cd =
-                [_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)].map(|x| _mm512_castps_pd(x));
+            // Not `map`, whose closure would not have the target features, and be called.
+            let ab = (
+                _mm512_castps_pd(_mm512_unpacklo_ps(a, b)),
+                _mm512_castps_pd(_mm512_unpackhi_ps(a, b)),
+            );
+            let cd = (
+                _mm512_castps_pd(_mm512_unpacklo_ps(c, d)),
+                _mm512_castps_pd(_mm512_unpackhi_ps(c, d)),
+            );
             *quad = [
-                _mm512_castpd_ps(_mm512_unpacklo_pd(ab[0], cd[0])),
-                _mm512_castpd_ps(_mm512_unpackhi_pd(ab[0], cd[0])),
-                _mm512_castpd_ps(_mm512_unpacklo_pd(ab[1], cd[1])),
-                _mm512_castpd_ps(_mm512_unpackhi_pd(ab[1], cd[1])),
+                _mm512_castpd_ps(_mm512_unpacklo_pd(ab.0, cd.0)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(ab.0, cd.0)),
+                _mm512_castpd_ps(_mm512_unpacklo_pd(ab.1, cd.1)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(ab.1, cd.1)),
             ];
         }
         // 4 x 4 of lanes.
+        let [first, second, third, fourth] = quads;
         for i in 0..4 {
-            let [a, b, c, d] = quads.map(|quad| quad[i]);
+            let (a, b, c, d) = (first[i], second[i], third[i], fourth[i]);
             let even = (
                 _mm512_shuffle_f32x4::<0x88>(a, b),
                 _mm512_shuffle_f32x4::<0x88>(c, d),

@@ -71,39 +71,45 @@ pub(crate) unsafe fn softmax_gradient<S: Simd>(
     let mut j = 0;
     while j < n {
         let count = S::LANES.min(n - j);
-        let whole = count == S::LANES;
-        let load = |p: *const f32| {
-            if whole {
-                S::load(p.add(j))
-            } else {
-                S::load_n(p.add(j), count, MASKED)
-            }
-        };
-        let store = |p: *mut f32, x: S::F| {
-            if whole {
-                S::store(p.add(j), x);
-            } else {
-                S::store_n(p.add(j), count, x);
-            }
-        };
-        let l = load(l);
+        let l = load::<S>(l.add(j), count);
         if dp.is_null() {
             for i in 0..rows {
-                let s = s.add(i * SCORE_LD);
-                store(s, weight::<S>(visible::<S>(load(s), l), l));
+                let s = s.add(i * SCORE_LD + j);
+                let x = visible::<S>(load::<S>(s, count), l);
+                store::<S>(s, count, weight::<S>(x, l));
             }
         } else {
-            let d = load(d);
+            let d = load::<S>(d.add(j), count);
             for i in 0..rows {
-                let (s, dp) = (s.add(i * SCORE_LD), dp.add(i * SCORE_LD));
-                let x = visible::<S>(load(s), l);
+                let (s, dp) = (s.add(i * SCORE_LD + j), dp.add(i * SCORE_LD + j));
+                let x = visible::<S>(load::<S>(s, count), l);
                 let p = weight::<S>(x, l);
-                let g = S::mul(p, S::sub(load(dp), d));
-                store(s, p);
-                store(dp, S::select_eq(x, S::splat(MASKED), zero, g));
+                let g = S::mul(p, S::sub(load::<S>(dp, count), d));
+                store::<S>(s, count, p);
+                store::<S>(dp, count, S::select_eq(x, S::splat(MASKED), zero, g));
             }
         }
         j += count;
+    }
+}
+
+/// A vector of which `n` elements are there; the others are masked. Functions, for closures do not have the target
+/// features of the kernel that they stand in, and are called where they should be an instruction.
+#[inline(always)]
+unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::F {
+    if n == S::LANES {
+        S::load(p)
+    } else {
+        S::load_n(p, n, MASKED)
+    }
+}
+
+#[inline(always)]
+unsafe fn store<S: Simd>(p: *mut f32, n: usize, x: S::F) {
+    if n == S::LANES {
+        S::store(p, x);
+    } else {
+        S::store_n(p, n, x);
     }
 }
 
@@ -134,15 +140,17 @@ pub(crate) unsafe fn weighted_sums<S: Simd>(
     let mut j = 0;
     while j < n {
         let count = S::LANES.min(n - j);
-        let load = |p: *const f32| S::load_n(p.add(j), count, MASKED);
-        let l = load(l);
-        let mut sum = load(d);
+        let l = load::<S>(l.add(j), count);
+        let mut sum = load::<S>(d.add(j), count);
         for i in 0..rows {
-            let x = visible::<S>(load(s.add(i * SCORE_LD)), l);
-            let term = S::mul(weight::<S>(x, l), load(dp.add(i * SCORE_LD)));
+            let x = visible::<S>(load::<S>(s.add(i * SCORE_LD + j), count), l);
+            let term = S::mul(
+                weight::<S>(x, l),
+                load::<S>(dp.add(i * SCORE_LD + j), count),
+            );
             sum = S::add(sum, S::select_eq(x, S::splat(MASKED), zero, term));
         }
-        S::store_n(d.add(j), count, sum);
+        store::<S>(d.add(j), count, sum);
         j += count;
     }
 }

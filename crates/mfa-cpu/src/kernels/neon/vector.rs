@@ -233,8 +233,14 @@ impl<D: Dot> Simd for Neon<D> {
     unsafe fn transpose(rows: *const f32, ld: usize, out: *mut f32, out_ld: usize) {
         let row = |i: usize| vld1q_f32(rows.add(i * ld));
         let (a, b, c, d) = (row(0), row(1), row(2), row(3));
-        let even = [vtrn1q_f32(a, b), vtrn1q_f32(c, d)].map(|x| vreinterpretq_f64_f32(x));
-        let odd = [vtrn2q_f32(a, b), vtrn2q_f32(c, d)].map(|x| vreinterpretq_f64_f32(x));
+        let even = [
+            vreinterpretq_f64_f32(vtrn1q_f32(a, b)),
+            vreinterpretq_f64_f32(vtrn1q_f32(c, d)),
+        ];
+        let odd = [
+            vreinterpretq_f64_f32(vtrn2q_f32(a, b)),
+            vreinterpretq_f64_f32(vtrn2q_f32(c, d)),
+        ];
         let columns = [
             vtrn1q_f64(even[0], even[1]),
             vtrn1q_f64(odd[0], odd[1]),
