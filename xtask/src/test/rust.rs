@@ -8,7 +8,8 @@ use crate::test::{Lab, Part, Verdict};
 const ON_DRIVER: [&str; 3] = ["--workspace", "--test", "*"];
 
 /// The instruction sets that `MFA_CPU_ISA` can force, and whether this machine runs them. This list is the test's own: an engine
-/// that stopped offering one of them would be found out.
+/// that stopped offering one of them would be found out. The fastest (AMX, where the system allows it) is what the part
+/// `rust` runs.
 fn instruction_sets() -> Vec<(&'static str, bool)> {
     #[cfg(target_arch = "x86_64")]
     let list = {
@@ -23,6 +24,7 @@ fn instruction_sets() -> Vec<(&'static str, bool)> {
         vec![
             ("scalar", true),
             ("avx2", avx2),
+            ("avx2vnni", avx2 && is_x86_feature_detected!("avxvnni")),
             ("avx512", avx512),
             (
                 "avx512vnni",
