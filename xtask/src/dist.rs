@@ -277,7 +277,7 @@ fn crates(repo: &Repo, step: &mut Step, out: &Path) -> Result<Vec<PathBuf>> {
     for name in package::CRATES {
         let file = format!("{name}-{}.crate", Repo::VERSION);
         let path = out.join(&file);
-        copy(&repo.target.join("package").join(&file), &path)?;
+        copy(&package::folder(repo).join(&file), &path)?;
         made.push(path);
     }
     Ok(made)
