@@ -54,10 +54,10 @@ pub(crate) struct Head {
 /// worker packs and accumulates for a pair of blocks stays in three quarters of a 2 MB second-level cache.
 const BLOCKS: [(usize, usize, usize); 4] = [
     // columns of Q and V, queries of a block, keys of a block
-    (160, KB, 192),
-    (288, KB, 144),
-    (544, KB / 2, 96),
-    (usize::MAX, KB / 4, 48),
+    (160, KB, 288),
+    (288, KB, 192),
+    (544, KB / 2, 144),
+    (usize::MAX, KB / 4, 72),
 ];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 1e5;
@@ -90,7 +90,7 @@ impl Plan {
         let (queries, keys) = BLOCKS
             .iter()
             .find(|row| columns <= row.0)
-            .map_or((KB / 4, 48), |&(_, queries, keys)| (queries, keys));
+            .map_or((KB / 4, 72), |&(_, queries, keys)| (queries, keys));
         let share = |rows: usize, heads: usize, most: usize, unit: usize| {
             let share = rows.saturating_mul(heads) / (workers * BLOCKS_PER_WORKER);
             let most = most / unit * unit;
