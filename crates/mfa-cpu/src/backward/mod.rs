@@ -21,6 +21,7 @@ mod passes;
 mod plan;
 mod scratch;
 mod statistics;
+mod tiles;
 
 pub(crate) use check::Backward;
 pub(crate) use plan::{Loop, Plan, Source};

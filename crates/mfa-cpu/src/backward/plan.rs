@@ -4,8 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::check::Backward;
+use crate::kernels::parts::STEP;
 use crate::kernels::{KB, Kernels};
 use crate::plan::{Scores, row_scaled};
+use crate::precision::Precision;
 use crate::problem::{Problem, Sequence};
 use crate::quantization::Granularity;
 
@@ -27,11 +29,44 @@ pub(crate) enum Source {
     Weights,
 }
 
+/// Of how many bf16 parts each operand is a sum, see [`crate::kernels::parts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parts {
+    pub q: usize,
+    pub k: usize,
+    pub v: usize,
+    pub grad_output: usize,
+}
+
+impl Parts {
+    /// Those of P, which is rounded to the precision of what it is multiplied by.
+    pub(super) fn p(self) -> usize {
+        self.grad_output
+    }
+
+    /// Those of dS, which is multiplied by Q and by K.
+    pub(super) fn ds(self) -> usize {
+        self.q.max(self.k)
+    }
+
+    fn reason(self) -> String {
+        let Parts {
+            q,
+            k,
+            v,
+            grad_output,
+        } = self;
+        format!("AMX-BF16: Q, K, V and dO as sums of {q}, {k}, {v} and {grad_output} bf16 parts")
+    }
+}
+
 /// How a call runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub path: Loop,
     pub scores: Scores,
+    /// Where products are those of bf16 parts.
+    pub parts: Option<Parts>,
     pub d: Source,
     /// Queries and keys of a block.
     pub block_queries: usize,
@@ -59,6 +94,13 @@ const BLOCKS: [(usize, usize, usize); 4] = [
     (544, KB / 2, 144),
     (usize::MAX, KB / 4, 72),
 ];
+/// The same with products of bf16 parts, of which there may be three; of single ones, twice the keys.
+const PARTS_BLOCKS: [(usize, usize, usize); 4] = [
+    (160, KB, 256),
+    (288, KB, 128),
+    (544, KB / 2, 96),
+    (usize::MAX, KB / 4, 64),
+];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 1e5;
 /// Products of the two passes, and of the fused one: what splitting costs.
@@ -80,6 +122,10 @@ impl Plan {
         };
         let (scores, why) = scores(problem, kernels);
         reasons.push(("scores", why.into()));
+        let parts = parts(call, kernels, scores);
+        if let Some(parts) = parts {
+            reasons.push(("products", parts.reason()));
+        }
         let (d, why) = source(call);
         reasons.push(("d", why.into()));
         let heads = heads(problem);
@@ -87,10 +133,19 @@ impl Plan {
         reasons.push(("loop", why));
 
         let columns = problem.d + problem.dv;
-        let (queries, keys) = BLOCKS
+        let blocks = if parts.is_some() {
+            &PARTS_BLOCKS
+        } else {
+            &BLOCKS
+        };
+        let (queries, keys) = blocks
             .iter()
             .find(|row| columns <= row.0)
-            .map_or((KB / 4, 72), |&(_, queries, keys)| (queries, keys));
+            .map_or((KB / 4, 64), |&(_, queries, keys)| (queries, keys));
+        let keys = match parts {
+            Some(parts) if parts.p() == 1 && parts.ds() == 1 => 2 * keys,
+            _ => keys,
+        };
         let share = |rows: usize, heads: usize, most: usize, unit: usize| {
             let share = rows.saturating_mul(heads) / (workers * BLOCKS_PER_WORKER);
             let most = most / unit * unit;
@@ -104,15 +159,19 @@ impl Plan {
         let longest = |rows: fn(&Sequence) -> usize| {
             problem.sequences.iter().map(rows).max().unwrap_or(0).max(1)
         };
-        let (mr, nr) = (kernels.mr, kernels.nr);
+        let (of_keys, of_queries) = match parts {
+            Some(_) => (STEP, STEP),
+            None => (kernels.mr, kernels.nr),
+        };
         Plan {
             path,
             scores,
+            parts,
             d,
-            block_queries: share(total(|s| s.nq), problem.heads, queries, nr)
-                .min(longest(|s| s.nq).next_multiple_of(nr)),
-            block_keys: share(total(|s| s.nk), problem.kv_heads, keys, mr)
-                .min(longest(|s| s.nk).next_multiple_of(mr)),
+            block_queries: share(total(|s| s.nq), problem.heads, queries, of_queries)
+                .min(longest(|s| s.nq).next_multiple_of(of_queries)),
+            block_keys: share(total(|s| s.nk), problem.kv_heads, keys, of_keys)
+                .min(longest(|s| s.nk).next_multiple_of(of_keys)),
             workers,
             heads,
             reasons,
@@ -205,6 +264,23 @@ fn source(call: &Backward) -> (Source, &'static str) {
             "O is absent: D = rowsum(P * dP), in a sweep of its own",
         )
     }
+}
+
+/// Products of parts, if the kernels have them and scores are not sums of integers.
+fn parts(call: &Backward, kernels: &Kernels, scores: Scores) -> Option<Parts> {
+    let of = |precision: Precision| match precision {
+        Precision::Bf16 => 1,
+        Precision::F16 => 2,
+        _ => 3,
+    };
+    let problem = &call.problem;
+    let parts = Parts {
+        q: of(problem.q.precision),
+        k: of(problem.k.precision),
+        v: of(problem.v.precision),
+        grad_output: of(call.grad_output.precision),
+    };
+    (kernels.gradient.parts.is_some() && scores == Scores::F32).then_some(parts)
 }
 
 /// As forward decides, with the roles of Q and K exchanged.

@@ -109,7 +109,11 @@ pub(crate) unsafe fn softmax_gradient<S: Simd>(
                 let p = weight::<S>(x, l);
                 let g = S::mul(p, S::sub(load::<S>(dp, count), d));
                 store::<S>(s, count, p);
-                store::<S>(dp, count, S::select_eq(x, S::splat(MASKED), S::splat(0.0), g));
+                store::<S>(
+                    dp,
+                    count,
+                    S::select_eq(x, S::splat(MASKED), S::splat(0.0), g),
+                );
             }
         }
         j += count;
