@@ -1,4 +1,5 @@
-//! Runs the code in Markdown files: blocks fenced as `python` and `c`. (Rust's are documentation tests.)
+//! Runs the code in Markdown files: blocks fenced as `python` and `c`. (Rust's are documentation tests; Objective-C's run
+//! with its other tests.)
 
 use std::fs;
 use std::path::Path;
@@ -15,10 +16,10 @@ use crate::venv::Venv;
 
 /// A block of code, and the line of the file where it begins.
 #[derive(Debug, PartialEq, Eq)]
-struct Block {
+pub(crate) struct Block {
     language: String,
     line: usize,
-    code: String,
+    pub(crate) code: String,
 }
 
 /// Runs every block; each is a program of its own, and one test. `built` is the folder of the C library.
@@ -27,6 +28,22 @@ pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Re
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
     let prefix = repo.scratch("c/prefix");
     dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
+    each(repo, step, &["python", "c"], |step, block, name| {
+        if block.language == "c" {
+            c_program(step, &prefix, &out.join(format!("{name}.c")), &block.code)
+        } else {
+            python(venv, step, &out.join(format!("{name}.py")), &block.code)
+        }
+    })
+}
+
+/// Runs every block of these languages through `run`, which also gets a name for it; counts them as tests.
+pub(crate) fn each(
+    repo: &Repo,
+    step: &mut Step,
+    languages: &[&str],
+    mut run: impl FnMut(&mut Step, &Block, &str) -> Result<()>,
+) -> Result<()> {
     let files = output(
         Command::new("git")
             .args([
@@ -39,19 +56,19 @@ pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Re
             ])
             .current_dir(&repo.root),
     )?;
+    let mut found = 0;
     for file in files.lines() {
         let Ok(text) = fs::read_to_string(repo.path(file)) else {
             // Deleted, but not yet committed.
             continue;
         };
         for block in blocks(&text) {
+            if !languages.contains(&block.language.as_str()) {
+                continue;
+            }
+            found += 1;
             let name = format!("{}-{}", file.replace('/', "-"), block.line);
-            let result = match block.language.as_str() {
-                "python" => python(venv, step, &out.join(name + ".py"), &block.code),
-                "c" => c_program(step, &prefix, &out.join(name + ".c"), &block.code),
-                _ => continue,
-            };
-            match result {
+            match run(step, &block, &name) {
                 Ok(()) => step.counts += Counts::passed(1),
                 Err(error) => {
                     step.say(&format!("FAILED: {file}:{}: {error:#}", block.line))?;
@@ -61,8 +78,9 @@ pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Re
         }
     }
     ensure!(
-        step.counts != Counts::default(),
-        "no code in any Markdown file"
+        found > 0,
+        "no code in {} in any Markdown file",
+        languages.join(" or ")
     );
     Ok(())
 }

@@ -11,7 +11,7 @@ if [ -z "${SYSROOT_UNSHARED:-}" ]; then
 fi
 root=${1:?usage: sysroot.sh DIR [COMMAND…]}
 shift
-packages="swiftlang clang-19 clang-tools-19 libc6-dev g++ git ca-certificates gobjc gnustep-devel make cmake"
+packages="swiftlang clang-19 clang-tools-19 libc6-dev g++ git ca-certificates gobjc gnustep-devel libclang-rt-19-dev make cmake"
 # Holds the packages that are there: a root with fewer of them is completed.
 done="$root/.software-metal"
 if [ ! -e "$done" ]; then
