@@ -6,6 +6,7 @@
 mod decode;
 mod gradient;
 mod pack;
+#[cfg(all(test, unix))]
 pub(super) mod parts;
 mod pv;
 mod qk;
