@@ -163,19 +163,25 @@ fn documents(
     library: &Path,
     out: &Path,
 ) -> Result<()> {
-    docs::each(repo, step, &["objc"], |step, block, name| {
-        let program = out.join(name);
-        let source = program.with_extension("m");
-        fs::write(&source, &block.code).with_context(|| format!("writing {}", source.display()))?;
-        step.run(
-            place
-                .command(repo, Path::new("make"))
-                .args(["-C", "objc", "program"])
-                .arg(format!("DRIVER={}", library.display()))
-                .arg(format!("OUT={}", out.display()))
-                .arg(format!("SOURCE={}", source.display()))
-                .arg(format!("PROGRAM={}", program.display())),
-        )?;
-        step.run(&mut place.command(repo, &program))
-    })
+    for (file, blocks) in docs::markdown(repo)? {
+        for block in blocks.iter().filter(|block| block.language == "objc") {
+            let name = format!("{}-{}", file.replace('/', "-"), block.line);
+            let (program, source) = (out.join(&name), out.join(format!("{name}.m")));
+            fs::write(&source, &block.code)
+                .with_context(|| format!("writing {}", source.display()))?;
+            let result = step
+                .run(
+                    place
+                        .command(repo, Path::new("make"))
+                        .args(["-C", "objc", "program"])
+                        .arg(format!("DRIVER={}", library.display()))
+                        .arg(format!("OUT={}", out.display()))
+                        .arg(format!("SOURCE={}", source.display()))
+                        .arg(format!("PROGRAM={}", program.display())),
+                )
+                .and_then(|()| step.run(&mut place.command(repo, &program)));
+            docs::count(step, &file, block, result)?;
+        }
+    }
+    Ok(())
 }
