@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,11 @@ def peers_here() -> list[str]:
 
 
 class Worker:
-    """A child process with one library, in a Python that may be another one."""
+    """A child process with one library, in a Python that may be another one.
+
+    It is stopped while it is not asked: threads of many libraries spin after a call, and would take
+    a processor from the next contestant.
+    """
 
     def __init__(self, engine: str, threads: int, where: Path | None = None) -> None:
         self.engine, self.threads, self.where = engine, threads, where
@@ -102,9 +107,11 @@ class Worker:
         try:
             if self._process.stdin is None:
                 raise PeerFailed(f"{self.engine} has no input")
+            self._signal("SIGCONT")
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             line = self._lines.get(timeout=timeout)
+            self._signal("SIGSTOP")
         except queue.Empty:
             self.close()
             raise PeerFailed(f"{self.engine}: no answer in {timeout:.0f} s") from None
@@ -117,6 +124,11 @@ class Worker:
         if "failed" in answer:
             raise PeerFailed(f"{self.engine}: {answer['failed']}")
         return answer
+
+    def _signal(self, name: str) -> None:
+        # Windows has neither signal: there the pause after each turn must do.
+        if hasattr(signal, name) and self.alive:
+            self._process.send_signal(getattr(signal, name))
 
     @property
     def alive(self) -> bool:

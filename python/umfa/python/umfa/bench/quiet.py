@@ -21,7 +21,8 @@ class Quiet:
 
     def __init__(self, patience: float) -> None:
         self.patience = self._left = patience
-        self._matrix = np.ones((192, 192), np.float32)
+        # Not a matrix product: the threads of a BLAS spin afterwards, beside the first contestant.
+        self._numbers = np.linspace(1.0, 2.0, 1 << 16)
         self._best = float("inf")
         self.waited = 0.0
         self.rounds = self.busy_rounds = 0
@@ -58,7 +59,7 @@ class Quiet:
         took = []
         for _ in range(5):
             start = time.perf_counter()
-            np.matmul(self._matrix, self._matrix)
+            np.exp(self._numbers)
             took.append(time.perf_counter() - start)
         self._best = min(self._best, *took)
         return min(took) / self._best

@@ -1,0 +1,31 @@
+// swift-tools-version: 6.0
+import PackageDescription
+
+// `import Metal` is Apple's framework on Apple platforms, and a Metal device in software on Linux.
+let metal = Target.Dependency.product(name: "SoftwareMetal", package: "SoftwareMetal", condition: .when(platforms: [.linux]))
+
+let package = Package(
+  name: "MFABridge",
+  platforms: [.macOS(.v14), .iOS(.v17)],
+  products: [
+    .library(name: "MFABridge", type: .dynamic, targets: ["MFABridge"]),
+    .library(name: "MFABridgeStatic", type: .static, targets: ["MFABridge"]),
+    .library(name: "MetalAttention", targets: ["MetalAttention"]),
+    .library(name: "AttentionKernels", targets: ["AttentionKernels"]),
+  ],
+  dependencies: [.package(path: "../SoftwareMetal")],
+  targets: [
+    // MARK: Kernel generator: no device, no Metal
+    .target(name: "AttentionKernels"),
+    .testTarget(name: "AttentionKernelsTests", dependencies: ["AttentionKernels", metal], exclude: ["Golden"]),
+
+    // MARK: Runtime
+    .target(name: "MetalAttention", dependencies: ["AttentionKernels", metal]),
+    .testTarget(name: "MetalAttentionTests", dependencies: ["MetalAttention", metal]),
+
+    // MARK: C bridge
+    .target(name: "CMFA"),
+    .target(name: "MFABridge", dependencies: ["MetalAttention", "CMFA", metal]),
+  ],
+  swiftLanguageModes: [.v6]
+)

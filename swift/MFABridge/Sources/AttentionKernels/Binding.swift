@@ -1,0 +1,182 @@
+/// A buffer of a kernel. The table is one: the host binds by it, and the parameters of the text are made from it.
+public struct Binding: Hashable, Sendable {
+  public enum Role: Hashable, Sendable, CaseIterable {
+    /// A matrix: its buffer, at offset 0 (views and offsets are in the arguments).
+    case operand(AttentionOperand)
+    /// `constant float &x_scale`, granularity `.tensor`.
+    case scale(AttentionOperand)
+    /// `constant int32_t &x_zero_point`, granularity `.tensor`.
+    case zeroPoint(AttentionOperand)
+    /// Arrays of scales and of zero points, the other granularities.
+    case scales(AttentionOperand)
+    case zeroPoints(AttentionOperand)
+    /// FP32 means of columns.
+    case mean(AttentionOperand)
+    case mask
+    case maskGradient
+    case slopes
+    case sinks
+    case sinkGradients
+    /// int32 [sequences + 1]
+    case cumulativeQueryLengths
+    case cumulativeKeyLengths
+    /// FP32 scratch of a split forward kernel: see `AttentionKernel.partialOutputBytes`.
+    case partialOutput
+    case partialStatistics
+    /// `AttentionArguments.bytes`
+    case arguments
+
+    public static let allCases: [Role] =
+      AttentionOperand.allCases.map(Role.operand)
+      + AttentionOperand.quantizable.flatMap { [.scale($0), .zeroPoint($0), .scales($0), .zeroPoints($0), .mean($0)] }
+      + [.mask, .maskGradient, .slopes, .sinks, .sinkGradients, .cumulativeQueryLengths, .cumulativeKeyLengths, .partialOutput, .partialStatistics, .arguments]
+
+    /// The buffer's index. Metal has 31; roles that share one never meet in a kernel.
+    public var index: Int {
+      switch self {
+      case .operand(.Q): 0
+      case .operand(.K): 1
+      case .operand(.V): 2
+      case .operand(.O): 3
+      case .scale(let x): 4 + 2 * Self.ordinal(x)
+      case .zeroPoint(let x): 5 + 2 * Self.ordinal(x)
+      case .scales(let x): 10 + Self.ordinal(x)
+      case .zeroPoints(let x): 13 + Self.ordinal(x)
+      case .mean(let x): 16 + Self.ordinal(x)
+      case .operand(.L): 19
+      case .operand(.D): 20
+      case .operand(.dO): 21
+      case .operand(.dQ), .partialOutput, .maskGradient, .sinkGradients: 22
+      case .operand(.dK), .partialStatistics: 23
+      case .operand(.dV): 24
+      case .mask: 25
+      case .slopes: 26
+      case .sinks: 27
+      case .cumulativeQueryLengths: 28
+      case .cumulativeKeyLengths: 29
+      case .arguments: 30
+      }
+    }
+
+    /// The parameter's name in the text.
+    public var name: String {
+      switch self {
+      case .operand(let x): x.rawValue
+      case .scale(let x): "\(x.lowercase)_scale"
+      case .zeroPoint(let x): "\(x.lowercase)_zero_point"
+      case .scales(let x): "\(x.lowercase)_scales"
+      case .zeroPoints(let x): "\(x.lowercase)_zero_points"
+      case .mean(let x): "\(x.lowercase)_mean"
+      case .mask: "mask"
+      case .maskGradient: "mask_gradient"
+      case .slopes: "slopes"
+      case .sinks: "sinks"
+      case .sinkGradients: "sink_gradients"
+      case .cumulativeQueryLengths: "cumulative_q"
+      case .cumulativeKeyLengths: "cumulative_k"
+      case .partialOutput: "partial_output"
+      case .partialStatistics: "partial_statistics"
+      case .arguments: "args"
+      }
+    }
+
+    private static func ordinal(_ x: AttentionOperand) -> Int { AttentionOperand.quantizable.firstIndex(of: x) ?? 0 }
+  }
+
+  public let role: Role
+  public let isWritten: Bool
+  /// The parameter's type in the text, up to its name: `const device half *`.
+  let type: String
+
+  public var index: Int { role.index }
+  /// `const device half *Q [[buffer(0)]]`
+  var parameter: String { "\(type)\(role.name) [[buffer(\(index))]]" }
+}
+
+extension AttentionKernelDescriptor {
+  /// The buffers of the kernel, in order of index.
+  public var bindings: [Binding] {
+    var found: [Binding] = []
+    func read(_ role: Binding.Role, _ type: String) { found.append(Binding(role: role, isWritten: false, type: type)) }
+    func write(_ role: Binding.Role, _ type: String = "device float *") { found.append(Binding(role: role, isWritten: true, type: type)) }
+    func operand(_ name: AttentionOperand) {
+      read(.operand(name), "const device \(precision(name).storageType) *")
+      guard let layout = self.operand(name).quantization else { return }
+      if layout.hasScaleArray {
+        read(.scales(name), layout.scaleStorage == .FP16 ? "const device half *" : "const device float *")
+        switch layout.zeroPoints {
+        case .none: break
+        case .int8: read(.zeroPoints(name), "const device char *")
+        case .int32: read(.zeroPoints(name), "const device int *")
+        }
+      } else {
+        read(.scale(name), "constant float &")
+        read(.zeroPoint(name), "constant int32_t &")
+      }
+      if layout.hasMean { read(.mean(name), "const device float *") }
+    }
+    func scoreInputs() {
+      operand(.Q)
+      operand(.K)
+      switch mask {
+      case .none: break
+      case .BOOL: read(.mask, "const device uchar *")
+      case .FP32: read(.mask, "const device float *")
+      case .FP16: read(.mask, "const device half *")
+      case .BF16: read(.mask, "const device bfloat *")
+      }
+      if hasALiBi { read(.slopes, "const device float *") }
+    }
+    func lengths() {
+      guard isVariableLength else { return }
+      read(.cumulativeQueryLengths, "const device int *")
+      read(.cumulativeKeyLengths, "const device int *")
+    }
+    let output = "device \(precision(.O).storageType) *"
+
+    switch kind {
+    case .forward:
+      scoreInputs()
+      operand(.V)
+      lengths()
+      if schedule == .decodeSplit {
+        write(.partialOutput)
+        write(.partialStatistics)
+      } else {
+        write(.operand(.O), output)
+        if writesLogsumexp { write(.operand(.L)) }
+        if hasSinks { read(.sinks, "const device float *") }
+      }
+    case .forwardMerge:
+      lengths()
+      read(.partialOutput, "const device float *")
+      read(.partialStatistics, "const device float *")
+      write(.operand(.O), output)
+      if writesLogsumexp { write(.operand(.L)) }
+      if hasSinks { read(.sinks, "const device float *") }
+    case .backwardQuery, .backwardKeyValue, .backwardMask:
+      scoreInputs()
+      operand(.V)
+      lengths()
+      read(.operand(.dO), "const device \(precision(.dO).storageType) *")
+      read(.operand(.L), "const device float *")
+      if kind == .backwardQuery && gradients.dSource != .given {
+        if gradients.dSource == .output { read(.operand(.O), "const device \(precision(.O).storageType) *") }
+        if gradients.writesD { write(.operand(.D)) }
+      } else {
+        read(.operand(.D), "const device float *")
+      }
+      if kind == .backwardQuery, gradients.query { write(.operand(.dQ)) }
+      if kind == .backwardKeyValue, gradients.key { write(.operand(.dK)) }
+      if kind == .backwardKeyValue, gradients.value { write(.operand(.dV)) }
+      if kind == .backwardMask { write(.maskGradient) }
+    case .backwardSinks:
+      read(.operand(.L), "const device float *")
+      read(.operand(.D), "const device float *")
+      read(.sinks, "const device float *")
+      write(.sinkGradients)
+    }
+    read(.arguments, "constant AttentionArguments &")
+    return found.sorted { $0.index < $1.index }
+  }
+}
