@@ -51,8 +51,14 @@ pub(crate) fn native() -> bool {
 
 /// A command in swift/SoftwareMetal, to which the program to run in the root and its arguments are added.
 pub(crate) fn inside(repo: &Repo) -> Command {
-    let package = repo.path("swift/SoftwareMetal");
-    let mut command = Command::new(package.join("Scripts/sysroot.sh"));
-    command.arg(repo.scratch("sysroot")).current_dir(package);
+    let mut command = script(repo);
     command
+        .arg(repo.scratch("sysroot"))
+        .current_dir(repo.path("swift/SoftwareMetal"));
+    command
+}
+
+/// What makes a root, and runs commands in it; arguments are to be added.
+pub(crate) fn script(repo: &Repo) -> Command {
+    Command::new(repo.path("swift/SoftwareMetal/Scripts/sysroot.sh"))
 }
