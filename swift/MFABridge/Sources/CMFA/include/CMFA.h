@@ -5,9 +5,9 @@
 #include "../../../../../crates/mfa-sys/include/mfa.h"
 
 /* Keeps `sentence` for the calling thread, cut to what there is room for. */
-void cmfa_keep_sentence(const char* sentence, size_t length);
+__attribute__((visibility("hidden"))) void cmfa_keep_sentence(const char* sentence, size_t length);
 
 /* The calling thread's sentence: NUL-terminated, valid until the thread keeps another one; "" at first. */
-const char* cmfa_sentence(void);
+__attribute__((visibility("hidden"))) const char* cmfa_sentence(void);
 
 #endif

@@ -221,8 +221,11 @@ enum QuantizationText {
       high = max(high, 0.0f);
       // Widths beyond FP32 are halved, which is exact.
       float shrink = max(high, -low) > 1e38f ? 0.5f : 1.0f;
-      Pair width = args.asymmetric ? sum_of(high * shrink, -low * shrink) : Pair{max(high, -low) * shrink, 0};
-      if (!args.asymmetric) steps = is_int4 ? 7 : 127;
+      Pair width = sum_of(high * shrink, -low * shrink);
+      if (!args.asymmetric) {
+        width = {max(high, -low) * shrink, 0};
+        steps = is_int4 ? 7 : 127;
+      }
       float scale = 1;
       if (width.high > 0) {
         scale = quotient(width, steps).high / shrink;
