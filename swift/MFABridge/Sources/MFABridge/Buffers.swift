@@ -48,7 +48,10 @@ public func bufferFromPtr(
       try ensure(
         metal.device.registryID == device.registryID, .invalidArgument,
         "mtl_buffer belongs to \(metal.device.name); expected a buffer of \(device.name)")
-      return try AttentionBuffer(metal)
+      try ensure(
+        metal.storageMode == .shared, .unsupported,
+        "mtl_buffer: storage mode is \(metal.storageMode.rawValue); expected shared storage, which host and device see")
+      return AttentionBuffer(metal)
     }
   }
 #endif

@@ -36,7 +36,7 @@ func shareElements(_ a: Tensor, _ b: Tensor) -> Bool {
 private func addresses(_ tensor: Tensor) -> Range<UInt>? {
   let bytes = tensor.spanBytes
   if bytes == 0 { return nil }
-  let start = UInt(bitPattern: tensor.buffer.contents) &+ UInt(bitPattern: tensor.byteOffset)
+  let start = tensor.buffer.address &+ UInt(bitPattern: tensor.byteOffset)
   let end = start &+ UInt(bitPattern: bytes)
   return start < end ? start..<end : nil
 }

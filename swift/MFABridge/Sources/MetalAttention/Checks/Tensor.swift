@@ -116,7 +116,7 @@ private func extent(
   try ensure(
     view.byteOffset % size == 0, .invalidArgument,
     "\(what): byte_offset is \(view.byteOffset); expected a multiple of \(size) for \(precision)")
-  let address = UInt(bitPattern: buffer.contents)
+  let address = buffer.address
   try ensure(
     UInt64(address) % size == 0, .invalidArgument,
     "\(what): the buffer starts at \(pointerText(address)); expected an address aligned to \(size) for \(precision)")
@@ -169,7 +169,7 @@ package struct ArrayView: Sendable {
     try ensure(
       saturatedSum(offset, bytes) <= UInt64(buffer.size), .invalidArgument,
       "\(what): \(bytes) bytes at byte \(offset) are needed; the buffer has \(buffer.size)")
-    let start = UInt(bitPattern: buffer.contents) &+ UInt(offset)
+    let start = buffer.address &+ UInt(offset)
     try ensure(
       start % UInt(alignment) == 0, .invalidArgument,
       "\(what): starts at \(pointerText(start)); expected an address that is a multiple of \(alignment)")

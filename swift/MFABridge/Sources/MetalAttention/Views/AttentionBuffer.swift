@@ -8,18 +8,20 @@ import Metal
 public final class AttentionBuffer: @unchecked Sendable {  // immutable; Metal buffers may be used from any thread
   /// The Metal buffer, if the memory is one.
   package let metal: (any MTLBuffer)?
-  /// The first byte, as the host sees it; nil only if there are no bytes.
+  /// The first byte, as the host sees it; nil if there are no bytes, or they are private to the device.
   package let contents: UnsafeMutableRawPointer?
   /// Bytes that may be used.
   public let size: Int
 
-  /// A Metal buffer, which is retained. It must be of shared storage.
-  public init(_ buffer: any MTLBuffer) throws(AttentionError) {
-    try ensure(
-      buffer.storageMode == .shared, .unsupported,
-      "buffer: storage mode is \(buffer.storageMode.rawValue); expected shared storage, which host and device see")
-    (metal, contents, size) = (buffer, buffer.contents(), buffer.length)
+  /// A Metal buffer, which is retained. What the host must read before the device runs (tensor-wise scales, bounds of
+  /// sequences) cannot lie in private storage.
+  public init(_ buffer: any MTLBuffer) {
+    let isVisible = buffer.storageMode != .private && buffer.storageMode != .memoryless
+    (metal, contents, size) = (buffer, isVisible ? buffer.contents() : nil, buffer.length)
   }
+
+  /// Where the first byte lies, in the address space of the host or else of the device.
+  var address: UInt { contents.map { UInt(bitPattern: $0) } ?? UInt(metal?.gpuAddress ?? 0) }
 
   /// New zero-filled memory of `size` bytes.
   package init(device: any MTLDevice, size: UInt64) throws(AttentionError) {
