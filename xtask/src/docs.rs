@@ -1,5 +1,7 @@
-//! Runs the code in Markdown files: blocks fenced as `python` and `c`. (Rust's are documentation tests.)
+//! Runs the code in Markdown files: blocks fenced as `python` and `c`, and the guide's as `rust`. (The README of a crate is part of
+//! its documentation tests; Objective-C's blocks run with its other tests.) Builds the guide.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -15,11 +17,16 @@ use crate::venv::Venv;
 
 /// A block of code, and the line of the file where it begins.
 #[derive(Debug, PartialEq, Eq)]
-struct Block {
-    language: String,
-    line: usize,
-    code: String,
+pub(crate) struct Block {
+    pub(crate) language: String,
+    /// The fence says that it needs PyTorch.
+    torch: bool,
+    pub(crate) line: usize,
+    pub(crate) code: String,
 }
+
+/// The folder of the guide.
+const GUIDE: &str = "docs/";
 
 /// Runs every block; each is a program of its own, and one test. `built` is the folder of the C library.
 pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Result<()> {
@@ -27,6 +34,34 @@ pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Re
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
     let prefix = repo.scratch("c/prefix");
     dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
+    let torch = venv.has("torch");
+    for (file, blocks) in markdown(repo)? {
+        if file.starts_with(GUIDE) && blocks.iter().any(|block| block.language == "rust") {
+            rust(repo, step, built, &file)?;
+        }
+        for block in blocks {
+            if block.torch && !torch {
+                step.counts.skipped += 1;
+                continue;
+            }
+            let name = format!("{}-{}", file.replace('/', "-"), block.line);
+            let result = match block.language.as_str() {
+                "python" => python(venv, step, &out.join(name + ".py"), &block.code),
+                "c" => c_program(step, &prefix, &out.join(name + ".c"), &block.code),
+                _ => continue,
+            };
+            count(step, &file, &block, result)?;
+        }
+    }
+    ensure!(
+        step.counts != Counts::default(),
+        "no code in any Markdown file"
+    );
+    Ok(())
+}
+
+/// Every Markdown file of the repository, and its blocks.
+pub(crate) fn markdown(repo: &Repo) -> Result<Vec<(String, Vec<Block>)>> {
     let files = output(
         Command::new("git")
             .args([
@@ -39,32 +74,51 @@ pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Re
             ])
             .current_dir(&repo.root),
     )?;
-    for file in files.lines() {
-        let Ok(text) = fs::read_to_string(repo.path(file)) else {
-            // Deleted, but not yet committed.
-            continue;
-        };
-        for block in blocks(&text) {
-            let name = format!("{}-{}", file.replace('/', "-"), block.line);
-            let result = match block.language.as_str() {
-                "python" => python(venv, step, &out.join(name + ".py"), &block.code),
-                "c" => c_program(step, &prefix, &out.join(name + ".c"), &block.code),
-                _ => continue,
-            };
-            match result {
-                Ok(()) => step.counts += Counts::passed(1),
-                Err(error) => {
-                    step.say(&format!("FAILED: {file}:{}: {error:#}", block.line))?;
-                    step.counts += Counts::failed(1);
-                }
-            }
+    let blocks_of = |file: &str| {
+        // One that was deleted but not yet committed is still listed.
+        let text = fs::read_to_string(repo.path(file)).unwrap_or_default();
+        (file.to_owned(), blocks(&text))
+    };
+    Ok(files.lines().map(blocks_of).collect())
+}
+
+/// The outcome of a block, which is one test.
+pub(crate) fn count(step: &mut Step, file: &str, block: &Block, result: Result<()>) -> Result<()> {
+    match result {
+        Ok(()) => step.counts += Counts::passed(1),
+        Err(error) => {
+            step.say(&format!("FAILED: {file}:{}: {error:#}", block.line))?;
+            step.counts += Counts::failed(1);
         }
     }
-    ensure!(
-        step.counts != Counts::default(),
-        "no code in any Markdown file"
-    );
     Ok(())
+}
+
+/// The blocks of a file as documentation tests on the library in `built`; the step counts them from the output.
+fn rust(repo: &Repo, step: &mut Step, built: &Path, file: &str) -> Result<()> {
+    let mut library = OsString::from("mfa=");
+    library.push(built.join("libmfa.rlib"));
+    let mut dependencies = OsString::from("dependency=");
+    dependencies.push(built.join("deps"));
+    step.run(
+        Command::new("rustdoc")
+            .args(["--test", "--edition", "2024", file, "--extern"])
+            .arg(library)
+            .arg("-L")
+            .arg(dependencies)
+            .current_dir(&repo.root),
+    )
+}
+
+/// Builds the guide; a link to nowhere is an error.
+pub(crate) fn guide(repo: &Repo, venv: &Venv, step: &mut Step) -> Result<()> {
+    step.run_check(
+        venv.program("mkdocs")
+            .args(["build", "--strict", "--quiet", "--site-dir"])
+            .arg(repo.scratch("guide"))
+            .env("NO_MKDOCS_2_WARNING", "1")
+            .current_dir(&repo.root),
+    )
 }
 
 fn python(venv: &Venv, step: &mut Step, path: &Path, code: &str) -> Result<()> {
@@ -97,9 +151,11 @@ fn blocks(text: &str) -> Vec<Block> {
         match (line.strip_prefix("```"), &mut open) {
             (Some(_), Some(_)) => found.extend(open.take()),
             (Some(info), None) => {
-                let language = info.split([' ', ',']).next().unwrap_or_default();
+                let mut words = info.split([' ', ',']);
+                let language = words.next().unwrap_or_default();
                 open = Some(Block {
                     language: language.to_owned(),
+                    torch: words.any(|word| word == "torch"),
                     line: index + 1,
                     code: String::new(),
                 });
@@ -120,18 +176,20 @@ mod tests {
 
     #[test]
     fn finds_blocks() {
-        let text = "a\n```python\nx = 1\n\ny = 2\n```\nb\n```c ignore\n```\n```\nplain\n```\n```rust\nnever closed\n";
+        let text = "a\n```python torch\nx = 1\n\ny = 2\n```\nb\n```c ignore\n```\n```\nplain\n```\n```rust\nnever closed\n";
         let found: Vec<_> = blocks(text)
             .into_iter()
-            .map(|block| (block.language, block.line, block.code))
+            .map(|block| (block.language, block.torch, block.line, block.code))
             .collect();
         let expected = [
-            ("python", 2, "x = 1\n\ny = 2\n"),
-            ("c", 8, ""),
-            ("", 10, "plain\n"),
+            ("python", true, 2, "x = 1\n\ny = 2\n"),
+            ("c", false, 8, ""),
+            ("", false, 10, "plain\n"),
         ];
         let expected: Vec<_> = expected
-            .map(|(language, line, code)| (language.to_owned(), line, code.to_owned()))
+            .map(|(language, torch, line, code)| {
+                (language.to_owned(), torch, line, code.to_owned())
+            })
             .into();
         assert_eq!(found, expected);
     }

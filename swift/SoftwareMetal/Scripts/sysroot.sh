@@ -1,8 +1,9 @@
 #!/bin/sh
-# Makes a Debian 13 root with Swift 6 and clang 19 in DIR, for machines whose distribution is older. Run as root, with
-# debootstrap installed.
+# Makes a Debian 13 root with Swift 6, clang 19 and GNUstep in DIR, for machines whose distribution is older. Run as root,
+# with debootstrap installed.
 #   sysroot.sh DIR            make it
 #   sysroot.sh DIR COMMAND…   make it if needed, then run COMMAND in it, in the current folder
+# SYSROOT_FOLDERS, a list separated by colons, names more folders that COMMAND must see.
 set -eu
 # What is mounted here is gone when this script ends: nobody deletes a mounted folder by deleting DIR.
 if [ -z "${SYSROOT_UNSHARED:-}" ]; then
@@ -10,7 +11,8 @@ if [ -z "${SYSROOT_UNSHARED:-}" ]; then
 fi
 root=${1:?usage: sysroot.sh DIR [COMMAND…]}
 shift
-packages="swiftlang clang-19 clang-tools-19 libc6-dev g++ git ca-certificates"
+packages="swiftlang clang-19 clang-tools-19 libc6-dev g++ git ca-certificates gobjc gnustep-devel libclang-rt-19-dev make cmake"
+# Holds the packages that are there: a root with fewer of them is completed.
 done="$root/.software-metal"
 if [ ! -e "$done" ]; then
   # What an interrupted run left is no root to build on.
@@ -21,12 +23,15 @@ fi
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
-if [ ! -e "$done" ]; then
+if [ "$(cat "$done" 2>/dev/null)" != "$packages" ]; then
   chroot "$root" sh -c "export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y --no-install-recommends $packages && apt-get clean"
-  touch "$done"
+  echo "$packages" >"$done"
 fi
 [ $# -gt 0 ] || exit 0
 here=$(pwd)
-mkdir -p "$root$here"
-mount --bind "$here" "$root$here"
+IFS=:
+for folder in $here ${SYSROOT_FOLDERS:-}; do
+  mkdir -p "$root$folder"
+  mount --bind "$folder" "$root$folder"
+done
 exec chroot "$root" sh -c 'cd "$1" && shift && exec "$@"' sh "$here" "$@"

@@ -5,9 +5,9 @@
 
 #include <stdint.h>
 
-/* `size` bytes; ends the program if there are none to be had. Its start is aligned to any power of two that divides both
- * `size` and a page. */
-unsigned char* guarded_create(uint64_t size);
-void guarded_destroy(unsigned char* bytes, uint64_t size);
+/* `size` bytes, of which the first is aligned (to a power of two below a page); ends the program if there are none to be had.
+ * Unless `alignment` divides `size`, fewer than `alignment` bytes lie between the last one and the page. */
+unsigned char* guarded_create(uint64_t size, uint64_t alignment);
+void guarded_destroy(unsigned char* bytes, uint64_t size, uint64_t alignment);
 
 #endif

@@ -57,12 +57,16 @@ pub(super) fn parts() -> Vec<Part> {
         ),
         Part::new(
             "docs",
-            "the Python and C code in Markdown files runs",
+            "the Python, C and Rust code in Markdown files runs; the guide builds",
             |lab, step| {
-                let repo = lab.repo;
+                let (repo, options) = (lab.repo, lab.options);
                 let built = lab.built(step)?;
                 let venv = lab.venv_with_package(step)?;
+                if options.torch {
+                    torch::ensure(repo, venv, step)?;
+                }
                 docs::run(repo, venv, step, &built)?;
+                docs::guide(repo, venv, step)?;
                 Ok(Verdict::Ran(String::new()))
             },
         ),
