@@ -18,7 +18,7 @@
 
 extern NSString *const MFAErrorDomain;
 
-/* The sizes of tensors [batch, heads, seqLength, headDim] without gaps. */
+/* The sizes of tensors [batch, heads, seqLength, headDim] without gaps: at least 1 each, headDim at most 512. */
 typedef struct MFADimensions {
   NSUInteger batch, heads, seqLengthQ, seqLengthKV, headDim;
 } MFADimensions;

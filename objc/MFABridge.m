@@ -124,15 +124,15 @@ static NSString *find_device(NSString *wanted, uint32_t *index, NSError **error)
   return [[MFACall alloc] initWithContext:_context];
 }
 
-/* Lengths that the contract cannot carry. */
+/* Lengths that these entries cannot carry. Empty tensors are for the general calls: they are no mistake there. */
 - (BOOL)fits:(MFADimensions)d error:(NSError **)error {
   const NSUInteger sizes[] = {d.batch, d.heads, d.seqLengthQ, d.seqLengthKV, d.headDim};
-  const NSUInteger most[] = {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT16_MAX};
+  const NSUInteger most[] = {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, 512};
   const char *const names[] = {"batch", "heads", "seqLengthQ", "seqLengthKV", "headDim"};
   for (int i = 0; i < 5; i++) {
-    if (sizes[i] <= most[i]) continue;
+    if (sizes[i] >= 1 && sizes[i] <= most[i]) continue;
     set_error(error, MFA_ERROR_INVALID_DIMENSIONS,
-              [NSString stringWithFormat:@"%s is %llu; expected at most %llu", names[i], (unsigned long long)sizes[i],
+              [NSString stringWithFormat:@"%s is %llu; expected 1 to %llu", names[i], (unsigned long long)sizes[i],
                                          (unsigned long long)most[i]]);
     return NO;
   }

@@ -1,5 +1,5 @@
 //! Runs the code in Markdown files: blocks fenced as `python` and `c`, and the guide's as `rust`. (The README of a crate is part of
-//! its documentation tests.) Builds the guide.
+//! its documentation tests; Objective-C's blocks run with its other tests.) Builds the guide.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,12 +17,12 @@ use crate::venv::Venv;
 
 /// A block of code, and the line of the file where it begins.
 #[derive(Debug, PartialEq, Eq)]
-struct Block {
-    language: String,
+pub(crate) struct Block {
+    pub(crate) language: String,
     /// The fence says that it needs PyTorch.
     torch: bool,
-    line: usize,
-    code: String,
+    pub(crate) line: usize,
+    pub(crate) code: String,
 }
 
 /// The folder of the guide.
@@ -34,6 +34,34 @@ pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Re
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
     let prefix = repo.scratch("c/prefix");
     dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
+    let torch = venv.has("torch");
+    for (file, blocks) in markdown(repo)? {
+        if file.starts_with(GUIDE) && blocks.iter().any(|block| block.language == "rust") {
+            rust(repo, step, built, &file)?;
+        }
+        for block in blocks {
+            if block.torch && !torch {
+                step.counts.skipped += 1;
+                continue;
+            }
+            let name = format!("{}-{}", file.replace('/', "-"), block.line);
+            let result = match block.language.as_str() {
+                "python" => python(venv, step, &out.join(name + ".py"), &block.code),
+                "c" => c_program(step, &prefix, &out.join(name + ".c"), &block.code),
+                _ => continue,
+            };
+            count(step, &file, &block, result)?;
+        }
+    }
+    ensure!(
+        step.counts != Counts::default(),
+        "no code in any Markdown file"
+    );
+    Ok(())
+}
+
+/// Every Markdown file of the repository, and its blocks.
+pub(crate) fn markdown(repo: &Repo) -> Result<Vec<(String, Vec<Block>)>> {
     let files = output(
         Command::new("git")
             .args([
@@ -46,39 +74,23 @@ pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Re
             ])
             .current_dir(&repo.root),
     )?;
-    let torch = venv.has("torch");
-    for file in files.lines() {
-        let Ok(text) = fs::read_to_string(repo.path(file)) else {
-            // Deleted, but not yet committed.
-            continue;
-        };
-        if file.starts_with(GUIDE) && blocks(&text).iter().any(|block| block.language == "rust") {
-            rust(repo, step, built, file)?;
-        }
-        for block in blocks(&text) {
-            if block.torch && !torch {
-                step.counts.skipped += 1;
-                continue;
-            }
-            let name = format!("{}-{}", file.replace('/', "-"), block.line);
-            let result = match block.language.as_str() {
-                "python" => python(venv, step, &out.join(name + ".py"), &block.code),
-                "c" => c_program(step, &prefix, &out.join(name + ".c"), &block.code),
-                _ => continue,
-            };
-            match result {
-                Ok(()) => step.counts += Counts::passed(1),
-                Err(error) => {
-                    step.say(&format!("FAILED: {file}:{}: {error:#}", block.line))?;
-                    step.counts += Counts::failed(1);
-                }
-            }
+    let blocks_of = |file: &str| {
+        // One that was deleted but not yet committed is still listed.
+        let text = fs::read_to_string(repo.path(file)).unwrap_or_default();
+        (file.to_owned(), blocks(&text))
+    };
+    Ok(files.lines().map(blocks_of).collect())
+}
+
+/// The outcome of a block, which is one test.
+pub(crate) fn count(step: &mut Step, file: &str, block: &Block, result: Result<()>) -> Result<()> {
+    match result {
+        Ok(()) => step.counts += Counts::passed(1),
+        Err(error) => {
+            step.say(&format!("FAILED: {file}:{}: {error:#}", block.line))?;
+            step.counts += Counts::failed(1);
         }
     }
-    ensure!(
-        step.counts != Counts::default(),
-        "no code in any Markdown file"
-    );
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod counts;
 mod demo;
 mod dist;
 mod docs;
+mod objc;
 mod package;
 mod process;
 mod repo;
@@ -51,7 +52,7 @@ enum Task {
     Support(support::Options),
     /// Make the packages: C archive, Python wheel, crates.
     Dist(dist::Options),
-    /// Make a Debian root with Swift 6 and clang 19, and run a command in it.
+    /// Make a Debian root with Swift 6, clang 19 and GNUstep, and run a command in it.
     Sysroot(sysroot::Options),
 }
 

@@ -1,5 +1,6 @@
-//! `cargo xtask sysroot`: a Debian 13 root with Swift 6 and clang 19, where the machine itself has none.
+//! `cargo xtask sysroot`: a Debian 13 root with Swift 6, clang 19 and GNUstep, where the machine itself has none.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -51,10 +52,17 @@ pub(crate) fn native() -> bool {
 
 /// A command in swift/SoftwareMetal, to which the program to run in the root and its arguments are added.
 pub(crate) fn inside(repo: &Repo) -> Command {
+    at(repo, &repo.path("swift/SoftwareMetal"), &[])
+}
+
+/// The same in any folder, with more folders visible in the root.
+pub(crate) fn at(repo: &Repo, folder: &Path, visible: &[PathBuf]) -> Command {
+    let visible: Vec<String> = visible.iter().map(|p| p.display().to_string()).collect();
     let mut command = script(repo);
     command
         .arg(repo.scratch("sysroot"))
-        .current_dir(repo.path("swift/SoftwareMetal"));
+        .current_dir(folder)
+        .env("SYSROOT_FOLDERS", visible.join(":"));
     command
 }
 

@@ -1,13 +1,13 @@
 /*
  * Runs the conformance vectors, and bad input, on a driver, through mfa.h.
  *
- *   conformance [--require] [--shares] [--only TEXT] [--driver LIBRARY] [--results FOLDER] VECTORS
+ *   conformance [--require] [--shares] [--only TEXT] [--driver LIBRARY] VECTORS
  *
  * VECTORS is the folder of manifest.txt. The driver is LIBRARY, else the one that MFA_DRIVER names, else the one that is
  * linked. Checks of bad handles and structs come first. Each mfa call of a case
  * passes, fails (one line) or is skipped, where the driver answers MFA_ERROR_UNSUPPORTED (counted by reason). With
  * --require, or MFA_REQUIRE_ALL set, a skip is a failure. --only takes the cases whose names contain TEXT. --shares prints
- * every error as a share of the one allowed. --results writes what the driver returned to a folder, for tests/cross. The exit
+ * every error as a share of the one allowed. MFA_RESULTS, a folder, receives what the driver returned, for tests/cross. The exit
  * status is 0 if nothing failed.
  */
 #include <stdlib.h>

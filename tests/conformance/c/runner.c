@@ -131,7 +131,7 @@ static void run_manifest(run_state* run, const char* folder, const char* only) {
 
 int runner_main(int argc, char** argv, const binding* language) {
   static run_state run;
-  const char *library = getenv("MFA_DRIVER"), *folder = NULL, *only = "", *out = NULL;
+  const char *library = getenv("MFA_DRIVER"), *folder = NULL, *only = "", *out = getenv("MFA_RESULTS");
   run.language = language;
   run.require = getenv("MFA_REQUIRE_ALL") != NULL;
   for (int i = 1; i < argc; i++) {
@@ -143,15 +143,12 @@ int runner_main(int argc, char** argv, const binding* language) {
       only = argv[++i];
     } else if (strcmp(argv[i], "--driver") == 0 && i + 1 < argc) {
       library = argv[++i];
-    } else if (strcmp(argv[i], "--results") == 0 && i + 1 < argc) {
-      out = argv[++i];
     } else {
       folder = argv[i];
     }
   }
   if (folder == NULL) {
-    fprintf(stderr,
-            "usage: conformance [--require] [--shares] [--only TEXT] [--driver LIBRARY] [--results FOLDER] VECTORS\n");
+    fprintf(stderr, "usage: conformance [--require] [--shares] [--only TEXT] [--driver LIBRARY] VECTORS\n");
     return 2;
   }
   if (library != NULL && library[0] == '\0') library = NULL;

@@ -1,9 +1,12 @@
-//! Tests in C.
+//! Tests in C and Objective-C.
+
+use std::path::Path;
 
 use crate::c;
+use crate::objc;
 use crate::test::{Part, Verdict};
 
-/// The conformance vectors in C, and the examples.
+/// The conformance vectors, and the examples, in both.
 pub(super) fn parts() -> Vec<Part> {
     vec![
         Part::new(
@@ -26,6 +29,23 @@ pub(super) fn parts() -> Vec<Part> {
                 let built = lab.built(step)?;
                 c::examples(lab.repo, step, &built)?;
                 Ok(Verdict::Ran(String::new()))
+            },
+        ),
+        Part::new(
+            "objc",
+            "MFABridge: its own tests, the conformance vectors and the examples, by make and CMake",
+            |lab, step| {
+                let (library, require) = match &lab.options.driver {
+                    Some(driver) => (driver.clone(), false),
+                    None => (lab.cpu_driver(step)?, true),
+                };
+                let folder = library.parent().unwrap_or(Path::new("."));
+                let place = match objc::Place::find(lab.repo, &[folder]) {
+                    Ok(place) => place,
+                    Err(reason) => return Ok(Verdict::Skipped(reason)),
+                };
+                objc::test(lab.repo, step, &place, &library, require)?;
+                Ok(Verdict::Ran(place.name().into()))
             },
         ),
     ]

@@ -21,7 +21,7 @@ pub(crate) enum Isa {
     Avx512,
     /// The same with VNNI.
     Avx512Vnni,
-    /// The same with AMX-INT8.
+    /// The same with AMX: INT8 and BF16.
     Avx512Amx,
     /// Advanced SIMD of AArch64.
     Neon,

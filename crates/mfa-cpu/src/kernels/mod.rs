@@ -39,6 +39,7 @@ mod exp2;
 mod generic;
 pub(crate) mod gradient;
 pub(crate) mod isa;
+pub(crate) mod parts;
 pub(crate) mod scalar;
 mod simd;
 #[cfg(all(test, unix))]
@@ -65,7 +66,7 @@ pub(crate) const P8_LD: usize = KB + 64;
 /// Rows of the decode kernels, at most.
 pub(crate) const DECODE_ROWS: usize = 8;
 /// The largest `mr` of any table.
-pub(crate) const MAX_MR: usize = 16;
+pub(crate) const MAX_MR: usize = 32;
 
 /// What the scores of an INT8 tile need beside the integer product `raw = sum (q + q_offset) * k`:
 /// `s[i][j] = (f32(raw + col_bias[j]) - col_zero[j] * row_sum[i]) * col_scale[j] * row_scale[i] + row_add[i]`.
@@ -292,4 +293,6 @@ pub(crate) struct Kernels {
     pub softcap: Softcap,
     pub alibi: Alibi,
     pub gradient: GradientKernels,
+    /// Products by a bf16 unit, if they are faster than `qk_f32` and `pv_f32`.
+    pub parts: Option<parts::PartKernels>,
 }

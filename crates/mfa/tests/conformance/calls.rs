@@ -7,6 +7,7 @@ use mfa::raw::{Context, sys};
 
 use crate::check;
 use crate::memory::Memory;
+use crate::results::Results;
 use crate::vectors::Case;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,8 +46,13 @@ impl Call {
     }
 }
 
-/// Runs the calls on fresh memory; judges the last one.
-pub(crate) fn run(context: &Context, case: &Case, calls: &[Call]) -> Result<Outcome, String> {
+/// Runs the calls on fresh memory; judges the last one, and adds it to the results.
+pub(crate) fn run(
+    context: &Context,
+    case: &Case,
+    calls: &[Call],
+    results: Option<&Results>,
+) -> Result<Outcome, String> {
     let memory = Memory::new(context, case)?;
     let live = Live {
         context,
@@ -61,6 +67,10 @@ pub(crate) fn run(context: &Context, case: &Case, calls: &[Call]) -> Result<Outc
             Ok(()) => String::new(),
             Err(error) => error.message(),
         };
+        if let (true, Some(results)) = (last, results) {
+            let answer = (status, sentence.as_str());
+            results.add(case, call, &memory, answer, report.as_ref());
+        }
         if status == sys::MFA_ERROR_UNSUPPORTED {
             return Ok(Outcome::Unsupported(sentence));
         }

@@ -1,11 +1,12 @@
 //! The conformance vectors, on the device that [`MfaContext::new`] takes: one test for each `mfa` call of a case.
 //!
 //! What the driver answers with "unsupported" is ignored, with its reason; with `MFA_REQUIRE_ALL` set, it fails.
-//! `MFA_DRIVER` and `MFA_CPU_ISA` choose what is tested; arguments are those of any test, `cargo test … -- decode`.
+//! `MFA_RESULTS`, a folder, receives what the driver returned, for `tests/cross`. `MFA_DRIVER` and `MFA_CPU_ISA` choose what is tested; arguments are those of any test, `cargo test … -- decode`.
 
 mod calls;
 mod check;
 mod memory;
+mod results;
 mod vectors;
 
 use std::path::Path;
@@ -16,13 +17,19 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use mfa::MfaContext;
 
 use crate::calls::{Call, Outcome};
+use crate::results::Results;
 use crate::vectors::Case;
 
-fn trial(context: &Arc<MfaContext>, case: &Arc<Case>, calls: &'static [Call]) -> Trial {
-    let (context, case) = (Arc::clone(context), Arc::clone(case));
+fn trial(
+    context: &Arc<MfaContext>,
+    results: &Option<Arc<Results>>,
+    case: &Arc<Case>,
+    calls: &'static [Call],
+) -> Trial {
+    let (context, case, results) = (Arc::clone(context), Arc::clone(case), results.clone());
     let name = format!("{}::{}", calls[calls.len() - 1].name(), case.name);
     Trial::ignorable_test(name, move || {
-        match calls::run(context.raw(), &case, calls)? {
+        match calls::run(context.raw(), &case, calls, results.as_deref())? {
             Outcome::Right => Ok(Completion::Completed),
             Outcome::Unsupported(reason) if std::env::var_os("MFA_REQUIRE_ALL").is_some() => {
                 Err(Failed::from(format!("not supported: {reason}")))
@@ -73,13 +80,22 @@ fn main() -> ExitCode {
         cases.len(),
         context.device_name()
     );
+    let results = std::env::var_os("MFA_RESULTS").map(|folder| {
+        let results = Results::new(Path::new(&folder), context.device_name());
+        Arc::new(results)
+    });
     let trials = cases
         .iter()
         .flat_map(|case| {
             sequences(case)
                 .into_iter()
-                .map(|calls| trial(&context, case, calls))
+                .map(|calls| trial(&context, &results, case, calls))
         })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let Some(Err(error)) = results.map(|results| results.write()) {
+        eprintln!("conformance: the results cannot be written: {error}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
 }

@@ -25,7 +25,8 @@ pub(super) struct Integers {
 /// Defines, in the module where it stands, every kernel but the integer tiles for the vectors `$simd` with the target
 /// features `$features`, and `table`.
 ///
-/// `tile` is rows by vectors. `rows` says, for each number of rows, how many a tile has (the others are not stored) and how many panels it takes at once. `decode` says, for each number of query rows that are left,
+/// `tile` is a strip's rows by a panel's vectors. `rows` says, for each number of rows that are left, how many are taken (the others
+/// are not stored) and how many panels at once. `decode` says, for each number of query rows that are left,
 /// how many are taken, with how many keys of K, and with how many chunks of columns of V.
 macro_rules! floats {
     (
@@ -76,6 +77,7 @@ macro_rules! floats {
                     i8: dot_rows::<decode::I8>,
                     i4: dot_rows::<decode::I4>,
                 },
+                parts: None,
                 axpy_rows: PerPrecision {
                     f32: axpy_rows::<decode::F32>,
                     f16: axpy_rows::<decode::F16>,
@@ -105,8 +107,15 @@ macro_rules! floats {
             panels: usize,
             s: *mut f32,
         ) {
-            match rows {
-                $($rows => tile::qk_f32::<$simd, $mr, $r, $nv, $p>(q, k, d, rows, panels, s),)+
+            let mut first = 0;
+            while first < rows {
+                let (q, s, left) = (q.add(first), s.add(first * SCORE_LD), rows - first);
+                first += match left {
+                    $($rows => {
+                        tile::qk_f32::<$simd, $mr, $r, $nv, $p>(q, k, d, left, panels, s);
+                        $r
+                    })+
+                };
             }
         }
 
@@ -154,8 +163,16 @@ macro_rules! floats {
             o: *mut f32,
             ldo: usize,
         ) {
-            match rows {
-                $($rows => tile::pv_f32::<$simd, $r, $nv, $p>(p, v, packed, n, rows, panels, alpha, o, ldo),)+
+            let mut first = 0;
+            while first < rows {
+                let (p, alpha) = (p.add(first * SCORE_LD), alpha.add(first));
+                let (o, left) = (o.add(first * ldo), rows - first);
+                first += match left {
+                    $($rows => {
+                        tile::pv_f32::<$simd, $r, $nv, $p>(p, v, packed, n, left, panels, alpha, o, ldo);
+                        $r
+                    })+
+                };
             }
         }
 
@@ -305,10 +322,16 @@ macro_rules! floats {
             o: *mut f32,
             ldo: usize,
         ) {
-            match rows {
-                $($rows => gradient::ptv_f32::<$simd, $r, $nv, $p>(
-                    p, v, packed, n, rows, panels, alpha, o, ldo,
-                ),)+
+            let mut first = 0;
+            while first < rows {
+                let (p, alpha) = (p.add(first), alpha.add(first));
+                let (o, left) = (o.add(first * ldo), rows - first);
+                first += match left {
+                    $($rows => {
+                        gradient::ptv_f32::<$simd, $r, $nv, $p>(p, v, packed, n, left, panels, alpha, o, ldo);
+                        $r
+                    })+
+                };
             }
         }
 

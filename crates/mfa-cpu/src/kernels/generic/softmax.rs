@@ -55,6 +55,63 @@ pub(crate) unsafe fn softmax_f32<S: Simd>(s: *mut f32, rows: usize, n: usize, st
     }
 }
 
+/// How two vectors of weights are stored as parts.
+pub(crate) trait StoreParts<S: Simd> {
+    /// Splits the weights of the keys from `j` on and stores them into the row at `row`.
+    unsafe fn store(row: *mut u16, j: usize, x: [S::F; 2]);
+}
+
+/// See [`crate::kernels::parts::SoftmaxParts`].
+#[inline(always)]
+pub(crate) unsafe fn softmax_parts<S: Simd, P: StoreParts<S>>(
+    s: *const f32,
+    rows: usize,
+    n: usize,
+    state: RowState,
+    scale: f32,
+    p: *mut u16,
+    ldp: usize,
+) {
+    let scale = S::splat(scale);
+    let zero = S::splat(0.0);
+    let mut first = 0;
+    while first < rows {
+        let count = S::LANES.min(rows - first);
+        let s = s.add(first * SCORE_LD);
+        let old = S::load_n(state.m.add(first), count, 0.0);
+        let m = S::max(old, S::mul(scale, maxima::<S>(s, count, n)));
+        let origin = finite_or_zero::<S>(m);
+        let minus = per_row::<S>(S::sub(zero, origin));
+        let mut sums = Partial([0.0; 256]);
+        for i in 0..count {
+            let (row, p) = (s.add(i * SCORE_LD), p.add((first + i) * ldp));
+            let minus = S::splat(minus.0[i]);
+            let mut sum = [zero; 2];
+            let mut j = 0;
+            while j < n {
+                let mut w = block::<S, 2>(row, j, n, f32::NEG_INFINITY);
+                for (w, sum) in w.iter_mut().zip(&mut sum) {
+                    *w = S::exp2::<5>(S::fma(*w, scale, minus), 1.0);
+                    *sum = S::add(*sum, *w);
+                }
+                P::store(p, j, w);
+                j += 2 * S::LANES;
+            }
+            S::store(
+                sums.0.as_mut_ptr().add(i * S::LANES),
+                S::add(sum[0], sum[1]),
+            );
+        }
+        let sum = S::across::<true>(sums.0.as_ptr());
+        let alpha = S::exp2::<5>(S::sub(old, origin), 1.0);
+        let l = S::load_n(state.l.add(first), count, 0.0);
+        S::store_n(state.l.add(first), count, S::fma(alpha, l, sum));
+        S::store_n(state.alpha.add(first), count, alpha);
+        S::store_n(state.m.add(first), count, m);
+        first += count;
+    }
+}
+
 /// How `V` vectors of 16-bit weights are stored.
 pub(crate) trait Store16<S: Simd, const V: usize> {
     /// Rounds the weights of the keys from `j` on and stores them into the row at `row`.

@@ -6,6 +6,8 @@
 mod decode;
 mod gradient;
 mod pack;
+#[cfg(all(test, unix))]
+pub(super) mod parts;
 mod pv;
 mod qk;
 mod row;
@@ -58,6 +60,7 @@ pub(crate) const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(
             i8: decode::dot_rows::<I8>,
             i4: decode::dot_rows::<I4>,
         },
+        parts: None,
         axpy_rows: PerPrecision {
             f32: decode::axpy_rows::<F32>,
             f16: decode::axpy_rows::<F16>,

@@ -6,6 +6,7 @@ mod decode;
 mod gradient;
 mod memory;
 mod pack;
+mod parts;
 mod row;
 mod softmax;
 mod tiles;
@@ -30,6 +31,7 @@ fn twin(table: &Kernels) -> Kernels {
         (6, 16, 0) => scalar::table::<6, 16, 0>(Isa::Scalar),
         (6, 16, 128) => scalar::table::<6, 16, 128>(Isa::Scalar),
         (12, 32, 0) => scalar::table::<12, 32, 0>(Isa::Scalar),
+        (32, 32, 0) => scalar::table::<32, 32, 0>(Isa::Scalar),
         (12, 32, 128) => scalar::table::<12, 32, 128>(Isa::Scalar),
         other => panic!("no twin for tiles of {other:?}"),
     }

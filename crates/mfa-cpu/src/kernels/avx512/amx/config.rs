@@ -3,9 +3,9 @@
 use std::arch::asm;
 use std::sync::OnceLock;
 
-use super::{GROUPS, MR, TILE};
+use super::{GROUPS, ROWS, TILE};
 
-/// Whether the processor has AMX-INT8 and the system lets this process use it, for which it has to be asked.
+/// Whether the processor has AMX-INT8 and AMX-BF16, and the system lets this process use it, for which it has to be asked.
 pub(crate) fn runs_here() -> bool {
     static ALLOWED: OnceLock<bool> = OnceLock::new();
     *ALLOWED.get_or_init(|| cfg!(target_os = "linux") && present() && ask())
@@ -15,6 +15,7 @@ fn present() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     const TILES: u32 = 1 << 24;
     const INT8: u32 = 1 << 25;
+    const BF16: u32 = 1 << 22;
     // SAFETY: every x86-64 processor has CPUID, and leaves are asked for up to the highest.
     #[allow(unused_unsafe)]
     let features = unsafe {
@@ -23,7 +24,7 @@ fn present() -> bool {
         }
         __cpuid_count(7, 0).edx
     };
-    features & (TILES | INT8) == TILES | INT8
+    features & (TILES | INT8 | BF16) == TILES | INT8 | BF16
 }
 
 /// `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`: a process may not touch tiles before.
@@ -80,7 +81,7 @@ const fn shape(rest: usize) -> Config {
     let mut tile = 0;
     while tile < 8 {
         config.row_bytes[tile] = TILE as u16;
-        config.rows[tile] = MR as u8;
+        config.rows[tile] = ROWS as u8;
         tile += 1;
     }
     config.rows[5] = GROUPS as u8;

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::config::Tiles;
 use super::values::Sums;
-use super::{EXACT_GROUP, GROUPS, HIGH, MR, NR, TILE};
+use super::{EXACT_GROUP, GROUPS, HIGH, MR, NR, ROWS, TILE};
 use crate::kernels::{KB, P16_LD};
 
 /// Where a group's zero points are, and the flag of the block.
@@ -177,17 +177,20 @@ pub(super) unsafe fn pv_i16(
         zero_sums(p, v, n, rows)
     };
     let tiles = Tiles::new(groups);
-    let mut out = [const { Sums([0; MR * NR]) }; 2];
+    let mut out = [const { Sums([0; ROWS * NR]) }; 2];
     for panel in 0..panels {
         let v = v.add(panel * packed.div_ceil(4) * EXACT_GROUP);
-        sums(p, v, groups, &mut out);
         for i in 0..rows {
+            let tile = i % ROWS;
+            if tile == 0 {
+                sums(p.add(i * 2 * P16_LD), v, groups, &mut out);
+            }
             let less = _mm512_set1_epi32(less[i]);
             let alpha = _mm512_set1_ps(*alpha.add(i));
             let row_scale = _mm512_set1_ps(*p_scale.add(i));
             for c in (0..NR).step_by(16) {
                 let sum =
-                    |half: usize| _mm512_load_si512(out[half].0.as_ptr().add(i * NR + c).cast());
+                    |half: usize| _mm512_load_si512(out[half].0.as_ptr().add(tile * NR + c).cast());
                 let sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(sum(1)), sum(0));
                 let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, less));
                 let mut scale = row_scale;

@@ -1,7 +1,7 @@
-//! Integer tiles with AMX-INT8: 16 x 64 bytes times 64 x 16 bytes per instruction, in as many cycles as it has rows.
+//! Tiles with AMX. Integers with AMX-INT8: 16 x 64 bytes times 64 x 16 bytes per instruction, in as many cycles as it has rows.
 //!
-//! Strips stay 12 rows high, and panels of K and 8-bit V are those of the other tables: both are what the instruction
-//! takes. These differ, and nothing outside knows:
+//! Strips are two tiles high. Panels of K and 8-bit V are those of the other tables: they are what the instruction takes.
+//! These differ, and nothing outside knows:
 //!
 //! | name | layout |
 //! |---|---|
@@ -11,9 +11,14 @@
 //!
 //! Sums of P's halves are put together as `256 * high + low`, and zero points are taken off at the end: 15 bits times 8
 //! bits times [`KB`] keys fit into an i32, so that all of it is exact.
+//!
+//! Floats with AMX-BF16, as sums of parts: see [`crate::kernels::parts`].
 
 mod config;
 mod exact;
+mod floats;
+mod parts;
+mod product;
 mod scores;
 mod softmax;
 mod values;
@@ -21,12 +26,15 @@ mod values;
 pub(crate) use config::runs_here;
 
 use super::super::Kernels;
-use super::{Isa, floats};
+use super::Isa;
 use crate::kernels::generic::Integers;
-use crate::kernels::{KB, P16_LD};
+use crate::kernels::parts::PartKernels;
+use crate::kernels::{KB, MAX_MR, P16_LD};
 
+/// Rows of a tile.
+const ROWS: usize = 16;
 /// Rows of a strip.
-const MR: usize = 12;
+const MR: usize = 2 * ROWS;
 /// Keys, or columns, of a panel: two tiles.
 const NR: usize = 32;
 /// Bytes of a row of a tile.
@@ -41,6 +49,15 @@ const EXACT_GROUP: usize = 8 * NR;
 pub(crate) static TABLE: Kernels = Kernels {
     pack_v_i16: exact::pack_v_i16,
     softmax_i16: softmax::softmax_i16,
+    parts: Some(PartKernels {
+        pack_rows: parts::pack_rows,
+        pack_transposed: parts::pack_transposed,
+        pack_columns: parts::pack_columns,
+        pack_panels: parts::pack_panels,
+        product: product::product,
+        softmax: parts::softmax_parts,
+        rescale: parts::rescale,
+    }),
     ..floats::table(
         Isa::Avx512Amx,
         Integers {
@@ -55,4 +72,4 @@ pub(crate) static TABLE: Kernels = Kernels {
     )
 };
 
-const _: () = assert!(KB.is_multiple_of(TILE) && MR <= 16 && 2 * P16_LD >= 2 * HIGH);
+const _: () = assert!(KB.is_multiple_of(TILE) && MR <= MAX_MR && 2 * P16_LD >= 2 * HIGH);

@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::config::Tiles;
-use super::{GROUPS, MR, NR, TILE};
+use super::{GROUPS, MR, NR, ROWS, TILE};
 use crate::kernels::{SCORE_LD, ScoreScales};
 
 /// See [`crate::kernels::PackQI8`].
@@ -106,12 +106,18 @@ pub(super) unsafe fn qk_i8(
     // Tiles are stored with all rows of a strip, which the scores have.
     let tiles = Tiles::new(d4);
     let mut done = 0;
-    while done + 2 <= panels {
-        two_panels(q, k.add(done * panel), d4, s.add(done * NR));
-        done += 2;
-    }
-    if done < panels {
-        one_panel(q, k.add(done * panel), d4, s.add(done * NR));
+    while done < panels {
+        let count = 2.min(panels - done);
+        for first in (0..rows).step_by(ROWS) {
+            let (q, k) = (q.add(first * 4 * d4), k.add(done * panel));
+            let s = s.add(first * SCORE_LD + done * NR);
+            if count == 2 {
+                two_panels(q, k, d4, s);
+            } else {
+                one_panel(q, k, d4, s);
+            }
+        }
+        done += count;
     }
     drop(tiles);
     let keys = panels * NR;

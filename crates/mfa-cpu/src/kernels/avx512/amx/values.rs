@@ -4,12 +4,12 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::config::Tiles;
-use super::{GROUPS, MR, NR, TILE};
+use super::{GROUPS, NR, ROWS, TILE};
 use crate::kernels::P8_LD;
 
 /// Sums of a panel, in rows of `NR`.
 #[repr(align(64))]
-pub(super) struct Sums(pub(super) [i32; MR * NR]);
+pub(super) struct Sums(pub(super) [i32; ROWS * NR]);
 
 /// Sums of one or two panels, stored one after the other: all steps of 64 keys, then the rest.
 macro_rules! sums {
@@ -89,23 +89,27 @@ pub(super) unsafe fn pv_u8(
     let groups = n.div_ceil(4);
     let bytes = NR * packed.next_multiple_of(4);
     let tiles = Tiles::new(groups);
-    let mut out = [const { Sums([0; MR * NR]) }; 2];
+    let mut out = [const { Sums([0; ROWS * NR]) }; 2];
     let mut done = 0;
     while done < panels {
         let (v, at) = (v.add(done * bytes), o.add(done * NR));
         let count = 2.min(panels - done);
-        if count == 2 {
-            two_panels(p, v, bytes, groups, &mut out);
-        } else {
-            one_panel(p, v, bytes, groups, &mut out);
-        }
         for i in 0..rows {
+            let tile = i % ROWS;
+            if tile == 0 {
+                let p = p.add(i * P8_LD);
+                if count == 2 {
+                    two_panels(p, v, bytes, groups, &mut out);
+                } else {
+                    one_panel(p, v, bytes, groups, &mut out);
+                }
+            }
             let less = _mm512_set1_epi32(v_zero * *p_sum.add(i));
             let alpha = _mm512_set1_ps(*alpha.add(i));
             let scale = _mm512_set1_ps(*p_scale.add(i));
             for (panel, sums) in out.iter().enumerate().take(count) {
                 for c in (0..NR).step_by(16) {
-                    let sum = _mm512_load_si512(sums.0.as_ptr().add(i * NR + c).cast());
+                    let sum = _mm512_load_si512(sums.0.as_ptr().add(tile * NR + c).cast());
                     let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, less));
                     let o = at.add(i * ldo + panel * NR + c);
                     let old = _mm512_mul_ps(alpha, _mm512_loadu_ps(o));
