@@ -12,7 +12,7 @@
 //!     dQ  += dS K                           ptv_f32: reads dS^T as it lies
 //! ```
 //!
-//! With products of bf16 parts: see [`super::tiles`].
+//! With products of bf16 parts: see [`super::parts`].
 
 use std::ptr::{null, null_mut};
 
@@ -134,10 +134,10 @@ impl Cells<'_> {
                 self.bias
                     .mask_tile(&patch, self.scratch.mask, self.scratch.stage);
             }
-            if queries.tiled && keys.tiled {
-                return self.add_tiles(&patch, want, dq);
+            if queries.parts && keys.parts {
+                return self.add_parts(&patch, want, dq);
             }
-            if self.plan.parts.is_none() {
+            if self.plan.products.is_none() {
                 return self.add_floats(&patch, queries, keys, want, dq);
             }
             // Parts are of no use to NaN and infinities. They are few.

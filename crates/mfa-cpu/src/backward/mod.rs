@@ -17,11 +17,11 @@ mod finish;
 mod mask;
 mod overlap;
 mod pack;
+mod parts;
 mod passes;
 mod plan;
 mod scratch;
 mod statistics;
-mod tiles;
 
 pub(crate) use check::Backward;
 pub(crate) use plan::{Loop, Plan, Source};

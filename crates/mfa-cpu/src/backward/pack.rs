@@ -28,7 +28,7 @@ pub(super) struct Queries {
     pub wild_q: Vec<usize>,
     pub wild_do: Vec<usize>,
     /// Whether they are packed as parts, which are those of finite numbers only.
-    pub tiled: bool,
+    pub parts: bool,
 }
 
 /// A packed block of keys.
@@ -38,7 +38,7 @@ pub(super) struct Keys {
     pub n: usize,
     pub wild_k: Vec<usize>,
     /// As in [`Queries`].
-    pub tiled: bool,
+    pub parts: bool,
 }
 
 /// Rows of floats, `ld` apart.
@@ -135,13 +135,13 @@ impl Cells<'_> {
             n,
             wild_q: Vec::new(),
             wild_do: Vec::new(),
-            tiled: false,
+            parts: false,
         };
         // SAFETY: `n <= block_queries` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
             self.load_statistics((sequence.batch, head), sequence.q0 + first, n);
-            match self.plan.parts {
-                Some(_) => block.tiled = self.tile_queries(sequence, &block, want),
+            match self.plan.products {
+                Some(_) => block.parts = self.pack_query_parts(sequence, &block, want),
                 None => self.pack_query_floats(sequence, &mut block, want),
             }
         }
@@ -202,7 +202,7 @@ impl Cells<'_> {
                 *self.scratch.d.add(i) = self.d.read(at.0, at.1, row + i);
             }
         }
-        if self.plan.parts.is_some() {
+        if self.plan.products.is_some() {
             // Queries that see nothing, and those that fill the last step.
             for i in 0..n.next_multiple_of(STEP) {
                 // SAFETY: a number per query of the block, in whole steps.
@@ -287,12 +287,12 @@ impl Cells<'_> {
             first,
             n,
             wild_k: Vec::new(),
-            tiled: false,
+            parts: false,
         };
         // SAFETY: `n <= block_keys` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
-            match self.plan.parts {
-                Some(_) => block.tiled = self.tile_keys(sequence, kv_head, &block, want),
+            match self.plan.products {
+                Some(_) => block.parts = self.pack_key_parts(sequence, kv_head, &block, want),
                 None => self.pack_key_floats(sequence, kv_head, &mut block, want),
             }
         }

@@ -4,12 +4,14 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::check::Backward;
-use crate::kernels::parts::STEP;
+use super::parts;
+use crate::kernels::parts::Terms;
 use crate::kernels::{KB, Kernels};
 use crate::plan::{Scores, row_scaled};
 use crate::precision::Precision;
 use crate::problem::{Problem, Sequence};
 use crate::quantization::Granularity;
+use crate::tensor::Tensor;
 
 /// How queries meet keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,35 +31,17 @@ pub(crate) enum Source {
     Weights,
 }
 
-/// Of how many bf16 parts each operand is a sum, see [`crate::kernels::parts`].
+/// How products of parts make up the five products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Parts {
-    pub q: usize,
-    pub k: usize,
-    pub v: usize,
-    pub grad_output: usize,
-}
-
-impl Parts {
-    /// Those of P, which is rounded to the precision of what it is multiplied by.
-    pub(super) fn p(self) -> usize {
-        self.grad_output
-    }
-
-    /// Those of dS, which is multiplied by Q and by K.
-    pub(super) fn ds(self) -> usize {
-        self.q.max(self.k)
-    }
-
-    fn reason(self) -> String {
-        let Parts {
-            q,
-            k,
-            v,
-            grad_output,
-        } = self;
-        format!("AMX-BF16: Q, K, V and dO as sums of {q}, {k}, {v} and {grad_output} bf16 parts")
-    }
+pub(crate) struct Products {
+    /// K by Q, exact.
+    pub scores: Terms,
+    /// V by dO, exact.
+    pub dp: Terms,
+    /// P by dO: P is rounded to the precision of dO.
+    pub p: Terms,
+    /// dS by Q, and K by dS: dS is rounded to the finer precision of Q and K.
+    pub ds: Terms,
 }
 
 /// How a call runs.
@@ -65,8 +49,8 @@ impl Parts {
 pub(crate) struct Plan {
     pub path: Loop,
     pub scores: Scores,
-    /// Where products are those of bf16 parts.
-    pub parts: Option<Parts>,
+    /// Where products of floats are those of parts.
+    pub products: Option<Products>,
     pub d: Source,
     /// Queries and keys of a block.
     pub block_queries: usize,
@@ -96,7 +80,7 @@ const BLOCKS: [(usize, usize, usize); 4] = [
 ];
 /// The same with products of bf16 parts, of which there may be three; of single ones, twice the keys.
 const PARTS_BLOCKS: [(usize, usize, usize); 4] = [
-    (160, KB, 256),
+    (160, KB, 192),
     (288, KB, 128),
     (544, KB / 2, 96),
     (usize::MAX, KB / 4, 64),
@@ -122,9 +106,9 @@ impl Plan {
         };
         let (scores, why) = scores(problem, kernels);
         reasons.push(("scores", why.into()));
-        let parts = parts(call, kernels, scores);
-        if let Some(parts) = parts {
-            reasons.push(("products", parts.reason()));
+        let products = products(call, kernels, scores);
+        if let Some(products) = products {
+            reasons.push(("products", products.reason()));
         }
         let (d, why) = source(call);
         reasons.push(("d", why.into()));
@@ -133,7 +117,7 @@ impl Plan {
         reasons.push(("loop", why));
 
         let columns = problem.d + problem.dv;
-        let blocks = if parts.is_some() {
+        let blocks = if products.is_some() {
             &PARTS_BLOCKS
         } else {
             &BLOCKS
@@ -142,8 +126,8 @@ impl Plan {
             .iter()
             .find(|row| columns <= row.0)
             .map_or((KB / 4, 64), |&(_, queries, keys)| (queries, keys));
-        let keys = match parts {
-            Some(parts) if parts.p() == 1 && parts.ds() == 1 => 2 * keys,
+        let keys = match products {
+            Some(products) if products.p == Terms::One && products.ds == Terms::One => 2 * keys,
             _ => keys,
         };
         let share = |rows: usize, heads: usize, most: usize, unit: usize| {
@@ -159,19 +143,16 @@ impl Plan {
         let longest = |rows: fn(&Sequence) -> usize| {
             problem.sequences.iter().map(rows).max().unwrap_or(0).max(1)
         };
-        let (of_keys, of_queries) = match parts {
-            Some(_) => (STEP, STEP),
-            None => (kernels.mr, kernels.nr),
-        };
+        let (mr, nr) = (kernels.mr, kernels.nr);
         Plan {
             path,
             scores,
-            parts,
+            products,
             d,
-            block_queries: share(total(|s| s.nq), problem.heads, queries, of_queries)
-                .min(longest(|s| s.nq).next_multiple_of(of_queries)),
-            block_keys: share(total(|s| s.nk), problem.kv_heads, keys, of_keys)
-                .min(longest(|s| s.nk).next_multiple_of(of_keys)),
+            block_queries: share(total(|s| s.nq), problem.heads, queries, nr)
+                .min(longest(|s| s.nq).next_multiple_of(nr)),
+            block_keys: share(total(|s| s.nk), problem.kv_heads, keys, mr)
+                .min(longest(|s| s.nk).next_multiple_of(mr)),
             workers,
             heads,
             reasons,
@@ -266,21 +247,36 @@ fn source(call: &Backward) -> (Source, &'static str) {
     }
 }
 
-/// Products of parts, if the kernels have them and scores are not sums of integers.
-fn parts(call: &Backward, kernels: &Kernels, scores: Scores) -> Option<Parts> {
-    let of = |precision: Precision| match precision {
+impl Products {
+    fn reason(self) -> String {
+        format!(
+            "S: {}; dP: {}; P dO: {}; dS Q, dS K: {}",
+            self.scores.describe(),
+            self.dp.describe(),
+            self.p.describe(),
+            self.ds.describe()
+        )
+    }
+}
+
+/// Products of parts, where there are kernels for them and scores are not sums of integers.
+fn products(call: &Backward, kernels: &Kernels, scores: Scores) -> Option<Products> {
+    let count = |tensor: &Tensor| match tensor.precision {
         Precision::Bf16 => 1,
         Precision::F16 => 2,
         _ => 3,
     };
+    let exact = |parts: usize| [Terms::One, Terms::Four, Terms::Six][parts - 1];
+    let rounded = |parts: usize| [Terms::One, Terms::Three, Terms::Six][parts - 1];
     let problem = &call.problem;
-    let parts = Parts {
-        q: of(problem.q.precision),
-        k: of(problem.k.precision),
-        v: of(problem.v.precision),
-        grad_output: of(call.grad_output.precision),
-    };
-    (kernels.gradient.parts.is_some() && scores == Scores::F32).then_some(parts)
+    let [q, k, v] = [&problem.q, &problem.k, &problem.v].map(count);
+    let grad = count(&call.grad_output);
+    (parts::supported(kernels) && scores == Scores::F32).then(|| Products {
+        scores: exact(q.max(k)),
+        dp: exact(v.max(grad)),
+        p: rounded(grad),
+        ds: rounded(q.max(k)),
+    })
 }
 
 /// As forward decides, with the roles of Q and K exchanged.

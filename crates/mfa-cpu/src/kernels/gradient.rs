@@ -45,21 +45,15 @@ pub(crate) struct PartsStrip {
     pub panel: usize,
 }
 
-/// [`SoftmaxGradient`] whose P and dS leave as `p_parts` and `ds_parts` parts (0: not wanted), see [`super::parts`]: all but
-/// the last are cut off, the last of two or one is rounded. Without `masked`, no score is -infinity, and what has an `l`
+/// [`SoftmaxGradient`] whose P and dS leave as `p_parts` and `ds_parts` parts (0: not wanted), see [`super::parts`]: one
+/// or two are rounded, three hold every bit. Without `masked`, no score is -infinity, and what has an `l`
 /// of +infinity has a `d` that is finite.
 pub(crate) type SoftmaxGradientParts =
     unsafe fn(strip: &PartsStrip, p_parts: usize, ds_parts: usize, masked: bool);
 
 /// `rows[i][c] += columns[c][i]` for `n` rows of `d` elements; `columns` has whole groups of 16 of both.
-pub(crate) type AddTransposed = unsafe fn(
-    columns: *const f32,
-    ld: usize,
-    n: usize,
-    d: usize,
-    rows: *mut f32,
-    ld_rows: usize,
-);
+pub(crate) type AddTransposed =
+    unsafe fn(columns: *const f32, ld: usize, n: usize, d: usize, rows: *mut f32, ld_rows: usize);
 
 /// `s[i][j] *= factor` for `rows` x `n` elements, [`super::SCORE_LD`] apart.
 pub(crate) type ScaleRows = unsafe fn(s: *mut f32, rows: usize, n: usize, factor: f32);

@@ -28,7 +28,12 @@ unsafe fn softmax_gradient(strip: &PartsStrip, p_parts: usize, ds_parts: usize, 
             let shown = |x: f32| if hidden { 0.0 } else { x };
             let p = shown((s * strip.scale - l).exp2());
             if p_parts > 0 {
-                put(p, p_parts, strip.p.add(i * strip.ldp + at_a(j, p_parts)), STEP);
+                put(
+                    p,
+                    p_parts,
+                    strip.p.add(i * strip.ldp + at_a(j, p_parts)),
+                    STEP,
+                );
             }
             if ds_parts == 0 {
                 continue;

@@ -114,7 +114,13 @@ fn check_gradient(
     for (what, parts, distance, got, want) in [
         ("P", p_parts, STEP, &got.p, &want.p),
         ("dS", ds_parts, STEP, &got.ds, &want.ds),
-        ("dS as B", ds_parts, STEP * STEP, &got.columns, &want.columns),
+        (
+            "dS as B",
+            ds_parts,
+            STEP * STEP,
+            &got.columns,
+            &want.columns,
+        ),
     ] {
         got.check(what);
         for at in (0..got.len()).filter(|at| parts > 0 && at / distance % parts == 0) {

@@ -19,12 +19,13 @@ unsafe fn split<const N: usize>(x: __m512) -> [__m512i; N] {
     let mut parts = [_mm512_setzero_si512(); N];
     for (i, part) in parts.iter_mut().enumerate() {
         *part = _mm512_castps_si512(rest);
+        if N < MAX_PARTS {
+            // Three parts hold every bit as they are. NaN is that of arithmetic, which does not overflow.
+            *part = _mm512_add_epi32(*part, _mm512_set1_epi32(0x8000));
+        }
         if i + 1 < N {
             let cut = _mm512_castsi512_ps(_mm512_and_si512(*part, upper));
             rest = _mm512_sub_ps(rest, cut);
-        } else if N < MAX_PARTS {
-            // Of three, the last is a bf16 already. NaN is that of arithmetic, which does not overflow.
-            *part = _mm512_add_epi32(*part, _mm512_set1_epi32(0x8000));
         }
     }
     parts
