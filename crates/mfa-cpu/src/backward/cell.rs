@@ -134,13 +134,13 @@ impl Cells<'_> {
                 self.bias
                     .mask_tile(&patch, self.scratch.mask, self.scratch.stage);
             }
-            if queries.parts && keys.parts {
+            if super::parts::fit(queries, keys) {
                 return self.add_parts(&patch, want, dq);
             }
             if self.plan.products.is_none() {
                 return self.add_floats(&patch, queries, keys, want, dq);
             }
-            // Parts are of no use to NaN and infinities. They are few.
+            // Parts do not hold NaN, infinities, and the smallest numbers. They are few.
             let (mut queries, mut keys) = (queries.clone(), keys.clone());
             self.pack_query_floats(sequence, &mut queries, want);
             self.pack_key_floats(sequence, kv_head, &mut keys, want);

@@ -27,8 +27,8 @@ pub(super) struct Queries {
     /// Rows (of the block) of Q and dO that hold NaN or infinities.
     pub wild_q: Vec<usize>,
     pub wild_do: Vec<usize>,
-    /// Whether they are packed as parts, which are those of finite numbers only.
-    pub parts: bool,
+    /// The largest magnitudes of Q and dO, if they are packed as parts: those of finite numbers only.
+    pub parts: Option<[f32; 2]>,
 }
 
 /// A packed block of keys.
@@ -37,8 +37,8 @@ pub(super) struct Keys {
     pub first: usize,
     pub n: usize,
     pub wild_k: Vec<usize>,
-    /// As in [`Queries`].
-    pub parts: bool,
+    /// As in [`Queries`], of K and V.
+    pub parts: Option<[f32; 2]>,
 }
 
 /// Rows of floats, `ld` apart.
@@ -135,7 +135,7 @@ impl Cells<'_> {
             n,
             wild_q: Vec::new(),
             wild_do: Vec::new(),
-            parts: false,
+            parts: None,
         };
         // SAFETY: `n <= block_queries` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
@@ -287,7 +287,7 @@ impl Cells<'_> {
             first,
             n,
             wild_k: Vec::new(),
-            parts: false,
+            parts: None,
         };
         // SAFETY: `n <= block_keys` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {

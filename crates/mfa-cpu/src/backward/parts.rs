@@ -37,6 +37,20 @@ pub(super) fn supported(kernels: &Kernels) -> bool {
     steps && kernels.parts.is_some() && kernels.gradient.parts.is_some()
 }
 
+/// Below this, a number may have parts below 2^-126, which a unit for bf16 takes for 0.
+const SMALL: f32 = f32::from_bits((127 - 100) << 23);
+/// The same for what is a product of two: dP, and what becomes of it.
+const SMALL_PRODUCT: f32 = f32::from_bits((127 - 80) << 23);
+
+/// Whether two blocks are packed as parts, and their gradients too are far enough from the smallest numbers.
+pub(super) fn fit(queries: &Queries, keys: &Keys) -> bool {
+    let (Some([q, grad]), Some([k, v])) = (queries.parts, keys.parts) else {
+        return false;
+    };
+    let large = |x: f32| x == 0.0 || x >= SMALL;
+    [q, grad, k, v].into_iter().all(large) && (grad == 0.0 || v == 0.0 || grad * v >= SMALL_PRODUCT)
+}
+
 impl<'a> Cells<'a> {
     fn unit(&self) -> Option<Unit<'a>> {
         Some(Unit {
@@ -46,16 +60,16 @@ impl<'a> Cells<'a> {
         })
     }
 
-    /// Packs a block of queries as parts; returns whether they are finite, and of use.
+    /// Packs a block of queries as parts; returns the largest magnitudes if they are finite.
     pub(super) unsafe fn pack_query_parts(
         &self,
         sequence: &Sequence,
         block: &Queries,
         want: Want,
-    ) -> bool {
-        let Some(unit) = self.unit() else {
-            return false;
-        };
+    ) -> Option<[f32; 2]> {
+        let unit = self.unit()?;
+        // What is not packed is of no account.
+        let mut largest = [1.0; 2];
         let (call, scratch, n) = (self.call, &self.scratch.parts, block.n);
         let (d, dv) = (call.problem.d, call.problem.dv);
         let (at, row) = ((sequence.batch, block.head), sequence.q0 + block.first);
@@ -63,6 +77,7 @@ impl<'a> Cells<'a> {
         // SAFETY: a block's rows, inside the tensor, and room for their parts.
         unsafe {
             let rows = self.rows(&call.problem.q, at, row, n);
+            largest[0] = (unit.gradient.largest)(rows.ptr, rows.ld, n, d);
             let parts = products.scores.parts_of_b();
             let mut finite = (pack.pack_columns)(parts, rows.ptr, rows.ld, n, d, scratch.q_columns);
             if want.dk {
@@ -70,9 +85,10 @@ impl<'a> Cells<'a> {
                 finite &= (pack.pack_panels)(parts, rows.ptr, rows.ld, n, d, scratch.q_panels);
             }
             if !want.dp() && !want.dv {
-                return finite;
+                return finite.then_some(largest);
             }
             let rows = self.rows(&call.grad_output, at, row, n);
+            largest[1] = (unit.gradient.largest)(rows.ptr, rows.ld, n, dv);
             if want.dp() {
                 let parts = products.dp.parts_of_b();
                 finite &= (pack.pack_columns)(parts, rows.ptr, rows.ld, n, dv, scratch.do_columns);
@@ -81,21 +97,21 @@ impl<'a> Cells<'a> {
                 let parts = products.p.parts_of_b();
                 finite &= (pack.pack_panels)(parts, rows.ptr, rows.ld, n, dv, scratch.do_panels);
             }
-            finite
+            finite.then_some(largest)
         }
     }
 
-    /// Packs a block of keys as parts; returns whether they are finite, and of use.
+    /// Packs a block of keys as parts; returns the largest magnitudes if they are finite.
     pub(super) unsafe fn pack_key_parts(
         &self,
         sequence: &Sequence,
         kv_head: usize,
         block: &Keys,
         want: Want,
-    ) -> bool {
-        let Some(unit) = self.unit() else {
-            return false;
-        };
+    ) -> Option<[f32; 2]> {
+        let unit = self.unit()?;
+        // What is not packed is of no account.
+        let mut largest = [1.0; 2];
         let (problem, scratch, n) = (&self.call.problem, &self.scratch.parts, block.n);
         let (d, dv) = (problem.d, problem.dv);
         let (at, row) = ((sequence.batch, kv_head), sequence.k0 + block.first);
@@ -104,6 +120,7 @@ impl<'a> Cells<'a> {
         // SAFETY: a block's rows, inside the tensor, and room for their parts.
         unsafe {
             let rows = self.rows(&problem.k, at, row, n);
+            largest[0] = (unit.gradient.largest)(rows.ptr, rows.ld, n, d);
             let parts = products.scores.parts_of_a();
             for strip in (0..n).step_by(STEP) {
                 let (from, count) = (rows.ptr.add(strip * rows.ld), STEP.min(n - strip));
@@ -121,6 +138,7 @@ impl<'a> Cells<'a> {
             }
             if want.dp() {
                 let rows = self.rows(&problem.v, at, row, n);
+                largest[1] = (unit.gradient.largest)(rows.ptr, rows.ld, n, dv);
                 let parts = products.dp.parts_of_a();
                 for strip in (0..n).step_by(STEP) {
                     let (from, count) = (rows.ptr.add(strip * rows.ld), STEP.min(n - strip));
@@ -129,7 +147,7 @@ impl<'a> Cells<'a> {
                 }
             }
         }
-        finite
+        finite.then_some(largest)
     }
 
     /// [`Cells::add`] on parts.

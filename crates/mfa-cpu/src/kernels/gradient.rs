@@ -58,12 +58,16 @@ pub(crate) type AddTransposed =
 /// `s[i][j] *= factor` for `rows` x `n` elements, [`super::SCORE_LD`] apart.
 pub(crate) type ScaleRows = unsafe fn(s: *mut f32, rows: usize, n: usize, factor: f32);
 
+/// The largest magnitude of `n` rows of `d` floats, `ld` apart, if all are numbers.
+pub(crate) type Largest = unsafe fn(rows: *const f32, ld: usize, n: usize, d: usize) -> f32;
+
 /// What the backward pass needs where products are those of parts, with strips and panels of [`STEP`].
 #[derive(Clone, Copy)]
 pub(crate) struct GradientParts {
     pub softmax_gradient: SoftmaxGradientParts,
     pub add_transposed: AddTransposed,
     pub scale_rows: ScaleRows,
+    pub largest: Largest,
 }
 
 /// The kernels of the backward pass.

@@ -10,6 +10,7 @@ pub(crate) const TABLE: GradientParts = GradientParts {
     softmax_gradient,
     add_transposed,
     scale_rows,
+    largest,
 };
 
 /// Stores the parts of `x` at `to`, `distance` apart.
@@ -77,4 +78,14 @@ unsafe fn scale_rows(s: *mut f32, rows: usize, n: usize, factor: f32) {
             *s.add(i * SCORE_LD + j) *= factor;
         }
     }
+}
+
+unsafe fn largest(rows: *const f32, ld: usize, n: usize, d: usize) -> f32 {
+    let mut top = 0f32;
+    for i in 0..n {
+        for c in 0..d {
+            top = top.max((*rows.add(i * ld + c)).abs());
+        }
+    }
+    top
 }

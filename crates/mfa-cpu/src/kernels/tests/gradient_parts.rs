@@ -183,3 +183,22 @@ fn scale_rows() {
         }
     }
 }
+
+#[test]
+fn largest() {
+    let mut random = Random(48);
+    for table in tables() {
+        for (n, d) in [(1, 1), (3, 16), (17, 33), (100, 64)] {
+            let ld = d + random.below(3);
+            let rows = random.floats((n - 1) * ld + d);
+            // SAFETY: `n` rows of `d` elements.
+            let (got, want) = unsafe {
+                (
+                    (table.largest)(rows.as_ptr(), ld, n, d),
+                    (TWIN.largest)(rows.as_ptr(), ld, n, d),
+                )
+            };
+            assert_eq!(got, want, "{n} x {d}");
+        }
+    }
+}

@@ -190,3 +190,17 @@ pub(super) unsafe fn scale_rows(s: *mut f32, rows: usize, n: usize, factor: f32)
         }
     }
 }
+
+/// See [`crate::kernels::gradient::Largest`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn largest(rows: *const f32, ld: usize, n: usize, d: usize) -> f32 {
+    let mut top = _mm512_setzero_ps();
+    for i in 0..n {
+        for c in (0..d).step_by(LANES) {
+            let mask = (u32::MAX >> (32 - LANES.min(d - c))) as __mmask16;
+            let x = _mm512_maskz_loadu_ps(mask, rows.add(i * ld + c));
+            top = _mm512_max_ps(_mm512_abs_ps(x), top);
+        }
+    }
+    _mm512_reduce_max_ps(top)
+}

@@ -79,6 +79,7 @@ pub(crate) static TABLE: Kernels = Kernels {
             softmax_gradient: gradient::softmax_gradient,
             add_transposed: gradient::add_transposed,
             scale_rows: gradient::scale_rows,
+            largest: gradient::largest,
         }),
         ..VECTORS.gradient
     },
