@@ -26,6 +26,7 @@ let package = Package(
     // MARK: C bridge
     .target(name: "CMFA"),
     .target(name: "MFABridge", dependencies: ["MetalAttention", "CMFA", metal]),
+    .testTarget(name: "MFABridgeTests", dependencies: ["MFABridge", "CMFA", "MetalAttention", metal]),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -3,6 +3,7 @@
 mod checks;
 mod cross;
 mod native;
+mod packages;
 mod python;
 mod rust;
 mod swift;
@@ -145,6 +146,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         .chain(rust::parts())
         .chain(native::parts())
         .chain(python::parts())
+        .chain(packages::parts())
         .chain(swift::parts())
         .chain(cross::parts())
         .collect();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::backward::{self, Backward, Source};
 use crate::kernels::Kernels;
-use crate::plan::{Loop, Plan, Scores, Values};
+use crate::plan::{Loop, Plan};
 use crate::problem::{Forward, Problem};
 use crate::tensor::Tensor;
 
@@ -52,15 +52,7 @@ pub(crate) fn forward(call: &Forward, plan: &Plan, kernels: &Kernels) -> String 
         ),
         Loop::Decode => ("decode".into(), "K and V are read once, where they lie"),
     };
-    let scores = match plan.scores {
-        Scores::F32 => "FP32 products",
-        Scores::I8 => "INT8 products, INT32 sums",
-    };
-    let values = match plan.values {
-        Values::F32 => "FP32 products",
-        Values::I16 => "16-bit products, INT32 sums",
-        Values::U8 => "8-bit products, INT32 sums",
-    };
+    let (scores, values) = (plan.scores.describe(), plan.values.describe());
     let mut text = format!("operation: forward\ndevice: CPU\nisa: {}\n", kernels.isa);
     text += &problem_lines(problem);
     let _ = writeln!(
@@ -104,10 +96,7 @@ pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels
                 backward::Loop::Split => format!("split, {blocks}"),
             }
         }
-        "scores" => match plan.scores {
-            Scores::F32 => "FP32 products".into(),
-            Scores::I8 => "INT8 products, INT32 sums".into(),
-        },
+        "scores" => plan.scores.describe(),
         "d" => match plan.d {
             Source::Nowhere => "not computed".into(),
             Source::Given => "given".into(),

@@ -1,8 +1,9 @@
 //! From a checked call to how it will run: a pure function of the problem, the kernels and the number of threads.
 
+use crate::kernels::parts::Terms;
 use crate::kernels::{DECODE_ROWS, KB, Kernels};
 use crate::precision::Precision;
-use crate::problem::Problem;
+use crate::problem::{Forward, Problem};
 use crate::quantization::Granularity;
 use crate::tensor::Tensor;
 
@@ -20,6 +21,8 @@ pub(crate) enum Loop {
 pub(crate) enum Scores {
     F32,
     I8,
+    /// FP32 sums of products of BF16 parts.
+    Parts(Terms),
 }
 
 /// The arithmetic of P V.
@@ -30,6 +33,29 @@ pub(crate) enum Values {
     I16,
     /// P to 8 bits.
     U8,
+    /// FP32 sums of products of BF16 parts; P to as many as V has.
+    Parts(Terms),
+}
+
+impl Scores {
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Scores::F32 => "FP32 products".into(),
+            Scores::I8 => "INT8 products, INT32 sums".into(),
+            Scores::Parts(terms) => terms.describe(),
+        }
+    }
+}
+
+impl Values {
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Values::F32 => "FP32 products".into(),
+            Values::I16 => "16-bit products, INT32 sums".into(),
+            Values::U8 => "8-bit products, INT32 sums".into(),
+            Values::Parts(terms) => terms.describe(),
+        }
+    }
 }
 
 /// How a call runs.
@@ -70,6 +96,13 @@ const BLOCKS: [(usize, usize, usize); 4] = [
     (640, KB / 2, 192),
     (usize::MAX, KB / 4, 96),
 ];
+/// The same for products of parts: scores of a strip and P in three parts stay in 48 KB, the rest in 2 MB.
+const BLOCKS_OF_PARTS: [(usize, usize, usize); 4] = [
+    (160, KB / 2, 768),
+    (320, KB / 2, 512),
+    (640, KB / 2, 256),
+    (usize::MAX, KB / 4, 128),
+];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 4e5;
 /// Tiles per worker, so that a slow worker can be relieved.
@@ -79,7 +112,8 @@ const TILES_PER_WORKER_DIAGONAL: usize = 4;
 const SPLIT_KEYS: usize = 1024;
 
 impl Plan {
-    pub(crate) fn new(problem: &Problem, kernels: &Kernels, threads: usize) -> Self {
+    pub(crate) fn new(call: &Forward, kernels: &Kernels, threads: usize) -> Self {
+        let problem = &call.problem;
         let work = problem.scores() * (problem.d + problem.dv) as f64;
         let inline = work < INLINE_WORK;
         let workers = if inline { 1 } else { threads };
@@ -92,11 +126,20 @@ impl Plan {
         } else {
             Loop::Tile
         };
-        let (scores, scores_why) = scores(problem, kernels, path);
-        let (values, values_why) = values(problem, kernels, path);
+        let (mut scores, scores_why) = scores(problem, kernels, path);
+        let (mut values, values_why) = values(problem, kernels, path);
+        if kernels.parts.is_some() && path == Loop::Tile {
+            if values == Values::F32 {
+                values = Values::Parts(terms_of_values(problem, call.output.precision));
+            }
+            if scores == Scores::F32 {
+                scores = Scores::Parts(terms_of_scores(problem, values));
+            }
+        }
 
         let columns = problem.d + problem.dv;
-        let (block_keys, cap) = BLOCKS
+        let parts = matches!(scores, Scores::Parts(_)) || matches!(values, Values::Parts(_));
+        let (block_keys, cap) = if parts { &BLOCKS_OF_PARTS } else { &BLOCKS }
             .iter()
             .find(|row| columns <= row.0)
             .map_or((KB / 4, 96), |&(_, keys, rows)| (keys, rows));
@@ -159,6 +202,31 @@ pub(crate) fn row_scaled(tensor: &Tensor) -> bool {
         Granularity::Row => q.group >= tensor.shape[3],
         Granularity::Channel => false,
     })
+}
+
+/// Products of parts that lose nothing that FP32 products keep.
+fn terms_of_scores(problem: &Problem, values: Values) -> Terms {
+    // Other steps of softmax take scores in base 2: the factor goes into Q, which has all the bits of an FP32 then.
+    if !matches!(values, Values::Parts(_)) {
+        return Terms::Six;
+    }
+    match (problem.q.precision, problem.k.precision) {
+        (Precision::Bf16, Precision::Bf16) => Terms::One,
+        (Precision::F16, Precision::Bf16) => Terms::TwoByOne,
+        (Precision::F32, Precision::Bf16) => Terms::ThreeByOne,
+        (Precision::Bf16 | Precision::F16, Precision::F16) => Terms::Four,
+        _ => Terms::Six,
+    }
+}
+
+/// P is rounded as V is; to 16 bits beside a BF16, if more than 8 of them can be seen in the output.
+fn terms_of_values(problem: &Problem, output: Precision) -> Terms {
+    match (problem.v.precision, output) {
+        (Precision::Bf16, Precision::Bf16) => Terms::One,
+        (Precision::Bf16, _) => Terms::TwoByOne,
+        (Precision::F16, _) => Terms::Three,
+        _ => Terms::Six,
+    }
 }
 
 fn scores(problem: &Problem, kernels: &Kernels, path: Loop) -> (Scores, &'static str) {

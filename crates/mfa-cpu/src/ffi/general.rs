@@ -20,7 +20,7 @@ use crate::quantize::{Dequantize, Quantize};
 pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Result<()> {
     let call = Forward::check(desc)?;
     context.timed(|state| {
-        let plan = Plan::new(&call.problem, context.kernels, state.threads());
+        let plan = Plan::new(&call, context.kernels, state.threads());
         let bytes = forward::workspace(&call.problem, &plan, context.kernels);
         let (pool, memory) = state.resources(bytes)?;
         forward::run(&call, &plan, context.kernels, pool, memory)
@@ -79,7 +79,7 @@ impl Call {
         let (kernels, threads) = (context.kernels, context.lock().threads());
         match self {
             Call::Forward(call) => {
-                let plan = Plan::new(&call.problem, kernels, threads);
+                let plan = Plan::new(call, kernels, threads);
                 (
                     forward::workspace(&call.problem, &plan, kernels),
                     explain::forward(call, &plan, kernels),

@@ -4,6 +4,7 @@ mod bias;
 mod decode;
 mod finish;
 mod pack;
+mod parts;
 mod schedule;
 mod tile;
 
@@ -171,7 +172,7 @@ fn finish_of<'a>(call: &'a Forward, plan: &Plan, item: &Item) -> Finish<'a> {
     let (v_scale, v_mean) = match (plan.path, plan.values) {
         (Loop::Decode, _) => decode::deferred(v, at),
         // Floats had both while they were expanded.
-        (Loop::Tile, Values::F32) => (1.0, None),
+        (Loop::Tile, Values::F32 | Values::Parts(_)) => (1.0, None),
         (Loop::Tile, _) => {
             let constant = v.quant.as_ref().and_then(|quant| quant.constant());
             (constant.map_or(1.0, |(scale, _)| scale), v.mean(at.0, at.1))

@@ -18,14 +18,24 @@ pub(super) struct Block {
     pub n: usize,
     /// Whether V holds no NaN and no infinity.
     pub finite: bool,
+    /// The same of Q and K, where they are packed as parts.
+    pub finite_scores: bool,
     pub scales: ScoreScales,
     pub v_scale: *const f32,
     pub v_zero: i32,
 }
 
+/// The packed Q of a tile.
+pub(super) struct Queries {
+    /// Whether K must be rotated to meet it.
+    pub rotate_k: bool,
+    /// Whether it holds no NaN and no infinity, where it is packed as parts.
+    pub finite: bool,
+}
+
 impl Tile<'_> {
-    /// Packs the tile's Q; returns whether K must be rotated to meet it.
-    pub(super) unsafe fn pack_q(&self, rows: &Rows) -> bool {
+    /// Packs the tile's Q.
+    pub(super) unsafe fn pack_q(&self, rows: &Rows) -> Queries {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
         let (q, d) = (&problem.q, problem.d);
         let b = rows.sequence.batch;
@@ -40,6 +50,7 @@ impl Tile<'_> {
             }) => *scale,
             _ => 1.0,
         };
+        let mut finite = true;
         // SAFETY: a strip's rows fit `rows`; packed strips follow one another in `q`, as `lay_out` sized it.
         unsafe {
             let k_mean = problem.k.mean(b, rows.kv_head);
@@ -92,12 +103,16 @@ impl Tile<'_> {
                         };
                         q.expand(kernels, (b, head), i, 1, basis, staged.add(r * ld), ld);
                     }
-                    let out = scratch.q.cast::<f32>().add(strip * d);
-                    (kernels.pack_q_f32)(staged, ld, n, d, factor, out);
+                    if let Scores::Parts(terms) = self.plan.scores {
+                        finite &= self.pack_q_parts(terms, staged, ld, strip, n);
+                    } else {
+                        let out = scratch.q.cast::<f32>().add(strip * d);
+                        (kernels.pack_q_f32)(staged, ld, n, d, factor, out);
+                    }
                 }
             }
         }
-        rotate_k
+        Queries { rotate_k, finite }
     }
 
     /// Packs keys `range` of the sequence.
@@ -107,6 +122,7 @@ impl Tile<'_> {
         range: Range<usize>,
         k_basis: Basis,
         v_basis: Basis,
+        finite_scores: bool,
     ) -> Block {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
         let (k, v, d, dv) = (&problem.k, &problem.v, problem.d, problem.dv);
@@ -116,6 +132,7 @@ impl Tile<'_> {
             first: range.start,
             n,
             finite: true,
+            finite_scores,
             scales: ScoreScales {
                 col_bias: null(),
                 col_scale: null(),
@@ -130,7 +147,7 @@ impl Tile<'_> {
         // SAFETY: `n <= block_keys <= KB` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
             match self.plan.scores {
-                Scores::F32 => {
+                Scores::F32 | Scores::Parts(_) => {
                     let (from, ld) = if k.is_plain_f32() && !k_basis.rotate {
                         (
                             k.at(at.0, at.1, row, 0).cast::<f32>().cast_const(),
@@ -141,11 +158,18 @@ impl Tile<'_> {
                         k.expand(kernels, at, row, n, k_basis, scratch.rows.cast(), ld);
                         (scratch.rows.cast::<f32>().cast_const(), ld)
                     };
-                    (kernels.pack_k_f32)(from, ld, n, d, scratch.k.cast());
+                    if let (Scores::Parts(terms), Some(parts)) = (self.plan.scores, &kernels.parts)
+                    {
+                        let out = scratch.k.cast();
+                        block.finite_scores &=
+                            (parts.pack_columns)(terms.parts_of_b(), from, ld, n, d, out);
+                    } else {
+                        (kernels.pack_k_f32)(from, ld, n, d, scratch.k.cast());
+                    }
                 }
                 Scores::I8 => self.pack_k_i8(at, row, n, &mut block),
             }
-            if self.plan.values == Values::F32 {
+            if matches!(self.plan.values, Values::F32 | Values::Parts(_)) {
                 let (from, ld) = if v.is_plain_f32() {
                     (
                         v.at(at.0, at.1, row, 0).cast::<f32>().cast_const(),
@@ -156,7 +180,13 @@ impl Tile<'_> {
                     v.expand(kernels, at, row, n, v_basis, scratch.rows.cast(), ld);
                     (scratch.rows.cast::<f32>().cast_const(), ld)
                 };
-                block.finite = (kernels.pack_v_f32)(from, ld, n, dv, scratch.v.cast());
+                let out = scratch.v;
+                block.finite = match (self.plan.values, &kernels.parts) {
+                    (Values::Parts(terms), Some(parts)) => {
+                        (parts.pack_panels)(terms.parts_of_b(), from, ld, n, dv, out.cast())
+                    }
+                    _ => (kernels.pack_v_f32)(from, ld, n, dv, out.cast()),
+                };
             } else {
                 self.pack_v_int(at, row, n, &mut block);
             }

@@ -20,6 +20,7 @@ use crate::expand::Basis;
 use crate::forward::bias::Bias;
 use crate::forward::pack::Block;
 use crate::forward::schedule::{Item, Rows};
+use crate::kernels::parts::row_len;
 use crate::kernels::{KB, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales};
 use crate::memory::Arena;
 use crate::plan::{Plan, Scores, Values};
@@ -69,19 +70,31 @@ impl Scratch {
         let ldo = padded(problem.dv, kernels);
         let tile = plan.tile_rows;
         let widest = problem.d.max(problem.dv).next_multiple_of(16);
-        let k_bytes = match plan.scores {
-            Scores::F32 => 4 * d * KB,
-            Scores::I8 => 4 * d4 * KB,
+        let (nr, keys) = (kernels.nr, plan.block_keys);
+        let (q_bytes, k_bytes) = match plan.scores {
+            Scores::F32 => (tile * 4 * d, 4 * d * KB),
+            Scores::I8 => (tile * 4 * d4, 4 * d4 * KB),
+            Scores::Parts(terms) => {
+                let row = |parts| 2 * row_len(d, parts);
+                let keys = keys.next_multiple_of(nr);
+                (
+                    tile * row(terms.parts_of_a()),
+                    keys * row(terms.parts_of_b()),
+                )
+            }
         };
-        let v_bytes = match plan.values {
-            Values::F32 => 4,
-            Values::I16 => 2,
-            Values::U8 => 1,
-        } * ldo
-            * KB;
+        let (v_bytes, p_bytes) = match plan.values {
+            Values::F32 => (4 * ldo * KB, 0),
+            Values::I16 => (2 * ldo * KB, 2 * P16_LD),
+            Values::U8 => (ldo * KB, P8_LD),
+            Values::Parts(terms) => {
+                let row = |parts| 2 * row_len(keys, parts);
+                (ldo * row(terms.parts_of_b()), row(terms.parts_of_a()))
+            }
+        };
         let row_bytes = 4 * widest * plan.block_keys.max(kernels.mr);
         Scratch {
-            q: arena.take(tile * 4 * d.max(d4)),
+            q: arena.take(q_bytes),
             o: arena.take(tile * ldo),
             m: arena.take(tile),
             l: arena.take(tile),
@@ -92,7 +105,7 @@ impl Scratch {
             v: arena.take(v_bytes),
             rows: arena.take(row_bytes),
             s: arena.take(kernels.mr * SCORE_LD),
-            p: arena.take(kernels.mr * P16_LD * 2),
+            p: arena.take(kernels.mr * p_bytes),
             alpha: arena.take(kernels.mr),
             p_scale: arena.take(kernels.mr),
             p_sum: arena.take(kernels.mr),
@@ -144,7 +157,7 @@ impl Tile<'_> {
             if lo >= hi {
                 return;
             }
-            let k_basis = self.pack_q(rows);
+            let packed = self.pack_q(rows);
             let k_mean = self.problem.k.mean(rows.sequence.batch, rows.kv_head);
             let v_mean = self.problem.v.mean(rows.sequence.batch, rows.kv_head);
             let v_basis = Basis {
@@ -152,14 +165,14 @@ impl Tile<'_> {
                 mean: v_mean.as_ref().map_or(null(), |m| m.as_ptr()),
             };
             let k_basis = Basis {
-                rotate: k_basis,
+                rotate: packed.rotate_k,
                 mean: k_mean.as_ref().map_or(null(), |m| m.as_ptr()),
             };
             let step = self.plan.block_keys;
             // Blocks start at multiples of their size, whatever the window, so that blocks of scales are not straddled.
             for first in (lo - lo % step..hi).step_by(step) {
                 let end = (first + step).min(hi);
-                let block = self.pack_block(rows, first..end, k_basis, v_basis);
+                let block = self.pack_block(rows, first..end, k_basis, v_basis, packed.finite);
                 for strip in (0..rows.len()).step_by(mr) {
                     self.strip(rows, strip, &block, ldo);
                 }
@@ -199,7 +212,13 @@ impl Tile<'_> {
                 alpha: scratch.alpha,
             };
             let o = scratch.o.add(strip * ldo);
+            // What the scores are still to be multiplied by, to be in base 2.
+            let mut scale = 1.0;
             match self.plan.scores {
+                Scores::Parts(terms) => {
+                    self.scores_of_parts(terms, strip, skipped, n_rows, panels, block);
+                    scale = self.factor().after;
+                }
                 Scores::F32 => {
                     let (q, k) = (scratch.q.cast::<f32>(), scratch.k.cast::<f32>());
                     (kernels.qk_f32)(
@@ -234,6 +253,11 @@ impl Tile<'_> {
                     );
                 }
             }
+            let wild = !block.finite && matches!(self.plan.values, Values::Parts(_));
+            if scale != 1.0 && (self.bias.passes || wild) {
+                self.multiply(scale, n_rows, panels);
+                scale = 1.0;
+            }
             if ragged || self.bias.passes {
                 let place = |r: usize| rows.place(strip + r);
                 self.bias
@@ -250,6 +274,16 @@ impl Tile<'_> {
                 block.v_scale.add(skipped)
             };
             match self.plan.values {
+                Values::Parts(terms) if wild => {
+                    if !careful {
+                        scratch.hidden.write_bytes(0, mr * KB);
+                    }
+                    (kernels.softmax_f32)(scratch.s, n_rows, n, state);
+                    self.wild_values(terms, skipped, block, n_rows, n, o, ldo);
+                }
+                Values::Parts(terms) => {
+                    self.values_of_parts(terms, skipped, block, n_rows, n, state, scale, o, ldo);
+                }
                 Values::F32 => {
                     (kernels.softmax_f32)(scratch.s, n_rows, n, state);
                     let v = scratch.v.cast::<f32>().add(skipped * nr);
@@ -355,6 +389,3 @@ impl Tile<'_> {
         }
     }
 }
-
-// P in 8 and in 16 bits share one array.
-const _: () = assert!(P8_LD <= 2 * P16_LD);

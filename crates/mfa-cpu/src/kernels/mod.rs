@@ -39,7 +39,6 @@ mod exp2;
 mod generic;
 pub(crate) mod gradient;
 pub(crate) mod isa;
-#[allow(dead_code)] // Until both passes use all of it.
 pub(crate) mod parts;
 pub(crate) mod scalar;
 mod simd;
@@ -295,6 +294,5 @@ pub(crate) struct Kernels {
     pub alibi: Alibi,
     pub gradient: GradientKernels,
     /// Products by a bf16 unit, if they are faster than `qk_f32` and `pv_f32`.
-    #[allow(dead_code)]
     pub parts: Option<parts::PartKernels>,
 }

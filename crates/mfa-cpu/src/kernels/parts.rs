@@ -4,12 +4,14 @@
 //! what is left then. One part holds a BF16, two hold an FP16, three hold an FP32, all exactly (down to 2^-126: smaller
 //! parts are 0). A product is a sum of products of parts, in FP32:
 //!
-//! | [`Terms`] | parts | products (of a's part by b's) | relative error of a product, below |
+//! | [`Terms`] | parts of A, of B | products (of A's part by B's) | relative error of a product, below |
 //! |---|---|---|---|
-//! | `One` | 1 | 00 | 0 |
-//! | `Three` | 2 | 01 00 10 | 2^-16 |
-//! | `Four` | 2 | 11 01 00 10 | 0 |
-//! | `Six` | 3 | 02 01 11 10 00 20 | 2^-23 (2^-25 on average) |
+//! | `One` | 1, 1 | 00 | 0 |
+//! | `TwoByOne` | 2, 1 | 10 00 | 0 |
+//! | `ThreeByOne` | 3, 1 | 20 10 00 | 0 |
+//! | `Three` | 2, 2 | 01 00 10 | 2^-16 |
+//! | `Four` | 2, 2 | 11 01 00 10 | 0 |
+//! | `Six` | 3, 3 | 02 01 11 10 00 20 | 2^-23 (2^-25 on average) |
 //!
 //! # Layouts
 //!
@@ -35,6 +37,8 @@ pub(crate) const MAX_PARTS: usize = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Terms {
     One,
+    TwoByOne,
+    ThreeByOne,
     Three,
     Four,
     Six,
@@ -42,12 +46,34 @@ pub(crate) enum Terms {
 
 impl Terms {
     #[cfg(test)]
-    pub(crate) const ALL: [Terms; 4] = [Terms::One, Terms::Three, Terms::Four, Terms::Six];
+    pub(crate) const ALL: [Terms; 6] = [
+        Terms::One,
+        Terms::TwoByOne,
+        Terms::ThreeByOne,
+        Terms::Three,
+        Terms::Four,
+        Terms::Six,
+    ];
 
-    /// Parts of either operand.
-    pub(crate) const fn parts(self) -> usize {
+    pub(crate) fn describe(self) -> String {
+        let (a, b, products) = (self.parts_of_a(), self.parts_of_b(), self.pairs().len());
+        match self {
+            Terms::One => "BF16 products, FP32 sums".into(),
+            _ => format!("{products} BF16 products of {a} by {b} parts, FP32 sums"),
+        }
+    }
+
+    pub(crate) const fn parts_of_a(self) -> usize {
         match self {
             Terms::One => 1,
+            Terms::TwoByOne | Terms::Three | Terms::Four => 2,
+            Terms::ThreeByOne | Terms::Six => 3,
+        }
+    }
+
+    pub(crate) const fn parts_of_b(self) -> usize {
+        match self {
+            Terms::One | Terms::TwoByOne | Terms::ThreeByOne => 1,
             Terms::Three | Terms::Four => 2,
             Terms::Six => 3,
         }
@@ -57,6 +83,8 @@ impl Terms {
     pub(crate) const fn pairs(self) -> &'static [(usize, usize)] {
         match self {
             Terms::One => &[(0, 0)],
+            Terms::TwoByOne => &[(1, 0), (0, 0)],
+            Terms::ThreeByOne => &[(2, 0), (1, 0), (0, 0)],
             Terms::Three => &[(0, 1), (0, 0), (1, 0)],
             Terms::Four => &[(1, 1), (0, 1), (0, 0), (1, 0)],
             Terms::Six => &[(0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0)],
@@ -171,12 +199,13 @@ pub(crate) unsafe fn exact_dot(
     b: *const u16,
     c: usize,
     terms: usize,
-    parts: usize,
+    parts: Terms,
     nr: usize,
 ) -> f32 {
+    let (of_a, of_b) = (parts.parts_of_a(), parts.parts_of_b());
     let mut total = 0.0;
     for t in 0..terms {
-        total += sum(a.add(at_a(t, parts)), parts, STEP) * restore(b, t, c, terms, parts, nr);
+        total += sum(a.add(at_a(t, of_a)), of_a, STEP) * restore(b, t, c, terms, of_b, nr);
     }
     total
 }

@@ -148,7 +148,7 @@ unsafe fn product<const MR: usize, const NR: usize>(
     o: *mut f32,
     ldo: usize,
 ) {
-    let parts = terms.parts();
+    let (of_a, of_b) = (terms.parts_of_a(), terms.parts_of_b());
     let height = if rows <= 16 { MR.min(16) } else { MR };
     for i in 0..height {
         let a = a.add(i * lda);
@@ -158,8 +158,8 @@ unsafe fn product<const MR: usize, const NR: usize>(
             let mut total = if add { *o } else { 0.0 };
             for s in 0..steps {
                 for &(x, y) in terms.pairs() {
-                    let a = a.add((s * parts + x) * STEP);
-                    let b = b.add((s * parts + y) * STEP * NR);
+                    let a = a.add((s * of_a + x) * STEP);
+                    let b = b.add((s * of_b + y) * STEP * NR);
                     // As the unit adds: the two sums of a step's halves, then their sum.
                     let mut halves = [0f32; 2];
                     for t in 0..STEP {

@@ -12,6 +12,17 @@ use crate::kernels::parts::{STEP, Terms};
 /// What a step does, in the words of [`tall`] and [`flat`].
 macro_rules! steps {
     ($shape:ident, One) => { concat!($shape!(a "0"), $shape!(b "0"), $shape!(x "0")) };
+    ($shape:ident, TwoByOne) => {
+        concat!(
+            $shape!(a "64"), $shape!(b "0"), $shape!(x "0"), $shape!(a "0"), $shape!(x "0"),
+        )
+    };
+    ($shape:ident, ThreeByOne) => {
+        concat!(
+            $shape!(a "128"), $shape!(b "0"), $shape!(x "0"), $shape!(a "64"), $shape!(x "0"),
+            $shape!(a "0"), $shape!(x "0"),
+        )
+    };
     ($shape:ident, Three) => {
         concat!(
             $shape!(a "0"), $shape!(b "2048"), $shape!(x "2048"), $shape!(b "0"), $shape!(x "0"),
@@ -145,8 +156,8 @@ macro_rules! sums {
                 lda = in(reg) 2 * lda,
                 ldb = in(reg) 4 * NR,
                 ldo = in(reg) 4 * ldo,
-                a_step = const Terms::$terms.parts() * STEP * 2,
-                b_step = const Terms::$terms.parts() * STEP * NR * 2,
+                a_step = const Terms::$terms.parts_of_a() * STEP * 2,
+                b_step = const Terms::$terms.parts_of_b() * STEP * NR * 2,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
@@ -156,10 +167,14 @@ macro_rules! sums {
 }
 
 sums!(tall_one, tall, One, a_step);
+sums!(tall_two_by_one, tall, TwoByOne, a_step);
+sums!(tall_three_by_one, tall, ThreeByOne, a_step);
 sums!(tall_three, tall, Three, a_step);
 sums!(tall_four, tall, Four, a_step);
 sums!(tall_six, tall, Six, a_step);
 sums!(flat_one, flat, One, b_step);
+sums!(flat_two_by_one, flat, TwoByOne, b_step);
+sums!(flat_three_by_one, flat, ThreeByOne, b_step);
 sums!(flat_three, flat, Three, b_step);
 sums!(flat_four, flat, Four, b_step);
 sums!(flat_six, flat, Six, b_step);
@@ -181,16 +196,25 @@ pub(super) unsafe fn product(
 ) {
     debug_assert!(steps > 0);
     let tiles = Tiles::new(0);
+    macro_rules! by_terms {
+        ($b:ident, $more:ident, $o:ident, $second:ident: $($terms:ident => $sums:ident),+ $(,)?) => {
+            match terms {
+                $(Terms::$terms => $sums(a, $b, $more, lda, steps, add, $o, $second, ldo),)+
+            }
+        };
+    }
     if rows > 16 {
         let (more, second) = (a.add(16 * lda), o.add(16 * ldo));
         for i in 0..panels {
             let (b, o, second) = (b.add(i * panel), o.add(i * NR), second.add(i * NR));
-            match terms {
-                Terms::One => tall_one(a, b, more, lda, steps, add, o, second, ldo),
-                Terms::Three => tall_three(a, b, more, lda, steps, add, o, second, ldo),
-                Terms::Four => tall_four(a, b, more, lda, steps, add, o, second, ldo),
-                Terms::Six => tall_six(a, b, more, lda, steps, add, o, second, ldo),
-            }
+            by_terms!(b, more, o, second:
+                One => tall_one,
+                TwoByOne => tall_two_by_one,
+                ThreeByOne => tall_three_by_one,
+                Three => tall_three,
+                Four => tall_four,
+                Six => tall_six,
+            );
         }
     } else {
         for i in (0..panels).step_by(2) {
@@ -198,12 +222,14 @@ pub(super) unsafe fn product(
             let pair = usize::from(i + 1 < panels);
             let (b, o) = (b.add(i * panel), o.add(i * NR));
             let (more, second) = (b.add(pair * panel), o.add(pair * NR));
-            match terms {
-                Terms::One => flat_one(a, b, more, lda, steps, add, o, second, ldo),
-                Terms::Three => flat_three(a, b, more, lda, steps, add, o, second, ldo),
-                Terms::Four => flat_four(a, b, more, lda, steps, add, o, second, ldo),
-                Terms::Six => flat_six(a, b, more, lda, steps, add, o, second, ldo),
-            }
+            by_terms!(b, more, o, second:
+                One => flat_one,
+                TwoByOne => flat_two_by_one,
+                ThreeByOne => flat_three_by_one,
+                Three => flat_three,
+                Four => flat_four,
+                Six => flat_six,
+            );
         }
     }
     drop(tiles);

@@ -1,0 +1,76 @@
+/// What forward and backward share, checked once: every shape, option and precision is legal from here on.
+package struct Problem: Sendable {
+  /// The largest head dimension.
+  static let maxHeadDimension = 512
+
+  package let q: Tensor
+  package let k: Tensor
+  package let v: Tensor
+  package let options: Options
+  package let sequences: Sequences
+
+  /// Columns of Q and K.
+  package var d: Int { q.columns }
+  /// Columns of V.
+  package var dv: Int { v.columns }
+  package var heads: Int { q.heads }
+  package var kvHeads: Int { k.heads }
+  /// Query heads that share a key/value head.
+  package var group: Int { q.heads / k.heads }
+
+  static func check(
+    _ query: TensorDescription, _ key: TensorDescription, _ value: TensorDescription, _ options: Optionally<OptionsDescription>
+  ) throws(AttentionError) -> Problem {
+    var q = try Tensor.required(query, "query")
+    var k = try Tensor.required(key, "key")
+    var v = try Tensor.required(value, "value")
+    for (tensor, what) in [(q, "query"), (k, "key"), (v, "value")] {
+      try tensor.expect(what, precision: ElementPrecision.operands)
+      try ensure(tensor.batch > 0, .invalidDimensions, "\(what): batch is 0; expected at least 1")
+      try ensure(tensor.heads > 0, .invalidDimensions, "\(what): heads is 0; expected at least 1")
+      try ensure(
+        1...maxHeadDimension ~= tensor.columns, .invalidDimensions,
+        "\(what): head dimension is \(tensor.columns); expected 1 to \(maxHeadDimension)")
+    }
+    try k.expect("key", shape: SIMD4(q.batch, k.heads, k.rows, q.columns))
+    try v.expect("value", shape: SIMD4(q.batch, k.heads, k.rows, v.columns))
+    try ensure(
+      q.heads % k.heads == 0, .invalidDimensions,
+      "query: \(q.heads) heads; expected a multiple of the \(k.heads) key/value heads")
+    try q.checkQuantizedValues("query")
+    try k.checkQuantizedValues("key")
+    try v.checkQuantizedValues("value")
+    let checked = try Options.check(try options.get(), q, k)
+    return Problem(q: q, k: k, v: v, options: checked.options, sequences: checked.sequences)
+  }
+}
+
+extension Tensor {
+  mutating func checkQuantizedValues(_ what: String) throws(AttentionError) {
+    try quantization?.checkValues(what, precision, shape)
+  }
+}
+
+/// A checked forward call.
+package struct ForwardCall: Sendable {
+  package let problem: Problem
+  package let output: Tensor
+  package let logsumexp: Tensor?
+
+  package static func check(_ view: ForwardDescription) throws(AttentionError) -> ForwardCall {
+    try ensure(view.reserved == 0, .invalidArgument, "forward: reserved is \(view.reserved); expected 0")
+    let problem = try Problem.check(view.query, view.key, view.value, view.options)
+    let q = problem.q
+    let output = try Tensor.required(view.output, "output")
+    try output.expect("output", precision: ElementPrecision.floats)
+    try output.expect("output", shape: SIMD4(q.batch, q.heads, q.rows, problem.dv))
+    try output.expectWritable("output")
+    let logsumexp = try Tensor.optional(view.logsumexp, "logsumexp")
+    if let logsumexp {
+      try logsumexp.expect("logsumexp", precision: [.fp32])
+      try logsumexp.expect("logsumexp", shape: SIMD4(q.batch, q.heads, q.rows, 1))
+      try logsumexp.expectWritable("logsumexp")
+    }
+    return ForwardCall(problem: problem, output: output, logsumexp: logsumexp)
+  }
+}

@@ -1,0 +1,209 @@
+import Foundation
+import Metal
+
+/// Elements of a rotated row that fit threadgroup memory.
+private let mostRotatedColumns = 7680
+
+/// A quantization on its way through the device: encoded, then asked for its outcome.
+final class QuantizeRun {
+  private let call: QuantizeCall
+  private let verdict: any MTLBuffer
+  private let errors: (any MTLBuffer)?
+
+  /// Encodes the steps. `residency` keeps what they use.
+  init(
+    _ call: QuantizeCall, on device: AttentionDevice, wantsError: Bool, residency: Residency, into encoder: any MTLComputeCommandEncoder
+  ) throws(AttentionError) {
+    let (shape, arrays) = (call.source.shape, call.arrays)
+    try expectGrid(shape)
+    let rows = shape.x &* shape.y &* shape.z
+    var arguments = try quantizationArguments(call.source, call.destination)
+    arguments.asymmetric = call.asymmetric
+    arguments.largestAllowed = call.halfScaleLimit
+    arguments.wantsError = wantsError
+
+    let source = try residency.read(call.source)
+    let codes = try residency.write(call.destination)
+    let scales = call.scaleGiven ? try residency.read(arrays.scales) : try residency.update(arrays.scales)
+    var zeroPoints: Residency.Place?
+    if let array = arrays.zeroPoints {
+      zeroPoints = call.scaleGiven ? try residency.read(array) : try residency.update(array)
+    }
+    var mean: Residency.Place?
+    if let array = call.quantization.mean {
+      mean = call.meanGiven ? try residency.read(array) : try residency.update(array)
+    }
+    arguments.source.offset = source.offset / call.source.precision.bytes
+    arguments.codes.offset = codes.offset * 8 / call.destination.precision.bits
+    arguments.scales.offset = scales.offset / arguments.scaleBytes
+    if let zeroPoints { arguments.zeroPointOffset = zeroPoints.offset / max(arguments.zeroPointBytes, 1) }
+    if let mean { arguments.meanOffset = mean.offset / 4 }
+
+    let magnitudes = try residency.allocate(8 &* rows)
+    let verdict = try residency.allocate(32)
+    let errors = wantsError ? try residency.allocate(16 &* rows) : nil
+    (self.call, self.verdict, self.errors) = (call, verdict, errors)
+
+    let nothing = Residency.Place(buffer: try residency.nothing(), offset: 0)
+    let steps = Steps(device: device, encoder: encoder, arguments: arguments)
+    func bind(_ place: Residency.Place?, _ index: Int) { encoder.setBuffer((place ?? nothing).buffer, offset: 0, index: index) }
+    bind(source, 0)
+    encoder.setBuffer(magnitudes, offset: 0, index: 1)
+    encoder.setBuffer(verdict, offset: 0, index: 2)
+    bind(mean, 3)
+    bind(scales, 5)
+    bind(zeroPoints, 6)
+
+    let everyRow = MTLSize(width: shape.z, height: shape.y, depth: shape.x)
+    let one = MTLSize(width: 1, height: 1, depth: 1)
+    try steps.run(.inspect, everyRow)
+    try steps.run(.judge, one, threads: 256)
+    if call.smooth && !call.meanGiven {
+      let tiles = MTLSize(width: ceilingQuotient(shape.w, 32), height: shape.y, depth: shape.x)
+      try steps.run(.mean, tiles, threads: 256)
+    }
+    if !call.scaleGiven {
+      if call.quantization.granularity == .tensor {
+        encoder.setBuffer(try residency.allocate(8 &* rows), offset: 0, index: 4)
+        try steps.run(.range, everyRow)
+        try steps.run(.tensorParameters, one)
+      } else {
+        let blocks = ceilingQuotient(shape.z, call.quantization.blockRows)
+        try steps.run(.groupParameters, MTLSize(width: blocks, height: shape.y, depth: shape.x))
+      }
+    }
+    encoder.setBuffer(errors ?? nothing.buffer, offset: 0, index: 1)
+    bind(codes, 4)
+    try steps.run(.round, everyRow)
+  }
+
+  /// Throws if the source was refused; the device must be done. Outputs are then as they were.
+  func expectAccepted() throws(AttentionError) {
+    let found = verdict.contents()
+    switch found.load(as: UInt32.self) {
+    case 0: return
+    case 1:
+      let column = Int(found.load(fromByteOffset: 4, as: UInt32.self))
+      let row = Int(clamping: found.load(fromByteOffset: 8, as: UInt64.self))
+      let (heads, rows) = (max(call.source.heads, 1), max(call.source.rows, 1))
+      let at = [row / rows / heads, row / rows % heads, row % rows, column]
+      throw AttentionError(
+        .invalidArgument, "source: the element at \(at) is not finite; expected finite numbers to quantize")
+    default:
+      let largest = found.load(fromByteOffset: 16, as: Float.self)
+      throw AttentionError(
+        .invalidArgument,
+        "destination: FP16 scales may overflow for a source of magnitude \(text(largest)); expected FP32 scales")
+    }
+  }
+
+  /// What rounding did; the device must be done.
+  func error() -> QuantizationError {
+    guard let errors, !call.source.isEmpty else { return QuantizationError() }
+    let (rows, columns) = (call.source.batch &* call.source.heads &* call.source.rows, Double(call.source.columns))
+    var (squares, sourceSquares) = (0.0, 0.0)
+    var result = QuantizationError()
+    for row in 0..<rows {
+      let found = errors.contents().load(fromByteOffset: 16 * row, as: SIMD4<Float>.self)
+      let rowSquares = Double(found.x) * Double(found.x) * Double(found.y)
+      squares += rowSquares
+      sourceSquares += Double(found.z) * Double(found.z) * Double(found.w)
+      result.maxAbs = max(result.maxAbs, Double(found.x))
+      result.worstRowRMSE = max(result.worstRowRMSE, (rowSquares / columns).squareRoot())
+    }
+    result.rmse = (squares / (Double(rows) * columns)).squareRoot()
+    result.relativeRMSE = sourceSquares == 0 ? 0 : (squares / sourceSquares).squareRoot()
+    return result
+  }
+}
+
+/// Encodes a dequantization.
+func encodeDequantize(
+  _ call: DequantizeCall, on device: AttentionDevice, residency: Residency, into encoder: any MTLComputeCommandEncoder
+) throws(AttentionError) {
+  try expectGrid(call.source.shape)
+  guard let quantization = call.source.quantization else { return }
+  var arguments = try quantizationArguments(call.destination, call.source)
+  let codes = try residency.read(call.source)
+  let real = try residency.write(call.destination)
+  arguments.codes.offset = codes.offset * 8 / call.source.precision.bits
+  arguments.source.offset = real.offset / call.destination.precision.bytes
+  let scales: Residency.Place
+  var zeroPoints: Residency.Place?
+  switch quantization.parameters {
+  case .one(let scale, let zeroPoint):
+    // Both numbers in one small buffer.
+    let both = try residency.allocate(8)
+    both.contents().storeBytes(of: scale, as: Float.self)
+    both.contents().storeBytes(of: zeroPoint, toByteOffset: 4, as: Int32.self)
+    (scales, zeroPoints) = (.init(buffer: both, offset: 0), .init(buffer: both, offset: 4))
+    arguments.zeroPointBytes = 4
+  case .many(let arrays):
+    scales = try residency.read(arrays.scales)
+    if let array = arrays.zeroPoints { zeroPoints = try residency.read(array) }
+  }
+  arguments.scales.offset = scales.offset / arguments.scaleBytes
+  if let zeroPoints { arguments.zeroPointOffset = zeroPoints.offset / max(arguments.zeroPointBytes, 1) }
+  var mean: Residency.Place?
+  if let array = quantization.mean {
+    let place = try residency.read(array)
+    arguments.meanOffset = place.offset / 4
+    mean = place
+  }
+  let nothing = Residency.Place(buffer: try residency.nothing(), offset: 0)
+  for (index, place) in [(0, real), (3, mean ?? nothing), (4, codes), (5, scales), (6, zeroPoints ?? nothing)] {
+    encoder.setBuffer(place.buffer, offset: 0, index: index)
+  }
+  let shape = call.source.shape
+  try Steps(device: device, encoder: encoder, arguments: arguments).run(
+    .dequantize, MTLSize(width: shape.z, height: shape.y, depth: shape.x))
+}
+
+/// Dispatches of quantization kernels with the same arguments.
+private struct Steps {
+  let device: AttentionDevice
+  let encoder: any MTLComputeCommandEncoder
+  let arguments: QuantizationArguments
+
+  func run(_ step: QuantizationText.Step, _ groups: MTLSize, threads: Int = 32) throws(AttentionError) {
+    if groups.width == 0 || groups.height == 0 || groups.depth == 0 { return }
+    let pipeline = try device.pipelines.pipeline(.quantization(step))
+    encoder.setComputePipelineState(pipeline.state)
+    let bytes = arguments.bytes
+    encoder.setBytes(bytes, length: bytes.count, index: 8)
+    let row = arguments.rotation == 0 ? 16 : ceilingQuotient(4 &* arguments.shape.w, 16) &* 16
+    encoder.setThreadgroupMemoryLength(row, index: 0)
+    encoder.dispatchThreadgroups(groups, threadsPerThreadgroup: MTLSize(width: threads, height: 1, depth: 1))
+  }
+}
+
+private func expectGrid(_ shape: SIMD4<Int>) throws(AttentionError) {
+  let most = 1 << 26
+  try ensure(
+    shape.x <= most && shape.y <= most && shape.z <= most && shape.w < 1 << 31, .unsupported,
+    "the device quantizes tensors of up to 2^26 batches, heads and rows and 2^31 columns; found \(shape.list)")
+}
+
+private func quantizationArguments(
+  _ real: Tensor, _ stored: Tensor
+) throws(AttentionError) -> QuantizationArguments {
+  guard let quantization = stored.quantization else {
+    throw AttentionError(.invalidArgument, "destination: no quantization; expected one that names the buffer for scales")
+  }
+  var (steps, scaleBytes, zeroPointBytes) = (SIMD4<Int>(), 4, 0)
+  if case .many(let arrays) = quantization.parameters {
+    (steps, scaleBytes, zeroPointBytes) = (arrays.strides, arrays.half ? 2 : 4, arrays.zeroPointBytes)
+  }
+  let columns = real.columns
+  if quantization.rotated {
+    try ensure(
+      columns <= mostRotatedColumns, .unsupported,
+      "rotating rows of \(columns) columns is not possible on this device; expected at most \(mostRotatedColumns)")
+  }
+  return QuantizationArguments(
+    shape: real.shape, source: .init(offset: 0, steps: real.strides), sourcePrecision: real.precision,
+    codes: .init(offset: 0, steps: stored.strides), codePrecision: stored.precision,
+    scales: .init(offset: 0, steps: steps), scaleBytes: scaleBytes, zeroPointBytes: zeroPointBytes,
+    blockRows: quantization.blockRows, group: quantization.group,
+    rotation: quantization.rotated ? columns & -columns : 0)
+}

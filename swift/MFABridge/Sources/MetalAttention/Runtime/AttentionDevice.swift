@@ -1,0 +1,48 @@
+import AttentionKernels
+import Foundation
+import Metal
+
+/// A Metal device with what all its users share: its profile and its pipelines.
+package final class AttentionDevice: @unchecked Sendable {  // immutable; Metal's devices may be used from any thread
+  package let metal: any MTLDevice
+  package let profile: DeviceProfile
+  let pipelines: PipelineCache
+
+  private init(_ metal: any MTLDevice) {
+    self.metal = metal
+    profile = DeviceProfile(device: metal)
+    pipelines = PipelineCache(device: metal, profile: profile)
+  }
+
+  private static let known = Locked<[UInt64: AttentionDevice]>([:])
+
+  /// The one object for a device, so that its kernels are compiled once.
+  package static func of(_ metal: any MTLDevice) -> AttentionDevice {
+    known.update { known in
+      if let found = known[metal.registryID] { return found }
+      let new = AttentionDevice(metal)
+      known[metal.registryID] = new
+      return new
+    }
+  }
+
+  /// Devices that can run the kernels, the system's choice first.
+  package static func all() -> [AttentionDevice] {
+    #if os(macOS) || os(Linux)
+      let copies = MTLCopyAllDevices()
+    #else
+      let copies: [any MTLDevice] = []
+    #endif
+    let first = MTLCreateSystemDefaultDevice()
+    let rest = copies.filter { $0.registryID != first?.registryID }
+    return ((first.map { [$0] } ?? []) + rest).filter { $0.supportsFamily(.apple7) }.map(of)
+  }
+}
+
+extension DeviceProfile {
+  /// What can be asked of a device. Metal does not tell the number of cores; the default stands for it.
+  init(device: any MTLDevice) {
+    let family: Family = device.supportsFamily(.apple9) ? .apple9 : device.supportsFamily(.apple8) ? .apple8 : .apple7
+    self.init(family: family, threadgroupMemory: device.maxThreadgroupMemoryLength)
+  }
+}

@@ -1,0 +1,104 @@
+import AttentionKernels
+import Metal
+
+/// How a backward call runs. Made without a device.
+package struct BackwardPlan: Sendable {
+  let call: BackwardCall
+  /// In the order in which they run: D is written before it is read.
+  let kernels: [AttentionKernelDescriptor]
+  let arguments: AttentionArguments
+  /// Whether D lies in scratch memory, contiguous.
+  private let keepsD: Bool
+
+  package init(_ call: BackwardCall, profile: DeviceProfile) throws(AttentionError) {
+    self.call = call
+    let problem = call.problem
+    var arguments = try problem.arguments()
+    arguments.L = call.logsumexp.kernelView
+    arguments.dO = call.gradOutput.kernelView
+    if let output = call.output { arguments.O = output.kernelView }
+    if let gradient = call.gradQuery { arguments.dQ = gradient.kernelView }
+    if let gradient = call.gradKey { arguments.dK = gradient.kernelView }
+    if let gradient = call.gradValue { arguments.dV = gradient.kernelView }
+    if let gradient = call.gradMask { arguments.maskGradient = gradient.kernelView(columnStride: gradient.strides.w) }
+    if let gradient = call.gradSinks { arguments.sinkGradients = gradient.kernelView }
+    keepsD = call.dValues == nil
+    if let d = call.dValues {
+      arguments.D = d.kernelView
+    } else {
+      let (heads, rows) = (Int64(problem.heads), Int64(problem.q.rows))
+      arguments.D = TensorView(batch: heads &* rows, head: rows, row: 1, column: 1)
+    }
+
+    var shared = problem.descriptor(.backwardQuery)
+    shared.gradOutput = call.gradOutput.kernelOperand
+    if let output = call.output { shared.output = output.kernelOperand }
+    shared.gradients.query = call.gradQuery != nil
+    shared.gradients.key = call.gradKey != nil
+    shared.gradients.value = call.gradValue != nil
+    shared.gradients.clips = call.clip
+    shared.gradients.dSource = call.dGiven ? .given : call.output != nil ? .output : .probabilities
+    shared.gradients.writesD =
+      call.needsD && (call.dValues != nil || call.gradKey != nil || call.gradMask != nil || call.gradSinks != nil)
+    var kernels: [AttentionKernelDescriptor] = []
+    func add(_ kind: AttentionKernelDescriptor.Kind) {
+      var descriptor = shared
+      descriptor.kind = kind
+      kernels.append(descriptor)
+    }
+    if call.gradQuery != nil || shared.gradients.writesD { add(.backwardQuery) }
+    if call.gradKey != nil || call.gradValue != nil { add(.backwardKeyValue) }
+    if call.gradMask != nil { add(.backwardMask) }
+    if call.gradSinks != nil { add(.backwardSinks) }
+    (self.kernels, self.arguments) = (kernels, arguments)
+  }
+
+  private var dBytes: Int { keepsD ? 4 &* call.problem.q.batch &* call.problem.heads &* call.problem.q.rows : 0 }
+
+  private var copiedBytes: Int {
+    let tensors = [
+      call.output, call.gradOutput, call.logsumexp, call.dValues, call.gradQuery, call.gradKey, call.gradValue, call.gradMask,
+      call.gradSinks,
+    ]
+    return tensors.reduce(call.problem.copiedBytes) { $0 + ($1?.copiedBytes ?? 0) }
+  }
+
+  /// Bytes that the call allocates beside its outputs.
+  package var workspace: Int { copiedBytes + dBytes }
+
+  package func explain(on device: AttentionDevice) -> String {
+    let d =
+      call.dGiven ? "given" : !call.needsD ? "not computed" : call.output != nil ? "from O and dO" : "from P and dP"
+    let lines =
+      ["operation: backward", "device: \(device.metal.name)"] + call.problem.explained + [
+        "kernels: \(kernels.map(\.kind.rawValue).joined(separator: ", "))",
+        "d: \(d)",
+        "copied: \(copiedBytes) bytes",
+        "workspace: \(workspace) bytes",
+      ]
+    return lines.joined(separator: "\n") + "\n"
+  }
+
+  func encode(
+    on device: AttentionDevice, _ residency: Residency, _ encoder: any MTLComputeCommandEncoder
+  ) throws(AttentionError) {
+    var table = BindingTable()
+    try call.problem.bind(&table, residency)
+    try table.read(.operand(.O), call.output, residency)
+    try table.read(.operand(.dO), call.gradOutput, residency)
+    try table.read(.operand(.L), call.logsumexp, residency)
+    if keepsD {
+      table[.operand(.D)] = .buffer(try residency.allocate(dBytes))
+    } else if call.dGiven {
+      try table.read(.operand(.D), call.dValues, residency)
+    } else {
+      try table.write(.operand(.D), call.dValues, residency)
+    }
+    try table.write(.operand(.dQ), call.gradQuery, residency)
+    try table.write(.operand(.dK), call.gradKey, residency)
+    try table.write(.operand(.dV), call.gradValue, residency)
+    try table.write(.maskGradient, call.gradMask, residency)
+    try table.write(.sinkGradients, call.gradSinks, residency)
+    for kernel in kernels { try table.dispatch(kernel, arguments, on: device, encoder) }
+  }
+}

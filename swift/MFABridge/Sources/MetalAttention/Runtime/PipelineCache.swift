@@ -1,0 +1,93 @@
+import AttentionKernels
+import Foundation
+import Metal
+
+/// A kernel that is ready to run.
+struct Pipeline: @unchecked Sendable {  // Metal's pipeline states may be used from any thread
+  let state: any MTLComputePipelineState
+  /// The kernel behind it; nil for those of quantization.
+  let kernel: AttentionKernel?
+}
+
+/// Pipelines of a device by what they do. A pipeline is compiled once, by the thread that asks first; others that need the
+/// same one wait for it, and those that need another do not.
+final class PipelineCache: Sendable {
+  enum Key: Hashable, Sendable {
+    case attention(AttentionKernelDescriptor)
+    case quantization(QuantizationText.Step)
+  }
+
+  private final class Slot: Sendable {
+    let pipeline = Locked<Pipeline?>(nil)
+  }
+
+  private struct Handle: @unchecked Sendable {  // Metal's devices and libraries may be used from any thread
+    let device: any MTLDevice
+  }
+
+  private let handle: Handle
+  private let profile: DeviceProfile
+  private let slots = Locked<[Key: Slot]>([:])
+  private let quantizationLibrary = Locked<(any MTLLibrary)?>(nil)
+
+  init(device: any MTLDevice, profile: DeviceProfile) {
+    handle = Handle(device: device)
+    self.profile = profile
+  }
+
+  func pipeline(_ key: Key) throws(AttentionError) -> Pipeline {
+    let slot = slots.update { slots in
+      if let found = slots[key] { return found }
+      let new = Slot()
+      slots[key] = new
+      return new
+    }
+    return try slot.pipeline.update { (kept) throws(AttentionError) -> Pipeline in
+      if let kept { return kept }
+      let new = try compile(key)
+      kept = new
+      return new
+    }
+  }
+
+  private func compile(_ key: Key) throws(AttentionError) -> Pipeline {
+    switch key {
+    case .attention(let descriptor):
+      let kernel: AttentionKernel
+      do {
+        kernel = try AttentionKernel(descriptor: descriptor, profile: profile)
+      } catch {
+        throw AttentionError(.unsupported, "no \(descriptor.kind.rawValue) kernel for this call: \(error)")
+      }
+      let library = try compiled(kernel.source)
+      return Pipeline(state: try pipelineState(library, kernel.functionName), kernel: kernel)
+    case .quantization(let step):
+      let library = try quantizationLibrary.update { (kept) throws(AttentionError) -> any MTLLibrary in
+        if let kept { return kept }
+        let new = try compiled(QuantizationText.source)
+        kept = new
+        return new
+      }
+      return Pipeline(state: try pipelineState(library, step.rawValue), kernel: nil)
+    }
+  }
+
+  private func compiled(_ source: String) throws(AttentionError) -> any MTLLibrary {
+    let options = MTLCompileOptions()
+    options.languageVersion = .version3_1
+    // Kernels tell NaN and infinities from numbers, and count on correctly rounded division.
+    if #available(macOS 15, iOS 18, *) { options.mathMode = .safe } else { options.fastMathEnabled = false }
+    do { return try handle.device.makeLibrary(source: source, options: options) } catch {
+      throw AttentionError(.kernelExecution, "the device refused a kernel's text: \(error)")
+    }
+  }
+
+  private func pipelineState(_ library: any MTLLibrary, _ name: String) throws(AttentionError) -> any MTLComputePipelineState {
+    guard let function = library.makeFunction(name: name) else {
+      throw AttentionError(.kernelExecution, "the library has no function '\(name)'")
+    }
+    do { return try handle.device.makeComputePipelineState(function: function) } catch {
+      throw AttentionError(.kernelExecution, "the device made no pipeline of '\(name)': \(error)")
+    }
+  }
+}

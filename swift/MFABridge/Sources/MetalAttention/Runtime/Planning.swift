@@ -1,0 +1,136 @@
+import AttentionKernels
+
+extension Problem {
+  /// The arguments that forward and backward share.
+  func arguments() throws(AttentionError) -> AttentionArguments {
+    var result = AttentionArguments()
+    result.batches = try size(sequences.count, "sequences")
+    result.heads = try size(heads, "heads")
+    result.headsPerKeyHead = try size(group, "heads")
+    result.queryRows = try size(sequences.longestQ, "rows of query")
+    result.keyRows = try size(sequences.longestK, "rows of key")
+    result.softmaxScale = options.scale
+    result.softcap = options.softcap
+    result.bottomRight = sequences.bottomRight ? 1 : 0
+    result.setWindow(left: options.left ?? -1, right: options.right ?? -1, isCausal: options.causal)
+    (result.Q, result.K, result.V) = (q.kernelView, k.kernelView, v.kernelView)
+    if let mask = options.mask { result.mask = mask.kernelView(columnStride: mask.strides.w) }
+    if let alibi = options.alibi { result.slopes = alibi.kernelView }
+    if let sinks = options.sinks { result.sinks = sinks.kernelView }
+    if let bounds = sequences.bounds {
+      result.cumulativeQueryOffset = Int64(bounds.q.deviceOffset / 4)
+      result.cumulativeKeyOffset = Int64(bounds.k.deviceOffset / 4)
+    }
+    if let quantization = q.quantization {
+      result.queryBlockRows = quantization.kernelBlockRows
+      (result.queryScales, result.queryZeroPoints, result.queryMean) = quantization.kernelViews(q)
+    }
+    if let quantization = k.quantization {
+      result.keyBlockRows = quantization.kernelBlockRows
+      (result.keyScales, result.keyZeroPoints, result.keyMean) = quantization.kernelViews(k)
+    }
+    if let quantization = v.quantization {
+      result.valueBlockRows = quantization.kernelBlockRows
+      (result.valueScales, result.valueZeroPoints, result.valueMean) = quantization.kernelViews(v)
+    }
+    return result
+  }
+
+  /// A descriptor with what forward and backward share.
+  func descriptor(_ kind: AttentionKernelDescriptor.Kind) -> AttentionKernelDescriptor {
+    var result = AttentionKernelDescriptor(
+      kind: kind, headDimension: d, valueDimension: dv, query: q.kernelOperand, key: k.kernelOperand,
+      value: v.kernelOperand)
+    switch options.mask?.precision {
+    case .bool: result.mask = .BOOL
+    case .fp32: result.mask = .FP32
+    case .fp16: result.mask = .FP16
+    case .bf16: result.mask = .BF16
+    default: result.mask = .none
+    }
+    result.hasSoftcap = options.softcap > 0
+    result.hasALiBi = options.alibi != nil
+    result.hasSinks = options.sinks != nil
+    result.isVariableLength = sequences.isPacked
+    return result
+  }
+
+  /// Binds what forward and backward share.
+  func bind(_ table: inout BindingTable, _ residency: Residency) throws(AttentionError) {
+    try table.readOperand(.Q, q, residency)
+    try table.readOperand(.K, k, residency)
+    try table.readOperand(.V, v, residency)
+    try table.read(.mask, options.mask, residency)
+    try table.read(.slopes, options.alibi, residency)
+    try table.read(.sinks, options.sinks, residency)
+    try table.read(.cumulativeQueryLengths, sequences.bounds?.q, residency)
+    try table.read(.cumulativeKeyLengths, sequences.bounds?.k, residency)
+  }
+
+  /// Bytes that a call copies of its inputs.
+  var copiedBytes: Int {
+    var bytes = 0
+    for tensor in [q, k, v, options.mask, options.alibi, options.sinks].compactMap({ $0 }) {
+      bytes += tensor.copiedBytes
+      guard let quantization = tensor.quantization else { continue }
+      bytes += quantization.mean?.copiedBytes ?? 0
+      guard case .many(let arrays) = quantization.parameters else { continue }
+      bytes += arrays.scales.copiedBytes + (arrays.zeroPoints?.copiedBytes ?? 0)
+    }
+    if let bounds = sequences.bounds { bytes += bounds.q.copiedBytes + bounds.k.copiedBytes }
+    return bytes
+  }
+
+  /// The lines of a plan that say what was asked.
+  var explained: [String] {
+    [
+      "query: \(q.form) \([q.batch, heads, q.rows, d])",
+      "key: \(k.form) \([k.batch, kvHeads, k.rows, d])",
+      "value: \(v.form) \([v.batch, kvHeads, v.rows, dv])",
+    ]
+  }
+}
+
+extension Tensor {
+  /// Precision and quantization in words.
+  var form: String {
+    guard let quantization else { return precision.description }
+    return "\(precision)/\(quantization.granularity)" + (quantization.hasZeroPoints ? "+zero points" : "")
+      + (quantization.mean != nil ? "+mean" : "") + (quantization.rotated ? "+rotated" : "")
+  }
+
+  /// The same with a column stride that may be 0, as of a broadcast mask.
+  func kernelView(columnStride: Int) -> TensorView {
+    var view = kernelView
+    view.column = Int64(columnStride)
+    return view
+  }
+}
+
+extension Quantization {
+  /// Scales, zero points and means of a tensor.
+  fileprivate func kernelViews(_ tensor: Tensor) -> (scales: TensorView, zeroPoints: TensorView, mean: TensorView) {
+    var (scales, zeroPoints, means) = (TensorView(), TensorView(), TensorView())
+    if case .many(let arrays) = parameters {
+      let steps = arrays.strides
+      scales = TensorView(
+        batch: Int64(steps.x), head: Int64(steps.y), row: Int64(steps.z), column: Int64(steps.w))
+      zeroPoints = scales
+      scales.offset = Int64(arrays.scales.deviceOffset / (arrays.half ? 2 : 4))
+      if let array = arrays.zeroPoints { zeroPoints.offset = Int64(array.deviceOffset / max(arrays.zeroPointBytes, 1)) }
+    }
+    if let mean {
+      means = TensorView(
+        offset: Int64(mean.deviceOffset / 4), batch: Int64(tensor.heads &* tensor.columns), head: Int64(tensor.columns),
+        column: 1)
+    }
+    return (scales, zeroPoints, means)
+  }
+}
+
+/// Sizes and positions that kernels count in 32 bits.
+private func size(_ count: Int, _ what: String) throws(AttentionError) -> UInt32 {
+  let most = Int(AttentionArguments.unlimited)
+  try ensure(count < most, .unsupported, "\(count) \(what) are more than the device counts; expected fewer than \(most)")
+  return UInt32(count)
+}
