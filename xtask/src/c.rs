@@ -35,7 +35,7 @@ pub(crate) fn conformance(
     require: bool,
 ) -> Result<()> {
     let out = repo.scratch("c");
-    build_conformance(repo, step, library, &out)?;
+    build_conformance(repo, step, Command::new("make"), library, &out)?;
     let mut failure = Ok(());
     for driver in [None, Some(library)] {
         let mut runner = Command::new(out.join("conformance"));
@@ -52,16 +52,16 @@ pub(crate) fn conformance(
     failure
 }
 
-/// Compiles the runner as C99 into the folder `out`, linked to the driver `library`.
+/// Compiles the runner as C99 into the folder `out`, linked to the driver `library`, with this `make`.
 pub(crate) fn build_conformance(
     repo: &Repo,
     step: &mut Step,
+    mut make: Command,
     library: &Path,
     out: &Path,
 ) -> Result<()> {
     step.run(
-        Command::new("make")
-            .arg("-C")
+        make.arg("-C")
             .arg(repo.path("tests/conformance/c"))
             .arg("--always-make")
             .arg(format!("DRIVER={}", library.display()))

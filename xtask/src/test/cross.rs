@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::c;
 use crate::objc;
+use crate::place::Place;
 use crate::process::{Step, output};
 use crate::repo::Repo;
 use crate::test::{Lab, Part, Verdict};
@@ -23,7 +24,9 @@ pub(super) fn parts() -> Vec<Part> {
                 library: lab.cpu_driver(step)?,
                 loaded: false,
             }];
-            if let Some(library) = &lab.options.driver {
+            if let Some(named) = &lab.options.driver {
+                let library = fs::canonicalize(named)
+                    .with_context(|| format!("looking for {}", named.display()))?;
                 let stem = library.file_stem().unwrap_or_default().to_string_lossy();
                 drivers.push(Driver {
                     name: stem.trim_start_matches("lib").to_owned(),
@@ -77,6 +80,9 @@ enum Runner {
     Missing(String),
 }
 
+/// Where the runners of a driver run. `Err`: why they cannot.
+type Somewhere<'a> = std::result::Result<&'a Place, &'a String>;
+
 impl Driver {
     fn runners(
         &self,
@@ -85,40 +91,91 @@ impl Driver {
         rust: &Path,
     ) -> Result<Vec<(&'static str, Runner)>> {
         let repo = lab.repo;
-        let out = Path::new("cross").join(&self.name);
-        let vectors = repo.path("tests/conformance/vectors");
-
-        let folder = repo.scratch("c").join(&out);
-        c::build_conformance(repo, step, &self.library, &folder)?;
-        let mut c = Command::new(folder.join("conformance"));
-        c.arg(&vectors);
-
+        let venv = lab.venv_with_package(step)?;
+        // The interpreter of the environment is not in it.
+        let interpreter = PathBuf::from(output(
+            &mut venv.python(["-c", "import sys; print(sys.base_prefix)"]),
+        )?);
         let library_folder = self.library.parent().unwrap_or(Path::new("."));
-        let objective_c = match objc::Place::find(repo, &[library_folder]) {
-            Ok(place) => {
-                let name = out.display().to_string();
-                let built = place.build(repo, step, &self.library, &name, "-O2 -g")?;
-                let mut command = place.command(repo, &built.join("conformance"));
-                command.arg(&vectors);
-                Runner::Command(command)
-            }
-            Err(reason) => Runner::Missing(reason),
-        };
+        let mut visible = vec![library_folder];
+        if interpreter != Path::new("/usr") {
+            visible.push(&interpreter);
+        }
+        let found = Place::find(repo, &visible);
+        let special = found.as_ref();
+        // A library that this machine's system is too old for loads in the root only.
+        let here = Place::HERE;
+        let question = format!("import ctypes; ctypes.CDLL({:?})", self.library);
+        let loads = !self.loaded || output(&mut venv.python(["-c", &question])).is_ok();
+        let usual: Somewhere<'_> = if loads { Ok(&here) } else { special };
 
-        let mut python = lab.venv_with_package(step)?.program("python");
-        python.arg(repo.path("tests/cross/run_python.py"));
-        let mut rust = Command::new(rust);
-        for command in [&mut c, &mut rust, &mut python] {
-            command.current_dir(&repo.root);
+        let vectors = repo.path("tests/conformance/vectors");
+        let start = |place: &Place, program: &Path| {
+            let mut command = place.command(repo, program);
             if self.loaded {
                 command.env("MFA_DRIVER", &self.library);
             }
-        }
+            command
+        };
+        let linked = |place: &Place, folder: &Path| {
+            let mut command = place.command(repo, &folder.join("conformance"));
+            command.arg(&vectors);
+            Runner::Command(command)
+        };
+        let out = |language: &str| repo.scratch("cross/build").join(&self.name).join(language);
+        let missing = |reason: &String| Runner::Missing(reason.clone());
+
+        let c = match usual {
+            Err(reason) => missing(reason),
+            Ok(place) => {
+                let make = place.command(repo, Path::new("make"));
+                c::build_conformance(repo, step, make, &self.library, &out("c"))?;
+                linked(place, &out("c"))
+            }
+        };
+        let objective_c = match special {
+            Err(reason) => missing(reason),
+            Ok(place) => {
+                let folder = out("objc");
+                objc::build(place, repo, step, &self.library, &folder, "-O2 -g")?;
+                linked(place, &folder)
+            }
+        };
+        let swift = match special {
+            Err(reason) => missing(reason),
+            Ok(place) => {
+                let mut make = place.command(repo, Path::new("make"));
+                make.args(["-C", "tests/cross/swift", "--always-make"])
+                    .arg(format!("DRIVER={}", self.library.display()))
+                    .arg(format!("OUT={}", out("swift").display()));
+                step.run(&mut make)?;
+                linked(place, &out("swift"))
+            }
+        };
+        let rust = match usual {
+            Err(reason) => missing(reason),
+            Ok(place) => Runner::Command(start(place, rust)),
+        };
+        let python = match usual {
+            Err(reason) => missing(reason),
+            Ok(_) if !loads && interpreter == Path::new("/usr") => Runner::Missing(
+                "the driver loads in the Debian root only, and Python is the system's".to_owned(),
+            ),
+            Ok(place) => {
+                let program = venv.program("python");
+                let mut command = start(place, Path::new(program.get_program()));
+                command
+                    .arg(repo.path("tests/cross/run_python.py"))
+                    .env("LD_LIBRARY_PATH", interpreter.join("lib"));
+                Runner::Command(command)
+            }
+        };
         Ok(vec![
-            ("C", Runner::Command(c)),
+            ("C", c),
             ("Objective-C", objective_c),
-            ("Rust", Runner::Command(rust)),
-            ("Python", Runner::Command(python)),
+            ("Swift", swift),
+            ("Rust", rust),
+            ("Python", python),
         ])
     }
 }
