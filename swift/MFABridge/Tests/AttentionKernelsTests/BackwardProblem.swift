@@ -290,7 +290,7 @@ func check(_ problem: BackwardProblem, _ label: String = "", file: StaticString 
     var worst = 0.0
     for (i, (a, e)) in zip(actual, expected).enumerated() {
       if e.isFinite && a.isFinite {
-        worst = max(worst, abs(a - e) / (4e-6 * top + 1e-6))
+        worst = max(worst, abs(a - e) / (4e-6 * top + 6e-6))
       } else if !(a == e || (a.isNaN && e.isNaN)) {
         XCTFail("\(label): \(what)[\(i)] is \(a), expected \(e)", file: file, line: line)
         return
