@@ -1,6 +1,8 @@
 //! `cargo xtask test`: every test and check, as named parts.
 
 mod checks;
+mod cross;
+mod metal;
 mod native;
 mod packages;
 mod python;
@@ -10,17 +12,18 @@ mod swift;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::counts::Counts;
 use crate::dist;
+use crate::place::Place;
 use crate::process::Step;
 use crate::repo::Repo;
 use crate::venv::Venv;
 use crate::wheel;
 
 /// Options of `cargo xtask test`.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct Options {
     /// Install a CPU build of PyTorch first; tests against it fail, instead of being skipped, without it.
     #[arg(long)]
@@ -34,9 +37,19 @@ pub(crate) struct Options {
     /// Run the tests of every language on this driver library instead of the CPU engine that is linked in.
     #[arg(long, value_name = "LIBRARY")]
     driver: Option<PathBuf>,
+    /// The same on the driver of this machine's GPU, which is built first: on a Mac, `--device metal`.
+    #[arg(long, value_enum, conflicts_with = "driver")]
+    device: Option<Device>,
     /// List the parts and end.
     #[arg(long)]
     list: bool,
+}
+
+/// A device with a driver that tasks can build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Device {
+    /// The Swift driver, where Swift is.
+    Metal,
 }
 
 /// How a part ended, if nothing went wrong.
@@ -86,6 +99,8 @@ struct Lab<'a> {
     venv: Option<Venv>,
     wheel: bool,
     built: bool,
+    /// What parts have to say in the end.
+    closing: Vec<String>,
 }
 
 impl Lab<'_> {
@@ -145,6 +160,8 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         .chain(python::parts())
         .chain(packages::parts())
         .chain(swift::parts())
+        .chain(metal::parts())
+        .chain(cross::parts())
         .collect();
     if options.list {
         for part in &parts {
@@ -161,12 +178,26 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         }
     }
 
+    let mut options = options.clone();
+    if options.device == Some(Device::Metal) {
+        let place = Place::of_swift(repo).map_err(|reason| anyhow!(reason))?;
+        ensure!(
+            place.is_here(),
+            "the Metal driver runs in a root here, which no other part can enter: --only metal and --only cross test it"
+        );
+        let mut step = Step::new("metal-driver", &repo.scratch("logs"))?;
+        options.driver = Some(crate::metal::driver(repo, &mut step, &place)?);
+        step.finish();
+    }
+    let options = &options;
+
     let mut lab = Lab {
         repo,
         options,
         venv: None,
         wheel: false,
         built: false,
+        closing: Vec::new(),
     };
     let started = Instant::now();
     let mut lines = Vec::new();
@@ -176,6 +207,9 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         lines.push(line);
     }
 
+    for text in &lab.closing {
+        println!("\n{}", text.trim_end());
+    }
     println!("\n{:.0} s in all", started.elapsed().as_secs_f64());
     let mut total = Counts::default();
     for line in &lines {

@@ -1,0 +1,242 @@
+//! One answer in every language: builds the runners of `tests/cross`, and compares what they get.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::c;
+use crate::metal;
+use crate::objc;
+use crate::place::Place;
+use crate::process::{Step, output};
+use crate::test::rust;
+use crate::test::{Lab, Part, Verdict};
+use crate::venv::Venv;
+
+/// The part of the suite.
+pub(super) fn parts() -> Vec<Part> {
+    vec![Part::new(
+        "cross",
+        "every language gets the same bits from a driver, the same refusals; drivers agree",
+        |lab, step| {
+            let mut drivers = vec![Driver {
+                name: "cpu".to_owned(),
+                library: lab.cpu_driver(step)?,
+                loaded: false,
+            }];
+            let named = match (&lab.options.driver, Place::of_swift(lab.repo)) {
+                (Some(named), _) => Some(named.clone()),
+                (None, Ok(place)) => Some(metal::driver(lab.repo, step, &place)?),
+                (None, Err(reason)) => {
+                    step.say(&format!("without the Swift driver: {reason}"))?;
+                    step.counts.skipped += 1;
+                    None
+                }
+            };
+            if let Some(named) = named {
+                let library = fs::canonicalize(&named)
+                    .with_context(|| format!("looking for {}", named.display()))?;
+                let stem = library.file_stem().unwrap_or_default().to_string_lossy();
+                drivers.push(Driver {
+                    name: stem.trim_start_matches("lib").to_owned(),
+                    library: library.clone(),
+                    loaded: true,
+                });
+            }
+            let folder = lab.repo.scratch("cross");
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("creating {}", folder.display()))?;
+            let rust = rust::test_program(lab.repo, step, "conformance")?;
+            let mut text = String::new();
+            for driver in &drivers {
+                text += &format!("driver {}\n", driver.name);
+                for (language, runner) in driver.runners(lab, step, &rust)? {
+                    text += &runner.lines(language);
+                }
+            }
+            let list = folder.join("runners.txt");
+            fs::write(&list, text).with_context(|| format!("writing {}", list.display()))?;
+
+            let repo = lab.repo;
+            let table = folder.join("table.txt");
+            let venv = lab.venv_with_package(step)?;
+            let ended = step.run(
+                venv.python(["-m", "pytest", "-q", "tests/cross"])
+                    .env("MFA_RUNNERS", &list)
+                    .env("MFA_TABLE", &table)
+                    .current_dir(&repo.root),
+            );
+            lab.closing
+                .push(fs::read_to_string(&table).unwrap_or_default());
+            ended?;
+            Ok(Verdict::Ran(String::new()))
+        },
+    )]
+}
+
+/// A driver library.
+struct Driver {
+    name: String,
+    library: PathBuf,
+    /// Languages that can load it do so; otherwise they use the CPU engine that they bring along.
+    loaded: bool,
+}
+
+/// How a language's runner is started.
+enum Runner {
+    Command(Command),
+    /// Why there is none here.
+    Missing(String),
+}
+
+/// Where the runners of a driver run. `Err`: why they cannot.
+type Somewhere<'a> = std::result::Result<&'a Place, &'a String>;
+
+impl Driver {
+    fn runners(
+        &self,
+        lab: &mut Lab,
+        step: &mut Step,
+        rust: &Path,
+    ) -> Result<Vec<(&'static str, Runner)>> {
+        let repo = lab.repo;
+        let venv = lab.venv_with_package(step)?;
+        let python = Interpreter::of(venv)?;
+        let library_folder = self.library.parent().unwrap_or(Path::new("."));
+        let mut visible = vec![library_folder];
+        if !python.is_the_systems() {
+            visible.push(&python.folder);
+        }
+        let found = Place::find(repo, &visible);
+        let special = found.as_ref();
+        // A library that this machine's system is too old for loads in the root only.
+        let here = Place::HERE;
+        let question = format!("import ctypes; ctypes.CDLL({:?})", self.library);
+        let loads = !self.loaded || output(&mut venv.python(["-c", &question])).is_ok();
+        let usual: Somewhere<'_> = if loads { Ok(&here) } else { special };
+
+        let vectors = repo.path("tests/conformance/vectors");
+        let start = |place: &Place, program: &Path| {
+            let mut command = place.command(repo, program);
+            if self.loaded {
+                command.env("MFA_DRIVER", &self.library);
+            }
+            command
+        };
+        let linked = |place: &Place, folder: &Path| {
+            let mut command = place.command(repo, &folder.join("conformance"));
+            command.arg(&vectors);
+            Runner::Command(command)
+        };
+        let out = |language: &str| repo.scratch("cross/build").join(&self.name).join(language);
+        let missing = |reason: &String| Runner::Missing(reason.clone());
+
+        let c = match usual {
+            Err(reason) => missing(reason),
+            Ok(place) => {
+                let make = place.command(repo, Path::new("make"));
+                c::build_conformance(repo, step, make, &self.library, &out("c"))?;
+                linked(place, &out("c"))
+            }
+        };
+        let objective_c = match special {
+            Err(reason) => missing(reason),
+            Ok(place) => {
+                let folder = out("objc");
+                objc::build(place, repo, step, &self.library, &folder, "-O2 -g")?;
+                linked(place, &folder)
+            }
+        };
+        let swift = match special {
+            Err(reason) => missing(reason),
+            Ok(place) => {
+                let mut make = place.command(repo, Path::new("make"));
+                make.args(["-C", "tests/cross/swift", "--always-make"])
+                    .arg(format!("DRIVER={}", self.library.display()))
+                    .arg(format!("OUT={}", out("swift").display()));
+                step.run(&mut make)?;
+                linked(place, &out("swift"))
+            }
+        };
+        let rust = match usual {
+            Err(reason) => missing(reason),
+            Ok(place) => Runner::Command(start(place, rust)),
+        };
+        let python_runner = match usual {
+            Err(reason) => missing(reason),
+            Ok(_) if !loads && python.is_the_systems() => Runner::Missing(
+                "the driver loads in the Debian root only, and Python is the system's".to_owned(),
+            ),
+            Ok(place) => {
+                let mut command = start(place, &python.program);
+                command
+                    .arg(repo.path("tests/cross/run_python.py"))
+                    .env("PYTHONPATH", &python.packages)
+                    .env("LD_LIBRARY_PATH", python.folder.join("lib"));
+                Runner::Command(command)
+            }
+        };
+        Ok(vec![
+            ("C", c),
+            ("Objective-C", objective_c),
+            ("Swift", swift),
+            ("Rust", rust),
+            ("Python", python_runner),
+        ])
+    }
+}
+
+/// The Python that an environment was made from: the environment's own program is a link to it, which leads nowhere in a root.
+struct Interpreter {
+    program: PathBuf,
+    folder: PathBuf,
+    /// What is installed in the environment.
+    packages: PathBuf,
+}
+
+impl Interpreter {
+    fn of(venv: &Venv) -> Result<Self> {
+        let question =
+            "import os, sys; print(os.path.realpath(sys.executable), sys.base_prefix, sep='\\n')";
+        let answer = output(&mut venv.python(["-c", question]))?;
+        match answer.lines().collect::<Vec<_>>().as_slice() {
+            [program, folder] => Ok(Self {
+                program: program.into(),
+                folder: folder.into(),
+                packages: venv.site_packages()?,
+            }),
+            _ => bail!("Python says of itself {answer:?}, expected two paths"),
+        }
+    }
+
+    /// Then it cannot be shown to the root, which has a system of its own.
+    fn is_the_systems(&self) -> bool {
+        self.folder == Path::new("/usr")
+    }
+}
+
+impl Runner {
+    /// As `tests/cross/results.py` reads it.
+    fn lines(&self, language: &str) -> String {
+        let mut text = format!("language {language}\n");
+        let command = match self {
+            Self::Missing(reason) => return text + &format!("missing {reason}\n"),
+            Self::Command(command) => command,
+        };
+        if let Some(folder) = command.get_current_dir() {
+            text += &format!("folder {}\n", folder.display());
+        }
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+                text += &format!("env {name}={value}\n");
+            }
+        }
+        for word in std::iter::once(command.get_program()).chain(command.get_args()) {
+            text += &format!("word {}\n", word.to_string_lossy());
+        }
+        text
+    }
+}
