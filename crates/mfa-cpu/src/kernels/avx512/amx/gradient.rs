@@ -98,10 +98,8 @@ unsafe fn parts<const P: usize, const DS: usize, const MASKED: bool>(strip: &Par
             }
             if DS > 0 && !strip.columns.is_null() {
                 let to = strip.columns.add(step * strip.panel + t * 2 * STEP);
-                for v in 0..2 {
-                    let to = to.add(v * 2 * LANES);
-                    store::<DS, { STEP * STEP }>(to, ds[0][v], ds[1][v]);
-                }
+                store::<DS, { STEP * STEP }>(to, ds[0][0], ds[1][0]);
+                store::<DS, { STEP * STEP }>(to.add(STEP), ds[0][1], ds[1][1]);
             }
         }
     }
