@@ -4,6 +4,8 @@
 
 mod case;
 mod differences;
+#[cfg(target_os = "linux")]
+mod memory;
 mod parity;
 mod reference;
 mod refusals;
