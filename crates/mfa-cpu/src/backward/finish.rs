@@ -71,6 +71,10 @@ impl Finish<'_> {
 /// Reads a row of a gradient.
 pub(super) fn load_row(tensor: &Tensor, b: usize, h: usize, n: usize, row: &mut [f32]) {
     let at = tensor.at(b, h, n, 0).cast::<f32>();
+    if tensor.strides[3] == 1 {
+        // SAFETY: the gradient is FP32 and has `row.len()` columns, one after the other.
+        return row.copy_from_slice(unsafe { std::slice::from_raw_parts(at, row.len()) });
+    }
     for (c, x) in row.iter_mut().enumerate() {
         // SAFETY: the gradient is FP32 and has `row.len()` columns.
         *x = unsafe { at.add(c * tensor.strides[3]).read() };

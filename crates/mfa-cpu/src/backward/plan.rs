@@ -78,7 +78,7 @@ const BLOCKS: [(usize, usize, usize); 4] = [
     (544, KB / 2, 144),
     (usize::MAX, KB / 4, 72),
 ];
-/// The same with products of bf16 parts, of which there may be three; of single ones, twice the keys.
+/// The same with products of bf16 parts, three of each float.
 const PARTS_BLOCKS: [(usize, usize, usize); 4] = [
     (160, KB, 192),
     (288, KB, 128),
@@ -126,8 +126,10 @@ impl Plan {
             .iter()
             .find(|row| columns <= row.0)
             .map_or((KB / 4, 64), |&(_, queries, keys)| (queries, keys));
-        let keys = match products {
-            Some(products) if products.p == Terms::One && products.ds == Terms::One => 2 * keys,
+        // Fewer parts of more keys take the same room.
+        let keys = match products.map(|p| p.p.parts_of_b().max(p.ds.parts_of_b())) {
+            Some(1) => 4 * keys,
+            Some(2) => 2 * keys,
             _ => keys,
         };
         let share = |rows: usize, heads: usize, most: usize, unit: usize| {

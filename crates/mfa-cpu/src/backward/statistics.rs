@@ -1,5 +1,7 @@
 //! What is one number per row or per head: D, and the gradient of the sinks.
 
+use std::ops::Range;
+
 use super::bias::Bias;
 use super::cell::DValues;
 use super::check::Backward;
@@ -30,13 +32,14 @@ pub(super) fn from_output(
     let chunks = rows.div_ceil(CHUNK);
     let (head, chunk) = (item / chunks, item % chunks);
     let (b, h) = (head / heads, head % heads);
+    let rows = chunk * CHUNK..((chunk + 1) * CHUNK).min(rows);
     let columns = call.problem.dv;
-    let mut lines = vec![0f32; 2 * columns];
-    let (o_line, grad_line) = lines.split_at_mut(columns);
-    for row in chunk * CHUNK..((chunk + 1) * CHUNK).min(rows) {
-        let o = line(output, kernels, (b, h), row, o_line);
-        let grad = line(&call.grad_output, kernels, (b, h), row, grad_line);
-        let mut sum = dot(o, grad);
+    let mut lines = vec![0f32; 2 * CHUNK * columns];
+    let (o_lines, grad_lines) = lines.split_at_mut(CHUNK * columns);
+    let o = lines_of(output, kernels, (b, h), rows.clone(), o_lines);
+    let grad = lines_of(&call.grad_output, kernels, (b, h), rows.clone(), grad_lines);
+    for (i, row) in rows.enumerate() {
+        let mut sum = dot(o(i), grad(i));
         if !sum.is_finite() && sees_nothing(call, bias, b, h, row) {
             sum = 0.0;
         }
@@ -44,24 +47,25 @@ pub(super) fn from_output(
     }
 }
 
-/// A row as floats: in place, or expanded to `out`.
-fn line<'a>(
+/// Rows as floats: in place, or expanded to `out`.
+fn lines_of<'a>(
     tensor: &'a Tensor,
     kernels: &Kernels,
-    at: (usize, usize),
-    row: usize,
+    (b, h): (usize, usize),
+    rows: Range<usize>,
     out: &'a mut [f32],
-) -> &'a [f32] {
-    // SAFETY: one row of the tensor, or as many floats.
-    unsafe {
-        if tensor.is_plain_f32() {
-            let row = tensor.at(at.0, at.1, row, 0).cast::<f32>().cast_const();
-            return std::slice::from_raw_parts(row, out.len());
-        }
-        let ld = out.len();
-        tensor.expand(kernels, at, row, 1, Basis::STORED, out.as_mut_ptr(), ld);
-    }
-    out
+) -> impl Fn(usize) -> &'a [f32] {
+    let columns = tensor.shape[3];
+    let (first, stride): (*const f32, usize) = if tensor.is_plain_f32() {
+        (tensor.at(b, h, rows.start, 0).cast(), tensor.strides[2])
+    } else {
+        let (out, n) = (out.as_mut_ptr(), rows.len());
+        // SAFETY: rows of the tensor into as many floats.
+        unsafe { tensor.expand(kernels, (b, h), rows.start, n, Basis::STORED, out, columns) };
+        (out, columns)
+    };
+    // SAFETY: rows of the tensor, or of `out`, which is borrowed for as long.
+    move |i| unsafe { std::slice::from_raw_parts(first.add(i * stride), columns) }
 }
 
 /// In f64: D is subtracted from each dP of its row, so that its error is one that all of them share.
