@@ -31,6 +31,12 @@ struct Unit<'a> {
     products: Products,
 }
 
+/// From a row of P or dS as A to the next, for `queries` terms: never a multiple of 512 bytes, of which sixteen rows of a
+/// tile would lie in few sets of the first-level cache.
+pub(super) const fn weights_len(queries: usize, parts: usize) -> usize {
+    row_len(queries, parts) + STEP
+}
+
 /// Whether an instruction set has the kernels of this module, with strips and panels of a step.
 pub(super) fn supported(kernels: &Kernels) -> bool {
     let steps = kernels.mr == STEP && kernels.nr == STEP;
@@ -234,9 +240,9 @@ impl<'a> Cells<'a> {
                 d,
                 slope: if_wanted(problem.options.softcap > 0.0, slope.cast()).cast(),
                 p: scratch.weights.p,
-                ldp: row_len(wide, p_parts),
+                ldp: weights_len(wide, p_parts),
                 ds: if_wanted(want.dk, scratch.weights.ds),
-                ldds: row_len(wide, ds_parts),
+                ldds: weights_len(wide, ds_parts),
                 columns: if_wanted(want.dq, scratch.weights.ds_columns.wrapping_add(columns)),
                 panel,
             };
@@ -268,7 +274,7 @@ impl<'a> Cells<'a> {
             for (wanted, columns, terms, a, b, sum) in sums {
                 if wanted {
                     let (parts, ld) = (terms.parts_of_b(), padded(columns, kernels));
-                    let (lda, panel) = (row_len(wide, parts), panel_len(patch.n, parts, STEP));
+                    let (lda, panel) = (weights_len(wide, parts), panel_len(patch.n, parts, STEP));
                     let b = b.add(panel_len(first, parts, STEP));
                     let (steps, panels, o) = (wide / STEP, ld / STEP, sum.add(strip * ld));
                     let product = unit.parts.product;

@@ -78,12 +78,14 @@ const BLOCKS: [(usize, usize, usize); 4] = [
     (544, KB / 2, 144),
     (usize::MAX, KB / 4, 72),
 ];
-/// The same with products of bf16 parts, three of each float.
-const PARTS_BLOCKS: [(usize, usize, usize); 4] = [
-    (160, KB, 192),
-    (288, KB, 128),
-    (544, KB / 2, 96),
-    (usize::MAX, KB / 4, 64),
+/// The same with products of parts, by the number of parts: packing queries costs more beside them, so that blocks of keys
+/// are as long as the cache lets them be.
+const PARTS_BLOCKS: [(usize, usize, [usize; 3]); 4] = [
+    // columns of Q and V, queries of a block, keys of a block of one, two and three parts
+    (160, KB, [1024, 512, 192]),
+    (288, KB, [512, 256, 128]),
+    (544, KB / 2, [256, 128, 96]),
+    (usize::MAX, KB / 4, [128, 96, 64]),
 ];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 1e5;
@@ -117,21 +119,7 @@ impl Plan {
         reasons.push(("loop", why));
 
         let columns = problem.d + problem.dv;
-        let blocks = if products.is_some() {
-            &PARTS_BLOCKS
-        } else {
-            &BLOCKS
-        };
-        let (queries, keys) = blocks
-            .iter()
-            .find(|row| columns <= row.0)
-            .map_or((KB / 4, 64), |&(_, queries, keys)| (queries, keys));
-        // Fewer parts of more keys take the same room.
-        let keys = match products.map(|p| p.p.parts_of_b().max(p.ds.parts_of_b())) {
-            Some(1) => 4 * keys,
-            Some(2) => 2 * keys,
-            _ => keys,
-        };
+        let (queries, keys) = blocks(columns, products);
         let share = |rows: usize, heads: usize, most: usize, unit: usize| {
             let share = rows.saturating_mul(heads) / (workers * BLOCKS_PER_WORKER);
             let most = most / unit * unit;
@@ -158,6 +146,25 @@ impl Plan {
             workers,
             heads,
             reasons,
+        }
+    }
+}
+
+/// Queries and keys of a block.
+fn blocks(columns: usize, products: Option<Products>) -> (usize, usize) {
+    match products {
+        None => BLOCKS
+            .iter()
+            .find(|row| columns <= row.0)
+            .map_or((KB / 4, 72), |&(_, queries, keys)| (queries, keys)),
+        Some(products) => {
+            let parts = products.p.parts_of_b().max(products.ds.parts_of_b());
+            PARTS_BLOCKS
+                .iter()
+                .find(|row| columns <= row.0)
+                .map_or((KB / 4, 64), |&(_, queries, keys)| {
+                    (queries, keys[parts - 1])
+                })
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A worker's memory.
 
 use super::check::Backward;
+use super::parts::weights_len;
 use super::plan::{Plan, Products};
 use crate::kernels::parts::{STEP, Terms};
 use crate::kernels::{Kernels, SCORE_LD};
@@ -82,9 +83,13 @@ pub(super) struct PartsWeights {
 impl PartsWeights {
     fn lay_out(arena: &mut Arena, plan: &Plan) -> Self {
         let (queries, keys) = (plan.block_queries, plan.block_keys);
+        let strip = |terms: fn(Products) -> Terms| {
+            let row = |p: Products| weights_len(queries, terms(p).parts_of_a());
+            plan.products.map_or(0, |p| STEP * row(p))
+        };
         PartsWeights {
-            p: arena.take(elements(plan, STEP, queries, |p| p.p)),
-            ds: arena.take(elements(plan, STEP, queries, |p| p.ds)),
+            p: arena.take(strip(|p| p.p)),
+            ds: arena.take(strip(|p| p.ds)),
             ds_columns: arena.take(elements(plan, keys, queries, |p| p.ds)),
         }
     }

@@ -1,5 +1,6 @@
 //! Peak memory of a process that trains: it grows with the length, not with its square.
 
+use std::io::Write;
 use std::process::Command;
 
 use mfa_sys as sys;
@@ -100,12 +101,13 @@ fn trains() {
         session.expect((api.mfa_forward)(context, &forward));
         session.expect((api.mfa_backward)(context, &backward));
     }
-    println!(
+    let line = format!(
         "peak {} {before} {} {}",
         status("VmHWM:"),
         bytes[0],
         bytes[1]
     );
+    writeln!(std::io::stdout(), "{line}").unwrap();
 }
 
 /// Peak, memory before the calls, and what the calls said they would take.
@@ -118,13 +120,10 @@ fn measured(n: usize, masked: bool) -> [u64; 4] {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find_map(|line| line.split_once("peak "));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(line.is_some(), "no peak in {text}{errors}");
     let numbers: Vec<u64> = line
-        .unwrap_or_else(|| {
-            panic!(
-                "no peak in {text}{}",
-                String::from_utf8_lossy(&output.stderr)
-            )
-        })
+        .unwrap()
         .1
         .split_whitespace()
         .map(|number| number.parse().unwrap())
