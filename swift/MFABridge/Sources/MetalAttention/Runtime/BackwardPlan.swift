@@ -6,7 +6,7 @@ package struct BackwardPlan: Sendable {
   let call: BackwardCall
   /// In the order in which they run: D is written before it is read.
   let kernels: [AttentionKernelDescriptor]
-  let arguments: AttentionArguments
+  private let arguments: AttentionArguments
   /// Whether D lies in scratch memory, contiguous.
   private let keepsD: Bool
 
@@ -20,7 +20,7 @@ package struct BackwardPlan: Sendable {
     if let gradient = call.gradQuery { arguments.dQ = gradient.kernelView }
     if let gradient = call.gradKey { arguments.dK = gradient.kernelView }
     if let gradient = call.gradValue { arguments.dV = gradient.kernelView }
-    if let gradient = call.gradMask { arguments.maskGradient = gradient.kernelView(columnStride: gradient.strides.w) }
+    if let gradient = call.gradMask { arguments.maskGradient = gradient.summedView }
     if let gradient = call.gradSinks { arguments.sinkGradients = gradient.kernelView }
     keepsD = call.dValues == nil
     if let d = call.dValues {
@@ -99,6 +99,24 @@ package struct BackwardPlan: Sendable {
     try table.write(.operand(.dV), call.gradValue, residency)
     try table.write(.maskGradient, call.gradMask, residency)
     try table.write(.sinkGradients, call.gradSinks, residency)
-    for kernel in kernels { try table.dispatch(kernel, arguments, on: device, encoder) }
+    for kernel in kernels { try table.dispatch(kernel, try arguments(for: kernel.kind), on: device, encoder) }
+  }
+
+  /// The gradient of the sinks is a sum over all rows, whatever sequences they are in.
+  private func arguments(for kind: AttentionKernelDescriptor.Kind) throws(AttentionError) -> AttentionArguments {
+    guard kind == .backwardSinks else { return arguments }
+    var result = arguments
+    result.batches = try size(call.problem.q.batch, "batches")
+    result.queryRows = try size(call.problem.q.rows, "rows of query")
+    return result
+  }
+}
+
+extension Tensor {
+  /// Of the gradient of a mask: stride 0 in the dimensions over which it is summed.
+  fileprivate var summedView: TensorView {
+    TensorView(
+      offset: kernelView.offset, batch: batch == 1 ? 0 : Int64(strides.x), head: heads == 1 ? 0 : Int64(strides.y),
+      row: rows == 1 ? 0 : Int64(strides.z), column: columns == 1 ? 0 : Int64(strides.w))
   }
 }

@@ -129,7 +129,7 @@ extension Quantization {
 }
 
 /// Sizes and positions that kernels count in 32 bits.
-private func size(_ count: Int, _ what: String) throws(AttentionError) -> UInt32 {
+func size(_ count: Int, _ what: String) throws(AttentionError) -> UInt32 {
   let most = Int(AttentionArguments.unlimited)
   try ensure(count < most, .unsupported, "\(count) \(what) are more than the device counts; expected fewer than \(most)")
   return UInt32(count)
