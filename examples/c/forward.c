@@ -1,5 +1,5 @@
 /* Causal attention on FP32 arrays that stay where they are, checked against the plain formula. */
-#include "example.h"
+#include "plain.h"
 
 enum { BATCH = 1, HEADS = 4, ROWS = 300, COLUMNS = 64 };
 

@@ -4,7 +4,7 @@
  */
 #include <string.h>
 
-#include "example.h"
+#include "plain.h"
 
 enum { HEADS = 8, KEY_HEADS = 2, ROWS = 64, KEY_ROWS = 512, COLUMNS = 64 };
 

@@ -96,7 +96,7 @@ pub(crate) fn examples(repo: &Repo, step: &mut Step, built: &Path) -> Result<()>
                 .args(&makefile_arguments)
                 .env("PKG_CONFIG_PATH", library_folder.join("pkgconfig")),
         )?;
-        for example in ["forward", "quantized"] {
+        for example in dist::C_EXAMPLES {
             step.run(&mut with_library(
                 Command::new(out.join(example)),
                 &library_folder,

@@ -24,6 +24,9 @@ pub(crate) const CPU_DRIVER: &str = if cfg!(windows) {
     "libmfa_cpu.so"
 };
 
+/// The programs of examples/c.
+pub(crate) const C_EXAMPLES: [&str; 3] = ["forward", "quantized", "training"];
+
 /// Options of `cargo xtask dist`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -77,11 +80,13 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
 }
 
 /// The C package as a compressed archive.
-fn c_archive(repo: &Repo, step: &mut Step, out: &Path) -> Result<PathBuf> {
+pub(crate) fn c_archive(repo: &Repo, step: &mut Step, out: &Path) -> Result<PathBuf> {
     let name = format!("mfa-{}-{ARCH}-{OS}", Repo::VERSION);
     let tree = out.join(&name);
     c_tree(repo, step, &tree, &Libraries::Release)?;
-    for file in ["example.h", "forward.c", "quantized.c", "Makefile"] {
+    let sources = C_EXAMPLES.map(|name| format!("{name}.c"));
+    let others = ["example.h", "plain.h", "Makefile"].map(str::to_owned);
+    for file in sources.iter().chain(&others) {
         copy(
             &repo.path("examples/c").join(file),
             &tree.join("share/doc/mfa/examples").join(file),
@@ -255,7 +260,7 @@ fn pkg_config(native: &str) -> String {
 }
 
 /// The wheel. maturin checks that it needs nothing but what its name says.
-fn portable_wheel(repo: &Repo, step: &mut Step, out: &Path) -> Result<PathBuf> {
+pub(crate) fn portable_wheel(repo: &Repo, step: &mut Step, out: &Path) -> Result<PathBuf> {
     let venv = Venv::ensure(repo, step)?;
     if OS != "linux" {
         return wheel::build(repo, &venv, step, out, &[]);

@@ -57,12 +57,16 @@ pub(crate) fn inside(repo: &Repo) -> Command {
 
 /// The same in any folder, with more folders visible in the root.
 pub(crate) fn at(repo: &Repo, folder: &Path, visible: &[PathBuf]) -> Command {
-    let script = repo.path("swift/SoftwareMetal/Scripts/sysroot.sh");
     let visible: Vec<String> = visible.iter().map(|p| p.display().to_string()).collect();
-    let mut command = Command::new(script);
+    let mut command = script(repo);
     command
         .arg(repo.scratch("sysroot"))
         .current_dir(folder)
         .env("SYSROOT_FOLDERS", visible.join(":"));
     command
+}
+
+/// What makes a root, and runs commands in it; arguments are to be added.
+pub(crate) fn script(repo: &Repo) -> Command {
+    Command::new(repo.path("swift/SoftwareMetal/Scripts/sysroot.sh"))
 }

@@ -2,6 +2,7 @@
 
 mod checks;
 mod native;
+mod packages;
 mod python;
 mod rust;
 mod swift;
@@ -142,6 +143,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         .chain(rust::parts())
         .chain(native::parts())
         .chain(python::parts())
+        .chain(packages::parts())
         .chain(swift::parts())
         .collect();
     if options.list {

@@ -3,7 +3,7 @@
 # with debootstrap installed.
 #   sysroot.sh DIR            make it
 #   sysroot.sh DIR COMMAND…   make it if needed, then run COMMAND in it, in the current folder
-# SYSROOT_FOLDERS, a list separated by colons, names more folders that COMMAND must see.
+# SYSROOT_PACKAGES names other packages than Swift's; SYSROOT_FOLDERS, a list separated by colons, names more folders that COMMAND must see.
 set -eu
 # What is mounted here is gone when this script ends: nobody deletes a mounted folder by deleting DIR.
 if [ -z "${SYSROOT_UNSHARED:-}" ]; then
@@ -11,7 +11,7 @@ if [ -z "${SYSROOT_UNSHARED:-}" ]; then
 fi
 root=${1:?usage: sysroot.sh DIR [COMMAND…]}
 shift
-packages="swiftlang clang-19 clang-tools-19 libc6-dev g++ git ca-certificates gobjc gnustep-devel libclang-rt-19-dev make cmake"
+packages=${SYSROOT_PACKAGES:-"swiftlang clang-19 clang-tools-19 libc6-dev g++ git ca-certificates gobjc gnustep-devel libclang-rt-19-dev make cmake"}
 # Holds the packages that are there: a root with fewer of them is completed.
 done="$root/.software-metal"
 if [ ! -e "$done" ]; then
@@ -26,6 +26,8 @@ cp /etc/resolv.conf "$root/etc/resolv.conf"
 if [ "$(cat "$done" 2>/dev/null)" != "$packages" ]; then
   chroot "$root" sh -c "export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y --no-install-recommends $packages && apt-get clean"
   echo "$packages" >"$done"
+  # Authorities that this machine alone knows, such as a company's, count inside too.
+  cat /etc/ssl/certs/ca-certificates.crt >"$root/etc/ssl/certs/ca-certificates.crt" 2>/dev/null || true
 fi
 [ $# -gt 0 ] || exit 0
 here=$(pwd)

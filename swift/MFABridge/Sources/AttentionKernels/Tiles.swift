@@ -5,10 +5,12 @@ struct Tiles: Hashable, Sendable {
   var strips: Int
   /// SIMD groups that share a strip, each with some of the columns: for head dimensions that do not fit in one's registers.
   var columnSplits: Int
+  /// SIMD groups (times `columnSplits`) that share a strip, each with some of the keys.
+  var keyGroups = 1
   /// Rows of the other side (prefill: keys) that are expanded at a time; a multiple of 8.
   var block: Int
 
-  var simdgroups: Int { strips * columnSplits }
+  var simdgroups: Int { strips * columnSplits * keyGroups }
   var rows: Int { 8 * strips }
 
   /// Threadgroups for a problem.

@@ -1,0 +1,180 @@
+/// The online softmax of a strip. `maximum` is at most 8 below the largest score so far, not always equal to it: so most tiles leave
+/// the output as it is. Scores are in units of log₂ where nothing is added to them, otherwise natural.
+struct SoftmaxText {
+  let score: ScoreText
+  let value: OperandText
+  /// 8×8 matrices of scores, and of output, in a SIMD group.
+  let blocks: Int, fragments: Int
+
+  /// Declared before the loop over keys.
+  var state: String {
+    """
+    float maximum = -INFINITY, sum = 0;  // sum: of this lane's keys
+    bool seen = false;                   // this lane had a key to attend to
+    simdgroup_matrix_storage<float> output[\(fragments)];
+    \(Text.unrolled)
+    for (ushort i = 0; i < \(fragments); ++i) output[i].clear();
+    """
+  }
+
+  /// Hidden keys are remembered where V may hold NaN: bit 2n + e of the caller's `uint hidden`.
+  var remembersHidden: Bool { value.mayBeNonFinite }
+
+  /// From `scores[blocks]` = Q Kᵀ of keys from `first` to weights, in place. Needs `whole`: all keys are in every row's interval.
+  /// - Parameters keyScale, valueScale: the scales of the keys `column`, `column + 1` as a float2, for operands with a scale a row.
+  func weights(keyScale: String, valueScale: String) -> String {
+    let needsColumn = score.descriptor.hasALiBi || score.key.factor == .row
+    return """
+      float largest = -INFINITY;
+      \(Text.unrolled)
+      for (ushort n = 0; n < \(blocks); ++n) {
+        \(when(needsColumn, "const int column = first + 8 * n + origin.x;"))
+        float2 s = scores[n].get();
+        \(score.scores(keyScale: keyScale))
+        \(score.hasMask ? hide : "if (whole) {\nseen = true;\n} else {\n\(hide)\n}")
+        largest = max(largest, max(s.x, s.y));
+        scores[n].set(s);
+      }
+      largest = max(largest, simd_shuffle_xor(largest, 1));
+      largest = max(largest, simd_shuffle_xor(largest, 8));
+      if (simd_any(largest > maximum + 8)) {
+        const float raised = max(maximum, largest);
+        const float rescale = raised == maximum ? 1.0f : \(score.exp("maximum - raised"));
+        maximum = raised;
+        sum *= rescale;
+        \(Text.unrolled)
+        for (ushort i = 0; i < \(fragments); ++i) output[i].set(output[i].get() * rescale);
+      }
+      const float reference = maximum == -INFINITY ? 0.0f : maximum;
+      \(Text.unrolled)
+      for (ushort n = 0; n < \(blocks); ++n) {
+        \(when(value.factor == .row, "const int column = first + 8 * n + origin.x;"))
+        float2 p = \(score.exp("scores[n].get() - reference"));
+        sum += p.x + p.y;
+        \(when(value.factor == .row, "p = select(p * \(valueScale), float2(0), p == 0.0f);  // not 0 * NaN"))
+        scores[n].set(p);
+      }
+      """
+  }
+
+  private var hide: String {
+    """
+    \(Text.unrolled)
+    for (ushort e = 0; e < 2; ++e) {
+      const int at = first + 8 * n + origin.x + e;
+      \(score.visibility)
+      seen = seen || visible;
+      s[e] = visible ? s[e] : -INFINITY;
+      \(when(remembersHidden, "hidden |= (visible ? 0u : 1u) << (2 * n + e);"))
+    }
+    """
+  }
+
+  /// After the loop: `sum` and `seen` become those of the row.
+  var reduce: String {
+    """
+    sum += simd_shuffle_xor(sum, 1);
+    sum += simd_shuffle_xor(sum, 8);
+    float any = seen ? 1.0f : 0.0f;
+    any += simd_shuffle_xor(any, 1);
+    any += simd_shuffle_xor(any, 8);
+    seen = any > 0;
+    """
+  }
+
+  /// Declares `normaliser`, what the output is to be multiplied with, and `logsumexp`, from maximum, sum and seen.
+  /// A row without keys gives 0; one whose scores are all −∞ gives 0 / 0.
+  var normalise: String {
+    let unit = score.isLinear ? " * \(ScoreText.log2e)" : ""
+    let sinks = score.descriptor.hasSinks
+    return Text.lines(
+      sinks
+        ? """
+        const float sink = sinks[args.sinks.offset + head * args.sinks.head]\(unit);
+        const float top = max(maximum, sink), rescale = \(score.exp("maximum - top"));
+        const float total = sum * rescale + \(score.exp("sink - top"));
+        """
+        : "const float top = maximum, total = sum;",
+      "const float normaliser = total == 0 ? (seen ? NAN : 0.0f) : \(sinks ? "rescale" : "1.0f") / total;",
+      when(score.descriptor.writesLogsumexp, "const float logsumexp = \(score.isLinear ? "(top + log2(total)) * \(ScoreText.ln2)" : "top + log(total)");"))
+  }
+}
+
+extension ScoreText {
+  /// e to a power in the units of the scores.
+  func exp(_ x: String) -> String { isLinear ? "exp2(\(x))" : "exp(\(x))" }
+}
+
+/// The end of a forward kernel: from the sums over keys to O and L.
+struct ResultText {
+  let descriptor: AttentionKernelDescriptor
+  let value: OperandText
+  let fragments: Int, splits: Int
+
+  private var column: String { splits > 1 ? "\(8 * fragments) * part + 8 * i + origin.x" : "8 * i + origin.x" }
+  private var columns: Int { descriptor.valueDimension }
+  private var isPadded: Bool { 8 * fragments * splits > columns }
+
+  private func each(_ body: String) -> String {
+    """
+    \(Text.unrolled)
+    for (ushort i = 0; i < \(fragments); ++i) {
+      \(body)
+    }
+    """
+  }
+
+  /// From `output` = Σ p v, of V as it is held in tiles, to Σ p v of its real values. `sum`: the row's.
+  func realValues(exchange: String) -> String {
+    let hadamard = HadamardText(size: value.rotation, fragments: fragments, splits: splits)
+    let mean = { (column: String) in isPadded ? "(\(column) < \(columns) ? \(value.mean(column)) : 0)" : value.mean(column) }
+    return Text.lines(
+      when(value.factor == .tensor, each("output[i].set(output[i].get() * v_scale);")),
+      when(value.rotation > 1, "{\n\(HadamardText.setup(size: value.rotation))\n\(hadamard.rotate("output", exchange: exchange))\n}"),
+      when(
+        value.layout?.hasMean == true,
+        Text.lines(
+          value.meanSetup,
+          each(
+            """
+            const uint column = \(column);
+            output[i].set(output[i].get() + sum * float2(\(mean("column")), \(mean("column + 1"))));
+            """))))
+  }
+
+  /// Declares `output_row`, where the lane's row of O is. Needs row and head.
+  static func outputRow(_ descriptor: AttentionKernelDescriptor) -> String {
+    let start = descriptor.isVariableLength ? "(query_start + row)" : "row"
+    return "device \(descriptor.precision(.O).storageType) *output_row = O + args.O.offset + batch * args.O.batch + head * args.O.head + \(start) * args.O.row;"
+  }
+  static func logsumexp(_ descriptor: AttentionKernelDescriptor) -> String {
+    let start = descriptor.isVariableLength ? "(query_start + row)" : "row"
+    return "L[args.L.offset + batch * args.L.batch + head * args.L.head + \(start) * args.L.row] = logsumexp;"
+  }
+
+  /// Writes a lane's pair `float2 x` at `column` to O.
+  static func storePair(_ descriptor: AttentionKernelDescriptor, isPadded: Bool) -> String {
+    let (type, columns) = (descriptor.precision(.O).storageType, descriptor.valueDimension)
+    if descriptor.output.access == .vector && columns % 8 == 0 {
+      let store = "*(device \(type)2 *)(output_row + column) = \(type)2(x);"
+      return isPadded ? "if (column < \(columns)) \(store)" : store
+    }
+    let one = { (e: Int) in
+      let at = e == 0 ? "column" : "column + 1"
+      let store = "output_row[(\(at)) * args.O.column] = \(type)(x[\(e)]);"
+      return isPadded ? "if (\(at) < \(columns)) \(store)" : store
+    }
+    return one(0) + "\n" + one(1)
+  }
+
+  /// Writes the strip's rows of O and L.
+  var store: String {
+    """
+    if (exists) {
+      \(Self.outputRow(descriptor))
+      \(each("const uint column = \(column);\nconst float2 x = output[i].get() * normaliser;\n\(Self.storePair(descriptor, isPadded: isPadded))"))
+      \(when(descriptor.writesLogsumexp, "if (origin.x == 0\(splits > 1 ? " && part == 0" : "")) \(Self.logsumexp(descriptor))"))
+    }
+    """
+  }
+}
