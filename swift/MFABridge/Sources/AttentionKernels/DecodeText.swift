@@ -59,9 +59,9 @@ struct DecodeText {
     \(RowsText.bias(descriptor))
 
     threadgroup float *own = scratch + simd_index * \(scratch);
+    \(key.setup)
     \(query.load(exchange: "scratch"))
     \(transposeQuery)
-    \(key.setup)
     \(value.setup)
 
     \(softmax.state)

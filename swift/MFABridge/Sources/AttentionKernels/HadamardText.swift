@@ -15,13 +15,13 @@ struct HadamardText {
   /// Declares `hadamard`, the 8×8 part, with the whole factor 1 / √b.
   static func setup(size: Int) -> String {
     let block = min(size, 8)
-    let sameBlock = block == 8 ? "" : "origin.y / \(block) == (origin.x + e) / \(block) && "
+    let sign = block == 8 ? "sign" : "origin.y / \(block) == (origin.x + e) / \(block) ? sign : 0.0f"
     let scale = "\(1 / Double(size).squareRoot())f"
     return """
       float2 signs;
       for (ushort e = 0; e < 2; ++e) {
-        const float sign = popcount(origin.y & (origin.x + e)) & 1 ? -\(scale) : \(scale);
-        signs[e] = \(sameBlock.isEmpty ? "sign" : "\(sameBlock.dropLast(4)) ? sign : 0.0f");
+        const float sign = popcount(origin.y & (origin.x + e)\(block == 8 ? "" : " & \(block - 1)")) & 1 ? -\(scale) : \(scale);
+        signs[e] = \(sign);
       }
       simdgroup_matrix_storage<float> hadamard;
       hadamard.set(signs);
@@ -39,7 +39,7 @@ struct HadamardText {
         simdgroup_matrix_storage<float> rotated;
         rotated.clear();
         rotated.multiply(\(x)[i], hadamard);
-        \(x)[i] = rotated;
+        \(x)[i].matrix = rotated.matrix;
       }
       """,
       when(
@@ -61,6 +61,7 @@ struct HadamardText {
         crosses,
         """
         // The last stages pair matrices of different SIMD groups.
+        threadgroup_barrier(mem_flags::mem_threadgroup);
         for (ushort stage = 1; stage < \(splits); stage *= 2) {
           \(Text.unrolled)
           for (ushort i = 0; i < \(fragments); ++i) {

@@ -66,8 +66,8 @@ struct PrefillText {
     const int begin = \(RowsText.lowest("first_row")), end = \(RowsText.highest("min(first_row + \(plan.tiles.rows - 1), last_row)"));
     \(RowsText.bias(descriptor))
 
-    \(query.load(exchange: "exchange"))
     \(key.setup)
+    \(query.load(exchange: "exchange"))
     \(value.setup)
 
     \(softmax.state)
