@@ -69,16 +69,16 @@ extension Problem {
 
   /// Bytes that a call copies of its inputs.
   var copiedBytes: Int {
-    var bytes = 0
+    var bytes: [Int] = []
     for tensor in [q, k, v, options.mask, options.alibi, options.sinks].compactMap({ $0 }) {
-      bytes += tensor.copiedBytes
+      bytes.append(tensor.copiedBytes)
       guard let quantization = tensor.quantization else { continue }
-      bytes += quantization.mean?.copiedBytes ?? 0
+      bytes.append(quantization.mean?.copiedBytes ?? 0)
       guard case .many(let arrays) = quantization.parameters else { continue }
-      bytes += arrays.scales.copiedBytes + (arrays.zeroPoints?.copiedBytes ?? 0)
+      bytes += [arrays.scales.copiedBytes, arrays.zeroPoints?.copiedBytes ?? 0]
     }
-    if let bounds = sequences.bounds { bytes += bounds.q.copiedBytes + bounds.k.copiedBytes }
-    return bytes
+    if let bounds = sequences.bounds { bytes += [bounds.q.copiedBytes, bounds.k.copiedBytes] }
+    return saturatedSum(bytes)
   }
 
   /// The lines of a plan that say what was asked.
