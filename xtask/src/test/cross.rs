@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::c;
+use crate::metal;
 use crate::objc;
 use crate::place::Place;
 use crate::process::{Step, output};
-use crate::repo::Repo;
+use crate::test::rust;
 use crate::test::{Lab, Part, Verdict};
 
 /// The part of the suite.
@@ -24,8 +25,17 @@ pub(super) fn parts() -> Vec<Part> {
                 library: lab.cpu_driver(step)?,
                 loaded: false,
             }];
-            if let Some(named) = &lab.options.driver {
-                let library = fs::canonicalize(named)
+            let named = match (&lab.options.driver, Place::of_swift(lab.repo)) {
+                (Some(named), _) => Some(named.clone()),
+                (None, Ok(place)) => Some(metal::driver(lab.repo, step, &place)?),
+                (None, Err(reason)) => {
+                    step.say(&format!("without the Swift driver: {reason}"))?;
+                    step.counts.skipped += 1;
+                    None
+                }
+            };
+            if let Some(named) = named {
+                let library = fs::canonicalize(&named)
                     .with_context(|| format!("looking for {}", named.display()))?;
                 let stem = library.file_stem().unwrap_or_default().to_string_lossy();
                 drivers.push(Driver {
@@ -37,7 +47,7 @@ pub(super) fn parts() -> Vec<Part> {
             let folder = lab.repo.scratch("cross");
             fs::create_dir_all(&folder)
                 .with_context(|| format!("creating {}", folder.display()))?;
-            let rust = rust_runner(lab.repo, step)?;
+            let rust = rust::test_program(lab.repo, step, "conformance")?;
             let mut text = String::new();
             for driver in &drivers {
                 text += &format!("driver {}\n", driver.name);
@@ -201,27 +211,5 @@ impl Runner {
             text += &format!("word {}\n", word.to_string_lossy());
         }
         text
-    }
-}
-
-/// Builds Rust's runner, a test of the crate `mfa`, and finds it.
-fn rust_runner(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
-    let build = [
-        "test",
-        "--locked",
-        "--workspace",
-        "--test",
-        "conformance",
-        "--no-run",
-    ];
-    step.run(&mut repo.cargo(build))?;
-    let messages = output(repo.cargo(build).arg("--message-format=json"))?;
-    let executable = |line: &str| {
-        let (_, rest) = line.split_once("\"executable\":\"")?;
-        Some(PathBuf::from(rest.split_once('"')?.0))
-    };
-    match messages.lines().find_map(executable) {
-        Some(path) => Ok(path),
-        None => bail!("cargo does not say where it has put the test `conformance`"),
     }
 }
