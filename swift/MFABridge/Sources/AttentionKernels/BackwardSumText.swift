@@ -46,7 +46,9 @@ struct BackwardSumText {
 
   /// sums += weights · tile.
   var accumulate: String {
+    let transposed = gradient == .dQ ? "" : "^T"
     let multiply = """
+      // \(gradient) += \(isScaled ? "dS" : "P")\(transposed) \(tile.operand)
       \(Text.unrolled)
       for (ushort n = 0; n < \(block / 8); ++n) {
         \(Text.unrolled)

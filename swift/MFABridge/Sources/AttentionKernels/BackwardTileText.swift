@@ -173,7 +173,9 @@ struct BackwardTileText {
   private func multiply(_ strip: BackwardStripText, into result: String, leading: Int) -> String {
     let tile = strip.tile
     let columns = splits > 1 ? "\(8 * strip.fragments) * part + " : ""
+    let transposed = isKeySide ? "^T" : ""
     return """
+      // \(result == "scores" ? "S" : "dP")\(transposed) = \(strip.own.operand) \(tile.operand)^T
       \(Text.unrolled)
       for (ushort n = 0; n < \(block / 8); ++n) \(result)[n].clear();
       \(Text.unrolled)
@@ -191,11 +193,12 @@ struct BackwardTileText {
   /// SIMD groups that share a strip each have a part of the products.
   private var exchangeParts: String {
     guard splits > 1 else { return "" }
-    let products = [("scores", 0)] + (wants.weightGradient ? [("weights", 8 * block)] : [])
+    let products = [("scores", "")] + (wants.weightGradient ? [("weights", "\(8 * block) + ")] : [])
     return Text.lines(
+      "// The SIMD groups of a strip have a part of the columns each.",
       Text.unrolled,
       "for (ushort n = 0; n < \(block / 8); ++n) {",
-      products.map { "\($0)[n].store(exchange + simd_index * \(16 * block) + \($1) + 8 * n, \(block));" }.joined(separator: "\n"),
+      products.map { "\($0)[n].store(exchange + simd_index * \(16 * block) + \($1)8 * n, \(block));" }.joined(separator: "\n"),
       "}",
       Self.barrier,
       Text.unrolled,
@@ -205,7 +208,7 @@ struct BackwardTileText {
         float2 \(name)_total = 0;
         for (ushort i = 0; i < \(splits); ++i) {
           simdgroup_matrix_storage<float> addend;
-          addend.load(exchange + (\(splits) * strip + i) * \(16 * block) + \(offset) + 8 * n, \(block));
+          addend.load(exchange + (\(splits) * strip + i) * \(16 * block) + \(offset)8 * n, \(block));
           \(name)_total += addend.get();
         }
         \(name)[n].set(\(name)_total);
@@ -233,6 +236,7 @@ struct BackwardTileText {
       when(needsDS, "ds[e] = visible ? p[e] * (dp[e] - \(d))\(usesSlope ? " * (1.0f - capped[e] * capped[e])" : "") : 0.0f;"),
       when(needsCare, "hidden |= (visible ? 0u : 1u) << (2 * n + e);"))
     return Text.lines(
+      "// P = exp(S - L)\(when(needsDS, "; dS = P (dP - D)"))",
       when(needsCare, "uint hidden = 0;"),
       Text.unrolled,
       "for (ushort n = 0; n < \(block / 8); ++n) {",

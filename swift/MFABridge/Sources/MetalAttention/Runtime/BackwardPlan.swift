@@ -22,7 +22,7 @@ package struct BackwardPlan: Sendable {
     if let gradient = call.gradValue { arguments.dV = gradient.kernelView }
     if let gradient = call.gradMask { arguments.maskGradient = gradient.summedView }
     if let gradient = call.gradSinks { arguments.sinkGradients = gradient.kernelView }
-    keepsD = call.dValues == nil
+    keepsD = call.dValues == nil && call.needsD
     if let d = call.dValues {
       arguments.D = d.kernelView
     } else {
