@@ -118,6 +118,16 @@ package struct BackwardPlan: Sendable {
     try table.write(.operand(.dV), call.gradValue, residency)
     try table.write(.maskGradient, call.gradMask, residency)
     try table.write(.sinkGradients, call.gradSinks, residency)
-    for kernel in kernels { try table.dispatch(kernel, arguments, on: device, encoder) }
+    for kernel in kernels {
+      try table.dispatch(kernel, kernel.kind == .backwardSinks ? rowArguments() : arguments, on: device, encoder)
+    }
+  }
+
+  /// For a pass over all rows of L and D, whichever sequence they belong to.
+  private func rowArguments() throws(AttentionError) -> AttentionArguments {
+    var result = arguments
+    result.batches = try kernelSize(call.problem.q.batch, "batches")
+    result.queryRows = try kernelSize(call.problem.q.rows, "rows of query")
+    return result
   }
 }
