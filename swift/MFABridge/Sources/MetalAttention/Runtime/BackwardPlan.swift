@@ -6,7 +6,7 @@ package struct BackwardPlan: Sendable {
   let call: BackwardCall
   /// In the order in which they run: D is written before it is read.
   let kernels: [AttentionKernelDescriptor]
-  private let arguments: AttentionArguments
+  let arguments: AttentionArguments
   /// Whether D lies in scratch memory, contiguous.
   private let keepsD: Bool
 
@@ -118,15 +118,16 @@ package struct BackwardPlan: Sendable {
     try table.write(.operand(.dV), call.gradValue, residency)
     try table.write(.maskGradient, call.gradMask, residency)
     try table.write(.sinkGradients, call.gradSinks, residency)
-    for kernel in kernels { try table.dispatch(kernel, try arguments(for: kernel.kind), on: device, encoder) }
+    for kernel in kernels {
+      try table.dispatch(kernel, kernel.kind == .backwardSinks ? rowArguments() : arguments, on: device, encoder)
+    }
   }
 
-  /// The gradient of the sinks is a sum over all rows, whatever sequences they are in.
-  private func arguments(for kind: AttentionKernelDescriptor.Kind) throws(AttentionError) -> AttentionArguments {
-    guard kind == .backwardSinks else { return arguments }
+  /// For a pass over all rows of L and D, whichever sequence they belong to.
+  private func rowArguments() throws(AttentionError) -> AttentionArguments {
     var result = arguments
-    result.batches = try size(call.problem.q.batch, "batches")
-    result.queryRows = try size(call.problem.q.rows, "rows of query")
+    result.batches = try kernelSize(call.problem.q.batch, "batches")
+    result.queryRows = try kernelSize(call.problem.q.rows, "rows of query")
     return result
   }
 }

@@ -4,11 +4,11 @@ extension Problem {
   /// The arguments that forward and backward share.
   func arguments() throws(AttentionError) -> AttentionArguments {
     var result = AttentionArguments()
-    result.batches = try size(sequences.count, "sequences")
-    result.heads = try size(heads, "heads")
-    result.headsPerKeyHead = try size(group, "heads")
-    result.queryRows = try size(sequences.longestQ, "rows of query")
-    result.keyRows = try size(sequences.longestK, "rows of key")
+    result.batches = try kernelSize(sequences.count, "sequences")
+    result.heads = try kernelSize(heads, "heads")
+    result.headsPerKeyHead = try kernelSize(group, "heads")
+    result.queryRows = try kernelSize(sequences.longestQ, "rows of query")
+    result.keyRows = try kernelSize(sequences.longestK, "rows of key")
     result.softmaxScale = options.scale
     result.softcap = options.softcap
     result.bottomRight = sequences.bottomRight ? 1 : 0
@@ -129,7 +129,7 @@ extension Quantization {
 }
 
 /// Sizes and positions that kernels count in 32 bits.
-func size(_ count: Int, _ what: String) throws(AttentionError) -> UInt32 {
+func kernelSize(_ count: Int, _ what: String) throws(AttentionError) -> UInt32 {
   let most = Int(AttentionArguments.unlimited)
   try ensure(count < most, .unsupported, "\(count) \(what) are more than the device counts; expected fewer than \(most)")
   return UInt32(count)
