@@ -27,8 +27,7 @@ pub(crate) fn with_library(mut command: Command, folder: &Path) -> Command {
     command
 }
 
-/// Compiles the runner as C99 and runs it over the vectors, on the driver `library`: linked to it, and loading it. A case that
-/// the driver does not support is skipped, or fails if `require`.
+/// Runs the vectors in C on the driver `library`: linked to it, and loading it. A case that the driver does not support is skipped, or fails if `require`.
 pub(crate) fn conformance(
     repo: &Repo,
     step: &mut Step,
@@ -36,14 +35,7 @@ pub(crate) fn conformance(
     require: bool,
 ) -> Result<()> {
     let out = repo.scratch("c");
-    step.run(
-        Command::new("make")
-            .arg("-C")
-            .arg(repo.path("tests/conformance/c"))
-            .arg("--always-make")
-            .arg(format!("DRIVER={}", library.display()))
-            .arg(format!("OUT={}", out.display())),
-    )?;
+    build_conformance(repo, step, Command::new("make"), library, &out)?;
     let mut failure = Ok(());
     for driver in [None, Some(library)] {
         let mut runner = Command::new(out.join("conformance"));
@@ -58,6 +50,23 @@ pub(crate) fn conformance(
         failure = failure.and(result);
     }
     failure
+}
+
+/// Compiles the runner as C99 into the folder `out`, linked to the driver `library`, with this `make`.
+pub(crate) fn build_conformance(
+    repo: &Repo,
+    step: &mut Step,
+    mut make: Command,
+    library: &Path,
+    out: &Path,
+) -> Result<()> {
+    step.run(
+        make.arg("-C")
+            .arg(repo.path("tests/conformance/c"))
+            .arg("--always-make")
+            .arg(format!("DRIVER={}", library.display()))
+            .arg(format!("OUT={}", out.display())),
+    )
 }
 
 /// Builds the examples as a user of the C package does: pkg-config, make; as C99 and as C++17; shared and static.

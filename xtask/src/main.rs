@@ -12,6 +12,7 @@ mod dist;
 mod docs;
 mod objc;
 mod package;
+mod place;
 mod process;
 mod repo;
 mod support;

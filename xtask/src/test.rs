@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test and check, as named parts.
 
 mod checks;
+mod cross;
 mod native;
 mod packages;
 mod python;
@@ -86,6 +87,8 @@ struct Lab<'a> {
     venv: Option<Venv>,
     wheel: bool,
     built: bool,
+    /// What parts have to say in the end.
+    closing: Vec<String>,
 }
 
 impl Lab<'_> {
@@ -145,6 +148,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         .chain(python::parts())
         .chain(packages::parts())
         .chain(swift::parts())
+        .chain(cross::parts())
         .collect();
     if options.list {
         for part in &parts {
@@ -167,6 +171,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         venv: None,
         wheel: false,
         built: false,
+        closing: Vec::new(),
     };
     let started = Instant::now();
     let mut lines = Vec::new();
@@ -176,6 +181,9 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         lines.push(line);
     }
 
+    for text in &lab.closing {
+        println!("\n{}", text.trim_end());
+    }
     println!("\n{:.0} s in all", started.elapsed().as_secs_f64());
     let mut total = Counts::default();
     for line in &lines {

@@ -55,7 +55,7 @@ class Live:
             granularity=GRANULARITIES[quantization.granularity],  # type: ignore[arg-type]
             block_rows=quantization.block_rows or None,
             group=quantization.group_size or None,  # type: ignore[arg-type]
-            rotated=quantization.rotated,
+            rotated=bool(quantization.rotated),
         )
 
     def operands(self) -> list[Any]:

@@ -103,7 +103,7 @@ def test_quantize(shared: umfa.MFAContext, case: Case) -> None:
         scale_dtype=DTYPES[quantization.scale_precision],  # type: ignore[arg-type]
         zero_point_dtype="int32" if quantization.zero_point_bytes == 4 else "int8",
         smooth=bool(case.flags & SMOOTH),
-        rotate=quantization.rotated,
+        rotate=bool(quantization.rotated),
         context=shared,
         **given,
     )

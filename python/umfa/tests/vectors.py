@@ -68,7 +68,7 @@ class Quantization:
     scale_buffer: int
     scale_offset: int
     scale_precision: int
-    rotated: bool
+    rotated: int
     zero_point_buffer: int
     zero_point_offset: int
     zero_point_bytes: int
@@ -89,7 +89,7 @@ class Quantization:
             scale_buffer=n[5],
             scale_offset=n[6],
             scale_precision=n[7],
-            rotated=bool(n[8]),
+            rotated=n[8],
             zero_point_buffer=n[9],
             zero_point_offset=n[10],
             zero_point_bytes=n[11],

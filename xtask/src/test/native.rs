@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::c;
 use crate::objc;
+use crate::place::Place;
 use crate::test::{Part, Verdict};
 
 /// The conformance vectors, and the examples, in both.
@@ -40,7 +41,7 @@ pub(super) fn parts() -> Vec<Part> {
                     None => (lab.cpu_driver(step)?, true),
                 };
                 let folder = library.parent().unwrap_or(Path::new("."));
-                let place = match objc::Place::find(lab.repo, &[folder]) {
+                let place = match Place::find(lab.repo, &[folder]) {
                     Ok(place) => place,
                     Err(reason) => return Ok(Verdict::Skipped(reason)),
                 };

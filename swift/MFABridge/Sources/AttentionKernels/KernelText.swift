@@ -8,7 +8,10 @@ struct KernelText {
     let kernel: KernelBody = switch descriptor.kind {
     case .forward where descriptor.schedule == .prefill: try PrefillText(descriptor, profile).kernel
     case .forward: try DecodeText(descriptor, profile).kernel
-    default: MergeText(descriptor).kernel
+    case .forwardMerge: MergeText(descriptor).kernel
+    case .backwardQuery, .backwardKeyValue: BackwardText(descriptor, profile).kernel
+    case .backwardMask: BackwardMaskText(descriptor, profile).kernel
+    case .backwardSinks: BackwardSinksText.kernel
     }
     if kernel.memory.bytes > profile.threadgroupMemory {
       throw .threadgroupMemory(needed: kernel.memory.bytes, available: profile.threadgroupMemory)

@@ -28,7 +28,11 @@ struct Tiles: Hashable, Sendable {
     case .forwardMerge: return .init(queryRows, heads, batches)
     case .backwardQuery: return .init(blocks(queryRows), heads, batches)
     case .backwardKeyValue: return .init(blocks(keyRows), heads / group, batches)
-    case .backwardMask: return .init(blocks(queryRows), heads, batches)
+    case .backwardMask:
+      // Dimensions over which the gradient is summed are one threadgroup's.
+      let view = arguments.maskGradient
+      let columns = view.column == 0 ? 1 : (keyRows + block - 1) / block
+      return .init((view.row == 0 ? 1 : blocks(queryRows)) * columns, view.head == 0 ? 1 : heads, view.batch == 0 ? 1 : batches)
     case .backwardSinks: return .init(1, heads, 1)
     }
   }

@@ -40,6 +40,8 @@ struct TestTensor {
   var blockRows = 1
   /// [batch][head][row][column], flat.
   var real: [Double] = []
+  /// As stored, of quantized tensors.
+  var integers: [Double] = []
 
   subscript(b: Int, h: Int, n: Int, d: Int) -> Double { real[index(b, h, n, d)] }
   func index(_ b: Int, _ h: Int, _ n: Int, _ d: Int) -> Int { ((b * shape[1] + h) * shape[2] + n) * shape[3] + d }
@@ -203,6 +205,7 @@ struct TestTensor {
       }
     }
     real = values
+    self.integers = integers
     return integers
   }
 

@@ -1,0 +1,50 @@
+import Foundation
+import XCTest
+
+@testable import AttentionKernels
+
+/// The text of representative backward kernels, reviewed like code. `UPDATE_GOLDEN=1 swift test --filter BackwardTextTests` rewrites it.
+final class BackwardTextTests: XCTestCase {
+  private static let kernels: [(name: String, descriptor: AttentionKernelDescriptor)] = {
+    var half = AttentionKernelDescriptor(kind: .backwardQuery, headDimension: 64, query: Operand(.FP16), key: Operand(.FP16), value: Operand(.FP16))
+    half.gradOutput = Operand(.FP16)
+    half.gradients = .from(.output)
+    var halfKeys = half
+    halfKeys.kind = .backwardKeyValue
+    let rotated = QuantizationLayout(granularity: .row, hasMean: true, isRotated: true)
+    var quantized = AttentionKernelDescriptor(
+      kind: .backwardKeyValue, headDimension: 128, query: int8(QuantizationLayout(granularity: .block)), key: int8(rotated), value: int4())
+    (quantized.isVariableLength, quantized.hasSoftcap, quantized.hasALiBi) = (true, true, true)
+    quantized.gradients = .from(.given, clips: true)
+    var large = AttentionKernelDescriptor(kind: .backwardQuery, headDimension: 512, query: Operand(.FP32), key: Operand(.FP32), value: Operand(.FP32))
+    large.mask = .BOOL
+    large.gradients = .all
+    var mask = half
+    (mask.kind, mask.mask) = (.backwardMask, .FP16)
+    var sinks = half
+    (sinks.kind, sinks.hasSinks) = (.backwardSinks, true)
+    return [
+      ("backwardQuery_fp16", half), ("backwardKeyValue_fp16", halfKeys), ("backwardKeyValue_quantized", quantized), ("backwardQuery_512", large),
+      ("backwardMask", mask), ("backwardSinks", sinks),
+    ]
+  }()
+
+  func testGoldenText() throws {
+    let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Golden")
+    for (name, descriptor) in Self.kernels {
+      let text = try AttentionKernel(descriptor: descriptor, profile: DeviceProfile(family: .apple9)).source
+      let file = folder.appendingPathComponent("\(name).metal.txt")
+      if ProcessInfo.processInfo.environment["UPDATE_GOLDEN"] != nil { try text.write(to: file, atomically: true, encoding: .utf8) }
+      XCTAssertEqual(text, try String(contentsOf: file, encoding: .utf8), "\(file.lastPathComponent) differs: review, then UPDATE_GOLDEN=1")
+    }
+  }
+
+  /// The parameters of the text are the bindings that the host uses.
+  func testBindingsAreTheParameters() throws {
+    for (name, descriptor) in Self.kernels {
+      let kernel = try AttentionKernel(descriptor: descriptor, profile: DeviceProfile(family: .apple9))
+      let lines = kernel.source.split(separator: "\n").filter { $0.contains("[[buffer(") }.map { $0.trimmingCharacters(in: .whitespaces) }
+      XCTAssertEqual(lines, kernel.bindings.map { $0.parameter + "," }, name)
+    }
+  }
+}

@@ -1,0 +1,67 @@
+//! Where programs in Objective-C and Swift are built and run: on this machine or, where Linux has no clang 19 and GNUstep, in a
+//! Debian 13 root.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::repo::Repo;
+use crate::sysroot;
+
+/// This machine or the root.
+pub(crate) struct Place {
+    inside: Option<Vec<PathBuf>>,
+}
+
+impl Place {
+    /// This machine, whatever it has.
+    pub(crate) const HERE: Self = Self { inside: None };
+
+    /// This machine, or a root in which these folders are visible. The error is the reason why there is neither.
+    pub(crate) fn find(repo: &Repo, folders: &[&Path]) -> std::result::Result<Self, String> {
+        if has_objective_c() {
+            return Ok(Self::HERE);
+        }
+        if let Some(reason) = sysroot::unavailable() {
+            return Err(format!("no clang 19 and GNUstep here, and {reason}"));
+        }
+        let mut visible = vec![repo.target.clone()];
+        visible.extend(folders.iter().map(|folder| folder.to_path_buf()));
+        Ok(Self {
+            inside: Some(visible),
+        })
+    }
+
+    /// For reports.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.inside {
+            None => "this machine",
+            Some(_) => "a Debian 13 root under target/",
+        }
+    }
+
+    /// A program there, started in the repository's root folder.
+    pub(crate) fn command(&self, repo: &Repo, program: &Path) -> Command {
+        match &self.inside {
+            None => {
+                let mut command = Command::new(program);
+                command.current_dir(&repo.root);
+                command
+            }
+            Some(folders) => {
+                let mut command = sysroot::at(repo, &repo.root, folders);
+                command.arg(program);
+                command
+            }
+        }
+    }
+}
+
+/// Whether Objective-C programs can be built here: Apple's frameworks, or clang with GNUstep.
+fn has_objective_c() -> bool {
+    let answers = |program: &str, argument: &str| {
+        let found = Command::new(program).arg(argument).output();
+        found.is_ok_and(|output| output.status.success())
+    };
+    cfg!(target_os = "macos")
+        || (answers("clang-19", "--version") && answers("gnustep-config", "--objc-flags"))
+}
