@@ -31,14 +31,16 @@ final class CounterTests: XCTestCase {
     costs.forEach { print($0.row) }
   }
 
+  private let symmetric = QuantizationLayout(isSymmetric: true)
+
   func testPrefill() throws {
     let shape = TestProblem.Shape(heads: 1, keyHeads: 1, queryRows: 256, keyRows: 256)
     let costs = [
       try cost("FP32 128", forward(128, q: Operand(.FP32), k: Operand(.FP32), v: Operand(.FP32)), shape),
       try cost("FP16 128", forward(128), shape),
       try cost("BF16 128", forward(128, q: Operand(.BF16), k: Operand(.BF16), v: Operand(.BF16)), shape),
-      try cost("INT8 128", forward(128, k: int8(), v: int8()), shape),
-      try cost("INT4 128", forward(128, k: int4(), v: int4()), shape),
+      try cost("INT8 128", forward(128, k: int8(symmetric), v: int8(symmetric)), shape),
+      try cost("INT4 128", forward(128, k: int4(symmetric), v: int4(symmetric)), shape),
       try cost("INT8 row 128", forward(128, k: int8(.init(granularity: .row)), v: int8(.init(granularity: .row))), shape),
       try cost("INT4 groups of 32, 128", forward(128, k: int4(.init(granularity: .rowGroups(of: 32))), v: int4(.init(granularity: .rowGroups(of: 32)))), shape),
     ]
@@ -56,11 +58,11 @@ final class CounterTests: XCTestCase {
       d.schedule = .decode
       return d
     }
-    let costs = [try cost("FP16 128", decode(Operand(.FP16)), shape), try cost("INT8 128", decode(int8()), shape), try cost("INT4 128", decode(int4()), shape)]
+    let costs = [try cost("FP16 128", decode(Operand(.FP16)), shape), try cost("INT8 128", decode(int8(symmetric)), shape), try cost("INT4 128", decode(int4(symmetric)), shape)]
     report(costs, "decode, 8 rows x 1024")
     let bytes = costs.map { Double($0.deviceBytes) }
     XCTAssertLessThan(bytes[1], 0.51 * bytes[0])
-    XCTAssertLessThan(bytes[2], 0.26 * bytes[0])
+    XCTAssertLessThan(bytes[2], 0.27 * bytes[0])  // Q is FP16 in all
     for integer in costs[1...] { XCTAssertEqual(integer.counters.matrixMultiplies, costs[0].counters.matrixMultiplies) }
   }
 }
