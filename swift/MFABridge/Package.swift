@@ -27,6 +27,9 @@ let package = Package(
     .target(name: "CMFA"),
     .target(name: "MFABridge", dependencies: ["MetalAttention", "CMFA", metal]),
     .testTarget(name: "MFABridgeTests", dependencies: ["MFABridge", "CMFA", "MetalAttention", metal]),
+
+    // MARK: Counters of the software device
+    .executableTarget(name: "MetalReport", dependencies: ["MetalAttention", "AttentionKernels", metal]),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -45,9 +45,19 @@ pub(crate) fn check(venv: &Venv, step: &mut Step, built: &Path) -> Result<()> {
     let mut generated = Command::new(built.join("mfa-codegen"));
     with_libclang(&mut generated, venv)?;
     step.run_check(generated.arg("--check"))?;
+    check_exports(venv, step, built, &built.join(CPU_DRIVER))
+}
+
+/// Whether a driver library exports exactly the functions of mfa.h.
+pub(crate) fn check_exports(
+    venv: &Venv,
+    step: &mut Step,
+    built: &Path,
+    driver: &Path,
+) -> Result<()> {
     let mut symbols = Command::new(built.join("mfa-codegen"));
     with_libclang(&mut symbols, venv)?;
-    step.run_check(symbols.arg("--symbols").arg(built.join(CPU_DRIVER)))
+    step.run_check(symbols.arg("--symbols").arg(driver))
 }
 
 /// Lets the generator find libclang, with which bindgen reads the header.

@@ -7,9 +7,11 @@ use std::env::consts::{ARCH, DLL_PREFIX, DLL_SUFFIX, OS};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::metal;
 use crate::package;
+use crate::place::Place;
 use crate::process::{Step, output};
 use crate::repo::Repo;
 use crate::venv::Venv;
@@ -44,6 +46,8 @@ enum Package {
     Wheel,
     /// The three crates.
     Crates,
+    /// The Swift driver, placed beside the native module of the Python package: wheels made after that have it.
+    Driver,
 }
 
 /// Where libraries come from.
@@ -63,6 +67,11 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     if wanted(Package::C) {
         made.push(c_archive(repo, &mut step, &out)?);
     }
+    // A library of the Debian root would not load elsewhere on Linux: there it is made on request only. The wheel
+    // takes it along.
+    if options.only.contains(&Package::Driver) || (OS == "macos" && options.only.is_empty()) {
+        made.push(swift_driver(repo, &mut step)?);
+    }
     if wanted(Package::Wheel) {
         made.push(portable_wheel(repo, &mut step, &out.join("wheel"))?);
     }
@@ -77,6 +86,17 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         println!("{} ({bytes} bytes)", path.display());
     }
     Ok(())
+}
+
+/// The Swift driver where the loader finds it.
+fn swift_driver(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
+    let place = Place::of_swift(repo).map_err(|reason| anyhow!(reason))?;
+    let path = repo
+        .path(wheel::PACKAGE)
+        .join("python/umfa")
+        .join(metal::DRIVER);
+    copy(&metal::driver(repo, step, &place)?, &path)?;
+    Ok(path)
 }
 
 /// The C package as a compressed archive.

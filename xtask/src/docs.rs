@@ -21,6 +21,8 @@ pub(crate) struct Block {
     pub(crate) language: String,
     /// The fence says that it needs PyTorch.
     torch: bool,
+    /// The fence says that it is a program by itself (Swift's may also be parts of a manifest).
+    pub(crate) program: bool,
     pub(crate) line: usize,
     pub(crate) code: String,
 }
@@ -147,15 +149,19 @@ fn c_program(step: &mut Step, prefix: &Path, path: &Path, code: &str) -> Result<
 fn blocks(text: &str) -> Vec<Block> {
     let mut found = Vec::new();
     let mut open: Option<Block> = None;
+    // `swift`, `python torch`; and for MkDocs, which knows no words behind the language, `{.python .torch}`.
+    let is_separator = |c: char| " ,.{}".contains(c);
     for (index, line) in text.lines().enumerate() {
         match (line.strip_prefix("```"), &mut open) {
             (Some(_), Some(_)) => found.extend(open.take()),
             (Some(info), None) => {
-                let mut words = info.split([' ', ',']);
-                let language = words.next().unwrap_or_default();
+                let mut words = info.split(is_separator).filter(|word| !word.is_empty());
+                let language = words.next().unwrap_or_default().to_owned();
+                let notes: Vec<_> = words.collect();
                 open = Some(Block {
-                    language: language.to_owned(),
-                    torch: words.any(|word| word == "torch"),
+                    language,
+                    torch: notes.contains(&"torch"),
+                    program: notes.contains(&"program"),
                     line: index + 1,
                     code: String::new(),
                 });
@@ -176,7 +182,7 @@ mod tests {
 
     #[test]
     fn finds_blocks() {
-        let text = "a\n```python torch\nx = 1\n\ny = 2\n```\nb\n```c ignore\n```\n```\nplain\n```\n```rust\nnever closed\n";
+        let text = "a\n```{.python .torch}\nx = 1\n\ny = 2\n```\nb\n```c ignore\n```\n```\nplain\n```\n```rust\nnever closed\n";
         let found: Vec<_> = blocks(text)
             .into_iter()
             .map(|block| (block.language, block.torch, block.line, block.code))

@@ -10,6 +10,7 @@ mod counts;
 mod demo;
 mod dist;
 mod docs;
+mod metal;
 mod objc;
 mod package;
 mod place;
@@ -51,6 +52,8 @@ enum Task {
     Ceilings(bench::Ceilings),
     /// Make README's table of features from the devices' own answers.
     Support(support::Options),
+    /// Write docs/metal.md: what the Metal kernels would cost a GPU, counted on the software device.
+    MetalReport,
     /// Make the packages: C archive, Python wheel, crates.
     Dist(dist::Options),
     /// Make a Debian root with Swift 6, clang 19 and GNUstep, and run a command in it.
@@ -76,6 +79,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Bench(options) => bench::run(&repo, &options),
         Task::Ceilings(options) => bench::ceilings(&repo, &options),
         Task::Support(options) => support::run(&repo, &options),
+        Task::MetalReport => metal::report(&repo),
         Task::Dist(options) => dist::run(&repo, &options),
         Task::Sysroot(options) => sysroot::run(&repo, &options),
     }

@@ -31,6 +31,24 @@ impl Place {
         })
     }
 
+    /// Where Swift 6 is, and on Linux the clang 19 of the software device. The error is the reason why it is nowhere.
+    pub(crate) fn of_swift(repo: &Repo) -> std::result::Result<Self, String> {
+        if cfg!(target_os = "macos") || sysroot::native() {
+            return Ok(Self::HERE);
+        }
+        match sysroot::unavailable() {
+            Some(reason) => Err(format!("no Swift 6 and clang 19 here, and {reason}")),
+            None => Ok(Self {
+                inside: Some(vec![repo.target.clone()]),
+            }),
+        }
+    }
+
+    /// Whether it is this machine.
+    pub(crate) fn is_here(&self) -> bool {
+        self.inside.is_none()
+    }
+
     /// For reports.
     pub(crate) fn name(&self) -> &'static str {
         match self.inside {

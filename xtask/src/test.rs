@@ -2,6 +2,7 @@
 
 mod checks;
 mod cross;
+mod metal;
 mod native;
 mod packages;
 mod python;
@@ -11,17 +12,18 @@ mod swift;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::counts::Counts;
 use crate::dist;
+use crate::place::Place;
 use crate::process::Step;
 use crate::repo::Repo;
 use crate::venv::Venv;
 use crate::wheel;
 
 /// Options of `cargo xtask test`.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct Options {
     /// Install a CPU build of PyTorch first; tests against it fail, instead of being skipped, without it.
     #[arg(long)]
@@ -35,9 +37,19 @@ pub(crate) struct Options {
     /// Run the tests of every language on this driver library instead of the CPU engine that is linked in.
     #[arg(long, value_name = "LIBRARY")]
     driver: Option<PathBuf>,
+    /// The same on the driver of this machine's GPU, which is built first: on a Mac, `--device metal`.
+    #[arg(long, value_enum, conflicts_with = "driver")]
+    device: Option<Device>,
     /// List the parts and end.
     #[arg(long)]
     list: bool,
+}
+
+/// A device with a driver that tasks can build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Device {
+    /// The Swift driver, where Swift is.
+    Metal,
 }
 
 /// How a part ended, if nothing went wrong.
@@ -148,6 +160,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         .chain(python::parts())
         .chain(packages::parts())
         .chain(swift::parts())
+        .chain(metal::parts())
         .chain(cross::parts())
         .collect();
     if options.list {
@@ -164,6 +177,19 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
             bail!("there is no part {wanted:?}: `cargo xtask test --list` names them");
         }
     }
+
+    let mut options = options.clone();
+    if options.device == Some(Device::Metal) {
+        let place = Place::of_swift(repo).map_err(|reason| anyhow!(reason))?;
+        ensure!(
+            place.is_here(),
+            "the Metal driver runs in a root here, which no other part can enter: --only metal and --only cross test it"
+        );
+        let mut step = Step::new("metal-driver", &repo.scratch("logs"))?;
+        options.driver = Some(crate::metal::driver(repo, &mut step, &place)?);
+        step.finish();
+    }
+    let options = &options;
 
     let mut lab = Lab {
         repo,

@@ -7,11 +7,13 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::c;
+use crate::metal;
 use crate::objc;
 use crate::place::Place;
 use crate::process::{Step, output};
-use crate::repo::Repo;
+use crate::test::rust;
 use crate::test::{Lab, Part, Verdict};
+use crate::venv::Venv;
 
 /// The part of the suite.
 pub(super) fn parts() -> Vec<Part> {
@@ -24,8 +26,17 @@ pub(super) fn parts() -> Vec<Part> {
                 library: lab.cpu_driver(step)?,
                 loaded: false,
             }];
-            if let Some(named) = &lab.options.driver {
-                let library = fs::canonicalize(named)
+            let named = match (&lab.options.driver, Place::of_swift(lab.repo)) {
+                (Some(named), _) => Some(named.clone()),
+                (None, Ok(place)) => Some(metal::driver(lab.repo, step, &place)?),
+                (None, Err(reason)) => {
+                    step.say(&format!("without the Swift driver: {reason}"))?;
+                    step.counts.skipped += 1;
+                    None
+                }
+            };
+            if let Some(named) = named {
+                let library = fs::canonicalize(&named)
                     .with_context(|| format!("looking for {}", named.display()))?;
                 let stem = library.file_stem().unwrap_or_default().to_string_lossy();
                 drivers.push(Driver {
@@ -37,7 +48,7 @@ pub(super) fn parts() -> Vec<Part> {
             let folder = lab.repo.scratch("cross");
             fs::create_dir_all(&folder)
                 .with_context(|| format!("creating {}", folder.display()))?;
-            let rust = rust_runner(lab.repo, step)?;
+            let rust = rust::test_program(lab.repo, step, "conformance")?;
             let mut text = String::new();
             for driver in &drivers {
                 text += &format!("driver {}\n", driver.name);
@@ -92,14 +103,11 @@ impl Driver {
     ) -> Result<Vec<(&'static str, Runner)>> {
         let repo = lab.repo;
         let venv = lab.venv_with_package(step)?;
-        // The interpreter of the environment is not in it.
-        let interpreter = PathBuf::from(output(
-            &mut venv.python(["-c", "import sys; print(sys.base_prefix)"]),
-        )?);
+        let python = Interpreter::of(venv)?;
         let library_folder = self.library.parent().unwrap_or(Path::new("."));
         let mut visible = vec![library_folder];
-        if interpreter != Path::new("/usr") {
-            visible.push(&interpreter);
+        if !python.is_the_systems() {
+            visible.push(&python.folder);
         }
         let found = Place::find(repo, &visible);
         let special = found.as_ref();
@@ -156,17 +164,17 @@ impl Driver {
             Err(reason) => missing(reason),
             Ok(place) => Runner::Command(start(place, rust)),
         };
-        let python = match usual {
+        let python_runner = match usual {
             Err(reason) => missing(reason),
-            Ok(_) if !loads && interpreter == Path::new("/usr") => Runner::Missing(
+            Ok(_) if !loads && python.is_the_systems() => Runner::Missing(
                 "the driver loads in the Debian root only, and Python is the system's".to_owned(),
             ),
             Ok(place) => {
-                let program = venv.program("python");
-                let mut command = start(place, Path::new(program.get_program()));
+                let mut command = start(place, &python.program);
                 command
                     .arg(repo.path("tests/cross/run_python.py"))
-                    .env("LD_LIBRARY_PATH", interpreter.join("lib"));
+                    .env("PYTHONPATH", &python.packages)
+                    .env("LD_LIBRARY_PATH", python.folder.join("lib"));
                 Runner::Command(command)
             }
         };
@@ -175,8 +183,37 @@ impl Driver {
             ("Objective-C", objective_c),
             ("Swift", swift),
             ("Rust", rust),
-            ("Python", python),
+            ("Python", python_runner),
         ])
+    }
+}
+
+/// The Python that an environment was made from: the environment's own program is a link to it, which leads nowhere in a root.
+struct Interpreter {
+    program: PathBuf,
+    folder: PathBuf,
+    /// What is installed in the environment.
+    packages: PathBuf,
+}
+
+impl Interpreter {
+    fn of(venv: &Venv) -> Result<Self> {
+        let question =
+            "import os, sys; print(os.path.realpath(sys.executable), sys.base_prefix, sep='\\n')";
+        let answer = output(&mut venv.python(["-c", question]))?;
+        match answer.lines().collect::<Vec<_>>().as_slice() {
+            [program, folder] => Ok(Self {
+                program: program.into(),
+                folder: folder.into(),
+                packages: venv.site_packages()?,
+            }),
+            _ => bail!("Python says of itself {answer:?}, expected two paths"),
+        }
+    }
+
+    /// Then it cannot be shown to the root, which has a system of its own.
+    fn is_the_systems(&self) -> bool {
+        self.folder == Path::new("/usr")
     }
 }
 
@@ -201,27 +238,5 @@ impl Runner {
             text += &format!("word {}\n", word.to_string_lossy());
         }
         text
-    }
-}
-
-/// Builds Rust's runner, a test of the crate `mfa`, and finds it.
-fn rust_runner(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
-    let build = [
-        "test",
-        "--locked",
-        "--workspace",
-        "--test",
-        "conformance",
-        "--no-run",
-    ];
-    step.run(&mut repo.cargo(build))?;
-    let messages = output(repo.cargo(build).arg("--message-format=json"))?;
-    let executable = |line: &str| {
-        let (_, rest) = line.split_once("\"executable\":\"")?;
-        Some(PathBuf::from(rest.split_once('"')?.0))
-    };
-    match messages.lines().find_map(executable) {
-        Some(path) => Ok(path),
-        None => bail!("cargo does not say where it has put the test `conformance`"),
     }
 }

@@ -1,7 +1,12 @@
 //! Tests in Rust.
 
+use std::path::PathBuf;
 use std::process::Command;
 
+use anyhow::{Result, bail};
+
+use crate::process::{Step, output};
+use crate::repo::Repo;
 use crate::test::{Lab, Part, Verdict};
 
 /// The integration tests of the workspace, the conformance vectors among them: what exercises a driver.
@@ -48,6 +53,28 @@ fn cargo_test(lab: &Lab, arguments: &[&str]) -> Command {
         None => command.env("MFA_REQUIRE_ALL", "1"),
     };
     command
+}
+
+/// Builds an integration test of a crate, and finds its program: for other places than cargo's to run it.
+pub(super) fn test_program(repo: &Repo, step: &mut Step, name: &str) -> Result<PathBuf> {
+    let build = [
+        "test",
+        "--locked",
+        "--workspace",
+        "--test",
+        name,
+        "--no-run",
+    ];
+    step.run(&mut repo.cargo(build))?;
+    let messages = output(repo.cargo(build).arg("--message-format=json"))?;
+    let executable = |line: &str| {
+        let (_, rest) = line.split_once("\"executable\":\"")?;
+        Some(PathBuf::from(rest.split_once('"')?.0))
+    };
+    match messages.lines().find_map(executable) {
+        Some(path) => Ok(path),
+        None => bail!("cargo does not say where it has put the test `{name}`"),
+    }
 }
 
 /// The workspace's tests, then the conformance vectors on every instruction set and on the driver as a library.

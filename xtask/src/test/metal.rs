@@ -1,0 +1,129 @@
+//! Tests of the Swift driver: on a Mac's GPU, elsewhere on the software device. (The part `cross` calls it from every language.)
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::codegen;
+use crate::docs;
+use crate::metal;
+use crate::place::Place;
+use crate::process::Step;
+use crate::repo::Repo;
+use crate::test::rust;
+use crate::test::{Lab, Part, Verdict};
+
+/// Random calls of each property: the software device is a thousand times slower than a processor.
+const RANDOM_CALLS: &str = "100";
+
+pub(super) fn parts() -> Vec<Part> {
+    vec![
+        part(
+            "metal-swift",
+            "MFABridge: kernels' text and results, the conformance vectors through the Swift API",
+            |lab, step, place| step.run(&mut metal::swift(lab.repo, place, "test")),
+        ),
+        part(
+            "metal-exports",
+            "the Swift driver exports the functions of mfa.h, and no others of that name",
+            |lab, step, place| {
+                let driver = metal::driver(lab.repo, step, place)?;
+                let built = lab.built(step)?;
+                codegen::check_exports(lab.venv(step)?, step, &built, &driver)
+            },
+        ),
+        part(
+            "metal-random",
+            "random calls with every option on the Swift driver, against float64",
+            |lab, step, place| {
+                let driver = metal::driver(lab.repo, step, place)?;
+                let program = rust::test_program(lab.repo, step, "properties")?;
+                step.run(
+                    place
+                        .command(lab.repo, &program)
+                        .env("MFA_DRIVER", driver)
+                        .env("MFA_REQUIRE_ALL", "1")
+                        .env("PROPTEST_CASES", RANDOM_CALLS),
+                )
+            },
+        ),
+        part(
+            "metal-package",
+            "a package that depends on the repository's root builds and runs the Swift code of the guide",
+            |lab, step, place| {
+                for (file, blocks) in docs::markdown(lab.repo)? {
+                    for block in blocks {
+                        if block.language == "swift" && block.program {
+                            let result = user(lab.repo, step, place, &block.code);
+                            docs::count(step, &file, &block, result)?;
+                        }
+                    }
+                }
+                Ok(())
+            },
+        ),
+        part(
+            "metal-counts",
+            "INT8 and INT4 keys and values cost the kernels what is promised, and no more",
+            |lab, step, place| {
+                let mut counter = metal::counter(lab.repo, step, place)?;
+                step.run_check(counter.arg("--check"))
+            },
+        ),
+    ]
+}
+
+/// Builds and runs a program in a package of its own.
+fn user(repo: &Repo, step: &mut Step, place: &Place, code: &str) -> Result<()> {
+    // SwiftPM names a dependency after its folder.
+    let folder = repo.scratch("metal-package");
+    let named = folder.join("umfa");
+    let write = |file: &str, text: &str| {
+        let path = folder.join("user").join(file);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+        }
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    };
+    write("Package.swift", MANIFEST)?;
+    write("Sources/user/main.swift", code)?;
+    step.run(Command::new("ln").arg("-sfn").arg(&repo.root).arg(named))?;
+    step.run(
+        place
+            .command(repo, Path::new("swift"))
+            .args(["run", "--configuration", "release", "--package-path"])
+            .arg(folder.join("user")),
+    )
+}
+
+const MANIFEST: &str = r#"// swift-tools-version: 6.0
+import PackageDescription
+
+let package = Package(
+  name: "user", platforms: [.macOS(.v14)],
+  dependencies: [.package(path: "../umfa")],
+  targets: [.executableTarget(name: "user", dependencies: [.product(name: "MetalAttention", package: "umfa")])])
+"#;
+
+/// A part that is skipped where there is no Swift and no root can be made.
+fn part(
+    name: &str,
+    about: &str,
+    run: impl Fn(&mut Lab, &mut Step, &Place) -> Result<()> + 'static,
+) -> Part {
+    Part::new(name, about, move |lab, step| {
+        let place = match Place::of_swift(lab.repo) {
+            Ok(place) => place,
+            Err(reason) => return Ok(Verdict::Skipped(reason)),
+        };
+        run(lab, step, &place)?;
+        let device = if cfg!(target_os = "macos") {
+            "the GPU of this Mac"
+        } else {
+            "the software device"
+        };
+        Ok(Verdict::Ran(format!("{device}, on {}", place.name())))
+    })
+}
