@@ -45,7 +45,8 @@ class Results:
     missing: str = ""
     """Why it did not run."""
     problem: str = ""
-    """How it failed."""
+    """What it complained of."""
+    complete: bool = False
 
     def read(self, folder: Path) -> None:
         content = (folder / "results.bin").read_bytes()
@@ -68,6 +69,8 @@ class Results:
             elif item == "skip":
                 case, name, reason = rest.split(maxsplit=2)
                 self.skips[case, name] = reason
+            elif item == "end":
+                self.complete = True
             else:
                 raise AssertionError(f"unknown item: {line}")
 
@@ -136,9 +139,9 @@ def run(runner: Runner, out: Path) -> Results:
         ended = subprocess.run(
             command, cwd=runner.folder, stdout=log, stderr=subprocess.STDOUT, check=False
         )
-    if ended.returncode == 0:
+    if (folder / "results.bin").exists() and (folder / "results.txt").exists():
         results.read(folder)
-    else:
+    if ended.returncode != 0:
         tail = (folder / "log.txt").read_text(encoding="utf-8").splitlines()[-20:]
         results.problem = "\n".join([f"its runner ended with status {ended.returncode}", *tail])
     return results
