@@ -49,9 +49,13 @@ class Results:
     complete: bool = False
 
     def read(self, folder: Path) -> None:
+        """Reads the files of a runner that has come to its end."""
+        text = (folder / "results.txt").read_text(encoding="utf-8")
+        if not text.endswith("\nend\n"):
+            return
         content = (folder / "results.bin").read_bytes()
         call = Call(-1)
-        for line in (folder / "results.txt").read_text(encoding="utf-8").splitlines():
+        for line in text.splitlines():
             item, _, rest = line.partition(" ")
             if item == "mfa-results":
                 assert rest == "1", f"version {rest} of the results, expected 1"
