@@ -7,7 +7,7 @@
 
 use proptest::prelude::*;
 
-use crate::case::{Case, any_case};
+use crate::case::{Case, Storage, any_case};
 use crate::reference::Real;
 use crate::run::{Operand, Prepared};
 use crate::session::Session;
@@ -211,6 +211,27 @@ fn over_blocks() {
     for option in options {
         let mut case = plain.clone();
         option(&mut case);
+        check(&case).unwrap_or_else(|sentence| panic!("{case:?}: {sentence}"));
+    }
+}
+
+/// The same of operands that are multiplied as they are stored: their blocks of keys are longer.
+#[test]
+fn over_blocks_of_short_floats() {
+    for (precision, causal) in [("bf16", false), ("bf16", true), ("fp16", true)] {
+        let case = Case {
+            nq: 290,
+            nk: 1100,
+            d: 48,
+            dv: 32,
+            kv_heads: 1,
+            storage: [0; 3].map(|_| Storage::Float(precision)),
+            grad: precision,
+            causal,
+            bottom_right: true,
+            threads: 2,
+            ..Case::small()
+        };
         check(&case).unwrap_or_else(|sentence| panic!("{case:?}: {sentence}"));
     }
 }

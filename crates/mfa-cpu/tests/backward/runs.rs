@@ -2,7 +2,7 @@
 
 use mfa_sys as sys;
 
-use crate::case::Case;
+use crate::case::{Case, Storage};
 use crate::run::Prepared;
 use crate::session::{Session, View};
 
@@ -17,8 +17,9 @@ fn same_bits_every_run() {
         ..Case::small()
     };
     // Fused and split, with everything that is added up over heads and batches.
-    let options: [fn(&mut Case); 3] = [
+    let options: [fn(&mut Case); 4] = [
         |_| {},
+        |c| c.storage = [0; 3].map(|_| Storage::Float("bf16")),
         |c| (c.kv_heads, c.group, c.causal) = (1, 1, true),
         |c| {
             c.batch = 2;
