@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::c;
 use crate::metal;
@@ -13,6 +13,7 @@ use crate::place::Place;
 use crate::process::{Step, output};
 use crate::test::rust;
 use crate::test::{Lab, Part, Verdict};
+use crate::venv::Venv;
 
 /// The part of the suite.
 pub(super) fn parts() -> Vec<Part> {
@@ -102,14 +103,11 @@ impl Driver {
     ) -> Result<Vec<(&'static str, Runner)>> {
         let repo = lab.repo;
         let venv = lab.venv_with_package(step)?;
-        // The interpreter of the environment is not in it.
-        let interpreter = PathBuf::from(output(
-            &mut venv.python(["-c", "import sys; print(sys.base_prefix)"]),
-        )?);
+        let python = Interpreter::of(venv)?;
         let library_folder = self.library.parent().unwrap_or(Path::new("."));
         let mut visible = vec![library_folder];
-        if interpreter != Path::new("/usr") {
-            visible.push(&interpreter);
+        if !python.is_the_systems() {
+            visible.push(&python.folder);
         }
         let found = Place::find(repo, &visible);
         let special = found.as_ref();
@@ -166,17 +164,17 @@ impl Driver {
             Err(reason) => missing(reason),
             Ok(place) => Runner::Command(start(place, rust)),
         };
-        let python = match usual {
+        let python_runner = match usual {
             Err(reason) => missing(reason),
-            Ok(_) if !loads && interpreter == Path::new("/usr") => Runner::Missing(
+            Ok(_) if !loads && python.is_the_systems() => Runner::Missing(
                 "the driver loads in the Debian root only, and Python is the system's".to_owned(),
             ),
             Ok(place) => {
-                let program = venv.program("python");
-                let mut command = start(place, Path::new(program.get_program()));
+                let mut command = start(place, &python.program);
                 command
                     .arg(repo.path("tests/cross/run_python.py"))
-                    .env("LD_LIBRARY_PATH", interpreter.join("lib"));
+                    .env("PYTHONPATH", &python.packages)
+                    .env("LD_LIBRARY_PATH", python.folder.join("lib"));
                 Runner::Command(command)
             }
         };
@@ -185,8 +183,37 @@ impl Driver {
             ("Objective-C", objective_c),
             ("Swift", swift),
             ("Rust", rust),
-            ("Python", python),
+            ("Python", python_runner),
         ])
+    }
+}
+
+/// The Python that an environment was made from: the environment's own program is a link to it, which leads nowhere in a root.
+struct Interpreter {
+    program: PathBuf,
+    folder: PathBuf,
+    /// What is installed in the environment.
+    packages: PathBuf,
+}
+
+impl Interpreter {
+    fn of(venv: &Venv) -> Result<Self> {
+        let question =
+            "import os, sys; print(os.path.realpath(sys.executable), sys.base_prefix, sep='\\n')";
+        let answer = output(&mut venv.python(["-c", question]))?;
+        match answer.lines().collect::<Vec<_>>().as_slice() {
+            [program, folder] => Ok(Self {
+                program: program.into(),
+                folder: folder.into(),
+                packages: venv.site_packages()?,
+            }),
+            _ => bail!("Python says of itself {answer:?}, expected two paths"),
+        }
+    }
+
+    /// Then it cannot be shown to the root, which has a system of its own.
+    fn is_the_systems(&self) -> bool {
+        self.folder == Path::new("/usr")
     }
 }
 

@@ -11,6 +11,8 @@
 //! for each strip of mr queries:
 //!     dQ  += dS K                           ptv_f32: reads dS^T as it lies
 //! ```
+//!
+//! With products of bf16 parts: see [`super::parts`].
 
 use std::ptr::{null, null_mut};
 
@@ -112,12 +114,12 @@ impl Cells<'_> {
     pub(super) unsafe fn add(
         &self,
         sequence: &Sequence,
+        kv_head: usize,
         queries: &Queries,
         keys: &Keys,
         want: Want,
         dq: Sum,
     ) {
-        let (scratch, mr) = (self.scratch, self.kernels.mr);
         let patch = Patch {
             sequence,
             head: queries.head,
@@ -126,56 +128,102 @@ impl Cells<'_> {
             j0: keys.first,
             keys: keys.n,
         };
-        // SAFETY: strips of the block's keys, tiles of its queries; the scratch was laid out for the blocks.
+        // SAFETY: by this function's contract; the scratch was laid out for the blocks.
         unsafe {
             if self.call.problem.options.mask.is_some() {
-                self.bias.mask_tile(&patch, scratch.mask, scratch.stage);
+                self.bias
+                    .mask_tile(&patch, self.scratch.mask, self.scratch.stage);
             }
+            if super::parts::fit(queries, keys) {
+                return self.add_parts(&patch, want, dq);
+            }
+            if self.plan.products.is_none() {
+                return self.add_floats(&patch, queries, keys, want, dq);
+            }
+            // Parts do not hold NaN, infinities, and the smallest numbers. They are few.
+            let (mut queries, mut keys) = (queries.clone(), keys.clone());
+            self.pack_query_floats(sequence, &mut queries, want);
+            self.pack_key_floats(sequence, kv_head, &mut keys, want);
+            self.add_floats(&patch, &queries, &keys, want, dq);
+        }
+    }
+
+    /// [`Cells::add`] on floats.
+    unsafe fn add_floats(
+        &self,
+        patch: &Patch<'_>,
+        queries: &Queries,
+        keys: &Keys,
+        want: Want,
+        dq: Sum,
+    ) {
+        let mr = self.kernels.mr;
+        // SAFETY: strips of the block's keys, tiles of its queries.
+        unsafe {
             for strip in (0..keys.n).step_by(mr) {
-                self.strip(&patch, queries, strip, want);
+                self.strip(patch, queries, strip, want);
             }
             if want.dq {
                 for tile in (0..queries.n).step_by(mr) {
-                    self.add_dq(&patch, keys, tile, dq);
+                    self.add_dq(patch, keys, tile, dq);
                 }
             }
         }
     }
 
-    /// One strip of keys.
-    unsafe fn strip(&self, patch: &Patch<'_>, queries: &Queries, strip: usize, want: Want) {
-        let (problem, scratch, kernels) = (&self.call.problem, self.scratch, self.kernels);
-        let (options, sequence) = (&problem.options, patch.sequence);
-        let (mr, nr) = (kernels.mr, kernels.nr);
-        let rows = mr.min(patch.keys - strip);
+    /// The part of a patch that has `rows` keys from `strip` on and the queries that see any of them, in units of `unit`
+    /// queries; and whether some of these do not see some of the keys.
+    pub(super) fn seen<'p>(
+        &self,
+        patch: &Patch<'p>,
+        strip: usize,
+        rows: usize,
+        unit: usize,
+    ) -> Option<(Patch<'p>, bool)> {
+        let (options, sequence) = (&self.call.problem.options, patch.sequence);
         let j = patch.j0 + strip;
         let end = patch.i0 + patch.n;
-        // Queries that see any key of the strip, and whether some of them do not see some of the keys.
         let (first, last) = (
             sequence.seen_by(options, j),
             sequence.seen_by(options, j + rows - 1),
         );
         let (from, to) = (first.0.clamp(patch.i0, end), last.1.clamp(patch.i0, end));
+        if from >= to {
+            return None;
+        }
+        let skipped = (from - patch.i0) / unit * unit;
+        let n = (to - patch.i0 - skipped)
+            .next_multiple_of(unit)
+            .min(patch.n - skipped);
+        let i0 = patch.i0 + skipped;
+        let ragged = i0 < last.0 || i0 + n > first.1;
+        let seen = Patch {
+            i0,
+            n,
+            j0: j,
+            keys: rows,
+            ..*patch
+        };
+        Some((seen, ragged))
+    }
+
+    /// One strip of keys.
+    unsafe fn strip(&self, patch: &Patch<'_>, queries: &Queries, strip: usize, want: Want) {
+        let (problem, scratch, kernels) = (&self.call.problem, self.scratch, self.kernels);
+        let options = &problem.options;
+        let (mr, nr) = (kernels.mr, kernels.nr);
+        let rows = mr.min(patch.keys - strip);
         // SAFETY: the strip is inside the block, whose arrays the scratch holds; `skipped` is whole panels.
         unsafe {
             let ds = scratch.ds.add(strip * SCORE_LD);
             let keeps_ds = want.dq || want.ds;
-            if from >= to {
+            let Some((seen, ragged)) = self.seen(patch, strip, rows, nr) else {
                 if keeps_ds {
                     clear(ds, rows, 0, patch.n);
                 }
                 return;
-            }
-            let skipped = (from - patch.i0) / nr * nr;
-            let seen = Patch {
-                i0: patch.i0 + skipped,
-                n: to - patch.i0 - skipped,
-                j0: j,
-                keys: rows,
-                ..*patch
             };
-            let ragged = seen.i0 < last.0 || to > first.1;
-            let n = seen.n;
+            let (skipped, n) = (seen.i0 - patch.i0, seen.n);
             let panels = n.div_ceil(nr);
             let (s, slope) = (scratch.s, scratch.slope);
             self.scores(strip, rows, skipped, panels);
@@ -357,7 +405,7 @@ unsafe fn add_row(out: *mut f32, weight: f32, row: *const f32, columns: usize) {
 }
 
 /// Zeroes columns `from..to` of a strip.
-unsafe fn clear(strip: *mut f32, rows: usize, from: usize, to: usize) {
+pub(super) unsafe fn clear(strip: *mut f32, rows: usize, from: usize, to: usize) {
     for r in 0..rows {
         // SAFETY: columns of a strip, by the caller.
         unsafe {

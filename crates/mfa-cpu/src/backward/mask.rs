@@ -125,7 +125,7 @@ impl Cells<'_> {
                         ptr: self.scratch.dq,
                         ld: 0,
                     };
-                    self.add(sequence, &queries, &keys, WANT, none);
+                    self.add(sequence, kv_head, &queries, &keys, WANT, none);
                     let patch = Patch {
                         sequence,
                         head,

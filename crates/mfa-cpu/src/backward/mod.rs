@@ -17,6 +17,7 @@ mod finish;
 mod mask;
 mod overlap;
 mod pack;
+mod parts;
 mod passes;
 mod plan;
 mod scratch;

@@ -12,11 +12,13 @@ use super::cell::{Cells, Want};
 use super::scratch::{padded, stride};
 use crate::expand::Basis;
 use crate::forward::LOG2_E;
+use crate::kernels::parts::STEP;
 use crate::plan::Scores;
 use crate::problem::Sequence;
 use crate::tensor::Tensor;
 
 /// A packed block of queries of one head.
+#[derive(Clone)]
 pub(super) struct Queries {
     pub head: usize,
     /// First row within the sequence.
@@ -25,25 +27,36 @@ pub(super) struct Queries {
     /// Rows (of the block) of Q and dO that hold NaN or infinities.
     pub wild_q: Vec<usize>,
     pub wild_do: Vec<usize>,
+    /// The largest magnitudes of Q and dO, if they are packed as parts: those of finite numbers only.
+    pub parts: Option<[f32; 2]>,
 }
 
 /// A packed block of keys.
+#[derive(Clone)]
 pub(super) struct Keys {
     pub first: usize,
     pub n: usize,
     pub wild_k: Vec<usize>,
+    /// As in [`Queries`], of K and V.
+    pub parts: Option<[f32; 2]>,
 }
 
 /// Rows of floats, `ld` apart.
 #[derive(Clone, Copy)]
-struct Rows {
-    ptr: *const f32,
-    ld: usize,
+pub(super) struct Rows {
+    pub ptr: *const f32,
+    pub ld: usize,
 }
 
 impl Cells<'_> {
     /// Rows `row..row + n` of a tensor, in place or expanded.
-    unsafe fn rows(&self, tensor: &Tensor, at: (usize, usize), row: usize, n: usize) -> Rows {
+    pub(super) unsafe fn rows(
+        &self,
+        tensor: &Tensor,
+        at: (usize, usize),
+        row: usize,
+        n: usize,
+    ) -> Rows {
         if tensor.is_plain_f32() {
             return Rows {
                 ptr: tensor.at(at.0, at.1, row, 0).cast(),
@@ -116,22 +129,40 @@ impl Cells<'_> {
         n: usize,
         want: Want,
     ) -> Queries {
-        let (call, scratch, kernels) = (self.call, self.scratch, self.kernels);
-        let problem = &call.problem;
-        let (d, dv) = (problem.d, problem.dv);
-        let (at, row) = ((sequence.batch, head), sequence.q0 + first);
         let mut block = Queries {
             head,
             first,
             n,
             wild_q: Vec::new(),
             wild_do: Vec::new(),
+            parts: None,
         };
         // SAFETY: `n <= block_queries` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
-            self.load_statistics(at, row, n);
+            self.load_statistics((sequence.batch, head), sequence.q0 + first, n);
+            match self.plan.products {
+                Some(_) => block.parts = self.pack_query_parts(sequence, &block, want),
+                None => self.pack_query_floats(sequence, &mut block, want),
+            }
+        }
+        block
+    }
+
+    /// The rest of [`Cells::pack_queries`] for products of floats.
+    pub(super) unsafe fn pack_query_floats(
+        &self,
+        sequence: &Sequence,
+        block: &mut Queries,
+        want: Want,
+    ) {
+        let (call, scratch, kernels) = (self.call, self.scratch, self.kernels);
+        let problem = &call.problem;
+        let (d, dv, n) = (problem.d, problem.dv, block.n);
+        let (at, row) = ((sequence.batch, block.head), sequence.q0 + block.first);
+        // SAFETY: as for `pack_queries`.
+        unsafe {
             if self.plan.scores == Scores::I8 {
-                self.pack_q_i8(sequence, head, row, n);
+                self.pack_q_i8(sequence, block.head, row, n);
             }
             if self.plan.scores == Scores::F32 || want.dk {
                 let rows = self.rows(&problem.q, at, row, n);
@@ -152,7 +183,6 @@ impl Cells<'_> {
                 }
             }
         }
-        block
     }
 
     /// Logsumexp and D of a block of queries.
@@ -166,9 +196,25 @@ impl Cells<'_> {
                 *self.scratch.l.add(i) = match l {
                     f32::NEG_INFINITY => f32::INFINITY,
                     f32::INFINITY => f32::NAN,
+                    _ if l.is_nan() => f32::NAN,
                     _ => (f64::from(l) * std::f64::consts::LOG2_E) as f32,
                 };
                 *self.scratch.d.add(i) = self.d.read(at.0, at.1, row + i);
+            }
+        }
+        if self.plan.products.is_some() {
+            // Queries that see nothing, and those that fill the last step.
+            for i in 0..n.next_multiple_of(STEP) {
+                // SAFETY: a number per query of the block, in whole steps.
+                let (l, d) = unsafe { (&mut *self.scratch.l.add(i), &mut *self.scratch.d.add(i)) };
+                if i >= n {
+                    *l = f32::INFINITY;
+                }
+                if *l == f32::INFINITY {
+                    *d = 0.0;
+                } else if d.is_nan() {
+                    *d = f32::NAN;
+                }
             }
         }
     }
@@ -237,17 +283,36 @@ impl Cells<'_> {
         n: usize,
         want: Want,
     ) -> Keys {
-        let (scratch, kernels) = (self.scratch, self.kernels);
-        let problem = &self.call.problem;
-        let (d, dv, mr) = (problem.d, problem.dv, kernels.mr);
-        let factor = problem.options.scale * LOG2_E;
-        let (at, row) = ((sequence.batch, kv_head), sequence.k0 + first);
         let mut block = Keys {
             first,
             n,
             wild_k: Vec::new(),
+            parts: None,
         };
         // SAFETY: `n <= block_keys` rows fit every array of the scratch; rows are inside the tensors.
+        unsafe {
+            match self.plan.products {
+                Some(_) => block.parts = self.pack_key_parts(sequence, kv_head, &block, want),
+                None => self.pack_key_floats(sequence, kv_head, &mut block, want),
+            }
+        }
+        block
+    }
+
+    /// [`Cells::pack_keys`] for products of floats.
+    pub(super) unsafe fn pack_key_floats(
+        &self,
+        sequence: &Sequence,
+        kv_head: usize,
+        block: &mut Keys,
+        want: Want,
+    ) {
+        let (scratch, kernels) = (self.scratch, self.kernels);
+        let problem = &self.call.problem;
+        let (d, dv, mr, n) = (problem.d, problem.dv, kernels.mr, block.n);
+        let factor = problem.options.scale * LOG2_E;
+        let (at, row) = ((sequence.batch, kv_head), sequence.k0 + block.first);
+        // SAFETY: as for `pack_keys`.
         unsafe {
             if self.plan.scores == Scores::I8 {
                 self.pack_k_i8(at, row, n, factor);
@@ -274,7 +339,6 @@ impl Cells<'_> {
                 }
             }
         }
-        block
     }
 
     unsafe fn pack_k_i8(&self, at: (usize, usize), row: usize, n: usize, factor: f32) {

@@ -120,7 +120,7 @@ impl Cells<'_> {
             self.over_keys(block, |keys_at, count| {
                 let kv_head = head / self.call.problem.group;
                 let keys = self.pack_keys(sequence, kv_head, keys_at, count, want);
-                self.add(sequence, &queries, &keys, want, NO_SUM);
+                self.add(sequence, kv_head, &queries, &keys, want, NO_SUM);
             });
             for i in 0..n {
                 let row = sequence.q0 + block.rows.start + i;
@@ -152,7 +152,7 @@ impl Cells<'_> {
             self.over_keys(block, |keys_at, count| {
                 let kv_head = head / self.call.problem.group;
                 let keys = self.pack_keys(sequence, kv_head, keys_at, count, want);
-                self.add(sequence, &queries, &keys, want, sum);
+                self.add(sequence, kv_head, &queries, &keys, want, sum);
             });
             for i in 0..n {
                 let row = std::slice::from_raw_parts_mut(sum.ptr.add(i * sum.ld), d);
@@ -247,7 +247,7 @@ impl Cells<'_> {
                         if dq.is_some() && in_place.is_none() {
                             sum.ptr.write_bytes(0, n * sum.ld);
                         }
-                        self.add(sequence, &queries, &keys, want, sum);
+                        self.add(sequence, kv_head, &queries, &keys, want, sum);
                         if let (Some(tensor), None) = (dq, in_place) {
                             self.add_to_rows(tensor, at, n, sum);
                         }

@@ -4,10 +4,14 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::check::Backward;
+use super::parts;
+use crate::kernels::parts::Terms;
 use crate::kernels::{KB, Kernels};
 use crate::plan::{Scores, row_scaled};
+use crate::precision::Precision;
 use crate::problem::{Problem, Sequence};
 use crate::quantization::Granularity;
+use crate::tensor::Tensor;
 
 /// How queries meet keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +31,26 @@ pub(crate) enum Source {
     Weights,
 }
 
+/// How products of parts make up the five products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Products {
+    /// K by Q, exact.
+    pub scores: Terms,
+    /// V by dO, exact.
+    pub dp: Terms,
+    /// P by dO: P is rounded to the precision of dO.
+    pub p: Terms,
+    /// dS by Q, and K by dS: dS is rounded to the finer precision of Q and K.
+    pub ds: Terms,
+}
+
 /// How a call runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub path: Loop,
     pub scores: Scores,
+    /// Where products of floats are those of parts.
+    pub products: Option<Products>,
     pub d: Source,
     /// Queries and keys of a block.
     pub block_queries: usize,
@@ -54,10 +73,17 @@ pub(crate) struct Head {
 /// worker packs and accumulates for a pair of blocks stays in three quarters of a 2 MB second-level cache.
 const BLOCKS: [(usize, usize, usize); 4] = [
     // columns of Q and V, queries of a block, keys of a block
+    (160, KB, 288),
+    (288, KB, 192),
+    (544, KB / 2, 144),
+    (usize::MAX, KB / 4, 72),
+];
+/// The same with products of bf16 parts, of which there may be three; of single ones, twice the keys.
+const PARTS_BLOCKS: [(usize, usize, usize); 4] = [
     (160, KB, 192),
-    (288, KB, 144),
+    (288, KB, 128),
     (544, KB / 2, 96),
-    (usize::MAX, KB / 4, 48),
+    (usize::MAX, KB / 4, 64),
 ];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 1e5;
@@ -80,6 +106,10 @@ impl Plan {
         };
         let (scores, why) = scores(problem, kernels);
         reasons.push(("scores", why.into()));
+        let products = products(call, kernels, scores);
+        if let Some(products) = products {
+            reasons.push(("products", products.reason()));
+        }
         let (d, why) = source(call);
         reasons.push(("d", why.into()));
         let heads = heads(problem);
@@ -87,10 +117,19 @@ impl Plan {
         reasons.push(("loop", why));
 
         let columns = problem.d + problem.dv;
-        let (queries, keys) = BLOCKS
+        let blocks = if products.is_some() {
+            &PARTS_BLOCKS
+        } else {
+            &BLOCKS
+        };
+        let (queries, keys) = blocks
             .iter()
             .find(|row| columns <= row.0)
-            .map_or((KB / 4, 48), |&(_, queries, keys)| (queries, keys));
+            .map_or((KB / 4, 64), |&(_, queries, keys)| (queries, keys));
+        let keys = match products {
+            Some(products) if products.p == Terms::One && products.ds == Terms::One => 2 * keys,
+            _ => keys,
+        };
         let share = |rows: usize, heads: usize, most: usize, unit: usize| {
             let share = rows.saturating_mul(heads) / (workers * BLOCKS_PER_WORKER);
             let most = most / unit * unit;
@@ -108,6 +147,7 @@ impl Plan {
         Plan {
             path,
             scores,
+            products,
             d,
             block_queries: share(total(|s| s.nq), problem.heads, queries, nr)
                 .min(longest(|s| s.nq).next_multiple_of(nr)),
@@ -205,6 +245,38 @@ fn source(call: &Backward) -> (Source, &'static str) {
             "O is absent: D = rowsum(P * dP), in a sweep of its own",
         )
     }
+}
+
+impl Products {
+    fn reason(self) -> String {
+        format!(
+            "S: {}; dP: {}; P dO: {}; dS Q, dS K: {}",
+            self.scores.describe(),
+            self.dp.describe(),
+            self.p.describe(),
+            self.ds.describe()
+        )
+    }
+}
+
+/// Products of parts, where there are kernels for them and scores are not sums of integers.
+fn products(call: &Backward, kernels: &Kernels, scores: Scores) -> Option<Products> {
+    let count = |tensor: &Tensor| match tensor.precision {
+        Precision::Bf16 => 1,
+        Precision::F16 => 2,
+        _ => 3,
+    };
+    let exact = |parts: usize| [Terms::One, Terms::Four, Terms::Six][parts - 1];
+    let rounded = |parts: usize| [Terms::One, Terms::Three, Terms::Six][parts - 1];
+    let problem = &call.problem;
+    let [q, k, v] = [&problem.q, &problem.k, &problem.v].map(count);
+    let grad = count(&call.grad_output);
+    (parts::supported(kernels) && scores == Scores::F32).then(|| Products {
+        scores: exact(q.max(k)),
+        dp: exact(v.max(grad)),
+        p: rounded(grad),
+        ds: rounded(q.max(k)),
+    })
 }
 
 /// As forward decides, with the roles of Q and K exchanged.

@@ -1,7 +1,8 @@
 //! A worker's memory.
 
 use super::check::Backward;
-use super::plan::Plan;
+use super::plan::{Plan, Products};
+use crate::kernels::parts::{STEP, Terms};
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::memory::Arena;
 
@@ -53,6 +54,66 @@ pub(super) struct Scratch {
     /// The mask of the two blocks, transposed, and as it is read; the gradient of the mask on its way back.
     pub mask: *mut f32,
     pub stage: *mut f32,
+    pub parts: PartsScratch,
+    pub weights: PartsWeights,
+}
+
+/// Operands of products of parts, and dQ transposed, where there are such products.
+pub(super) struct PartsScratch {
+    /// Q and dO as B of S and dP, and of dK and dV.
+    pub q_columns: *mut u16,
+    pub q_panels: *mut u16,
+    pub do_columns: *mut u16,
+    pub do_panels: *mut u16,
+    /// K and V as A of S and dP; K as A of dQ transposed.
+    pub k: *mut u16,
+    pub v: *mut u16,
+    pub k_transposed: *mut u16,
+    pub dq: *mut f32,
+}
+
+/// P and dS of a strip as A; dS of all keys of the block as B.
+pub(super) struct PartsWeights {
+    pub p: *mut u16,
+    pub ds: *mut u16,
+    pub ds_columns: *mut u16,
+}
+
+impl PartsWeights {
+    fn lay_out(arena: &mut Arena, plan: &Plan) -> Self {
+        let (queries, keys) = (plan.block_queries, plan.block_keys);
+        PartsWeights {
+            p: arena.take(elements(plan, STEP, queries, |p| p.p)),
+            ds: arena.take(elements(plan, STEP, queries, |p| p.ds)),
+            ds_columns: arena.take(elements(plan, keys, queries, |p| p.ds)),
+        }
+    }
+}
+
+/// Elements of an operand, whichever of its sides has the terms of the sum.
+fn elements(plan: &Plan, rows: usize, columns: usize, terms: fn(Products) -> Terms) -> usize {
+    let squares = rows.div_ceil(STEP) * columns.div_ceil(STEP);
+    let parts = plan.products.map_or(0, |p| terms(p).parts_of_b());
+    squares * parts * STEP * STEP
+}
+
+impl PartsScratch {
+    fn lay_out(arena: &mut Arena, call: &Backward, plan: &Plan) -> Self {
+        let (d, dv) = (call.problem.d, call.problem.dv);
+        let (queries, keys) = (plan.block_queries, plan.block_keys);
+        let size = |rows, columns, terms| elements(plan, rows, columns, terms);
+        let transposed = d.next_multiple_of(STEP) * SCORE_LD;
+        PartsScratch {
+            q_columns: arena.take(size(queries, d, |p| p.scores)),
+            q_panels: arena.take(size(queries, d, |p| p.ds)),
+            do_columns: arena.take(size(queries, dv, |p| p.dp)),
+            do_panels: arena.take(size(queries, dv, |p| p.p)),
+            k: arena.take(size(keys, d, |p| p.scores)),
+            v: arena.take(size(keys, dv, |p| p.dp)),
+            k_transposed: arena.take(size(keys, d, |p| p.ds)),
+            dq: arena.take(plan.products.map_or(0, |_| transposed)),
+        }
+    }
 }
 
 // SAFETY: each worker uses its own scratch.
@@ -74,14 +135,29 @@ impl Scratch {
         let masked = problem.options.mask.is_some();
         let if_masked = |n: usize| if masked { n } else { 0 };
         let capped = problem.options.softcap > 0.0;
+        // Blocks of floats and parts of P and dS are never in use together: they share their memory.
+        let (mut floats, mut parts) = (*arena, *arena);
+        let q_panels = floats.take(queries * 4 * d);
+        let q_columns = floats.take(queries * wide_d);
+        let do_panels = floats.take(queries * dv);
+        let do_columns = floats.take(queries * wide_dv);
+        let k_strips = floats.take(keys * 4 * d);
+        let k_columns = floats.take(keys * wide_d);
+        let v_strips = floats.take(keys * dv);
+        let weights = PartsWeights::lay_out(&mut parts, plan);
+        *arena = if floats.used() > parts.used() {
+            floats
+        } else {
+            parts
+        };
         Scratch {
-            q_panels: arena.take(queries * 4 * d),
-            q_columns: arena.take(queries * wide_d),
-            do_panels: arena.take(queries * dv),
-            do_columns: arena.take(queries * wide_dv),
-            k_strips: arena.take(keys * 4 * d),
-            k_columns: arena.take(keys * wide_d),
-            v_strips: arena.take(keys * dv),
+            q_panels,
+            q_columns,
+            do_panels,
+            do_columns,
+            k_strips,
+            k_columns,
+            v_strips,
             l: arena.take(queries),
             d: arena.take(queries),
             s: arena.take(kernels.mr * SCORE_LD),
@@ -102,6 +178,8 @@ impl Scratch {
             row_add: arena.take(keys),
             mask: arena.take(if_masked(keys * SCORE_LD)),
             stage: arena.take(if_masked(queries * keys + keys)),
+            parts: PartsScratch::lay_out(arena, call, plan),
+            weights,
         }
     }
 }

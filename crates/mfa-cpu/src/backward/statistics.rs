@@ -32,10 +32,10 @@ pub(super) fn from_output(
     let (b, h) = (head / heads, head % heads);
     let columns = call.problem.dv;
     let mut lines = vec![0f32; 2 * columns];
-    let (o, grad) = lines.split_at_mut(columns);
+    let (o_line, grad_line) = lines.split_at_mut(columns);
     for row in chunk * CHUNK..((chunk + 1) * CHUNK).min(rows) {
-        line(output, kernels, (b, h), row, o);
-        line(&call.grad_output, kernels, (b, h), row, grad);
+        let o = line(output, kernels, (b, h), row, o_line);
+        let grad = line(&call.grad_output, kernels, (b, h), row, grad_line);
         let mut sum = dot(o, grad);
         if !sum.is_finite() && sees_nothing(call, bias, b, h, row) {
             sum = 0.0;
@@ -44,13 +44,24 @@ pub(super) fn from_output(
     }
 }
 
-/// A row as floats.
-fn line(tensor: &Tensor, kernels: &Kernels, at: (usize, usize), row: usize, out: &mut [f32]) {
-    // SAFETY: one row of the tensor into as many floats.
+/// A row as floats: in place, or expanded to `out`.
+fn line<'a>(
+    tensor: &'a Tensor,
+    kernels: &Kernels,
+    at: (usize, usize),
+    row: usize,
+    out: &'a mut [f32],
+) -> &'a [f32] {
+    // SAFETY: one row of the tensor, or as many floats.
     unsafe {
+        if tensor.is_plain_f32() {
+            let row = tensor.at(at.0, at.1, row, 0).cast::<f32>().cast_const();
+            return std::slice::from_raw_parts(row, out.len());
+        }
         let ld = out.len();
         tensor.expand(kernels, at, row, 1, Basis::STORED, out.as_mut_ptr(), ld);
     }
+    out
 }
 
 /// In f64: D is subtracted from each dP of its row, so that its error is one that all of them share.

@@ -189,6 +189,7 @@ impl Case {
             k: tensor(self.kv_heads, nk, self.d, float(k)),
             v: tensor(self.kv_heads, nk, self.dv, float(v)),
             grad: tensor(heads, nq, self.dv, self.grad),
+            stored: [float(q), float(k), self.grad],
             sequences,
             scale: self
                 .scale

@@ -2,7 +2,8 @@
 //!
 //! Rule: an error is at most three times the larger of two: that of the plain formulas in f32, and half a unit in the last
 //! place of what is added up (a small sum can be right in f32 by luck). It holds for the largest error, and for the root
-//! mean square of each head.
+//! mean square of each head. As everywhere in the project, the plain formulas take P and dS in the precision of the stored
+//! factor beside them.
 
 use proptest::prelude::*;
 

@@ -2,6 +2,8 @@
 
 use std::ops::{Add, Div, Mul, Sub};
 
+use crate::case::rounded;
+
 /// The arithmetic of an evaluation.
 pub(crate) trait Number:
     Copy + PartialEq + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
@@ -11,10 +13,12 @@ pub(crate) trait Number:
     fn exp(self) -> Self;
     fn ln(self) -> Self;
     fn tanh(self) -> Self;
+    /// A factor that was computed, as it is multiplied with one that is stored as `precision`: a program rounds it so.
+    fn beside(self, precision: &str) -> Self;
 }
 
 macro_rules! number {
-    ($t:ty) => {
+    ($t:ty, $beside:expr) => {
         impl Number for $t {
             fn of(x: f64) -> Self {
                 x as $t
@@ -31,11 +35,14 @@ macro_rules! number {
             fn tanh(self) -> Self {
                 <$t>::tanh(self)
             }
+            fn beside(self, precision: &str) -> Self {
+                $beside(self, precision)
+            }
         }
     };
 }
-number!(f32);
-number!(f64);
+number!(f32, |x, precision| rounded(f64::from(x), precision) as f32);
+number!(f64, |x, _| x);
 
 /// Real numbers `[batch, heads, rows, columns]`.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +98,8 @@ pub(crate) struct Setup {
     pub(crate) k: Real,
     pub(crate) v: Real,
     pub(crate) grad: Real,
+    /// How the float ones of q, k and grad are stored; empty: as FP32.
+    pub(crate) stored: [&'static str; 3],
     pub(crate) sequences: Vec<Sequence>,
     pub(crate) scale: f64,
     pub(crate) softcap: f64,
@@ -310,9 +319,11 @@ impl Setup {
                 }
                 for (j, p, dp, dp_size, slope, known) in weights {
                     let key = s.k0 + j;
+                    let [q_stored, k_stored, grad_stored] = self.stored;
+                    let weight = p.beside(grad_stored);
                     for (c, x) in grad.iter().enumerate() {
                         let size = p.to() * x.abs() * known;
-                        add(|g| &mut g.value, [b, kv, key, c], p * N::of(*x), size);
+                        add(|g| &mut g.value, [b, kv, key, c], weight * N::of(*x), size);
                     }
                     let ds = p * (dp - d);
                     let ds_size = p.to() * (dp_size + d_size) * known;
@@ -321,12 +332,14 @@ impl Setup {
                     }
                     let (dx, scale) = (ds * slope, N::of(self.scale));
                     let size = ds_size * (slope.to() + 1e-3) * self.scale.abs();
+                    let beside_k = dx.beside(k_stored);
                     for (c, x) in self.k.row(b, kv, key).iter().enumerate() {
-                        let term = scale * (dx * N::of(*x));
+                        let term = scale * (beside_k * N::of(*x));
                         add(|g| &mut g.query, [b, h, row, c], term, size * x.abs());
                     }
+                    let beside_q = dx.beside(q_stored);
                     for (c, x) in self.q.row(b, h, row).iter().enumerate() {
-                        let term = scale * (dx * N::of(*x));
+                        let term = scale * (beside_q * N::of(*x));
                         add(|g| &mut g.key, [b, kv, key, c], term, size * x.abs());
                     }
                 }

@@ -10,9 +10,12 @@ func saturatedSum(_ a: UInt64, _ b: UInt64) -> UInt64 {
   return overflow ? .max : sum
 }
 
-func saturatedSum(_ a: Int64, _ b: Int64) -> Int64 {
-  let (sum, overflow) = a.addingReportingOverflow(b)
-  return overflow ? (a < 0 ? .min : .max) : sum
+/// Of bytes.
+func saturatedSum(_ sizes: [Int]) -> Int {
+  sizes.reduce(0) { sum, size in
+    let (next, overflow) = sum.addingReportingOverflow(size)
+    return overflow ? .max : next
+  }
 }
 
 /// `a / b`, rounded up; `b` is positive.

@@ -1,6 +1,5 @@
 //! The backward pass.
 
-use super::tile::product;
 use crate::kernels::SCORE_LD;
 use crate::kernels::simd::Simd;
 
@@ -33,6 +32,9 @@ pub(crate) unsafe fn ptv_f32<S: Simd, const R: usize, const NV: usize, const P: 
     }
 }
 
+/// How many keys ahead P is asked for: its rows lie too far apart for hardware to foresee.
+const AHEAD: usize = 12;
+
 #[inline(always)]
 unsafe fn outputs<S: Simd, const R: usize, const NV: usize, const P: usize>(
     p: *const f32,
@@ -44,15 +46,37 @@ unsafe fn outputs<S: Simd, const R: usize, const NV: usize, const P: usize>(
     o: *mut f32,
     ldo: usize,
 ) {
-    let acc = product::<S, R, NV, P>(p, 1, SCORE_LD, v, NV * S::LANES * packed, n);
+    let mut acc = [[[S::splat(0.0); NV]; P]; R];
+    for j in 0..n {
+        let p = p.add(j * SCORE_LD);
+        let ahead = p.wrapping_add(AHEAD * SCORE_LD);
+        S::prefetch(ahead.cast());
+        S::prefetch(ahead.wrapping_add(R - 1).cast());
+        let mut vectors = [[S::splat(0.0); NV]; P];
+        for (panel, vectors) in vectors.iter_mut().enumerate() {
+            for (i, vector) in vectors.iter_mut().enumerate() {
+                *vector = S::load(v.add((panel * packed + j) * NV * S::LANES + i * S::LANES));
+            }
+        }
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let p = S::splat(*p.add(i));
+            for panel in 0..P {
+                for v in 0..NV {
+                    acc[panel][v] = S::fma(p, vectors[panel][v], acc[panel][v]);
+                }
+            }
+        }
+    }
     for (i, acc) in acc.iter().enumerate() {
         if i >= rows {
             break;
         }
         let alpha = S::splat(*alpha.add(i));
-        for (v, x) in acc.as_flattened().iter().enumerate() {
-            let o = o.add(i * ldo + v * S::LANES);
-            S::store(o, S::fma(alpha, S::load(o), *x));
+        for (panel, acc) in acc.iter().enumerate() {
+            for (v, x) in acc.iter().enumerate() {
+                let o = o.add(i * ldo + (panel * NV + v) * S::LANES);
+                S::store(o, S::fma(alpha, S::load(o), *x));
+            }
         }
     }
 }
@@ -67,7 +91,6 @@ pub(crate) unsafe fn softmax_gradient<S: Simd>(
     l: *const f32,
     d: *const f32,
 ) {
-    let zero = S::splat(0.0);
     let mut j = 0;
     while j < n {
         let count = S::LANES.min(n - j);
@@ -86,7 +109,11 @@ pub(crate) unsafe fn softmax_gradient<S: Simd>(
                 let p = weight::<S>(x, l);
                 let g = S::mul(p, S::sub(load::<S>(dp, count), d));
                 store::<S>(s, count, p);
-                store::<S>(dp, count, S::select_eq(x, S::splat(MASKED), zero, g));
+                store::<S>(
+                    dp,
+                    count,
+                    S::select_eq(x, S::splat(MASKED), S::splat(0.0), g),
+                );
             }
         }
         j += count;
@@ -136,7 +163,6 @@ pub(crate) unsafe fn weighted_sums<S: Simd>(
     l: *const f32,
     d: *mut f32,
 ) {
-    let zero = S::splat(0.0);
     let mut j = 0;
     while j < n {
         let count = S::LANES.min(n - j);
@@ -148,7 +174,7 @@ pub(crate) unsafe fn weighted_sums<S: Simd>(
                 weight::<S>(x, l),
                 load::<S>(dp.add(i * SCORE_LD + j), count),
             );
-            sum = S::add(sum, S::select_eq(x, S::splat(MASKED), zero, term));
+            sum = S::add(sum, S::select_eq(x, S::splat(MASKED), S::splat(0.0), term));
         }
         store::<S>(d.add(j), count, sum);
         j += count;

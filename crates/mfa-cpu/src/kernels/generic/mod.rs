@@ -94,6 +94,7 @@ macro_rules! floats {
                     softmax_gradient,
                     weighted_sums,
                     transpose,
+                    parts: None,
                 },
             }
         }

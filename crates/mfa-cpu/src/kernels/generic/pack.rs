@@ -209,21 +209,31 @@ pub(crate) unsafe fn pack_v_f32<S: Simd, const NV: usize>(
 ) -> bool {
     let nr = NV * S::LANES;
     let zero = S::splat(0.0);
-    // x * 0 is NaN for whatever is not finite, and NaN stays.
-    let mut finite = zero;
-    for j in 0..n {
-        let mut c = 0;
-        while c < d.next_multiple_of(nr) {
-            let from = c.min(d);
-            let x = S::load_n(rows.add(j * ld + from), (d - from).min(S::LANES), 0.0);
-            finite = S::fma(x, zero, finite);
-            S::store(out.add(c / nr * nr * n + j * nr + c % nr), x);
-            c += S::LANES;
+    // x * 0 is NaN for whatever is not finite, and NaN stays. A chain for each vector of a panel: a row must not wait for
+    // the one before.
+    let mut finite = [zero; NV];
+    for panel in 0..d.div_ceil(nr) {
+        let (rows, out) = (rows.add(panel * nr), out.add(panel * nr * n));
+        let columns = d - panel * nr;
+        for j in 0..n {
+            for (v, finite) in finite.iter_mut().enumerate() {
+                let from = (v * S::LANES).min(columns);
+                let row = rows.add(j * ld + from);
+                let x = if columns >= nr {
+                    S::load(row)
+                } else {
+                    S::load_n(row, (columns - from).min(S::LANES), 0.0)
+                };
+                *finite = S::fma(x, zero, *finite);
+                S::store(out.add(j * nr + v * S::LANES), x);
+            }
         }
     }
-    let mut lanes = [0f32; 16];
-    S::store(lanes.as_mut_ptr(), finite);
-    lanes.iter().all(|x| *x == 0.0)
+    finite.into_iter().all(|finite| {
+        let mut lanes = [0f32; 16];
+        S::store(lanes.as_mut_ptr(), finite);
+        lanes.iter().all(|x| *x == 0.0)
+    })
 }
 
 /// See [`crate::kernels::PackVI16`].

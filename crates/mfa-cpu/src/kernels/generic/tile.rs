@@ -75,8 +75,10 @@ unsafe fn scores<S: Simd, const MR: usize, const R: usize, const NV: usize, cons
         if i >= rows {
             break;
         }
-        for (v, x) in acc.as_flattened().iter().enumerate() {
-            S::store(s.add(i * SCORE_LD + v * S::LANES), *x);
+        for (panel, acc) in acc.iter().enumerate() {
+            for (v, x) in acc.iter().enumerate() {
+                S::store(s.add(i * SCORE_LD + (panel * NV + v) * S::LANES), *x);
+            }
         }
     }
 }
@@ -125,9 +127,11 @@ unsafe fn outputs<S: Simd, const R: usize, const NV: usize, const P: usize>(
             break;
         }
         let alpha = S::splat(*alpha.add(i));
-        for (v, x) in acc.as_flattened().iter().enumerate() {
-            let o = o.add(i * ldo + v * S::LANES);
-            S::store(o, S::fma(alpha, S::load(o), *x));
+        for (panel, acc) in acc.iter().enumerate() {
+            for (v, x) in acc.iter().enumerate() {
+                let o = o.add(i * ldo + (panel * NV + v) * S::LANES);
+                S::store(o, S::fma(alpha, S::load(o), *x));
+            }
         }
     }
 }

@@ -5,6 +5,8 @@
 
 mod decode;
 mod gradient;
+#[cfg(all(test, unix))]
+pub(super) mod gradient_parts;
 mod pack;
 #[cfg(all(test, unix))]
 pub(super) mod parts;
@@ -77,6 +79,7 @@ pub(crate) const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(
             softmax_gradient: gradient::softmax_gradient,
             weighted_sums: gradient::weighted_sums,
             transpose: gradient::transpose,
+            parts: None,
         },
     }
 }

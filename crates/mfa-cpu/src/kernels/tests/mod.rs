@@ -4,6 +4,7 @@
 
 mod decode;
 mod gradient;
+mod gradient_parts;
 mod memory;
 mod pack;
 mod parts;

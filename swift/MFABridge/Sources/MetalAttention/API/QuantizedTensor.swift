@@ -67,14 +67,9 @@ public final class QuantizedTensor: AttentionOperandConvertible {
     floatData.withUnsafeBytes { bytes in
       if let start = bytes.baseAddress { source.contents().copyMemory(from: start, byteCount: bytes.count) }
     }
-    guard let commands = device.makeCommandQueue()?.makeCommandBuffer() else {
-      throw AttentionError(.bufferAllocation, "the device \(device.name) made no command buffer")
+    let tensor = try AttentionDevice.of(device).runAndWait { (commands) throws(AttentionError) in
+      try encode(AttentionTensor(source, shape: shape), precision: precision, options: options, into: commands)
     }
-    let tensor = try encode(
-      AttentionTensor(source, shape: shape), precision: precision, options: options, into: commands)
-    commands.commit()
-    commands.waitUntilCompleted()
-    try commands.expectCompleted()
     try tensor.finish()
     return tensor
   }
@@ -147,19 +142,14 @@ public final class QuantizedTensor: AttentionOperandConvertible {
   public func dequantized() throws(AttentionError) -> [Float] {
     let count = parameters.shape.reduce(1, &*)
     let result = try data.device.allocate(4 &* count)
-    guard let commands = data.device.makeCommandQueue()?.makeCommandBuffer() else {
-      throw AttentionError(.bufferAllocation, "the device \(data.device.name) made no command buffer")
-    }
     let target = AttentionTensor(result, shape: parameters.shape)
-    let call = try DequantizeCall.check(
-      attentionTensor.description("source"), target.description("destination"))
+    let call = try DequantizeCall.check(attentionTensor.description("source"), target.description("destination"))
     let device = AttentionDevice.of(data.device)
-    try device.encode(into: commands) { (residency, encoder) throws(AttentionError) in
-      try encodeDequantize(call, on: device, residency: residency, into: encoder)
+    try device.runAndWait { (commands) throws(AttentionError) in
+      try device.encode(into: commands) { (residency, encoder) throws(AttentionError) in
+        try encodeDequantize(call, on: device, residency: residency, into: encoder)
+      }
     }
-    commands.commit()
-    commands.waitUntilCompleted()
-    try commands.expectCompleted()
     let numbers = UnsafeRawBufferPointer(start: result.contents(), count: 4 &* count)
     return numbers.bindMemory(to: Float.self).map { $0 }
   }

@@ -86,4 +86,7 @@ public struct QuantizationError: Sendable, Equatable {
   public var maxAbs = 0.0
   /// The largest RMSE of a row.
   public var worstRowRMSE = 0.0
+
+  /// Of a tensor without elements.
+  public init() {}
 }

@@ -14,10 +14,14 @@ final class QuantizeRun {
   init(
     _ call: QuantizeCall, on device: AttentionDevice, wantsError: Bool, residency: Residency, into encoder: any MTLComputeCommandEncoder
   ) throws(AttentionError) {
-    let (shape, arrays) = (call.source.shape, call.arrays)
+    let arrays = call.arrays
+    var shape = call.source.shape
     try expectGrid(shape)
+    // No elements are no rows: means are then 0, and a tensor-wise scale 1.
+    if call.source.isEmpty { shape.z = 0 }
     let rows = shape.x &* shape.y &* shape.z
     var arguments = try quantizationArguments(call.source, call.destination)
+    arguments.shape = shape
     arguments.asymmetric = call.asymmetric
     arguments.largestAllowed = call.halfScaleLimit
     arguments.wantsError = wantsError
@@ -122,7 +126,7 @@ func encodeDequantize(
   _ call: DequantizeCall, on device: AttentionDevice, residency: Residency, into encoder: any MTLComputeCommandEncoder
 ) throws(AttentionError) {
   try expectGrid(call.source.shape)
-  guard let quantization = call.source.quantization else { return }
+  guard let quantization = call.source.quantization, !call.source.isEmpty else { return }
   var arguments = try quantizationArguments(call.destination, call.source)
   let codes = try residency.read(call.source)
   let real = try residency.write(call.destination)

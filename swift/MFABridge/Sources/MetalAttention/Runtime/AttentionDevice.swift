@@ -7,11 +7,14 @@ package final class AttentionDevice: @unchecked Sendable {  // immutable; Metal'
   package let metal: any MTLDevice
   package let profile: DeviceProfile
   let pipelines: PipelineCache
+  /// For work that nobody else waits for; nil if the device gives no queue.
+  let queue: (any MTLCommandQueue)?
 
   private init(_ metal: any MTLDevice) {
     self.metal = metal
     profile = DeviceProfile(device: metal)
     pipelines = PipelineCache(device: metal, profile: profile)
+    queue = metal.makeCommandQueue()
   }
 
   private static let known = Locked<[UInt64: AttentionDevice]>([:])
@@ -24,6 +27,20 @@ package final class AttentionDevice: @unchecked Sendable {  // immutable; Metal'
       known[metal.registryID] = new
       return new
     }
+  }
+
+  /// Encodes work, and waits until it is done.
+  func runAndWait<Result>(
+    _ work: (any MTLCommandBuffer) throws(AttentionError) -> Result
+  ) throws(AttentionError) -> Result {
+    guard let commands = queue?.makeCommandBuffer() else {
+      throw AttentionError(.bufferAllocation, "the device \(metal.name) made no command buffer")
+    }
+    let result = try work(commands)
+    commands.commit()
+    commands.waitUntilCompleted()
+    try commands.expectCompleted()
+    return result
   }
 
   /// Devices that can run the kernels, the system's choice first.

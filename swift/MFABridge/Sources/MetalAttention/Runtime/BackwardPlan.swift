@@ -40,31 +40,50 @@ package struct BackwardPlan: Sendable {
     shared.gradients.dSource = call.dGiven ? .given : call.output != nil ? .output : .probabilities
     shared.gradients.writesD =
       call.needsD && (call.dValues != nil || call.gradKey != nil || call.gradMask != nil || call.gradSinks != nil)
-    var kernels: [AttentionKernelDescriptor] = []
-    func add(_ kind: AttentionKernelDescriptor.Kind) {
-      var descriptor = shared
-      descriptor.kind = kind
-      kernels.append(descriptor)
-    }
-    if call.gradQuery != nil || shared.gradients.writesD { add(.backwardQuery) }
-    if call.gradKey != nil || call.gradValue != nil { add(.backwardKeyValue) }
-    if call.gradMask != nil { add(.backwardMask) }
-    if call.gradSinks != nil { add(.backwardSinks) }
-    (self.kernels, self.arguments) = (kernels, arguments)
+    self.kernels = Self.kernels(shared, call)
+    self.arguments = arguments
   }
 
-  private var dBytes: Int { keepsD ? 4 &* call.problem.q.batch &* call.problem.heads &* call.problem.q.rows : 0 }
+  /// One descriptor for each pass, without what does not concern it: fewer pipelines.
+  private static func kernels(_ shared: AttentionKernelDescriptor, _ call: BackwardCall) -> [AttentionKernelDescriptor] {
+    var query = shared
+    (query.gradients.key, query.gradients.value) = (false, false)
+    var rest = shared
+    rest.gradients.query = false
+    rest.gradients.dSource = .given
+    rest.gradients.writesD = false
+    rest.output = .init(.FP32)
+    func made(_ base: AttentionKernelDescriptor, _ kind: AttentionKernelDescriptor.Kind) -> AttentionKernelDescriptor {
+      var descriptor = base
+      descriptor.kind = kind
+      return descriptor
+    }
+    var kernels: [AttentionKernelDescriptor] = []
+    if call.gradQuery != nil || shared.gradients.writesD { kernels.append(made(query, .backwardQuery)) }
+    if call.gradKey != nil || call.gradValue != nil { kernels.append(made(rest, .backwardKeyValue)) }
+    (rest.gradients.key, rest.gradients.value, rest.gradients.clips) = (false, false, false)
+    if call.gradMask != nil { kernels.append(made(rest, .backwardMask)) }
+    if call.gradSinks != nil { kernels.append(made(rest, .backwardSinks)) }
+    return kernels
+  }
+
+  /// Operands may be broadcast: absurd numbers of rows need no memory but this.
+  private var dBytes: Int {
+    guard keepsD else { return 0 }
+    let sizes = [call.problem.q.batch, call.problem.heads, call.problem.q.rows].map { UInt64($0) }
+    return Int(clamping: sizes.reduce(4, saturatedProduct))
+  }
 
   private var copiedBytes: Int {
     let tensors = [
       call.output, call.gradOutput, call.logsumexp, call.dValues, call.gradQuery, call.gradKey, call.gradValue, call.gradMask,
       call.gradSinks,
     ]
-    return tensors.reduce(call.problem.copiedBytes) { $0 + ($1?.copiedBytes ?? 0) }
+    return saturatedSum([call.problem.copiedBytes] + tensors.map { $0?.copiedBytes ?? 0 })
   }
 
   /// Bytes that the call allocates beside its outputs.
-  package var workspace: Int { copiedBytes + dBytes }
+  package var workspace: Int { saturatedSum([copiedBytes, dBytes]) }
 
   package func explain(on device: AttentionDevice) -> String {
     let d =
@@ -99,6 +118,16 @@ package struct BackwardPlan: Sendable {
     try table.write(.operand(.dV), call.gradValue, residency)
     try table.write(.maskGradient, call.gradMask, residency)
     try table.write(.sinkGradients, call.gradSinks, residency)
-    for kernel in kernels { try table.dispatch(kernel, arguments, on: device, encoder) }
+    for kernel in kernels {
+      try table.dispatch(kernel, kernel.kind == .backwardSinks ? rowArguments() : arguments, on: device, encoder)
+    }
+  }
+
+  /// For a pass over all rows of L and D, whichever sequence they belong to.
+  private func rowArguments() throws(AttentionError) -> AttentionArguments {
+    var result = arguments
+    result.batches = try kernelSize(call.problem.q.batch, "batches")
+    result.queryRows = try kernelSize(call.problem.q.rows, "rows of query")
+    return result
   }
 }

@@ -47,18 +47,20 @@ package struct ForwardPlan: Sendable {
 
   /// Bytes that the call allocates beside its outputs.
   package var workspace: Int {
-    let results = call.output.copiedBytes + (call.logsumexp?.copiedBytes ?? 0)
-    return call.problem.copiedBytes + results + partialBytes.output + partialBytes.statistics
+    saturatedSum([copiedBytes, partialBytes.output, partialBytes.statistics])
+  }
+
+  private var copiedBytes: Int {
+    saturatedSum([call.problem.copiedBytes, call.output.copiedBytes, call.logsumexp?.copiedBytes ?? 0])
   }
 
   package func explain(on device: AttentionDevice) -> String {
-    let copied = call.problem.copiedBytes + call.output.copiedBytes + (call.logsumexp?.copiedBytes ?? 0)
     let lines =
       ["operation: forward", "device: \(device.metal.name)"] + call.problem.explained + [
         "schedule: \(descriptor.schedule) (\(reason))",
         "splits: \(arguments.splits)",
         "access: query \(descriptor.query.access), key \(descriptor.key.access), value \(descriptor.value.access)",
-        "copied: \(copied) bytes (\(copied == 0 ? "all memory is the device's" : "memory that is not whole pages"))",
+        "copied: \(copiedBytes) bytes (\(copiedBytes == 0 ? "all memory is the device's" : "memory that is not whole pages"))",
         "workspace: \(workspace) bytes",
       ]
     return lines.joined(separator: "\n") + "\n"

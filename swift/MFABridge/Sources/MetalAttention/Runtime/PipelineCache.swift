@@ -60,7 +60,12 @@ final class PipelineCache: Sendable {
         throw AttentionError(.unsupported, "no \(descriptor.kind.rawValue) kernel for this call: \(error)")
       }
       let library = try compiled(kernel.source)
-      return Pipeline(state: try pipelineState(library, kernel.functionName), kernel: kernel)
+      let state = try pipelineState(library, kernel.functionName)
+      try ensure(
+        kernel.threadsPerThreadgroup <= state.maxTotalThreadsPerThreadgroup, .unsupported,
+        "the kernel \(kernel.functionName) needs threadgroups of \(kernel.threadsPerThreadgroup) threads; "
+          + "the device can give it \(state.maxTotalThreadsPerThreadgroup)")
+      return Pipeline(state: state, kernel: kernel)
     case .quantization(let step):
       let library = try quantizationLibrary.update { (kept) throws(AttentionError) -> any MTLLibrary in
         if let kept { return kept }

@@ -4,11 +4,11 @@ extension Problem {
   /// The arguments that forward and backward share.
   func arguments() throws(AttentionError) -> AttentionArguments {
     var result = AttentionArguments()
-    result.batches = try size(sequences.count, "sequences")
-    result.heads = try size(heads, "heads")
-    result.headsPerKeyHead = try size(group, "heads")
-    result.queryRows = try size(sequences.longestQ, "rows of query")
-    result.keyRows = try size(sequences.longestK, "rows of key")
+    result.batches = try kernelSize(sequences.count, "sequences")
+    result.heads = try kernelSize(heads, "heads")
+    result.headsPerKeyHead = try kernelSize(group, "heads")
+    result.queryRows = try kernelSize(sequences.longestQ, "rows of query")
+    result.keyRows = try kernelSize(sequences.longestK, "rows of key")
     result.softmaxScale = options.scale
     result.softcap = options.softcap
     result.bottomRight = sequences.bottomRight ? 1 : 0
@@ -69,16 +69,16 @@ extension Problem {
 
   /// Bytes that a call copies of its inputs.
   var copiedBytes: Int {
-    var bytes = 0
+    var bytes: [Int] = []
     for tensor in [q, k, v, options.mask, options.alibi, options.sinks].compactMap({ $0 }) {
-      bytes += tensor.copiedBytes
+      bytes.append(tensor.copiedBytes)
       guard let quantization = tensor.quantization else { continue }
-      bytes += quantization.mean?.copiedBytes ?? 0
+      bytes.append(quantization.mean?.copiedBytes ?? 0)
       guard case .many(let arrays) = quantization.parameters else { continue }
-      bytes += arrays.scales.copiedBytes + (arrays.zeroPoints?.copiedBytes ?? 0)
+      bytes += [arrays.scales.copiedBytes, arrays.zeroPoints?.copiedBytes ?? 0]
     }
-    if let bounds = sequences.bounds { bytes += bounds.q.copiedBytes + bounds.k.copiedBytes }
-    return bytes
+    if let bounds = sequences.bounds { bytes += [bounds.q.copiedBytes, bounds.k.copiedBytes] }
+    return saturatedSum(bytes)
   }
 
   /// The lines of a plan that say what was asked.
@@ -129,7 +129,7 @@ extension Quantization {
 }
 
 /// Sizes and positions that kernels count in 32 bits.
-private func size(_ count: Int, _ what: String) throws(AttentionError) -> UInt32 {
+func kernelSize(_ count: Int, _ what: String) throws(AttentionError) -> UInt32 {
   let most = Int(AttentionArguments.unlimited)
   try ensure(count < most, .unsupported, "\(count) \(what) are more than the device counts; expected fewer than \(most)")
   return UInt32(count)

@@ -50,7 +50,7 @@ final class Residency {
 
   /// Scratch memory.
   func allocate(_ bytes: Int) throws(AttentionError) -> any MTLBuffer {
-    guard bytes <= device.maxBufferLength, let buffer = device.makeBuffer(length: max(bytes, 16), options: .storageModeShared)
+    guard bytes >= 0, bytes <= device.maxBufferLength, let buffer = device.makeBuffer(length: max(bytes, 16), options: .storageModeShared)
     else { throw AttentionError(.bufferAllocation, "\(bytes) bytes could not be allocated on the device") }
     return buffer
   }

@@ -17,6 +17,7 @@
 mod config;
 mod exact;
 mod floats;
+mod gradient;
 mod parts;
 mod product;
 mod scores;
@@ -28,6 +29,7 @@ pub(crate) use config::runs_here;
 use super::super::Kernels;
 use super::Isa;
 use crate::kernels::generic::Integers;
+use crate::kernels::gradient::{GradientKernels, GradientParts};
 use crate::kernels::parts::PartKernels;
 use crate::kernels::{KB, MAX_MR, P16_LD};
 
@@ -46,6 +48,20 @@ const HIGH: usize = KB;
 /// Bytes of four keys in a panel of V in the exact mode.
 const EXACT_GROUP: usize = 8 * NR;
 
+/// The kernels of vectors, and the integer tiles.
+const VECTORS: Kernels = floats::table(
+    Isa::Avx512Amx,
+    Integers {
+        scores: true,
+        values: true,
+        q_offset: 0,
+        pack_q_i8: scores::pack_q_i8,
+        qk_i8: scores::qk_i8,
+        pv_i16: exact::pv_i16,
+        pv_u8: values::pv_u8,
+    },
+);
+
 pub(crate) static TABLE: Kernels = Kernels {
     pack_v_i16: exact::pack_v_i16,
     softmax_i16: softmax::softmax_i16,
@@ -58,18 +74,16 @@ pub(crate) static TABLE: Kernels = Kernels {
         softmax: parts::softmax_parts,
         rescale: parts::rescale,
     }),
-    ..floats::table(
-        Isa::Avx512Amx,
-        Integers {
-            scores: true,
-            values: true,
-            q_offset: 0,
-            pack_q_i8: scores::pack_q_i8,
-            qk_i8: scores::qk_i8,
-            pv_i16: exact::pv_i16,
-            pv_u8: values::pv_u8,
-        },
-    )
+    gradient: GradientKernels {
+        parts: Some(GradientParts {
+            softmax_gradient: gradient::softmax_gradient,
+            add_transposed: gradient::add_transposed,
+            scale_rows: gradient::scale_rows,
+            largest: gradient::largest,
+        }),
+        ..VECTORS.gradient
+    },
+    ..VECTORS
 };
 
 const _: () = assert!(KB.is_multiple_of(TILE) && MR <= MAX_MR && 2 * P16_LD >= 2 * HIGH);

@@ -1,0 +1,91 @@
+//! The backward pass on parts, element by element.
+
+use super::parts::split;
+use crate::kernels::SCORE_LD;
+use crate::kernels::gradient::{GradientParts, PartsStrip};
+use crate::kernels::parts::{STEP, at_a, at_b};
+
+/// The twins of every table that has such kernels.
+pub(crate) const TABLE: GradientParts = GradientParts {
+    softmax_gradient,
+    add_transposed,
+    scale_rows,
+    largest,
+};
+
+/// Stores the parts of `x` at `to`, `distance` apart.
+unsafe fn put(x: f32, parts: usize, to: *mut u16, distance: usize) {
+    for (p, part) in split(x, parts).iter().enumerate().take(parts) {
+        *to.add(p * distance) = *part;
+    }
+}
+
+unsafe fn softmax_gradient(strip: &PartsStrip, p_parts: usize, ds_parts: usize, masked: bool) {
+    for i in 0..STEP {
+        for j in 0..strip.n {
+            let at = i * SCORE_LD + j;
+            let (s, l) = (*strip.s.add(at), *strip.l.add(j));
+            let hidden = masked && (s == f32::NEG_INFINITY || l == f32::INFINITY);
+            let shown = |x: f32| if hidden { 0.0 } else { x };
+            let p = shown((s * strip.scale - l).exp2());
+            if p_parts > 0 {
+                put(
+                    p,
+                    p_parts,
+                    strip.p.add(i * strip.ldp + at_a(j, p_parts)),
+                    STEP,
+                );
+            }
+            if ds_parts == 0 {
+                continue;
+            }
+            let mut ds = p * (*strip.dp.add(at) - *strip.d.add(j));
+            if masked && !strip.slope.is_null() {
+                ds *= *strip.slope.add(at);
+            }
+            let ds = shown(ds);
+            if !strip.ds.is_null() {
+                let to = strip.ds.add(i * strip.ldds + at_a(j, ds_parts));
+                put(ds, ds_parts, to, STEP);
+            }
+            if !strip.columns.is_null() {
+                let panel = strip.columns.add(j / STEP * strip.panel);
+                let to = panel.add(at_b(i, j % STEP, STEP, ds_parts, STEP));
+                put(ds, ds_parts, to, STEP * STEP);
+            }
+        }
+    }
+}
+
+unsafe fn add_transposed(
+    columns: *const f32,
+    ld: usize,
+    n: usize,
+    d: usize,
+    rows: *mut f32,
+    ld_rows: usize,
+) {
+    for i in 0..n {
+        for c in 0..d {
+            *rows.add(i * ld_rows + c) += *columns.add(c * ld + i);
+        }
+    }
+}
+
+unsafe fn scale_rows(s: *mut f32, rows: usize, n: usize, factor: f32) {
+    for i in 0..rows {
+        for j in 0..n {
+            *s.add(i * SCORE_LD + j) *= factor;
+        }
+    }
+}
+
+unsafe fn largest(rows: *const f32, ld: usize, n: usize, d: usize) -> f32 {
+    let mut top = 0f32;
+    for i in 0..n {
+        for c in 0..d {
+            top = top.max((*rows.add(i * ld + c)).abs());
+        }
+    }
+    top
+}
