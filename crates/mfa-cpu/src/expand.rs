@@ -89,6 +89,9 @@ impl Tensor {
         // SAFETY: rows are inside the tensor, and `out` holds them, both by this function's contract.
         unsafe {
             self.widen(kernels, (b, h), n, count, out, ld);
+            if self.quant.is_none() && basis.mean.is_null() && !basis.rotate {
+                return;
+            }
             for i in 0..count {
                 let row = std::slice::from_raw_parts_mut(out.add(i * ld), columns);
                 self.dequantize_row((b, h), n + i, row);
@@ -118,7 +121,9 @@ impl Tensor {
         // SAFETY: as for `expand`; `widen` reads `columns` consecutive elements where the column stride is 1, or `count`
         // consecutive rows where the row stride is.
         unsafe {
-            if columns == 1 || self.strides[3] == 1 {
+            if self.strides[3] == 1 && self.strides[2] == columns && ld == columns {
+                widen(self.at(b, h, n, 0), count * columns, out);
+            } else if columns == 1 || self.strides[3] == 1 {
                 for i in 0..count {
                     widen(self.at(b, h, n + i, 0), columns, out.add(i * ld));
                 }

@@ -96,12 +96,12 @@ const BLOCKS: [(usize, usize, usize); 4] = [
     (640, KB / 2, 192),
     (usize::MAX, KB / 4, 96),
 ];
-/// The same for products of parts: scores of a strip and P in three parts stay in 48 KB, the rest in 2 MB.
+/// The same for products of parts, which take half the time, so that packing asks for twice the rows; in 2 MB.
 const BLOCKS_OF_PARTS: [(usize, usize, usize); 4] = [
-    (160, KB / 2, 768),
-    (320, KB / 2, 512),
-    (640, KB / 2, 256),
-    (usize::MAX, KB / 4, 128),
+    (160, KB, 1024),
+    (320, KB, 768),
+    (640, KB / 2, 384),
+    (usize::MAX, KB / 4, 192),
 ];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 4e5;

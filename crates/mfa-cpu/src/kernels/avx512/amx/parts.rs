@@ -36,6 +36,29 @@ unsafe fn split_tame<const PARTS: usize>(x: __m512, y: __m512) -> [__m512i; PART
     out
 }
 
+/// [`split_tame`] that rounds only where bits are lost: cutting them off leaves rests up to twice as large, all of them
+/// positive, which is of no account beside another operand's rounded parts.
+#[inline(always)]
+unsafe fn split_weights<const PARTS: usize>(x: __m512, y: __m512) -> [__m512i; PARTS] {
+    let half = _mm512_set1_epi32(0x8000);
+    let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    let (mut x, mut y) = (x, y);
+    let mut out = [_mm512_setzero_si512(); PARTS];
+    for (p, out) in out.iter_mut().enumerate() {
+        let (mut u, mut v) = (_mm512_castps_si512(x), _mm512_castps_si512(y));
+        if p + 1 == PARTS && PARTS < 3 {
+            u = _mm512_add_epi32(u, half);
+            v = _mm512_add_epi32(v, half);
+        }
+        *out = _mm512_ternarylogic_epi32::<0xf8>(_mm512_srli_epi32::<16>(u), v, high);
+        if p + 1 < PARTS {
+            x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(u, high)));
+            y = _mm512_sub_ps(y, _mm512_castsi512_ps(_mm512_and_si512(v, high)));
+        }
+    }
+    out
+}
+
 /// The first part of anything, in the upper half of each element, and what is left.
 #[inline(always)]
 unsafe fn first_wild(x: __m512) -> (__m512i, __m512) {
@@ -275,7 +298,7 @@ enum Split<const PARTS: usize> {}
 impl<const PARTS: usize> softmax::StoreParts<Zmm<Plain>> for Split<PARTS> {
     #[inline(always)]
     unsafe fn store(row: *mut u16, j: usize, x: [__m512; 2]) {
-        for (p, x) in split_tame::<PARTS>(x[0], x[1]).into_iter().enumerate() {
+        for (p, x) in split_weights::<PARTS>(x[0], x[1]).into_iter().enumerate() {
             _mm512_store_si512(row.add(j * PARTS + p * STEP).cast(), x);
         }
     }
