@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
+use crate::metal;
+use crate::place::Place;
 use crate::process::{Step, output};
 use crate::repo::Repo;
 
@@ -23,8 +25,12 @@ pub(crate) struct Options {
 
 /// Remakes or checks the table.
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
-    let mut command = repo.cargo(["run", "--quiet", "--locked", "--package", "mfa-support"]);
+    let place = Place::of_swift(repo).map_err(|reason| anyhow!(reason))?;
+    let mut step = Step::new("support", &repo.scratch("logs"))?;
+    step.run(&mut repo.cargo(["build", "--locked", "--package", "mfa-support"]))?;
+    let mut command = devices(repo, &mut step, &place, &repo.target.join("debug"))?;
     let (old, new) = texts(repo, &mut command)?;
+    step.finish();
     if old == new {
         return Ok(());
     }
@@ -34,9 +40,18 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     fs::write(repo.path(FILE), new).with_context(|| format!("writing {FILE}"))
 }
 
+/// The program that asks the devices: those of the Swift driver, and the CPU engine that is linked in.
+fn devices(repo: &Repo, step: &mut Step, place: &Place, built: &Path) -> Result<Command> {
+    let driver = metal::driver(repo, step, place)?;
+    let mut command = place.command(repo, &built.join("mfa-support"));
+    command.env("MFA_DRIVER", driver);
+    Ok(command)
+}
+
 /// The check as part of the tests. `built` is the folder of the workspace's programs.
-pub(crate) fn check(repo: &Repo, step: &mut Step, built: &Path) -> Result<()> {
-    let (old, new) = texts(repo, &mut Command::new(built.join("mfa-support")))?;
+pub(crate) fn check(repo: &Repo, step: &mut Step, place: &Place, built: &Path) -> Result<()> {
+    let mut command = devices(repo, step, place, built)?;
+    let (old, new) = texts(repo, &mut command)?;
     let problems: Vec<String> = old
         .lines()
         .zip(new.lines())

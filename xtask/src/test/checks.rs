@@ -2,7 +2,6 @@
 
 use crate::codegen;
 use crate::package;
-use crate::support;
 use crate::test::{Part, Verdict};
 use crate::tidy;
 
@@ -57,15 +56,6 @@ pub(super) fn parts() -> Vec<Part> {
             |lab, step| {
                 let built = lab.built(step)?;
                 codegen::check(lab.venv(step)?, step, &built)?;
-                Ok(Verdict::Ran(String::new()))
-            },
-        ),
-        Part::new(
-            "support",
-            "README's table of features is what the devices answer",
-            |lab, step| {
-                let built = lab.built(step)?;
-                support::check(lab.repo, step, &built)?;
                 Ok(Verdict::Ran(String::new()))
             },
         ),

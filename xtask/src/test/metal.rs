@@ -12,6 +12,7 @@ use crate::metal;
 use crate::place::Place;
 use crate::process::Step;
 use crate::repo::Repo;
+use crate::support;
 use crate::test::rust;
 use crate::test::{Lab, Part, Verdict};
 
@@ -32,6 +33,14 @@ pub(super) fn parts() -> Vec<Part> {
                 let driver = metal::driver(lab.repo, step, place)?;
                 let built = lab.built(step)?;
                 codegen::check_exports(lab.venv(step)?, step, &built, &driver)
+            },
+        ),
+        part(
+            "metal-support",
+            "README's table of features is what the devices answer",
+            |lab, step, place| {
+                let built = lab.built(step)?;
+                support::check(lab.repo, step, place, &built)
             },
         ),
         part(

@@ -31,9 +31,10 @@ struct Storage {
   /// One scale for the whole tensor, which need not enter the inner loop.
   var isTensorWise: Bool { keyValue.isInteger && options.granularity == .tensor }
 
+  static let single = Storage(name: "FP32", query: .FP32, keyValue: .FP32)
   static let half = Storage(name: "FP16", query: .FP16, keyValue: .FP16)
   static let all = [
-    Storage(name: "FP32", query: .FP32, keyValue: .FP32),
+    single,
     half,
     Storage(name: "BF16", query: .BF16, keyValue: .BF16),
     Storage(name: "INT8 K/V", query: .FP16, keyValue: .INT8),
