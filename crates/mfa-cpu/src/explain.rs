@@ -96,7 +96,12 @@ pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels
                 backward::Loop::Split => format!("split, {blocks}"),
             }
         }
-        "scores" => plan.scores.describe(),
+        "scores" => plan
+            .products
+            .map_or(plan.scores.describe(), |p| p.scores.describe()),
+        "products" => plan
+            .products
+            .map_or("FP32 products".into(), |p| p.describe()),
         "d" => match plan.d {
             Source::Nowhere => "not computed".into(),
             Source::Given => "given".into(),
@@ -108,7 +113,7 @@ pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels
     };
     let mut text = format!("operation: backward\ndevice: CPU\nisa: {}\n", kernels.isa);
     text += &problem_lines(&call.problem);
-    for key in ["loop", "scores", "d", "threads"] {
+    for key in ["loop", "scores", "products", "d", "threads"] {
         let _ = write!(text, "{key}: {}", value(key));
         if let Some((_, reason)) = plan.reasons.iter().find(|(name, _)| *name == key) {
             let _ = write!(text, " ({reason})");

@@ -109,9 +109,6 @@ impl Plan {
         let (scores, why) = scores(problem, kernels);
         reasons.push(("scores", why.into()));
         let products = products(call, kernels, scores);
-        if let Some(products) = products {
-            reasons.push(("products", products.reason()));
-        }
         let (d, why) = source(call);
         reasons.push(("d", why.into()));
         let heads = heads(problem);
@@ -257,10 +254,10 @@ fn source(call: &Backward) -> (Source, &'static str) {
 }
 
 impl Products {
-    fn reason(self) -> String {
+    /// Those beside the scores.
+    pub(crate) fn describe(self) -> String {
         format!(
-            "S: {}; dP: {}; P dO: {}; dS Q, dS K: {}",
-            self.scores.describe(),
+            "V dO: {}; P dO: {}; dS Q, dS K: {}",
             self.dp.describe(),
             self.p.describe(),
             self.ds.describe()
