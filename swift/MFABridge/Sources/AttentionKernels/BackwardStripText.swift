@@ -17,8 +17,6 @@ struct BackwardStripText {
     if hasMean || becomesReal || turnsToTile { return "float" }
     return own.element == tile.element ? own.element : "float"
   }
-  /// SIMD groups that share a strip exchange values in some piece.
-  var needsExchange: Bool { splits > 1 && (becomesReal || turnsToTile || tile.rotation > 1 || tile.layout?.hasMean == true) }
   /// The scale of the lane's row; nil for nothing.
   private var scale: String? {
     switch own.factor {
@@ -60,7 +58,6 @@ struct BackwardStripText {
       threadgroup_barrier(mem_flags::mem_threadgroup);
       \(variable) = 0;
       for (ushort i = 0; i < \(splits); ++i) \(variable) += exchange[8 * (\(splits) * strip + i) + origin.y];
-      threadgroup_barrier(mem_flags::mem_threadgroup);
       """
     return Text.lines(
       tile.meanSetup,

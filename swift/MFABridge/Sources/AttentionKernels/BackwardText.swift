@@ -121,12 +121,12 @@ struct BackwardText {
     let (strip, columns) = (tile.weightStrip, descriptor.valueDimension)
     let (gradient, output) = (plan.weightOwn, OperandText(.O, descriptor))
     let term = { (column: String) in "float(\(gradient.value(row: "row", column: column))) * float(\(output.value(row: "row", column: column)))" }
+    // Whoever uses the exchange next begins with a barrier.
     let parts = plan.splits == 1 ? "" : """
       if (origin.x == 0) exchange[8 * simd_index + origin.y] = d;
       \(BackwardTileText.barrier)
       d = 0;
       for (ushort i = 0; i < \(plan.splits); ++i) d += exchange[8 * (\(plan.splits) * strip + i) + origin.y];
-      \(BackwardTileText.barrier)
       """
     return Text.lines(
       output.setup,

@@ -172,7 +172,10 @@ struct BackwardResult {
 }
 
 extension TestDevice {
-  func backward(_ problem: BackwardProblem, profile: DeviceProfile = TestDevice.profile) throws -> BackwardResult {
+  /// - Parameter edit: what is done to the text of each kernel, nil for nothing.
+  func backward(
+    _ problem: BackwardProblem, profile: DeviceProfile = TestDevice.profile, edit: ((AttentionKernelDescriptor.Kind, String) -> String)? = nil
+  ) throws -> BackwardResult {
     let (f, wanted) = (problem.forward, problem.gradients)
     var arguments = f.arguments
     let d = try buffer(problem.d.bytes), dQ = try buffer(problem.dQ.bytes), dK = try buffer(problem.dK.bytes), dV = try buffer(problem.dV.bytes)
@@ -205,7 +208,12 @@ extension TestDevice {
       if kind == .backwardSinks, !f.lengths.isEmpty { (own.batches, own.queryRows) = (1, UInt32(f.q.shape[2])) }
       let kernel = try AttentionKernel(descriptor: descriptor, profile: profile)
       let encoder = try XCTUnwrap(commands.makeComputeCommandEncoder())
-      encoder.setComputePipelineState(try pipeline(kernel))
+      if let edit {
+        let library = try device.makeLibrary(source: edit(kind, kernel.source), options: nil)
+        encoder.setComputePipelineState(try device.makeComputePipelineState(function: XCTUnwrap(library.makeFunction(name: kernel.functionName))))
+      } else {
+        encoder.setComputePipelineState(try pipeline(kernel))
+      }
       func tensor(_ x: AttentionOperand) -> TestTensor {
         switch x {
         case .Q: f.q
