@@ -45,12 +45,17 @@ class Results:
     missing: str = ""
     """Why it did not run."""
     problem: str = ""
-    """How it failed."""
+    """What it complained of."""
+    complete: bool = False
 
     def read(self, folder: Path) -> None:
+        """Reads the files of a runner that has come to its end."""
+        text = (folder / "results.txt").read_text(encoding="utf-8")
+        if not text.endswith("\nend\n"):
+            return
         content = (folder / "results.bin").read_bytes()
         call = Call(-1)
-        for line in (folder / "results.txt").read_text(encoding="utf-8").splitlines():
+        for line in text.splitlines():
             item, _, rest = line.partition(" ")
             if item == "mfa-results":
                 assert rest == "1", f"version {rest} of the results, expected 1"
@@ -68,6 +73,8 @@ class Results:
             elif item == "skip":
                 case, name, reason = rest.split(maxsplit=2)
                 self.skips[case, name] = reason
+            elif item == "end":
+                self.complete = True
             else:
                 raise AssertionError(f"unknown item: {line}")
 
@@ -136,9 +143,9 @@ def run(runner: Runner, out: Path) -> Results:
         ended = subprocess.run(
             command, cwd=runner.folder, stdout=log, stderr=subprocess.STDOUT, check=False
         )
-    if ended.returncode == 0:
+    if (folder / "results.bin").exists() and (folder / "results.txt").exists():
         results.read(folder)
-    else:
+    if ended.returncode != 0:
         tail = (folder / "log.txt").read_text(encoding="utf-8").splitlines()[-20:]
         results.problem = "\n".join([f"its runner ended with status {ended.returncode}", *tail])
     return results

@@ -292,6 +292,7 @@ def main() -> None:
                     results.skip(case, call, str(reason))
                 except umfa.MFAError as refusal:
                     results.call(case, call, int(refusal.code), str(refusal))
+        print("end", file=index)
 
 
 if __name__ == "__main__":

@@ -142,6 +142,7 @@ void results_add(results* to, live_case* live, const char* call, int32_t status,
 }
 
 void results_close(results* of) {
+  fprintf(of->index, "end\n");
   if (fclose(of->index) != 0 || fclose(of->bytes) != 0) {
     fprintf(stderr, "results: cannot be written whole\n");
     exit(2);

@@ -95,7 +95,8 @@ impl Results {
 
     pub(crate) fn write(&self) -> std::io::Result<()> {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        fs::write(self.folder.join("results.txt"), &written.index)?;
+        let index = format!("{}end\n", written.index);
+        fs::write(self.folder.join("results.txt"), index)?;
         File::create(self.folder.join("results.bin"))?.write_all(&written.bytes)
     }
 }

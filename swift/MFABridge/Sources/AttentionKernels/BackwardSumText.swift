@@ -46,7 +46,9 @@ struct BackwardSumText {
 
   /// sums += weights · tile.
   var accumulate: String {
+    let transposed = gradient == .dQ ? "" : "^T"
     let multiply = """
+      // \(gradient) += \(isScaled ? "dS" : "P")\(transposed) \(tile.operand)
       \(Text.unrolled)
       for (ushort n = 0; n < \(block / 8); ++n) {
         \(Text.unrolled)
@@ -95,12 +97,14 @@ struct BackwardSumText {
   /// From sums to the gradient in the caller's basis, and stores it.
   var store: String {
     let tensor = tile.factor == .tensor && !foldsTensor ? "\(tile.name)_scale" : nil
-    let scale = [isScaled ? "args.softmax_scale" : nil, tensor].compactMap { $0 }.joined(separator: " * ")
+    let factors = [isScaled ? "args.softmax_scale" : nil, tensor].compactMap { $0 }, scale = factors.joined(separator: " * ")
     let clips = descriptor.gradients.clips && own.isInteger
     let start = own.start.map { "(\($0) + row)" } ?? "row"
     return Text.lines(
+      BackwardTileText.gap,
+      "// \(gradient) in the caller's basis.",
       when(tile.rotation > 1, strip.rotate(name, tile.rotation)),
-      when(!scale.isEmpty, strip.each("\(name)[i].set(\(name)[i].get() * (\(scale)));")),
+      when(!scale.isEmpty, strip.each("\(name)[i].set(\(name)[i].get() * \(factors.count == 1 ? scale : "(\(scale))"));")),
       when(clips && own.rotation > 1, strip.rotate(name, own.rotation)),
       when(clips, clip),
       when(clips && own.rotation > 1, strip.rotate(name, own.rotation)),
@@ -125,6 +129,7 @@ struct BackwardSumText {
     let at = "long(row) * args.\(own.operand).row + \(own.stored.access == .vector ? "(column + e)" : "(column + e) * args.\(own.operand).column")"
     let code = own.stored.precision == .INT4 ? "int4_element(\(own.pointer), \(at))" : "int(\(own.pointer)[\(at)])"
     return Text.lines(
+      "// Elements at an end of the quantized range have no gradient.",
       "const int \(name)_lowest = \(low);",
       strip.each(
         """

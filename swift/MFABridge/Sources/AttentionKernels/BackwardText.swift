@@ -52,6 +52,7 @@ struct BackwardText {
     // Rows past the end stand in for the last one, see nothing and are not stored.
     \(tile.rows(index: "group.x"))
     if (first_row >= \(tile.ownRows)) return;
+
     """
   }
 
@@ -91,11 +92,13 @@ struct BackwardText {
       when(
         loops,
         Text.lines(
+          BackwardTileText.gap,
           "// A row of which L is -INFINITY adds nothing.",
           tile.interval(sees: "exists && l != -INFINITY"),
           bounds, tile.bias,
           plan.scoreTile.setup, plan.weightTile.setup, tile.scales,
           tile.scoreSum?.clear, tile.scoreSum?.clearWeightSum,
+          BackwardTileText.gap,
           when(sweeps, "// Sweep 0 finds D, sweep 1 the gradient.\nfor (ushort sweep = 0; sweep < 2; ++sweep) {"),
           loop,
           when(
@@ -168,6 +171,7 @@ struct BackwardText {
     return Text.lines(
       tile.scoreStrip.setup, tile.scoreStrip.load,
       tile.weightStrip.setup, when(gradients.key, tile.weightStrip.load),
+      BackwardTileText.gap,
       tile.interval(sees: "exists"),
       bounds,
       scoreSum?.clear, weightSum?.clear,

@@ -38,6 +38,8 @@ struct BackwardTileText {
   private var isKeySide: Bool { plan.side == .key }
   private var scoreTile: OperandText { plan.scoreTile }
   private var weightTile: OperandText { plan.weightTile }
+  /// A blank line.
+  static let gap = " "
   static let barrier = "threadgroup_barrier(mem_flags::mem_threadgroup);"
   static func pair(_ array: String) -> String { "float2(\(array)[8 * n + origin.x], \(array)[8 * n + origin.x + 1])" }
 
@@ -173,7 +175,10 @@ struct BackwardTileText {
   private func multiply(_ strip: BackwardStripText, into result: String, leading: Int) -> String {
     let tile = strip.tile
     let columns = splits > 1 ? "\(8 * strip.fragments) * part + " : ""
+    let transposed = isKeySide ? "^T" : ""
     return """
+
+      // \(result == "scores" ? "S" : "dP")\(transposed) = \(strip.own.operand) \(tile.operand)^T
       \(Text.unrolled)
       for (ushort n = 0; n < \(block / 8); ++n) \(result)[n].clear();
       \(Text.unrolled)
@@ -191,11 +196,13 @@ struct BackwardTileText {
   /// SIMD groups that share a strip each have a part of the products.
   private var exchangeParts: String {
     guard splits > 1 else { return "" }
-    let products = [("scores", 0)] + (wants.weightGradient ? [("weights", 8 * block)] : [])
+    let products = [("scores", "")] + (wants.weightGradient ? [("weights", "\(8 * block) + ")] : [])
     return Text.lines(
+      Self.gap,
+      "// The SIMD groups of a strip have a part of the columns each.",
       Text.unrolled,
       "for (ushort n = 0; n < \(block / 8); ++n) {",
-      products.map { "\($0)[n].store(exchange + simd_index * \(16 * block) + \($1) + 8 * n, \(block));" }.joined(separator: "\n"),
+      products.map { "\($0)[n].store(exchange + simd_index * \(16 * block) + \($1)8 * n, \(block));" }.joined(separator: "\n"),
       "}",
       Self.barrier,
       Text.unrolled,
@@ -205,7 +212,7 @@ struct BackwardTileText {
         float2 \(name)_total = 0;
         for (ushort i = 0; i < \(splits); ++i) {
           simdgroup_matrix_storage<float> addend;
-          addend.load(exchange + (\(splits) * strip + i) * \(16 * block) + \(offset) + 8 * n, \(block));
+          addend.load(exchange + (\(splits) * strip + i) * \(16 * block) + \(offset)8 * n, \(block));
           \(name)_total += addend.get();
         }
         \(name)[n].set(\(name)_total);
@@ -233,6 +240,8 @@ struct BackwardTileText {
       when(needsDS, "ds[e] = visible ? p[e] * (dp[e] - \(d))\(usesSlope ? " * (1.0f - capped[e] * capped[e])" : "") : 0.0f;"),
       when(needsCare, "hidden |= (visible ? 0u : 1u) << (2 * n + e);"))
     return Text.lines(
+      Self.gap,
+      "// P = exp(S - L)\(when(needsDS, "; dS = P (dP - D)"))",
       when(needsCare, "uint hidden = 0;"),
       Text.unrolled,
       "for (ushort n = 0; n < \(block / 8); ++n) {",
@@ -280,7 +289,7 @@ struct BackwardTileText {
     let declare = """
       \(sees)
       const bool whole = simd_all(first >= lowest && first + \(block) <= highest);
-      \(when(needsCare, "const bool partial = true;"))
+      \(when(needsCare, "const bool partial = true;  // whether some row does not see some other: where L is -INFINITY, none"))
       simdgroup_matrix_storage<float> scores[\(block / 8)]\(when(usesWeightTile, ", weights[\(block / 8)]"));
       """
     let first = scoreSum.map(accumulate) ?? "", second = weightSum.map(accumulate) ?? ""

@@ -163,7 +163,7 @@ extension AttentionKernelDescriptor {
       if kind == .backwardQuery && gradients.dSource != .given {
         if gradients.dSource == .output { read(.operand(.O), "const device \(precision(.O).storageType) *") }
         if gradients.writesD { write(.operand(.D)) }
-      } else {
+      } else if kind != .backwardKeyValue || gradients.key {
         read(.operand(.D), "const device float *")
       }
       if kind == .backwardQuery, gradients.query { write(.operand(.dQ)) }

@@ -19,7 +19,7 @@ struct DecodeText {
     plan = try ForwardPlan(descriptor, profile)
     (key, value) = (OperandText(.K, descriptor), OperandText(.V, descriptor))
     let (splits, blocks) = (plan.tiles.columnSplits, plan.tiles.block / 8)
-    query = QueryText(descriptor, fragments: plan.queryFragments, splits: splits)
+    query = QueryText(descriptor, key: key, fragments: plan.queryFragments, splits: splits)
     softmax = SoftmaxText(score: ScoreText(descriptor), value: value, blocks: blocks, fragments: plan.outputFragments)
     result = ResultText(descriptor: descriptor, value: value, fragments: plan.outputFragments, splits: splits)
   }
@@ -101,12 +101,16 @@ struct DecodeText {
 
   private func column(_ fragments: Int) -> String { splits > 1 ? "\(8 * fragments) * part + 8 * i + origin.x" : "8 * i + origin.x" }
 
-  /// A lane's pair of an 8×8 matrix of keys `at`; 0 where the key or the column does not exist.
+  /// Declares `at`, the lane's key in the n-th 8×8 matrix. A key past the end is hidden; the last one is read in its stead.
+  private let laneKey = "const int at = min(first + 8 * n + int(origin.y), end - 1);"
+
+  /// A lane's pair of an 8×8 matrix of keys; 0 where the column does not exist.
   private func load(_ operand: OperandText, into matrix: String, fragments: Int) -> String {
-    let padded = splits > 1 && 8 * fragments * splits > (operand.columns + 7) / 8 * 8
+    let pair = operand.loadPair(into: matrix, type: operand.element, row: "at", column: "column")
+    guard splits > 1 && 8 * fragments * splits > (operand.columns + 7) / 8 * 8 else { return pair }
     return """
-      if (present\(padded ? " && column < \(operand.columns)" : "")) {
-        \(operand.loadPair(into: matrix, type: operand.element, row: "at", column: "column"))
+      if (column < \(operand.columns)) {
+        \(pair)
       } else {
         \(matrix).set(vec<\(operand.element), 2>(0));
       }
@@ -148,8 +152,7 @@ struct DecodeText {
     """
     \(Text.unrolled)
     for (ushort n = 0; n < \(block / 8); ++n) {
-      const int at = first + 8 * n + origin.y;
-      const bool present = at < end;
+      \(laneKey)
       scores[n].clear();
       \(Text.unrolled)
       for (ushort i = 0; i < \(plan.queryFragments); ++i) {
@@ -192,8 +195,7 @@ struct DecodeText {
     \(when(value.mayBeNonFinite, "bool found = false;"))
     \(Text.unrolled)
     for (ushort n = 0; n < \(block / 8); ++n) {
-      const int at = first + 8 * n + origin.y;
-      const bool present = at < end;
+      \(laneKey)
       \(Text.unrolled)
       for (ushort i = 0; i < \(plan.outputFragments); ++i) {
         const uint column = \(column(plan.outputFragments));

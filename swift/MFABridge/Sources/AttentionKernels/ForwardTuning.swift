@@ -46,7 +46,7 @@ struct ForwardPlan {
   init(_ descriptor: AttentionKernelDescriptor, _ profile: DeviceProfile) throws(AttentionKernelError) {
     let tuning = ForwardTuning.row(profile)
     let (key, value) = (OperandText(.K, descriptor), OperandText(.V, descriptor))
-    let queryBytes = QueryText(descriptor, fragments: 1, splits: 1).element == "float" ? 4 : 2
+    let queryBytes = QueryText(descriptor, key: key, fragments: 1, splits: 1).element == "float" ? 4 : 2
     let registers = (descriptor.headDimension * queryBytes / 4 + descriptor.valueDimension) / 4
     var splits = 1
     while registers > tuning.registers * splits { splits *= 2 }

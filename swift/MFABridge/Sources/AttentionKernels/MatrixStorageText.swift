@@ -25,6 +25,16 @@ enum MatrixStorageText {
         matrix.thread_elements()[1] = x[1];
       }
 
+      // Integers go to T without a detour where the scale stays outside, which is known when this is compiled.
+      void set_real(int2 n, float scale) {
+        if (scale == 1) {
+          set(vec<T, 2>(n));
+        } else {
+          const float2 x = scale * float2(n);
+          set(vec<T, 2>(x));
+        }
+      }
+
       // Without transpose, an aligned pair is one access: src, leading_dimension and origin.x are even.
       template <typename U>
       void load(const device U *src, ulong leading_dimension, uint2 origin, bool transpose = false) {
@@ -46,8 +56,7 @@ enum MatrixStorageText {
           const char2 pair = *(const device char2 *)(src + origin.y * leading_dimension + origin.x);
           n = int2(pair);
         }
-        const float2 x = scale * float2(n - zero_point);
-        set(vec<T, 2>(T(x[0]), T(x[1])));
+        set_real(n - zero_point, scale);
       }
 
       // Without transpose, a lane's two elements are one byte.
@@ -57,11 +66,10 @@ enum MatrixStorageText {
           const long at = origin.x * leading_dimension + origin.y;
           n = int2(int4_element(src, at), int4_element(src, at + leading_dimension));
         } else {
-          const uchar pair = src[(origin.y * leading_dimension + origin.x) / 2];
-          n = int2(int(char(pair << 4)) >> 4, int(char(pair)) >> 4);
+          const uint pair = src[(origin.y * leading_dimension + origin.x) / 2];
+          n = int2(int(pair << 28) >> 28, int(pair << 24) >> 28);
         }
-        const float2 x = scale * float2(n - zero_point);
-        set(vec<T, 2>(T(x[0]), T(x[1])));
+        set_real(n - zero_point, scale);
       }
 
       // Threadgroup memory: src is the matrix's first element.

@@ -10,6 +10,8 @@ struct OperandText {
   let head: String
   /// The variable that holds the first row of the sequence; nil without varlen.
   let start: String?
+  /// Elements of a tile are `unit` times what they stand for: 16 where the two nibbles of a byte become bytes by a mask alone.
+  private(set) var unit = 1
 
   init(_ operand: AttentionOperand, _ descriptor: AttentionKernelDescriptor) {
     self.operand = operand
@@ -57,6 +59,10 @@ struct OperandText {
     case .INT8, .INT4: factor == .element || (layout?.zeroPoints == .int32 && layout?.hasScaleArray == true) ? "float" : "half"
     }
   }
+
+  /// Lets tiles be in another unit; the caller multiplies with `perUnit`.
+  mutating func chooseUnit() { unit = stored.precision == .INT4 && isVector && element == "half" ? 16 : 1 }
+  var perUnit: String { unit == 1 ? "" : " * \(1 / Double(unit))f" }
 
   /// Elements may be NaN or infinite: integers can't, unless multiplied with a scale that is.
   var mayBeNonFinite: Bool { !isInteger || factor == .element }
@@ -121,7 +127,7 @@ struct OperandText {
 
   private func zeroPoint(row: String, column: String) -> String? {
     guard let layout else { return nil }
-    if factor == .tensor { return "\(name)_zero_point" }
+    if factor == .tensor { return layout.granularity == .tensor && layout.isSymmetric ? nil : "\(name)_zero_point" }
     return layout.zeroPoints == .none ? nil : "\(name)_zero_points_head[\(scaleIndex("args.\(name)_zero_points", row: row, column: column))]"
   }
 
@@ -137,25 +143,27 @@ struct OperandText {
 
   /// Statements that set `x` to the four elements from a column that is a multiple of 4. For `isVector`.
   private func vectorStatements(row: String, column: String) -> String {
-    let index = "long(\(row)) * args.\(operand).row + \(column)"
-    guard isInteger else { return "x = *(const device \(element)4 *)(\(pointer) + \(index));" }
+    let index = "\(column)"
+    guard isInteger else { return "x = *(const device \(element)4 *)(source + \(index));" }
     let zero = zeroPoint(row: row, column: column)
     let read = stored.precision == .INT8
-      ? """
-        const char4 four = *(const device char4 *)(\(pointer) + \(index));
-        int4 n = int4(four);
-        """
+      ? "const char4 n = *(const device char4 *)(source + \(index));"
       : """
-        const ushort nibbles = *(const device ushort *)(\(pointer) + (\(index)) / 2);
-        const short4 high = short4(nibbles << 12, nibbles << 8, nibbles << 4, nibbles);
-        int4 n = int4(high) >> 12;
+        const ushort nibbles = *(const device ushort *)(source + (\(index)) / 2);
+        \(unit == 1
+          ? "const short4 n = short4(nibbles << 12, nibbles << 8, nibbles << 4, nibbles) >> 12;"
+          : "const char4 n = as_type<char4>((uint(nibbles) << 4 | uint(nibbles) << 16) & 0xf0f0f0f0).xzyw;  // 16 times the integers")
         """
-    guard factor == .element, layout?.granularity == .channel else {
-      return Text.lines(read, zero.map { "n -= int(\($0));" }, "x = \(element)4(n)\(factor == .element ? " * \(scale(row: row, column: column))" : "");")
+    func four(_ f: (String) -> String) -> String { (0..<4).map { f("\(column) + \($0)") }.joined(separator: ", ") }
+    switch layout?.granularity {
+    case .channel:
+      let minus = zero.map { _ in " - float4(\(four { zeroPoint(row: row, column: $0) ?? "0" }))" } ?? ""
+      return Text.lines(read, "x = (float4(n)\(minus)) * float4(\(four { scale(row: row, column: $0) }));")
+    case .rowGroups:
+      return Text.lines(read, "x = (float4(n)\(zero.map { " - float(\($0))" } ?? "")) * \(scale(row: row, column: column));")
+    default:
+      return Text.lines(read, "x = \(element)4(n)\(zero.map { " - \(element)(\(unit == 1 ? "" : "\(unit) * ")\($0))" } ?? "");")
     }
-    let each = (0..<4).map { "\(column) + \($0)" }
-    func four(_ f: (String) -> String) -> String { each.map(f).joined(separator: ", ") }
-    return Text.lines(read, zero.map { _ in "n -= int4(\(four { zeroPoint(row: row, column: $0) ?? "0" }));" }, "x = float4(n) * float4(\(four { scale(row: row, column: $0) }));")
   }
 
   // MARK: Tiles
@@ -164,22 +172,67 @@ struct OperandText {
   /// - Parameter nonFinite: a bool variable that becomes true where an element is NaN or infinite, if the variable `partial` is true;
   ///   nil to not look.
   func expand(into tile: String, leading: Int, width: Int, first: String, rows: Int, count: String, threads: Int, nonFinite: String? = nil) -> String {
-    let step = isVector ? 4 : 1, perRow = width / step
+    isVector
+      ? expandVectors(into: tile, leading: leading, width: width, first: first, rows: rows, count: count, threads: threads, nonFinite: nonFinite)
+      : expandElements(into: tile, leading: leading, width: width, first: first, rows: rows, count: count, threads: threads, nonFinite: nonFinite)
+  }
+
+  private func look(_ nonFinite: String?, _ lanes: Int) -> String? {
+    nonFinite.map { "if (partial) \($0) = \($0) || \(lanes > 1 ? "any" : "")(\(Self.nonFiniteTest("x", element, lanes)));" }
+  }
+
+  /// A thread takes 16 bytes of a row (of FP32: 32; less where columns don't divide so) in pieces of 4 elements, so that threads side by
+  /// side read and write side by side; where it can, always of the same columns.
+  private func expandVectors(into tile: String, leading: Int, width: Int, first: String, rows: Int, count: String, threads: Int, nonFinite: String?) -> String {
+    let most = stored.precision == .INT4 ? 32 : stored.precision == .INT8 ? 16 : 8
+    // A piece past the last column is left out, so there must be one condition for all.
+    let step = width > columns ? 4 : [32, 16, 8].first { $0 <= most && columns % $0 == 0 } ?? 4
+    let perRow = width / step
+    let stays = threads % perRow == 0
+    let loop = stays
+      ? "const ushort c = thread_index % \(perRow) * 4;\nfor (ushort r = thread_index / \(perRow); r < \(rows); r += \(threads / perRow)) {"
+      : "for (ushort i = thread_index; i < \(rows * perRow); i += \(threads)) {\nconst ushort r = i / \(perRow), c = i % \(perRow) * 4;"
+    let offsets = (0..<step / 4).map { $0 * 4 * perRow }
+    let inside = "\(first) + r < \(count)" + (width > columns ? " && c < \(columns)" : "")
+    let fours = offsets.map { offset in
+      let column = offset == 0 ? "c" : "c + \(offset)"
+      return """
+        {
+          \(element)4 x;
+          \(Text.lines(vectorStatements(row: "\(first) + r", column: column), look(nonFinite, 4)))
+          *(threadgroup \(element)4 *)(target\(offset == 0 ? "" : " + \(offset)")) = x;
+        }
+        """
+    }.joined(separator: "\n")
+    let zeros = offsets.map { "*(threadgroup \(element)4 *)(target\($0 == 0 ? "" : " + \($0)")) = \(element)4(0);" }.joined(separator: "\n")
+    return """
+      {
+        \(loop)
+          threadgroup \(element) *target = \(tile) + r * \(leading) + c;
+          if (\(inside)) {
+            const device \(stored.precision.storageType) *source = \(pointer) + long(\(first) + r) * args.\(operand).row\(stored.precision == .INT4 ? " / 2" : "");
+            \(fours)
+          } else {
+            \(zeros)
+          }
+        }
+      }
+      """
+  }
+
+  private func expandElements(into tile: String, leading: Int, width: Int, first: String, rows: Int, count: String, threads: Int, nonFinite: String?) -> String {
     let order = stored.access == .transposed
       ? "const ushort r = i % \(rows), c = i / \(rows);"
-      : "const ushort r = i / \(perRow), c = i % \(perRow)\(isVector ? " * 4" : "");"
+      : "const ushort r = i / \(width), c = i % \(width);"
     let inside = "\(first) + r < \(count)" + (width > columns ? " && c < \(columns)" : "")
-    let body = isVector ? vectorStatements(row: "\(first) + r", column: "c") : "x = \(element)(\(value(row: "\(first) + r", column: "c")));"
-    let type = isVector ? "\(element)4" : element
-    let look = nonFinite.map { "if (partial) \($0) = \($0) || \(isVector ? "any" : "")(\(Self.nonFiniteTest("x", element, isVector ? 4 : 1)));" }
     return """
-      for (ushort i = thread_index; i < \(rows * perRow); i += \(threads)) {
+      for (ushort i = thread_index; i < \(rows * width); i += \(threads)) {
         \(order)
-        \(type) x = \(element)(0);
+        \(element) x = \(element)(0);
         if (\(inside)) {
-          \(Text.lines(body, look))
+          \(Text.lines("x = \(element)(\(value(row: "\(first) + r", column: "c")));", look(nonFinite, 1)))
         }
-        *(threadgroup \(type) *)(\(tile) + r * \(leading) + c) = x;
+        \(tile)[r * \(leading) + c] = x;
       }
       """
   }
@@ -197,7 +250,7 @@ struct OperandText {
 
   /// Keeps the scales of rows [first, first + rows) in `x_scale_tile`. For `factor == .row`.
   func expandScales(first: String, rows: Int, count: String) -> String {
-    when(factor == .row, "if (thread_index < \(rows)) \(name)_scale_tile[thread_index] = \(first) + thread_index < \(count) ? \(scale(row: "\(first) + thread_index")) : 0;")
+    when(factor == .row, "if (thread_index < \(rows)) \(name)_scale_tile[thread_index] = \(first) + thread_index < \(count) ? \(scale(row: "\(first) + thread_index"))\(perUnit) : 0;")
   }
 
   // MARK: Registers

@@ -19,9 +19,12 @@ struct PrefillText {
   init(_ descriptor: AttentionKernelDescriptor, _ profile: DeviceProfile) throws(AttentionKernelError) {
     self.descriptor = descriptor
     plan = try ForwardPlan(descriptor, profile)
-    (key, value) = (OperandText(.K, descriptor), OperandText(.V, descriptor))
+    var (key, value) = (OperandText(.K, descriptor), OperandText(.V, descriptor))
+    key.chooseUnit()
+    value.chooseUnit()
+    (self.key, self.value) = (key, value)
     let (splits, blocks) = (plan.tiles.columnSplits, plan.tiles.block / 8)
-    query = QueryText(descriptor, fragments: plan.queryFragments, splits: splits)
+    query = QueryText(descriptor, key: key, fragments: plan.queryFragments, splits: splits)
     softmax = SoftmaxText(score: ScoreText(descriptor), value: value, blocks: blocks, fragments: plan.outputFragments)
     result = ResultText(descriptor: descriptor, value: value, fragments: plan.outputFragments, splits: splits)
   }

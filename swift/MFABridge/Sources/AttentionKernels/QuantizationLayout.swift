@@ -33,16 +33,19 @@ public struct QuantizationLayout: Hashable, Sendable {
   /// The binding `.mean`, FP32 [batch, heads, columns], is added to every row.
   public var hasMean: Bool
   public var isRotated: Bool
+  /// With `.tensor`: the zero point is promised to be 0 (symmetric quantization), and is bound but not subtracted.
+  public var isSymmetric: Bool
 
   public init(
     granularity: Granularity = .tensor, scaleStorage: ScaleStorage = .FP32, zeroPoints: ZeroPoints = .none, hasMean: Bool = false,
-    isRotated: Bool = false
+    isRotated: Bool = false, isSymmetric: Bool = false
   ) {
     self.granularity = granularity
     self.scaleStorage = scaleStorage
     self.zeroPoints = zeroPoints
     self.hasMean = hasMean
     self.isRotated = isRotated
+    self.isSymmetric = isSymmetric
   }
 
   /// Scales are in a buffer of their own rather than in a constant.

@@ -1,13 +1,15 @@
 /// The text that loads a strip of 8 query rows into registers, in the basis in which K is stored.
 struct QueryText {
   let descriptor: AttentionKernelDescriptor
-  let query, key: OperandText
+  let query: OperandText
+  let key: OperandText
   /// Matrices of a strip that a SIMD group holds, and SIMD groups that share a strip.
   let fragments, splits: Int
 
-  init(_ descriptor: AttentionKernelDescriptor, fragments: Int, splits: Int) {
+  /// - Parameter key: K as its tiles hold it.
+  init(_ descriptor: AttentionKernelDescriptor, key: OperandText, fragments: Int, splits: Int) {
     self.descriptor = descriptor
-    (query, key) = (OperandText(.Q, descriptor), OperandText(.K, descriptor))
+    (query, self.key) = (OperandText(.Q, descriptor), key)
     (self.fragments, self.splits) = (fragments, splits)
   }
 
@@ -63,7 +65,7 @@ struct QueryText {
       when(hasMean, addMean(column)),
       when(meetsKeyMean, meanScore(column, natural, exchange)),
       when(turnsToKey, hadamard.rotate("q", exchange: exchange)),
-      "const float score_scale = \(natural)\(key.factor == .tensor ? " * k_scale" : "")\(ScoreText(descriptor).isLinear ? " * \(ScoreText.log2e)" : "");")
+      "const float score_scale = \(natural)\(key.factor == .tensor ? " * k_scale\(key.perUnit)" : "")\(ScoreText(descriptor).isLinear ? " * \(ScoreText.log2e)" : "");")
   }
 
   private func each(_ body: String) -> String {

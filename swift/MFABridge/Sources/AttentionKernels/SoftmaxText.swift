@@ -75,10 +75,10 @@ struct SoftmaxText {
     """
     sum += simd_shuffle_xor(sum, 1);
     sum += simd_shuffle_xor(sum, 8);
-    float any = seen ? 1.0f : 0.0f;
-    any += simd_shuffle_xor(any, 1);
-    any += simd_shuffle_xor(any, 8);
-    seen = any > 0;
+    float of_row = seen ? 1.0f : 0.0f;
+    of_row += simd_shuffle_xor(of_row, 1);
+    of_row += simd_shuffle_xor(of_row, 8);
+    seen = of_row > 0;
     """
   }
 
@@ -129,7 +129,7 @@ struct ResultText {
     let hadamard = HadamardText(size: value.rotation, fragments: fragments, splits: splits)
     let mean = { (column: String) in isPadded ? "(\(column) < \(columns) ? \(value.mean(column)) : 0)" : value.mean(column) }
     return Text.lines(
-      when(value.factor == .tensor, each("output[i].set(output[i].get() * v_scale);")),
+      when(value.factor == .tensor, each("output[i].set(output[i].get() * (v_scale\(value.perUnit)));")),
       when(value.rotation > 1, "{\n\(HadamardText.setup(size: value.rotation))\n\(hadamard.rotate("output", exchange: exchange))\n}"),
       when(
         value.layout?.hasMean == true,

@@ -5,8 +5,9 @@ enum Text {
     var lines: [String] = []
     var depth = 0
     for raw in text.split(separator: "\n", omittingEmptySubsequences: false) {
-      let line = raw.drop { $0 == " " }
+      let line = raw.drop { $0 == " " }.replacing(absent, with: "")
       if line.isEmpty {
+        if raw.contains(absent) { continue }
         if let last = lines.last, !last.isEmpty, !last.hasSuffix("{") { lines.append("") }
         continue
       }
@@ -27,10 +28,16 @@ enum Text {
   }
 
   /// The pieces that are not empty, one after another.
-  static func lines(_ pieces: String?...) -> String { pieces.compactMap { $0 }.filter { !$0.isEmpty }.joined(separator: "\n") }
+  static func lines(_ pieces: String?...) -> String {
+    let present = pieces.compactMap { $0 }.filter { !$0.isEmpty && $0 != absent }
+    return present.isEmpty ? absent : present.joined(separator: "\n")
+  }
+
+  /// Stands for a piece that is left out, and leaves no blank line.
+  static let absent = "\u{0}"
 
   static let unrolled = "#pragma clang loop unroll(full)"
 }
 
 /// A piece of text that exists on a condition.
-func when(_ condition: Bool, _ text: @autoclosure () -> String) -> String { condition ? text() : "" }
+func when(_ condition: Bool, _ text: @autoclosure () -> String) -> String { condition ? text() : Text.absent }

@@ -47,4 +47,21 @@ final class BackwardTextTests: XCTestCase {
       XCTAssertEqual(lines, kernel.bindings.map { $0.parameter + "," }, name)
     }
   }
+
+  /// Every head dimension fits in the least threadgroup memory that a device has.
+  func testHeadDimensionsFit() throws {
+    let float = Operand(.FP32), half = Operand(.FP16), rotated = int8(QuantizationLayout(granularity: .row, hasMean: true, isRotated: true))
+    let dimensions = [1, 64, 72, 128, 136, 192, 256, 264, 320, 384, 392, 448, 504, 512]
+    for d in dimensions {
+      for dv in dimensions {
+        for x in [float, half, rotated] where x == float || d == dv {
+          for kind in [AttentionKernelDescriptor.Kind.backwardQuery, .backwardKeyValue, .backwardMask] {
+            var descriptor = AttentionKernelDescriptor(kind: kind, headDimension: d, valueDimension: dv, query: x, key: x, value: x)
+            (descriptor.gradients, descriptor.mask) = (.all, .FP32)
+            XCTAssertNoThrow(try AttentionKernel(descriptor: descriptor, profile: DeviceProfile(family: .apple7)), "\(kind) \(x.precision) \(d) and \(dv)")
+          }
+        }
+      }
+    }
+  }
 }

@@ -48,6 +48,8 @@ final class ForwardTests: XCTestCase {
   func testTensorWiseIntegers() throws {
     try run(forward(q: int8(), k: int8(), v: int8()))
     try run(forward(q: int4(), k: int4(), v: int4()))
+    let symmetric = QuantizationLayout(isSymmetric: true)
+    try run(forward(q: int8(symmetric), k: int4(symmetric), v: int8(symmetric)))
     try run(forward(q: Operand(.BF16), k: int8(.init(granularity: .tensorInBuffer, scaleStorage: .FP16, zeroPoints: .int8)), v: int4()))
     try run(forward(k: int4(.init(granularity: .tensorInBuffer, zeroPoints: .int32)), v: int8(.init(granularity: .tensorInBuffer))))
   }

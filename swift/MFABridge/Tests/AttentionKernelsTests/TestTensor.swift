@@ -150,7 +150,7 @@ struct TestTensor {
     let isOne = layout.granularity == .tensor || layout.granularity == .tensorInBuffer
     let groups = isOne ? 1 : batches * heads * rowGroups * columnGroups
     let isHalf = layout.scaleStorage == .FP16 && layout.hasScaleArray
-    let isSymmetric = layout.zeroPoints == .none && layout.granularity != .tensor
+    let isSymmetric = layout.granularity == .tensor ? layout.isSymmetric : layout.zeroPoints == .none
     var scale: [Double] = [], zeros: [Int] = []
     for _ in 0..<groups {
       let x = unit * Double.random(in: 0.5...1.5, using: &g)

@@ -6,8 +6,6 @@ import XCTest
 /// The vectors of tests/conformance: attention through the Swift API, refusals and quantization through the descriptions that the
 /// C edge makes too. The fixed signatures of C are the C runner's.
 final class ConformanceTests: XCTestCase {
-  private func isBackward(_ role: String) -> Bool { role.hasPrefix("grad_") || role == "d_values" }
-
   func testForward() throws {
     try each({ $0.call == "attention" && $0.status == 0 && $0.tensors["output"] != nil }) { live, attention in
       let commands = try attention.forward(
@@ -70,26 +68,32 @@ final class ConformanceTests: XCTestCase {
     try AttentionContext(device: XCTUnwrap(AttentionDevice.all().first))
   }
 
-  private func finish(_ commands: any MTLCommandBuffer) throws {
-    commands.commit()
-    commands.waitUntilCompleted()
-    if let error = commands.error { throw error }
-  }
-
-  /// Runs `body` on each case that is wanted; it returns what is wrong, or nil. What a device cannot do is a failure.
+  /// Runs `body` on each case that is wanted, several at once; it returns what is wrong, or nil. What a device cannot do is a
+  /// failure.
   private func each(
-    _ wanted: (VectorCase) -> Bool, _ body: (LiveCase, QuantizedAttention) throws -> String?
+    _ wanted: (VectorCase) -> Bool, _ body: @Sendable (LiveCase, QuantizedAttention) throws -> String?
   ) throws {
     let device = try XCTUnwrap(MTLCreateSystemDefaultDevice())
     let attention = try QuantizedAttention(device: device)
-    var ran = 0
-    for c in try Vectors.read() where wanted(c) {
-      ran += 1
+    let cases = try Vectors.read().filter(wanted)
+    let complaints = Locked<[String]>([])
+    DispatchQueue.concurrentPerform(iterations: cases.count) { i in
+      let c = cases[i]
       do {
-        if let complaint = try body(LiveCase(c, on: device), attention) { XCTFail("\(c.name): \(complaint)") }
-      } catch { XCTFail("\(c.name): \(error)") }
+        guard let complaint = try body(LiveCase(c, on: device), attention) else { return }
+        complaints.update { $0.append("\(c.name): \(complaint)") }
+      } catch { complaints.update { $0.append("\(c.name): \(error)") } }
     }
-    if ProcessInfo.processInfo.environment["MFA_ONLY"] == nil { XCTAssertGreaterThan(ran, 0) }
-    print("\(ran) cases")
+    for complaint in complaints.value.sorted() { XCTFail(complaint) }
+    if ProcessInfo.processInfo.environment["MFA_ONLY"] == nil { XCTAssertGreaterThan(cases.count, 0) }
+    print("\(cases.count) cases")
   }
+}
+
+private func isBackward(_ role: String) -> Bool { role.hasPrefix("grad_") || role == "d_values" }
+
+private func finish(_ commands: any MTLCommandBuffer) throws {
+  commands.commit()
+  commands.waitUntilCompleted()
+  if let error = commands.error { throw error }
 }

@@ -20,9 +20,9 @@ package struct BackwardPlan: Sendable {
     if let gradient = call.gradQuery { arguments.dQ = gradient.kernelView }
     if let gradient = call.gradKey { arguments.dK = gradient.kernelView }
     if let gradient = call.gradValue { arguments.dV = gradient.kernelView }
-    if let gradient = call.gradMask { arguments.maskGradient = gradient.kernelView(columnStride: gradient.strides.w) }
+    if let gradient = call.gradMask { arguments.maskGradient = gradient.summedView }
     if let gradient = call.gradSinks { arguments.sinkGradients = gradient.kernelView }
-    keepsD = call.dValues == nil
+    keepsD = call.dValues == nil && call.needsD
     if let d = call.dValues {
       arguments.D = d.kernelView
     } else {
@@ -129,5 +129,14 @@ package struct BackwardPlan: Sendable {
     result.batches = try kernelSize(call.problem.q.batch, "batches")
     result.queryRows = try kernelSize(call.problem.q.rows, "rows of query")
     return result
+  }
+}
+
+extension Tensor {
+  /// Of the gradient of a mask: stride 0 in the dimensions over which it is summed.
+  fileprivate var summedView: TensorView {
+    TensorView(
+      offset: kernelView.offset, batch: batch == 1 ? 0 : Int64(strides.x), head: heads == 1 ? 0 : Int64(strides.y),
+      row: rows == 1 ? 0 : Int64(strides.z), column: columns == 1 ? 0 : Int64(strides.w))
   }
 }

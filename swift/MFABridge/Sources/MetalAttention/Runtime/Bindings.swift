@@ -39,7 +39,10 @@ extension Quantization {
   /// The layout that a kernel is made for.
   var layout: QuantizationLayout {
     var layout = QuantizationLayout(hasMean: mean != nil, isRotated: rotated)
-    guard case .many(let arrays) = parameters else { return layout }
+    guard case .many(let arrays) = parameters else {
+      if case .one(_, let zero) = parameters { layout.isSymmetric = zero == 0 }
+      return layout
+    }
     switch granularity {
     case .tensor: layout.granularity = .tensorInBuffer
     case .row: layout.granularity = group == 32 || group == 64 ? .rowGroups(of: group) : .row
