@@ -59,10 +59,10 @@ impl Case {
         };
         let mut options = sys::mfa_attention_options::new();
         if self.causal {
-            options.flags |= sys::MFA_OPTION_CAUSAL as u32;
+            options.flags |= sys::MFA_OPTION_CAUSAL;
         }
         if let Some(scale) = self.scale {
-            options.flags |= sys::MFA_OPTION_SCALE as u32;
+            options.flags |= sys::MFA_OPTION_SCALE;
             options.softmax_scale = scale;
         }
         let desc = sys::mfa_forward_desc {
