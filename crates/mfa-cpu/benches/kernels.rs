@@ -9,6 +9,8 @@
 #[allow(dead_code, unused_imports)]
 #[path = "../src/kernels/mod.rs"]
 mod kernels;
+#[path = "support/parts.rs"]
+mod parts;
 mod support;
 
 use std::hint::black_box;
@@ -107,6 +109,7 @@ fn cases(table: &'static Kernels) -> Vec<Case> {
         cases.push(qk_i8(table, d, table.mr, true));
     }
     cases.extend(softmax(table));
+    cases.extend(parts::cases(table));
     for d in [64, 128] {
         cases.extend(packs(table, d));
         cases.extend(decode(table, d));

@@ -11,8 +11,11 @@
 //!         O = alpha O + P V                          pv_*
 //! ```
 //!
-//! Packing a block costs each tile a few percent of the block's products (docs/numbers.md), needs no barrier between
-//! workers, and keeps memory independent of the sequence's length.
+//! Packing a block costs each tile a few percent of the block's products, for the rows that the plan gives a tile (the benches of
+//! kernels have both). In return workers share nothing, need no barrier, and take memory that is
+//! independent of the sequence's length, which panels shared by all tiles would not be.
+//!
+//! Products of floats as sums of products of bf16 parts: see [`super::parts`].
 
 use std::ptr::null;
 

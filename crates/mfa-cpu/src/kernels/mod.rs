@@ -21,6 +21,8 @@
 //! | P, u8 | `[mr]` rows, [`P8_LD`] apart; padded with zeros to a multiple of four keys | `softmax_u8` |
 //! | O, f32 | `[mr]` rows, `ldo` apart, `ldo` a multiple of `nr` | `pv_*` |
 //!
+//! Operands of units that multiply bf16 have layouts of their own: see [`parts`].
+//!
 //! `packed` is the number of keys that `pack_v_*` was given. `pv_*` can be given any run of them: a pointer to its first
 //! key, which is a multiple of `nr`, its length, and `packed`.
 //!

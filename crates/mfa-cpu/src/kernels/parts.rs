@@ -45,7 +45,7 @@ pub(crate) enum Terms {
 }
 
 impl Terms {
-    #[cfg(test)]
+    #[allow(dead_code)] // For tests and benches.
     pub(crate) const ALL: [Terms; 6] = [
         Terms::One,
         Terms::TwoByOne,

@@ -2,6 +2,7 @@
 
 mod nonsense;
 mod session;
+mod specials;
 
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
