@@ -17,7 +17,10 @@ struct DecodeText {
   init(_ descriptor: AttentionKernelDescriptor, _ profile: DeviceProfile) throws(AttentionKernelError) {
     self.descriptor = descriptor
     plan = try ForwardPlan(descriptor, profile)
-    (key, value) = (OperandText(.K, descriptor), OperandText(.V, descriptor))
+    var (key, value) = (OperandText(.K, descriptor), OperandText(.V, descriptor))
+    key.interleaveMatrices(of: plan.queryFragments)
+    value.interleaveMatrices(of: plan.outputFragments)
+    (self.key, self.value) = (key, value)
     let (splits, blocks) = (plan.tiles.columnSplits, plan.tiles.block / 8)
     query = QueryText(descriptor, key: key, fragments: plan.queryFragments, splits: splits)
     softmax = SoftmaxText(score: ScoreText(descriptor), value: value, blocks: blocks, fragments: plan.outputFragments)
@@ -25,7 +28,7 @@ struct DecodeText {
   }
 
   /// Floats of a SIMD group's part of `scratch`.
-  private var scratch: Int { 8 * max(block, 8) }
+  private var scratch: Int { 8 * max(block, 8 * key.interleaved, 8 * value.interleaved) }
 
   var kernel: KernelBody {
     var memory = ThreadgroupMemory()
@@ -68,6 +71,7 @@ struct DecodeText {
     \(loop)
 
     \(softmax.reduce)
+    \(when(value.interleaved > 1, orderColumns))
     \(combine)
     """
   }
@@ -85,7 +89,23 @@ struct DecodeText {
 
   /// K is the left factor, so that a lane loads neighbouring columns; Q^T the right one.
   private var transposeQuery: String {
-    let type = query.element
+    let (type, count) = (query.element, key.interleaved)
+    if count > 1 {
+      return """
+        // Scores are computed as K Q^T: a lane then loads neighbouring columns of K, those of \(count) matrices at once:
+        // column c of the j-th is \(count) * c + j. So are rows of Q^T.
+        threadgroup \(type) *turn = (threadgroup \(type) *)own;
+        \(Text.unrolled)
+        for (ushort i = 0; i < \(plan.queryFragments); i += \(count)) {
+          simdgroup_barrier(mem_flags::mem_threadgroup);
+          \(Text.unrolled)
+          for (ushort j = 0; j < \(count); ++j) q[i + j].store(turn + 64 * j, 8, true);
+          simdgroup_barrier(mem_flags::mem_threadgroup);
+          \(Text.unrolled)
+          for (ushort j = 0; j < \(count); ++j) q[i + j].load(turn + 8 * j, \(8 * count));
+        }
+        """
+    }
     return """
       // Scores are computed as K Q^T: a lane then loads neighbouring columns of K.
       threadgroup \(type) *turn = (threadgroup \(type) *)own;
@@ -104,15 +124,34 @@ struct DecodeText {
   /// Declares `at`, the lane's key in the n-th 8×8 matrix. A key past the end is hidden; the last one is read in its stead.
   private let laneKey = "const int at = min(first + 8 * n + int(origin.y), end - 1);"
 
-  /// A lane's pair of an 8×8 matrix of keys; 0 where the column does not exist.
-  private func load(_ operand: OperandText, into matrix: String, fragments: Int) -> String {
-    let pair = operand.loadPair(into: matrix, type: operand.element, row: "at", column: "column")
-    guard splits > 1 && 8 * fragments * splits > (operand.columns + 7) / 8 * 8 else { return pair }
+  /// A loop over a SIMD group's columns of keys; `use` is told the name of an 8×8 matrix and its index.
+  private func eachMatrix(_ operand: OperandText, fragments: Int, use: (_ matrix: String, _ index: String) -> String) -> String {
+    let (name, count) = (operand.name, operand.interleaved)
+    let mayEnd = splits > 1 && 8 * fragments * splits > (operand.columns + 7) / 8 * 8
+    if count > 1 {
+      let load = operand.loadInterleaved(row: "at", matrix: "i")
+      let uses = load.pairs.enumerated().map { "\(name).set(\($1));\n\(use(name, $0 == 0 ? "i" : "i + \($0)"))" }.joined(separator: "\n")
+      return """
+        \(operand.interleavedRow(row: "at", column: splits > 1 ? "\(8 * fragments) * part" : nil))
+        \(Text.unrolled)
+        for (ushort i = 0; i < \(fragments); i += \(count)) {
+          \(when(mayEnd, "if (8 * (\(fragments) * part + i) >= \(operand.columns)) break;"))
+          \(load.statement)
+          simdgroup_matrix_storage<\(operand.element)> \(name);
+          \(uses)
+        }
+        """
+    }
+    let pair = operand.loadPair(into: name, type: operand.element, row: "at", column: "column")
+    // A pair of columns that do not exist is 0.
+    let load = mayEnd ? "if (column < \(operand.columns)) {\n\(pair)\n} else {\n\(name).set(vec<\(operand.element), 2>(0));\n}" : pair
     return """
-      if (column < \(operand.columns)) {
-        \(pair)
-      } else {
-        \(matrix).set(vec<\(operand.element), 2>(0));
+      \(Text.unrolled)
+      for (ushort i = 0; i < \(fragments); ++i) {
+        const uint column = \(column(fragments));
+        simdgroup_matrix_storage<\(operand.element)> \(name);
+        \(load)
+        \(use(name, "i"))
       }
       """
   }
@@ -145,7 +184,7 @@ struct DecodeText {
 
   /// The scales of keys `column`, `column + 1`; those past the end belong to hidden keys.
   private func scales(_ operand: OperandText) -> String {
-    "float2(\(operand.scale(row: "min(column, key_rows - 1)")), \(operand.scale(row: "min(column + 1, key_rows - 1)")))"
+    "float2(\(operand.scale(row: "min(column, key_rows - 1)")), \(operand.scale(row: "min(column + 1, key_rows - 1)")))\(operand.perUnit)"
   }
 
   private var multiplyKeys: String {
@@ -154,13 +193,7 @@ struct DecodeText {
     for (ushort n = 0; n < \(block / 8); ++n) {
       \(laneKey)
       scores[n].clear();
-      \(Text.unrolled)
-      for (ushort i = 0; i < \(plan.queryFragments); ++i) {
-        const uint column = \(column(plan.queryFragments));
-        simdgroup_matrix_storage<\(key.element)> k;
-        \(load(key, into: "k", fragments: plan.queryFragments))
-        scores[n].multiply(k, q[i]);
-      }
+      \(eachMatrix(key, fragments: plan.queryFragments) { "scores[n].multiply(\($0), q[\($1)]);" })
       scores[n].store(own + 8 * n * 8, 8);
     }
     """
@@ -196,14 +229,7 @@ struct DecodeText {
     \(Text.unrolled)
     for (ushort n = 0; n < \(block / 8); ++n) {
       \(laneKey)
-      \(Text.unrolled)
-      for (ushort i = 0; i < \(plan.outputFragments); ++i) {
-        const uint column = \(column(plan.outputFragments));
-        simdgroup_matrix_storage<\(value.element)> v;
-        \(load(value, into: "v", fragments: plan.outputFragments))
-        \(when(value.mayBeNonFinite, leaveOut))
-        output[i].multiply(scores[n], v);
-      }
+      \(eachMatrix(value, fragments: plan.outputFragments) { Text.lines(when(value.mayBeNonFinite, leaveOut), "output[\($1)].multiply(scores[n], \($0));") })
     }
     \(when(value.mayBeNonFinite, addLeftOut))
     """
@@ -256,6 +282,24 @@ struct DecodeText {
           }
           output[i].set(total);
         }
+        simdgroup_barrier(mem_flags::mem_threadgroup);
+      }
+      """
+  }
+
+  /// From the columns that the matrices of V had to consecutive ones.
+  private var orderColumns: String {
+    let count = value.interleaved
+    return """
+      // Column c of the j-th matrix of \(count) is \(count) * c + j so far.
+      \(splits > 1 ? "threadgroup_barrier" : "simdgroup_barrier")(mem_flags::mem_threadgroup);
+      \(Text.unrolled)
+      for (ushort i = 0; i < \(plan.outputFragments); i += \(count)) {
+        \(Text.unrolled)
+        for (ushort j = 0; j < \(count); ++j) output[i + j].store(own + 8 * j, \(8 * count), true);
+        simdgroup_barrier(mem_flags::mem_threadgroup);
+        \(Text.unrolled)
+        for (ushort j = 0; j < \(count); ++j) output[i + j].load(own + 64 * j, 8, true);
         simdgroup_barrier(mem_flags::mem_threadgroup);
       }
       """

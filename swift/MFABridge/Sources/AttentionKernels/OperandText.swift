@@ -12,6 +12,8 @@ struct OperandText {
   let start: String?
   /// Elements of a tile are `unit` times what they stand for: 16 where the two nibbles of a byte become bytes by a mask alone.
   private(set) var unit = 1
+  /// 8×8 matrices that a lane fills from one load of 32 bits, in registers: column c of the j-th is column `interleaved` · c + j.
+  private(set) var interleaved = 1
 
   init(_ operand: AttentionOperand, _ descriptor: AttentionKernelDescriptor) {
     self.operand = operand
@@ -62,6 +64,14 @@ struct OperandText {
 
   /// Lets tiles be in another unit; the caller multiplies with `perUnit`.
   mutating func chooseUnit() { unit = stored.precision == .INT4 && isVector && element == "half" ? 16 : 1 }
+  /// Lets registers hold interleaved columns, in their unit, if a SIMD group's `fragments` matrices can be filled so.
+  mutating func interleaveMatrices(of fragments: Int) {
+    guard isVector && isInteger && element == "half" else { return }
+    let count = stored.precision == .INT4 ? 4 : 2
+    guard columns % (8 * count) == 0 && fragments % count == 0 else { return }
+    interleaved = count
+    chooseUnit()
+  }
   var perUnit: String { unit == 1 ? "" : " * \(1 / Double(unit))f" }
 
   /// Elements may be NaN or infinite: integers can't, unless multiplied with a scale that is.
@@ -270,6 +280,36 @@ struct OperandText {
       return columns % 8 == 0 ? value : "\(column) < \(columns) ? \(value) : \(type)(0)"
     }
     return "\(matrix).set(vec<\(type), 2>(\(one(column)), \(one("\(column) + 1"))));"
+  }
+}
+
+extension OperandText {
+  /// Declares `x_row`, a lane's place in a row. `column`: the first of the SIMD group, nil for 0. INT4 is aligned to 2 bytes only.
+  func interleavedRow(row: String, column: String?) -> String {
+    let perByte = stored.precision == .INT4 ? " / 2" : ""
+    // The lane's column origin.x of the first matrix is column interleaved * origin.x of the row.
+    let lane = stored.precision == .INT4 ? interleaved / 2 : interleaved
+    let first = column.map { " + \($0)\(perByte)" } ?? ""
+    return "const device \(stored.precision.storageType) *\(name)_row = \(pointer) + long(\(row)) * args.\(operand).row\(perByte)\(first) + \(lane) * origin.x;"
+  }
+
+  /// Loads a lane's part of `interleaved` matrices from its place in row `row`; `matrix`: the index of the first.
+  /// - Returns: a statement that does so, and an expression for the pair of each matrix.
+  func loadInterleaved(row: String, matrix: String) -> (statement: String, pairs: [String]) {
+    let minus = zeroPoint(row: row, column: "0").map { " - half(\(unit == 1 ? "" : "\(unit) * ")\($0))" } ?? ""
+    if stored.precision == .INT8 {
+      let statement = """
+        const char4 integers = *(const device char4 *)(\(name)_row + 8 * \(matrix));
+        const half4 x = half4(integers)\(minus);
+        """
+      return (statement, ["x.xz", "x.yw"])
+    }
+    let statement = """
+      const uint nibbles = as_type<uint>(ushort2(*(const device packed_ushort2 *)(\(name)_row + 4 * \(matrix))));
+      const char4 low = as_type<char4>(nibbles << 4 & 0xf0f0f0f0), high = as_type<char4>(nibbles & 0xf0f0f0f0);  // 16 times the integers
+      const half4 even = half4(low)\(minus), odd = half4(high)\(minus);
+      """
+    return (statement, ["even.xz", "odd.xz", "even.yw", "odd.yw"])
   }
 }
 

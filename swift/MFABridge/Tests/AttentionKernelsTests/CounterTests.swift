@@ -63,6 +63,9 @@ final class CounterTests: XCTestCase {
     let bytes = costs.map { Double($0.deviceBytes) }
     XCTAssertLessThan(bytes[1], 0.51 * bytes[0])
     XCTAssertLessThan(bytes[2], 0.27 * bytes[0])  // Q is FP16 in all
-    for integer in costs[1...] { XCTAssertEqual(integer.counters.matrixMultiplies, costs[0].counters.matrixMultiplies) }
+    for integer in costs[1...] {
+      XCTAssertEqual(integer.counters.matrixMultiplies, costs[0].counters.matrixMultiplies)
+      XCTAssertLessThan(integer.other, 1.1 * costs[0].other, integer.name)
+    }
   }
 }
