@@ -17,7 +17,7 @@ struct Shape {
   static let all = [
     Shape(name: "prefill, D 64", heads: 2, keyHeads: 2, queries: 256, keys: 256, columns: 64),
     Shape(name: "prefill, D 128", heads: 2, keyHeads: 1, queries: 256, keys: 256, columns: 128),
-    Shape(name: "decode, D 128", heads: 4, keyHeads: 1, queries: 1, keys: 2048, columns: 128),
+    Shape(name: "decode, D 128", heads: 4, keyHeads: 1, queries: 1, keys: 4096, columns: 128),
     Shape(name: "backward, D 64", heads: 2, keyHeads: 2, queries: 128, keys: 128, columns: 64, isBackward: true),
   ]
 }
