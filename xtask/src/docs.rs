@@ -1,7 +1,6 @@
-//! Runs the code in Markdown files: blocks fenced as `python` and `c`, and the guide's as `rust`. (The README of a crate is part of
-//! its documentation tests; Objective-C's blocks run with its other tests.) Builds the guide.
+//! Runs the code in Markdown files: blocks fenced as `python` and `c`. Builds the guide. (Rust's blocks are documentation tests of the
+//! crate `mfa`, Objective-C's and Swift's run with their own tests.)
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -27,9 +26,6 @@ pub(crate) struct Block {
     pub(crate) code: String,
 }
 
-/// The folder of the guide.
-const GUIDE: &str = "docs/";
-
 /// Runs every block; each is a program of its own, and one test. `built` is the folder of the C library.
 pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Result<()> {
     let out = repo.scratch("docs");
@@ -38,9 +34,6 @@ pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Re
     dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
     let torch = venv.has("torch");
     for (file, blocks) in markdown(repo)? {
-        if file.starts_with(GUIDE) && blocks.iter().any(|block| block.language == "rust") {
-            rust(repo, step, built, &file)?;
-        }
         for block in blocks {
             if block.torch && !torch {
                 step.counts.skipped += 1;
@@ -94,22 +87,6 @@ pub(crate) fn count(step: &mut Step, file: &str, block: &Block, result: Result<(
         }
     }
     Ok(())
-}
-
-/// The blocks of a file as documentation tests on the library in `built`; the step counts them from the output.
-fn rust(repo: &Repo, step: &mut Step, built: &Path, file: &str) -> Result<()> {
-    let mut library = OsString::from("mfa=");
-    library.push(built.join("libmfa.rlib"));
-    let mut dependencies = OsString::from("dependency=");
-    dependencies.push(built.join("deps"));
-    step.run(
-        Command::new("rustdoc")
-            .args(["--test", "--edition", "2024", file, "--extern"])
-            .arg(library)
-            .arg("-L")
-            .arg(dependencies)
-            .current_dir(&repo.root),
-    )
 }
 
 /// Builds the guide; a link to nowhere is an error.

@@ -57,7 +57,7 @@ pub(super) fn parts() -> Vec<Part> {
         ),
         Part::new(
             "docs",
-            "the Python, C and Rust code in Markdown files runs; the guide builds",
+            "the Python and C code in Markdown files runs; the guide builds",
             |lab, step| {
                 let (repo, options) = (lab.repo, lab.options);
                 let built = lab.built(step)?;
