@@ -28,72 +28,54 @@ fn halves(n: usize) -> Aligned<u16> {
 }
 
 fn scores_of_parts(t: &'static Kernels, parts: PartKernels, terms: Terms, d: usize) -> Case {
-    let (row, panel) = (
-        row_len(d, terms.parts_of_a()),
-        panel_len(d, terms.parts_of_b(), t.nr),
-    );
-    let (panels, steps) = (KB / t.nr, d.div_ceil(STEP));
-    let blocks = blocks_of(2 * panels * panel);
-    let (q, k) = (halves(t.mr * row), halves(blocks * panels * panel));
-    let mut s = Aligned::new(t.mr * SCORE_LD, 0f32);
-    Case {
-        name: format!("scores of parts {terms:?} d{d}"),
-        // A product of bf16 counts as one of 16-bit integers: the unit takes as long.
-        of: Of::Dot2,
-        operations: (2 * t.mr * KB * d * terms.pairs().len()) as f64,
-        work: in_turn(blocks, move |b| {
-            // SAFETY: a strip, a block of panels, a strip of scores.
-            unsafe {
-                let k = k.ptr().add(b * panels * panel);
-                let s = s.ptr_mut();
-                (parts.product)(
-                    terms,
-                    q.ptr(),
-                    row,
-                    k,
-                    panel,
-                    steps,
-                    t.mr,
-                    panels,
-                    false,
-                    s,
-                    SCORE_LD,
-                );
-            }
-        }),
-    }
+    let name = format!("scores of parts {terms:?} d{d}");
+    product_of_parts(t, parts, terms, name, d, KB, SCORE_LD)
 }
 
 fn values_of_parts(t: &'static Kernels, parts: PartKernels, terms: Terms, d: usize) -> Case {
+    let name = format!("values of parts {terms:?} d{d}");
+    product_of_parts(t, parts, terms, name, KB, d, d)
+}
+
+/// A strip times panels of `columns`, in sums of `length` terms; rows of the product are `ldo` apart.
+fn product_of_parts(
+    t: &'static Kernels,
+    parts: PartKernels,
+    terms: Terms,
+    name: String,
+    length: usize,
+    columns: usize,
+    ldo: usize,
+) -> Case {
     let (row, panel) = (
-        row_len(KB, terms.parts_of_a()),
-        panel_len(KB, terms.parts_of_b(), t.nr),
+        row_len(length, terms.parts_of_a()),
+        panel_len(length, terms.parts_of_b(), t.nr),
     );
-    let (panels, steps) = (d / t.nr, KB / STEP);
+    let (panels, steps) = (columns / t.nr, length.div_ceil(STEP));
     let blocks = blocks_of(2 * panels * panel);
-    let (p, v) = (halves(t.mr * row), halves(blocks * panels * panel));
-    let mut o = Aligned::new(t.mr * d, 0f32);
+    let (a, b) = (halves(t.mr * row), halves(blocks * panels * panel));
+    let mut o = Aligned::new(t.mr * ldo, 0f32);
     Case {
-        name: format!("values of parts {terms:?} d{d}"),
+        name,
+        // A product of bf16 counts as one of 16-bit integers: the unit takes as long.
         of: Of::Dot2,
-        operations: (2 * t.mr * KB * d * terms.pairs().len()) as f64,
-        work: in_turn(blocks, move |b| {
-            // SAFETY: a strip, a block of panels, a strip of O.
+        operations: (2 * t.mr * columns * length * terms.pairs().len()) as f64,
+        work: in_turn(blocks, move |block| {
+            // SAFETY: a strip, a block of panels, a strip of products.
             unsafe {
-                let v = v.ptr().add(b * panels * panel);
-                let o = o.ptr_mut();
+                let b = b.ptr().add(block * panels * panel);
                 (parts.product)(
                     terms,
-                    p.ptr(),
+                    a.ptr(),
                     row,
-                    v,
+                    b,
                     panel,
                     steps,
                     t.mr,
                     panels,
                     false,
-                    o,
-                    d,
+                    o.ptr_mut(),
+                    ldo,
                 );
             }
         }),

@@ -19,7 +19,7 @@ use super::plan::Products;
 use super::scratch::padded;
 use crate::forward::LOG2_E;
 use crate::kernels::gradient::{GradientParts, PartsStrip};
-use crate::kernels::parts::{PartKernels, STEP, panel_len, row_len};
+use crate::kernels::parts::{PartKernels, STEP, Terms, panel_len, row_len};
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::problem::Sequence;
 
@@ -55,6 +55,28 @@ pub(super) fn fit(queries: &Queries, keys: &Keys) -> bool {
     };
     let large = |x: f32| x == 0.0 || x >= SMALL;
     [q, grad, k, v].into_iter().all(large) && (grad == 0.0 || v == 0.0 || grad * v >= SMALL_PRODUCT)
+}
+
+/// Packs all strips of `n` rows; returns whether all floats are finite.
+unsafe fn pack_strips(
+    pack: &PartKernels,
+    parts: usize,
+    rows: *const f32,
+    ld: usize,
+    n: usize,
+    columns: usize,
+    out: *mut u16,
+) -> bool {
+    let mut finite = true;
+    for strip in (0..n).step_by(STEP) {
+        // SAFETY: rows and room for them, by the caller.
+        unsafe {
+            let (from, count) = (rows.add(strip * ld), STEP.min(n - strip));
+            let out = out.add(strip * row_len(columns, parts));
+            finite &= (pack.pack_rows)(parts, from, ld, count, columns, out);
+        }
+    }
+    finite
 }
 
 impl<'a> Cells<'a> {
@@ -128,11 +150,7 @@ impl<'a> Cells<'a> {
             let rows = self.rows(&problem.k, at, row, n);
             largest[0] = (unit.gradient.largest)(rows.ptr, rows.ld, n, d);
             let parts = products.scores.parts_of_a();
-            for strip in (0..n).step_by(STEP) {
-                let (from, count) = (rows.ptr.add(strip * rows.ld), STEP.min(n - strip));
-                let out = scratch.k.add(strip * row_len(d, parts));
-                finite &= (pack.pack_rows)(parts, from, rows.ld, count, d, out);
-            }
+            finite &= pack_strips(pack, parts, rows.ptr, rows.ld, n, d, scratch.k);
             if want.dq {
                 let parts = products.ds.parts_of_a();
                 for c in (0..d).step_by(STEP) {
@@ -146,11 +164,7 @@ impl<'a> Cells<'a> {
                 let rows = self.rows(&problem.v, at, row, n);
                 largest[1] = (unit.gradient.largest)(rows.ptr, rows.ld, n, dv);
                 let parts = products.dp.parts_of_a();
-                for strip in (0..n).step_by(STEP) {
-                    let (from, count) = (rows.ptr.add(strip * rows.ld), STEP.min(n - strip));
-                    let out = scratch.v.add(strip * row_len(dv, parts));
-                    finite &= (pack.pack_rows)(parts, from, rows.ld, count, dv, out);
-                }
+                finite &= pack_strips(pack, parts, rows.ptr, rows.ld, n, dv, scratch.v);
             }
         }
         finite.then_some(largest)
@@ -200,7 +214,9 @@ impl<'a> Cells<'a> {
             let (s, slope) = (scratch.s, scratch.slope);
             // Other kernels take scores in base 2; that of parts turns products into them.
             let mut factor = problem.options.scale * LOG2_E;
-            self.products_of_strip(unit, strip, first, wide, s);
+            let (parts, at) = (&scratch.parts, [strip, first, wide]);
+            let operands = [parts.k, parts.q_columns];
+            self.product_of_strip(unit, unit.products.scores, problem.d, operands, at, s);
             if self.bias.passes || want.d || want.ds {
                 (unit.gradient.scale_rows)(s, rows, n, factor);
                 factor = 1.0;
@@ -215,7 +231,8 @@ impl<'a> Cells<'a> {
                 false => scratch.ds,
             };
             if want.dp() {
-                self.dp_of_strip(unit, strip, first, wide, dp);
+                let operands = [parts.v, parts.do_columns];
+                self.product_of_strip(unit, unit.products.dp, problem.dv, operands, at, dp);
             }
             if want.d {
                 return (kernels.gradient.weighted_sums)(s, dp, rows, n, l, d);
@@ -284,58 +301,24 @@ impl<'a> Cells<'a> {
         }
     }
 
-    /// K Q^T of a strip and `n` queries from `first` on.
-    unsafe fn products_of_strip(
+    /// The product of a strip of `rows` (keys, as A) and `n` queries from `first` on (as B), over `columns`.
+    unsafe fn product_of_strip(
         &self,
         unit: Unit<'_>,
-        strip: usize,
-        first: usize,
-        n: usize,
-        s: *mut f32,
+        terms: Terms,
+        columns: usize,
+        [rows, queries]: [*mut u16; 2],
+        [strip, first, n]: [usize; 3],
+        out: *mut f32,
     ) {
-        let (d, terms) = (self.call.problem.d, unit.products.scores);
-        let (lda, panel) = (
-            row_len(d, terms.parts_of_a()),
-            panel_len(d, terms.parts_of_b(), STEP),
-        );
-        let scratch = &self.scratch.parts;
+        let lda = row_len(columns, terms.parts_of_a());
+        let panel = panel_len(columns, terms.parts_of_b(), STEP);
         // SAFETY: as for `strip_of_parts`.
         unsafe {
-            let (a, b) = (
-                scratch.k.add(strip * lda),
-                scratch.q_columns.add(first / STEP * panel),
-            );
-            let (steps, panels) = (d.div_ceil(STEP), n / STEP);
+            let (a, b) = (rows.add(strip * lda), queries.add(first / STEP * panel));
+            let (steps, panels) = (columns.div_ceil(STEP), n / STEP);
             (unit.parts.product)(
-                terms, a, lda, b, panel, steps, STEP, panels, false, s, SCORE_LD,
-            );
-        }
-    }
-
-    /// V dO^T of the same.
-    unsafe fn dp_of_strip(
-        &self,
-        unit: Unit<'_>,
-        strip: usize,
-        first: usize,
-        n: usize,
-        dp: *mut f32,
-    ) {
-        let (dv, terms) = (self.call.problem.dv, unit.products.dp);
-        let (lda, panel) = (
-            row_len(dv, terms.parts_of_a()),
-            panel_len(dv, terms.parts_of_b(), STEP),
-        );
-        let scratch = &self.scratch.parts;
-        // SAFETY: as for `strip_of_parts`.
-        unsafe {
-            let (a, b) = (
-                scratch.v.add(strip * lda),
-                scratch.do_columns.add(first / STEP * panel),
-            );
-            let (steps, panels) = (dv.div_ceil(STEP), n / STEP);
-            (unit.parts.product)(
-                terms, a, lda, b, panel, steps, STEP, panels, false, dp, SCORE_LD,
+                terms, a, lda, b, panel, steps, STEP, panels, false, out, SCORE_LD,
             );
         }
     }

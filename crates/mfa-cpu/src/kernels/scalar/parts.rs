@@ -37,26 +37,77 @@ pub(crate) fn split(x: f32, parts: usize) -> [u16; MAX_PARTS] {
     out
 }
 
-/// Splits `get(i, t)` for rows `i` and terms `t`, of which those that are there are numbered `..n` and `..terms`.
-unsafe fn pack(
-    parts: usize,
-    rows: usize,
-    steps: usize,
-    get: impl Fn(usize, usize) -> f32,
-    put: impl Fn(usize, usize) -> (*mut u16, usize),
-) -> bool {
-    let mut finite = true;
-    for i in 0..rows {
-        for t in 0..steps * STEP {
-            let x = get(i, t);
-            finite &= x.is_finite();
-            let (first, distance) = put(i, t);
-            for (p, part) in split(x, parts).iter().enumerate().take(parts) {
-                *first.add(p * distance) = *part;
-            }
+/// Writes the parts of a float, `distance` elements apart.
+unsafe fn put(x: f32, parts: usize, first: *mut u16, distance: usize) {
+    for (p, part) in split(x, parts).iter().enumerate().take(parts) {
+        *first.add(p * distance) = *part;
+    }
+}
+
+/// What is packed: float `t` of line `i` lies at `i * line + t * term`; lines and terms past the end are 0.
+struct Source {
+    rows: *const f32,
+    lines: usize,
+    terms: usize,
+    line: usize,
+    term: usize,
+}
+
+impl Source {
+    fn rows(rows: *const f32, ld: usize, n: usize, d: usize) -> Self {
+        Self {
+            rows,
+            lines: n,
+            terms: d,
+            line: ld,
+            term: 1,
         }
     }
-    finite
+
+    fn columns(rows: *const f32, ld: usize, n: usize, d: usize) -> Self {
+        Self {
+            rows,
+            lines: d,
+            terms: n,
+            line: 1,
+            term: ld,
+        }
+    }
+
+    /// Packs `lines` lines; `at` says where the parts of a term begin, the others follow `distance` elements apart.
+    unsafe fn pack(
+        &self,
+        parts: usize,
+        lines: usize,
+        out: *mut u16,
+        distance: usize,
+        at: impl Fn(usize, usize) -> usize,
+    ) -> bool {
+        let mut finite = true;
+        for i in 0..lines {
+            for t in 0..self.terms.next_multiple_of(STEP) {
+                let x = if i < self.lines && t < self.terms {
+                    *self.rows.add(i * self.line + t * self.term)
+                } else {
+                    0.0
+                };
+                finite &= x.is_finite();
+                put(x, parts, out.add(at(i, t)), distance);
+            }
+        }
+        finite
+    }
+
+    unsafe fn pack_a<const MR: usize>(&self, parts: usize, out: *mut u16) -> bool {
+        let len = row_len(self.terms, parts);
+        self.pack(parts, MR, out, STEP, |i, t| i * len + at_a(t, parts))
+    }
+
+    unsafe fn pack_b<const NR: usize>(&self, parts: usize, out: *mut u16) -> bool {
+        let lines = self.lines.next_multiple_of(NR);
+        let at = |c, t| at_b(t, c, self.terms, parts, NR);
+        self.pack(parts, lines, out, STEP * NR, at)
+    }
 }
 
 unsafe fn pack_rows<const MR: usize>(
@@ -67,15 +118,7 @@ unsafe fn pack_rows<const MR: usize>(
     d: usize,
     out: *mut u16,
 ) -> bool {
-    let get = |i: usize, t: usize| {
-        if i < n && t < d {
-            *rows.add(i * ld + t)
-        } else {
-            0.0
-        }
-    };
-    let put = |i: usize, t: usize| (out.add(i * row_len(d, parts) + at_a(t, parts)), STEP);
-    pack(parts, MR, d.div_ceil(STEP), get, put)
+    Source::rows(rows, ld, n, d).pack_a::<MR>(parts, out)
 }
 
 unsafe fn pack_transposed<const MR: usize>(
@@ -86,15 +129,7 @@ unsafe fn pack_transposed<const MR: usize>(
     d: usize,
     out: *mut u16,
 ) -> bool {
-    let get = |i: usize, t: usize| {
-        if i < d && t < n {
-            *rows.add(t * ld + i)
-        } else {
-            0.0
-        }
-    };
-    let put = |i: usize, t: usize| (out.add(i * row_len(n, parts) + at_a(t, parts)), STEP);
-    pack(parts, MR, n.div_ceil(STEP), get, put)
+    Source::columns(rows, ld, n, d).pack_a::<MR>(parts, out)
 }
 
 unsafe fn pack_columns<const NR: usize>(
@@ -105,15 +140,7 @@ unsafe fn pack_columns<const NR: usize>(
     d: usize,
     out: *mut u16,
 ) -> bool {
-    let get = |c: usize, t: usize| {
-        if c < n && t < d {
-            *rows.add(c * ld + t)
-        } else {
-            0.0
-        }
-    };
-    let put = |c: usize, t: usize| (out.add(at_b(t, c, d, parts, NR)), STEP * NR);
-    pack(parts, n.next_multiple_of(NR), d.div_ceil(STEP), get, put)
+    Source::rows(rows, ld, n, d).pack_b::<NR>(parts, out)
 }
 
 unsafe fn pack_panels<const NR: usize>(
@@ -124,15 +151,7 @@ unsafe fn pack_panels<const NR: usize>(
     d: usize,
     out: *mut u16,
 ) -> bool {
-    let get = |c: usize, t: usize| {
-        if c < d && t < n {
-            *rows.add(t * ld + c)
-        } else {
-            0.0
-        }
-    };
-    let put = |c: usize, t: usize| (out.add(at_b(t, c, n, parts, NR)), STEP * NR);
-    pack(parts, d.next_multiple_of(NR), n.div_ceil(STEP), get, put)
+    Source::columns(rows, ld, n, d).pack_b::<NR>(parts, out)
 }
 
 unsafe fn product<const MR: usize, const NR: usize>(
@@ -200,10 +219,7 @@ unsafe fn softmax_parts(
             } else {
                 0.0
             };
-            let to = p.add(i * ldp + at_a(t, parts));
-            for (part, bits) in split(x, parts).iter().enumerate().take(parts) {
-                *to.add(part * STEP) = *bits;
-            }
+            put(x, parts, p.add(i * ldp + at_a(t, parts)), STEP);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::parts::{pair, upper_parts};
 use crate::kernels::SCORE_LD;
 use crate::kernels::avx512::vector::{Plain, Zmm};
 use crate::kernels::gradient::PartsStrip;
@@ -11,32 +12,10 @@ use crate::kernels::simd::Simd;
 /// Floats of a vector.
 const LANES: usize = 16;
 
-/// The parts of floats, in the upper halves of the elements; what is in the lower ones is of no use.
+/// Three parts hold every bit as they are. NaN is that of arithmetic, which does not overflow.
 #[inline(always)]
 unsafe fn split<const N: usize>(x: __m512) -> [__m512i; N] {
-    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-    let mut rest = x;
-    let mut parts = [_mm512_setzero_si512(); N];
-    for (i, part) in parts.iter_mut().enumerate() {
-        *part = _mm512_castps_si512(rest);
-        if N < MAX_PARTS {
-            // Three parts hold every bit as they are. NaN is that of arithmetic, which does not overflow.
-            *part = _mm512_add_epi32(*part, _mm512_set1_epi32(0x8000));
-        }
-        if i + 1 < N {
-            let cut = _mm512_castsi512_ps(_mm512_and_si512(*part, upper));
-            rest = _mm512_sub_ps(rest, cut);
-        }
-    }
-    parts
-}
-
-/// Pairs of bf16: the upper halves of `low` and of `high`.
-#[inline(always)]
-unsafe fn pair(low: __m512i, high: __m512i) -> __m512i {
-    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-    // Bit by bit: upper ? high : low.
-    _mm512_ternarylogic_epi32::<0xca>(upper, high, _mm512_srli_epi32::<16>(low))
+    upper_parts::<N>(x, |_| N < MAX_PARTS)
 }
 
 /// See [`crate::kernels::gradient::SoftmaxGradientParts`].

@@ -22,6 +22,7 @@ mod parts;
 mod product;
 mod scores;
 mod softmax;
+mod sums;
 mod values;
 
 pub(crate) use config::runs_here;

@@ -12,51 +12,66 @@ use crate::kernels::simd::Simd;
 /// The largest bits of a magnitude that does not round to infinity.
 const TOP: i32 = 0x7f7f_7fff;
 
-/// Parts of two vectors: element `t` of part `p` is the pair `(x[t], y[t])`, if they are finite and do not round to infinity.
+/// The parts of floats, in the upper halves of the elements; what is in the lower ones is of no use. `rounds` says which parts
+/// are rounded; the bits below the others are cut off. For floats that are finite and do not round to infinity.
 #[inline(always)]
-unsafe fn split_tame<const PARTS: usize>(x: __m512, y: __m512) -> [__m512i; PARTS] {
-    let half = _mm512_set1_epi32(0x8000);
-    let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-    let (mut x, mut y) = (x, y);
+pub(super) unsafe fn upper_parts<const PARTS: usize>(
+    x: __m512,
+    rounds: impl Fn(usize) -> bool,
+) -> [__m512i; PARTS] {
+    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    let mut rest = x;
+    let mut parts = [_mm512_setzero_si512(); PARTS];
+    for (p, part) in parts.iter_mut().enumerate() {
+        *part = _mm512_castps_si512(rest);
+        if rounds(p) {
+            *part = _mm512_add_epi32(*part, _mm512_set1_epi32(0x8000));
+        }
+        if p + 1 < PARTS {
+            let cut = _mm512_castsi512_ps(_mm512_and_si512(*part, upper));
+            rest = _mm512_sub_ps(rest, cut);
+        }
+    }
+    parts
+}
+
+/// Pairs of bf16: the upper halves of `low` and of `high`.
+#[inline(always)]
+pub(super) unsafe fn pair(low: __m512i, high: __m512i) -> __m512i {
+    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    // Bit by bit: upper ? high : low.
+    _mm512_ternarylogic_epi32::<0xca>(upper, high, _mm512_srli_epi32::<16>(low))
+}
+
+/// Parts of two vectors: element `t` of part `p` is the pair `(x[t], y[t])`.
+#[inline(always)]
+unsafe fn split_by<const PARTS: usize>(
+    x: __m512,
+    y: __m512,
+    rounds: impl Fn(usize) -> bool,
+) -> [__m512i; PARTS] {
+    let (x, y) = (
+        upper_parts::<PARTS>(x, &rounds),
+        upper_parts::<PARTS>(y, &rounds),
+    );
     let mut out = [_mm512_setzero_si512(); PARTS];
     for (p, out) in out.iter_mut().enumerate() {
-        let (mut u, mut v) = (_mm512_castps_si512(x), _mm512_castps_si512(y));
-        // What is left for a third part is a bf16 already.
-        if p < 2 {
-            u = _mm512_add_epi32(u, half);
-            v = _mm512_add_epi32(v, half);
-        }
-        // (v & high) | (u >> 16)
-        *out = _mm512_ternarylogic_epi32::<0xf8>(_mm512_srli_epi32::<16>(u), v, high);
-        if p + 1 < PARTS {
-            x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(u, high)));
-            y = _mm512_sub_ps(y, _mm512_castsi512_ps(_mm512_and_si512(v, high)));
-        }
+        *out = pair(x[p], y[p]);
     }
     out
 }
 
-/// [`split_tame`] that rounds only where bits are lost: cutting them off leaves rests up to twice as large, all of them
+/// Parts of operands: what is left for a third part is a bf16 already.
+#[inline(always)]
+unsafe fn split_tame<const PARTS: usize>(x: __m512, y: __m512) -> [__m512i; PARTS] {
+    split_by::<PARTS>(x, y, |p| p < 2)
+}
+
+/// Parts of weights, rounded only where bits are lost: cutting them off leaves rests up to twice as large, all of them
 /// positive, which is of no account beside another operand's rounded parts.
 #[inline(always)]
 unsafe fn split_weights<const PARTS: usize>(x: __m512, y: __m512) -> [__m512i; PARTS] {
-    let half = _mm512_set1_epi32(0x8000);
-    let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-    let (mut x, mut y) = (x, y);
-    let mut out = [_mm512_setzero_si512(); PARTS];
-    for (p, out) in out.iter_mut().enumerate() {
-        let (mut u, mut v) = (_mm512_castps_si512(x), _mm512_castps_si512(y));
-        if p + 1 == PARTS && PARTS < 3 {
-            u = _mm512_add_epi32(u, half);
-            v = _mm512_add_epi32(v, half);
-        }
-        *out = _mm512_ternarylogic_epi32::<0xf8>(_mm512_srli_epi32::<16>(u), v, high);
-        if p + 1 < PARTS {
-            x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(u, high)));
-            y = _mm512_sub_ps(y, _mm512_castsi512_ps(_mm512_and_si512(v, high)));
-        }
-    }
-    out
+    split_by::<PARTS>(x, y, |p| p + 1 == PARTS && PARTS < 3)
 }
 
 /// The first part of anything, in the upper half of each element, and what is left.

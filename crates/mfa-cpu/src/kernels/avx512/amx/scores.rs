@@ -1,10 +1,10 @@
 //! Score tiles.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::config::Tiles;
-use super::{GROUPS, MR, NR, ROWS, TILE};
+use super::sums::integer_sums;
+use super::{MR, NR, ROWS, TILE};
 use crate::kernels::{SCORE_LD, ScoreScales};
 
 /// See [`crate::kernels::PackQI8`].
@@ -33,63 +33,7 @@ pub(super) unsafe fn pack_q_i8(
     }
 }
 
-/// Sums of tiles of keys, stored next to each other: all steps of 64 bytes, then the rest.
-macro_rules! sums {
-    ($name:ident, $(($sum:literal, $panel:literal, $at:literal)),+) => {
-        #[inline(always)]
-        unsafe fn $name(q: *const u8, k: *const i8, d4: usize, s: *mut f32) {
-            asm!(
-                $(concat!("tilezero tmm", $sum),)+
-                "test {steps}, {steps}",
-                "jz 3f",
-                "2:",
-                "tileloadd tmm4, [{q} + {ldq}]",
-                $(
-                    concat!("tileloadd tmm5, [{", $panel, "} + {ldk} + ", $at, "]"),
-                    concat!("tdpbssd tmm", $sum, ", tmm4, tmm5"),
-                )+
-                "add {q}, {tile}",
-                "add {k0}, {block}",
-                "add {k1}, {block}",
-                "dec {steps}",
-                "jnz 2b",
-                "3:",
-                "test {rest}, {rest}",
-                "jz 4f",
-                "tileloadd tmm6, [{q} + {ldq}]",
-                $(
-                    concat!("tileloadd tmm7, [{", $panel, "} + {ldk} + ", $at, "]"),
-                    concat!("tdpbssd tmm", $sum, ", tmm6, tmm7"),
-                )+
-                "4:",
-                $(concat!("tilestored [{s} + {lds} + 64*", $sum, "], tmm", $sum),)+
-                q = inout(reg) q => _,
-                k0 = inout(reg) k => _,
-                k1 = inout(reg) k.wrapping_add(d4 * 4 * NR) => _,
-                s = in(reg) s,
-                ldq = in(reg) 4 * d4,
-                ldk = in(reg) 4 * NR,
-                lds = in(reg) 4 * SCORE_LD,
-                steps = inout(reg) d4 / GROUPS => _,
-                rest = in(reg) d4 % GROUPS,
-                tile = const TILE,
-                block = const GROUPS * 4 * NR,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
-        }
-    };
-}
-
-sums!(
-    two_panels,
-    (0, "k0", 0),
-    (1, "k0", 64),
-    (2, "k1", 0),
-    (3, "k1", 64)
-);
-sums!(one_panel, (0, "k0", 0), (1, "k0", 64));
+integer_sums!("tdpbssd");
 
 /// See [`crate::kernels::QkI8`].
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -110,11 +54,12 @@ pub(super) unsafe fn qk_i8(
         let count = 2.min(panels - done);
         for first in (0..rows).step_by(ROWS) {
             let (q, k) = (q.add(first * 4 * d4), k.add(done * panel));
-            let s = s.add(first * SCORE_LD + done * NR);
+            let s = s.add(first * SCORE_LD + done * NR).cast::<i32>();
+            let (lda, o, ldo) = (4 * d4, [s, s.wrapping_add(NR)], 4 * SCORE_LD);
             if count == 2 {
-                two_panels(q, k, d4, s);
+                two_panels(q, lda, k, panel, d4, o, ldo);
             } else {
-                one_panel(q, k, d4, s);
+                one_panel(q, lda, k, panel, d4, o, ldo);
             }
         }
         done += count;

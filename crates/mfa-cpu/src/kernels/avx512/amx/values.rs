@@ -1,74 +1,17 @@
 //! Output tiles of 8-bit P.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::config::Tiles;
-use super::{GROUPS, NR, ROWS, TILE};
+use super::sums::integer_sums;
+use super::{NR, ROWS};
 use crate::kernels::P8_LD;
 
 /// Sums of a panel, in rows of `NR`.
 #[repr(align(64))]
 pub(super) struct Sums(pub(super) [i32; ROWS * NR]);
 
-/// Sums of one or two panels, stored one after the other: all steps of 64 keys, then the rest.
-macro_rules! sums {
-    ($name:ident, $(($sum:literal, $panel:literal, $at:literal, $to:literal)),+) => {
-        #[inline(always)]
-        unsafe fn $name(p: *const u8, v: *const i8, panel: usize, groups: usize, out: &mut [Sums; 2]) {
-            asm!(
-                $(concat!("tilezero tmm", $sum),)+
-                "test {steps}, {steps}",
-                "jz 3f",
-                "2:",
-                "tileloadd tmm4, [{p} + {ldp}]",
-                $(
-                    concat!("tileloadd tmm5, [{", $panel, "} + {ldv} + ", $at, "]"),
-                    concat!("tdpbusd tmm", $sum, ", tmm4, tmm5"),
-                )+
-                "add {p}, {tile}",
-                "add {v0}, {block}",
-                "add {v1}, {block}",
-                "dec {steps}",
-                "jnz 2b",
-                "3:",
-                "test {rest}, {rest}",
-                "jz 4f",
-                "tileloadd tmm6, [{p} + {ldp}]",
-                $(
-                    concat!("tileloadd tmm7, [{", $panel, "} + {ldv} + ", $at, "]"),
-                    concat!("tdpbusd tmm", $sum, ", tmm6, tmm7"),
-                )+
-                "4:",
-                $(concat!("tilestored [{out} + {ldv} + ", $to, "], tmm", $sum),)+
-                "/* {half} */",
-                p = inout(reg) p => _,
-                v0 = inout(reg) v => _,
-                v1 = inout(reg) v.wrapping_add(panel) => _,
-                out = in(reg) out,
-                ldp = in(reg) P8_LD,
-                ldv = in(reg) 4 * NR,
-                steps = inout(reg) groups / GROUPS => _,
-                rest = in(reg) groups % GROUPS,
-                tile = const TILE,
-                block = const GROUPS * 4 * NR,
-                half = const size_of::<Sums>(),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
-        }
-    };
-}
-
-sums!(
-    two_panels,
-    (0, "v0", 0, "0"),
-    (1, "v0", 64, "64"),
-    (2, "v1", 0, "{half}"),
-    (3, "v1", 64, "{half} + 64")
-);
-sums!(one_panel, (0, "v0", 0, "0"), (1, "v0", 64, "64"));
+integer_sums!("tdpbusd");
 
 /// See [`crate::kernels::PvU8`].
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -98,10 +41,11 @@ pub(super) unsafe fn pv_u8(
             let tile = i % ROWS;
             if tile == 0 {
                 let p = p.add(i * P8_LD);
+                let (o, ldo) = (out.each_mut().map(|sums| sums.0.as_mut_ptr()), 4 * NR);
                 if count == 2 {
-                    two_panels(p, v, bytes, groups, &mut out);
+                    two_panels(p, P8_LD, v, bytes, groups, o, ldo);
                 } else {
-                    one_panel(p, v, bytes, groups, &mut out);
+                    one_panel(p, P8_LD, v, bytes, groups, o, ldo);
                 }
             }
             let less = _mm512_set1_epi32(v_zero * *p_sum.add(i));
