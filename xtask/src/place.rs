@@ -16,32 +16,35 @@ impl Place {
     /// This machine, whatever it has.
     pub(crate) const HERE: Self = Self { inside: None };
 
-    /// This machine, or a root in which these folders are visible. The error is the reason why there is neither.
+    /// Where Objective-C programs are built and run; in a root, these folders are visible. The error is the reason why it is
+    /// nowhere.
     pub(crate) fn find(repo: &Repo, folders: &[&Path]) -> std::result::Result<Self, String> {
-        if has_objective_c() {
+        Self::here_or_root(repo, has_objective_c(), "clang 19 and GNUstep", folders)
+    }
+
+    /// Where Swift 6 is, and on Linux the clang 19 of the software device. The error is the reason why it is nowhere.
+    pub(crate) fn of_swift(repo: &Repo) -> std::result::Result<Self, String> {
+        let here = cfg!(target_os = "macos") || sysroot::native();
+        Self::here_or_root(repo, here, "Swift 6 and clang 19", &[])
+    }
+
+    fn here_or_root(
+        repo: &Repo,
+        here: bool,
+        needed: &str,
+        folders: &[&Path],
+    ) -> std::result::Result<Self, String> {
+        if here {
             return Ok(Self::HERE);
         }
         if let Some(reason) = sysroot::unavailable() {
-            return Err(format!("no clang 19 and GNUstep here, and {reason}"));
+            return Err(format!("no {needed} here, and {reason}"));
         }
         let mut visible = vec![repo.target.clone()];
         visible.extend(folders.iter().map(|folder| folder.to_path_buf()));
         Ok(Self {
             inside: Some(visible),
         })
-    }
-
-    /// Where Swift 6 is, and on Linux the clang 19 of the software device. The error is the reason why it is nowhere.
-    pub(crate) fn of_swift(repo: &Repo) -> std::result::Result<Self, String> {
-        if cfg!(target_os = "macos") || sysroot::native() {
-            return Ok(Self::HERE);
-        }
-        match sysroot::unavailable() {
-            Some(reason) => Err(format!("no Swift 6 and clang 19 here, and {reason}")),
-            None => Ok(Self {
-                inside: Some(vec![repo.target.clone()]),
-            }),
-        }
     }
 
     /// Whether it is this machine.

@@ -21,7 +21,8 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     if let Some(reason) = unavailable() {
         bail!("{reason}");
     }
-    process::foreground(inside(repo).args(&options.command))
+    let folder = repo.path("swift/SoftwareMetal");
+    process::foreground(at(repo, &folder, &[]).args(&options.command))
 }
 
 /// Why no root can be made here; `None` if one can.
@@ -50,12 +51,8 @@ pub(crate) fn native() -> bool {
     prints("swift", "Swift version 6") && prints("clang-19", "19.")
 }
 
-/// A command in swift/SoftwareMetal, to which the program to run in the root and its arguments are added.
-pub(crate) fn inside(repo: &Repo) -> Command {
-    at(repo, &repo.path("swift/SoftwareMetal"), &[])
-}
-
-/// The same in any folder, with more folders visible in the root.
+/// A command in a folder, to which the program to run in the root and its arguments are added; `visible` are more folders that
+/// the root shows.
 pub(crate) fn at(repo: &Repo, folder: &Path, visible: &[PathBuf]) -> Command {
     let visible: Vec<String> = visible.iter().map(|p| p.display().to_string()).collect();
     let mut command = script(repo);

@@ -1,8 +1,8 @@
 //! Tests in Swift.
 
-use std::process::Command;
+use std::path::Path;
 
-use crate::sysroot;
+use crate::place::Place;
 use crate::test::{Part, Verdict};
 
 /// The Metal device in software.
@@ -11,21 +11,16 @@ pub(super) fn parts() -> Vec<Part> {
         "swift",
         "the Metal device in software: its own tests, in checked mode",
         |lab, step| {
-            let (mut command, place) = if sysroot::native() {
-                let mut swift = Command::new("swift");
-                swift.current_dir(lab.repo.path("swift/SoftwareMetal"));
-                (swift, "this machine's Swift")
-            } else if let Some(reason) = sysroot::unavailable() {
-                return Ok(Verdict::Skipped(format!(
-                    "no Swift 6 and clang 19 here, and {reason}"
-                )));
-            } else {
-                let mut inside = sysroot::inside(lab.repo);
-                inside.arg("swift");
-                (inside, "a Debian 13 root under target/")
+            if cfg!(target_os = "macos") {
+                return Ok(Verdict::Skipped("a Mac has Metal itself".into()));
+            }
+            let place = match Place::of_swift(lab.repo) {
+                Ok(place) => place,
+                Err(reason) => return Ok(Verdict::Skipped(reason)),
             };
-            step.run(command.arg("test"))?;
-            Ok(Verdict::Ran(place.into()))
+            let mut swift = place.command(lab.repo, Path::new("swift"));
+            step.run(swift.args(["test", "--package-path", "swift/SoftwareMetal"]))?;
+            Ok(Verdict::Ran(place.name().into()))
         },
     )]
 }
