@@ -72,16 +72,8 @@ struct BackwardStripText {
           rotate("real", tile.rotation))),
       each(Text.lines(column, "\(variable) += dot(float2(\(real)[i].get()), \(mean(tile)));")),
       when(tile.rotation > 1, "}"),
-      Self.sumOfRow(variable),
+      RowsText.sumOfRow(variable),
       total)
-  }
-
-  /// The sum over the four lanes that have a row.
-  static func sumOfRow(_ variable: String) -> String {
-    """
-    \(variable) += simd_shuffle_xor(\(variable), 1);
-    \(variable) += simd_shuffle_xor(\(variable), 8);
-    """
   }
 
   func each(_ body: String) -> String {

@@ -88,7 +88,7 @@ struct BackwardSumText {
   var addMean: String {
     guard hasMean else { return "" }
     return Text.lines(
-      BackwardStripText.sumOfRow("\(name)_weights"),
+      RowsText.sumOfRow("\(name)_weights"),
       when(tile.rotation > 1, strip.rotate(name, tile.rotation)),
       strip.each(Text.lines(strip.column, "\(name)[i].set(\(name)[i].get() + \(name)_weights * \(strip.mean(tile)));")),
       when(tile.rotation > 1, strip.rotate(name, tile.rotation)))

@@ -104,7 +104,7 @@ struct BackwardText {
           when(
             sweepsForD,
             Text.lines(
-              when(sweeps, "if (sweep == 0) {"), "d = d_sum;", BackwardStripText.sumOfRow("d"), writeD,
+              when(sweeps, "if (sweep == 0) {"), "d = d_sum;", RowsText.sumOfRow("d"), writeD,
               when(sweeps, tile.scoreSum?.resetWeightSum ?? ""), when(sweeps, "}"))),
           when(sweeps, "}"),
           tile.scoreSum?.addMean, tile.scoreSum?.store)))
@@ -137,7 +137,7 @@ struct BackwardText {
         if (column < \(columns)) d += \(term("column"));
         if (column + 1 < \(columns)) d += \(term("column + 1"));
         """),
-      BackwardStripText.sumOfRow("d"),
+      RowsText.sumOfRow("d"),
       parts)
   }
 

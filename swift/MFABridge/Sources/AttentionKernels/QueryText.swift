@@ -111,10 +111,7 @@ struct QueryText {
         const uint column = \(column);
         with_mean += dot(float2(q[i].get()), \(pairOfMean(key)));
         """),
-      """
-      with_mean += simd_shuffle_xor(with_mean, 1);
-      with_mean += simd_shuffle_xor(with_mean, 8);
-      """,
+      RowsText.sumOfRow("with_mean"),
       total,
       "const float mean_score = with_mean * \(scale)\(ScoreText(descriptor).isLinear ? " * \(ScoreText.log2e)" : "");")
   }

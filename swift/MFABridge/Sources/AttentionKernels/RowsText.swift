@@ -47,6 +47,14 @@ enum RowsText {
       when(descriptor.hasALiBi, "const float slope = slopes[args.slopes.offset + batch * args.slopes.batch + head * args.slopes.head];"),
       when(!mask.isEmpty, "const device \(mask) *mask_row = mask + args.mask.offset + sequence * args.mask.batch + head * args.mask.head + row * args.mask.row;"))
   }
+
+  /// The sum over the four lanes that have a row.
+  static func sumOfRow(_ variable: String) -> String {
+    """
+    \(variable) += simd_shuffle_xor(\(variable), 1);
+    \(variable) += simd_shuffle_xor(\(variable), 8);
+    """
+  }
 }
 
 /// The pieces of text that turn Q Kᵀ into scores.

@@ -73,11 +73,9 @@ struct SoftmaxText {
   /// After the loop: `sum` and `seen` become those of the row.
   var reduce: String {
     """
-    sum += simd_shuffle_xor(sum, 1);
-    sum += simd_shuffle_xor(sum, 8);
+    \(RowsText.sumOfRow("sum"))
     float of_row = seen ? 1.0f : 0.0f;
-    of_row += simd_shuffle_xor(of_row, 1);
-    of_row += simd_shuffle_xor(of_row, 8);
+    \(RowsText.sumOfRow("of_row"))
     seen = of_row > 0;
     """
   }
