@@ -248,15 +248,9 @@ extension TestDevice {
         case .partialOutput, .partialStatistics: XCTFail("a backward kernel binds \(binding.role)")
         }
       }
-      let grid = kernel.grid(own)
-      if grid.x * grid.y * grid.z > 0 {
-        encoder.dispatchThreadgroups(MTLSizeMake(grid.x, grid.y, grid.z), threadsPerThreadgroup: MTLSizeMake(kernel.threadsPerThreadgroup, 1, 1))
-      }
-      encoder.endEncoding()
+      encoder.finish(kernel, own)
     }
-    commands.commit()
-    commands.waitUntilCompleted()
-    if let error = commands.error { throw error }
+    try commands.finish()
 
     func floats(_ buffer: any MTLBuffer, _ first: Int, _ count: Int) -> [Double] {
       let values = UnsafeRawBufferPointer(start: buffer.contents(), count: buffer.length).bindMemory(to: Float.self)

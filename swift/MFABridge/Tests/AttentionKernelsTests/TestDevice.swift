@@ -91,15 +91,9 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
         case .maskGradient, .sinkGradients: XCTFail("a forward kernel binds \(binding.role)")
         }
       }
-      let grid = kernel.grid(problem.arguments)
-      if grid.x * grid.y * grid.z > 0 {
-        encoder.dispatchThreadgroups(MTLSizeMake(grid.x, grid.y, grid.z), threadsPerThreadgroup: MTLSizeMake(kernel.threadsPerThreadgroup, 1, 1))
-      }
-      encoder.endEncoding()
+      encoder.finish(kernel, problem.arguments)
     }
-    commands.commit()
-    commands.waitUntilCompleted()
-    if let error = commands.error { throw error }
+    try commands.finish()
     var counters = SoftwareMetal.Counters()
     for dispatch in commands.softwareDispatches { counters += dispatch.counters }
     let (ro, wholeO) = read(o, problem.o), (rl, wholeL) = read(l, problem.l)
@@ -155,4 +149,24 @@ func check(_ problem: TestProblem, _ label: String = "", file: StaticString = #f
   compare(result.o, expected.o, { 1e-5 * top + 1.01 * unit * abs($0) + 1e-12 }, "O")
   if problem.descriptor.writesLogsumexp { compare(result.l, expected.l, { 3e-6 * (1 + abs($0)) }, "L") }
   XCTAssertTrue(result.paddingIsWhole, "\(name): something beside O and L was written", file: file, line: line)
+}
+
+extension MTLComputeCommandEncoder {
+  /// Dispatches the kernel, if it has anything to do, and ends.
+  func finish(_ kernel: AttentionKernel, _ arguments: AttentionArguments) {
+    let grid = kernel.grid(arguments)
+    if grid.x * grid.y * grid.z > 0 {
+      dispatchThreadgroups(MTLSizeMake(grid.x, grid.y, grid.z), threadsPerThreadgroup: MTLSizeMake(kernel.threadsPerThreadgroup, 1, 1))
+    }
+    endEncoding()
+  }
+}
+
+extension MTLCommandBuffer {
+  /// Runs what was encoded; throws what the device found.
+  func finish() throws {
+    commit()
+    waitUntilCompleted()
+    if let error { throw error }
+  }
 }
