@@ -1,13 +1,21 @@
 //! Worker threads: the calling thread and as many helpers as asked for, taking items in order until none is left.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+
+/// How long a thread looks for its next work before it sleeps: about what waking it costs, which on a virtual machine is
+/// as much as half a short call. So looking never costs more than twice what sleeping at once would have.
+const LOOK: Duration = Duration::from_micros(100);
 
 /// A fixed number of workers.
 pub(crate) struct Pool {
     helpers: Option<rayon::ThreadPool>,
     threads: usize,
+    /// Counts the runs, so that helpers that look for work see the next one.
+    runs: Arc<AtomicUsize>,
 }
 
 impl Pool {
@@ -26,7 +34,11 @@ impl Pool {
         } else {
             None
         };
-        Ok(Pool { helpers, threads })
+        Ok(Pool {
+            helpers,
+            threads,
+            runs: Arc::default(),
+        })
     }
 
     /// Runs `work(worker, item)` for every item. Items are handed out in order, one at a time: a worker that is slowed
@@ -44,17 +56,72 @@ impl Pool {
         };
         let workers = workers.min(items).min(self.threads);
         match &self.helpers {
-            Some(helpers) if workers > 1 => helpers.in_place_scope(|scope| {
-                let take = &take;
-                for worker in 1..workers {
-                    scope.spawn(move |_| take(worker));
-                }
-                take(0);
-            }),
+            Some(helpers) if workers > 1 => {
+                let running = AtomicUsize::new(workers - 1);
+                let caller = processor();
+                helpers.in_place_scope(|scope| {
+                    let (take, running) = (&take, &running);
+                    for worker in 1..workers {
+                        scope.spawn(move |_| {
+                            leave(caller);
+                            take(worker);
+                            running.fetch_sub(1, Ordering::Release);
+                        });
+                    }
+                    // Only now, with work in the queue, do helpers stop looking; and they find the next look behind it.
+                    let run = self.runs.fetch_add(1, Ordering::Release) + 1;
+                    for _ in 1..workers {
+                        let runs = Arc::clone(&self.runs);
+                        helpers.spawn(move || look(|| runs.load(Ordering::Acquire) != run));
+                    }
+                    take(0);
+                    look(|| running.load(Ordering::Acquire) == 0);
+                });
+            }
             _ => take(0),
         }
     }
 }
+
+/// Waits for `there`, or until it would be better to sleep. It does not yield: a busy neighbour would keep the processor
+/// for milliseconds, many short calls long.
+fn look(there: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !there() && start.elapsed() < LOOK {
+        std::hint::spin_loop();
+    }
+}
+
+/// The number of the processor that this thread runs on.
+#[cfg(target_os = "linux")]
+fn processor() -> usize {
+    rustix::thread::sched_getcpu()
+}
+
+/// Goes to another processor if this thread is on `caller`, which a scheduler may do to it for good where a busy neighbour
+/// has the others: it shares with the neighbour then, and no longer with the thread that waits for it.
+#[cfg(target_os = "linux")]
+fn leave(caller: usize) {
+    use rustix::thread::{sched_getaffinity, sched_setaffinity};
+    if processor() != caller {
+        return;
+    }
+    let Ok(allowed) = sched_getaffinity(None) else {
+        return;
+    };
+    let mut others = allowed;
+    others.unset(caller);
+    // Staying is slower and as right, so errors are of no interest.
+    if others.count() > 0 && sched_setaffinity(None, &others).is_ok() {
+        let _ = sched_setaffinity(None, &allowed);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processor() {}
+
+#[cfg(not(target_os = "linux"))]
+fn leave((): ()) {}
 
 /// The processors this process may use, or `MFA_NUM_THREADS`.
 pub(crate) fn default_threads() -> Result<usize> {
