@@ -147,10 +147,10 @@ impl Plan {
         let tile_rows = match path {
             Loop::Decode => DECODE_ROWS,
             Loop::Tile => {
-                let per_worker = if problem.options.has_diagonal() {
-                    TILES_PER_WORKER_DIAGONAL
-                } else {
-                    TILES_PER_WORKER
+                let per_worker = match problem.options.has_diagonal() {
+                    _ if workers == 1 => 1,
+                    true => TILES_PER_WORKER_DIAGONAL,
+                    false => TILES_PER_WORKER,
                 };
                 let all_rows: usize = problem
                     .sequences

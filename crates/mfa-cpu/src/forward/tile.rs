@@ -13,7 +13,8 @@
 //!
 //! Packing a block costs each tile a few percent of the block's products, for the rows that the plan gives a tile (the benches of
 //! kernels have both). In return workers share nothing, need no barrier, and take memory that is
-//! independent of the sequence's length, which panels shared by all tiles would not be.
+//! independent of the sequence's length, which panels shared by all tiles would not be. Nor are those faster where a head is
+//! cut into many tiles (N 512 on two threads): what one core has packed, the other gets no sooner than it packs it itself.
 //!
 //! Products of floats as sums of products of bf16 parts: see [`super::parts`].
 
