@@ -5,6 +5,7 @@ use half::{bf16, f16};
 
 use crate::forward::bias::LOG2_E;
 use crate::hadamard;
+use crate::kernels::Kernels;
 use crate::precision::Precision;
 use crate::problem::Forward;
 use crate::tensor::Tensor;
@@ -18,6 +19,7 @@ pub(crate) struct Partial<'a> {
 
 /// What all rows of a key/value head share.
 pub(crate) struct Finish<'a> {
+    pub kernels: &'a Kernels,
     pub call: &'a Forward,
     /// Scale of V that was left out of the accumulator.
     pub v_scale: f32,
@@ -44,11 +46,32 @@ impl Finish<'_> {
             part.m.max(sink)
         };
         let finite_top = if top == f32::NEG_INFINITY { 0.0 } else { top };
-        let weight = (part.m - finite_top).exp2();
-        let l = part.l * weight + (sink - finite_top).exp2();
+        let (weight, l) = if sink == f32::NEG_INFINITY {
+            (1.0, part.l)
+        } else {
+            let weight = (part.m - finite_top).exp2();
+            (weight, part.l * weight + (sink - finite_top).exp2())
+        };
         let factor = if l == 0.0 { 0.0 } else { weight / l };
-        for x in part.o.iter_mut() {
-            *x *= factor * self.v_scale;
+        if let Some(lse) = &self.call.logsumexp {
+            // log2 in f64: the sum may lie just beside 1, where f32 loses the small term beside a large maximum.
+            let value = (f64::from(finite_top) + f64::from(l).log2()) * std::f64::consts::LN_2;
+            // SAFETY: the view was checked to be [batch, heads, rows, 1] floats; each row is written once.
+            unsafe { lse.at(b, head, n, 0).cast::<f32>().write(value as f32) };
+        }
+        let (scale, output) = (factor * self.v_scale, &self.call.output);
+        let as_it_is = self.v_mean.is_none() && !problem.v.is_rotated();
+        let (x, len) = (part.o.as_mut_ptr(), part.o.len());
+        let plain = output.precision == Precision::F32 && output.strides[3] == 1;
+        let out = if as_it_is && plain {
+            output.at(b, head, n, 0).cast()
+        } else {
+            x
+        };
+        // SAFETY: a row of the accumulator, to itself or to as many columns of the output.
+        unsafe { (self.kernels.scale)(x, len, scale, out) };
+        if as_it_is && plain {
+            return;
         }
         if let Some(mean) = &self.v_mean {
             let share = factor * part.l;
@@ -60,13 +83,7 @@ impl Finish<'_> {
         if problem.v.is_rotated() {
             hadamard::rotate(part.o);
         }
-        store_row(&self.call.output, b, head, n, part.o);
-        if let Some(lse) = &self.call.logsumexp {
-            // log2 in f64: the sum may lie just beside 1, where f32 loses the small term beside a large maximum.
-            let value = (f64::from(finite_top) + f64::from(l).log2()) * std::f64::consts::LN_2;
-            // SAFETY: the view was checked to be [batch, heads, rows, 1] floats; each row is written once.
-            unsafe { lse.at(b, head, n, 0).cast::<f32>().write(value as f32) };
-        }
+        store_row(output, b, head, n, part.o);
     }
 }
 

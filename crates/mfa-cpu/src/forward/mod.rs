@@ -115,7 +115,7 @@ pub(crate) fn run(
         }
         let (o, m, l) = scratch.results();
         let ldo = tile::padded(problem.dv, kernels);
-        let finish = (plan.splits == 1).then(|| finish_of(call, plan, &item));
+        let finish = (plan.splits == 1).then(|| finish_of(call, plan, kernels, &item));
         for r in 0..item.rows.len() {
             // SAFETY: the item's rows of the scratch; the item's own part of the partial results.
             unsafe {
@@ -143,7 +143,7 @@ pub(crate) fn run(
         pool.run(plan.workers, schedule.tiles(), |_, tile| {
             let first = tile * plan.splits;
             let item = schedule.item(first);
-            let finish = finish_of(call, plan, &item);
+            let finish = finish_of(call, plan, kernels, &item);
             for r in 0..item.rows.len() {
                 // SAFETY: the partial results of this tile's items, all written before this second run began.
                 let row = |split: usize| unsafe {
@@ -166,7 +166,7 @@ pub(crate) fn run(
 }
 
 /// What the rows of an item's key/value head share at the end.
-fn finish_of<'a>(call: &'a Forward, plan: &Plan, item: &Item) -> Finish<'a> {
+fn finish_of<'a>(call: &'a Forward, plan: &Plan, kernels: &'a Kernels, item: &Item) -> Finish<'a> {
     let v = &call.problem.v;
     let at = (item.rows.sequence.batch, item.rows.kv_head);
     let (v_scale, v_mean) = match (plan.path, plan.values) {
@@ -179,6 +179,7 @@ fn finish_of<'a>(call: &'a Forward, plan: &Plan, item: &Item) -> Finish<'a> {
         }
     };
     Finish {
+        kernels,
         call,
         v_scale,
         v_mean,

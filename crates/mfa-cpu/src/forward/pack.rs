@@ -36,13 +36,74 @@ pub(super) struct Queries {
 impl Tile<'_> {
     /// Packs the tile's Q.
     pub(super) unsafe fn pack_q(&self, rows: &Rows) -> Queries {
+        let (q, k) = (&self.problem.q, &self.problem.k);
+        let mr = self.kernels.mr;
+        let k_mean = k.mean(rows.sequence.batch, rows.kv_head);
+        let mut finite = true;
+        for strip in (0..rows.len()).step_by(mr) {
+            let n = mr.min(rows.len() - strip);
+            // SAFETY: a strip's rows fit `rows`; packed strips follow one another in `q`, as `lay_out` sized it.
+            unsafe {
+                if self.plan.scores == Scores::I8 {
+                    self.pack_q_i8(rows, strip, n, k_mean.as_deref());
+                } else {
+                    finite &= self.pack_q_floats(rows, strip, n);
+                }
+            }
+        }
+        Queries {
+            rotate_k: q.is_rotated() && !k.is_rotated(),
+            finite,
+        }
+    }
+
+    /// A strip of floats; returns whether they are finite, where they are packed as parts.
+    unsafe fn pack_q_floats(&self, rows: &Rows, strip: usize, n: usize) -> bool {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
-        let (q, d) = (&problem.q, problem.d);
-        let b = rows.sequence.batch;
+        let (q, d, b) = (&problem.q, problem.d, rows.sequence.batch);
+        let rotate = problem.k.is_rotated() && !q.is_rotated();
+        let before = match self.plan.scores {
+            Scores::Parts(_) => self.factor().before,
+            _ => 1.0,
+        };
+        let (mut from, mut ld) = (scratch.rows.cast::<f32>(), d.next_multiple_of(16));
+        // SAFETY: as for `pack_q`.
+        unsafe {
+            for run in rows.runs(strip, strip + n) {
+                if run.len == n && q.is_plain_f32() && !rotate && before == 1.0 {
+                    (from, ld) = (q.at(b, run.head, run.at, 0).cast(), q.strides[2]);
+                    break;
+                }
+                let mean = q.mean(b, run.head);
+                let basis = Basis {
+                    rotate,
+                    mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
+                };
+                let out = from.add((run.row - strip) * ld);
+                q.expand(kernels, (b, run.head), run.at, run.len, basis, out, ld);
+                if before != 1.0 {
+                    for r in 0..run.len {
+                        let row = std::slice::from_raw_parts_mut(out.add(r * ld), d);
+                        row.iter_mut().for_each(|x| *x *= before);
+                    }
+                }
+            }
+            if let Scores::Parts(terms) = self.plan.scores {
+                return self.pack_q_parts(terms, from, ld, strip, n);
+            }
+            let factor = problem.options.scale * LOG2_E;
+            let out = scratch.q.cast::<f32>().add(strip * d);
+            (kernels.pack_q_f32)(from, ld, n, d, factor, out);
+        }
+        true
+    }
+
+    /// A strip of integers, and what their scores are multiplied by and added to.
+    unsafe fn pack_q_i8(&self, rows: &Rows, strip: usize, n: usize, k_mean: Option<&[f32]>) {
+        let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
+        let (q, d, b, mr) = (&problem.q, problem.d, rows.sequence.batch, kernels.mr);
+        let Some(quant) = &q.quant else { return };
         let factor = problem.options.scale * LOG2_E;
-        let rotate_q = problem.k.is_rotated() && !q.is_rotated();
-        let rotate_k = q.is_rotated() && !problem.k.is_rotated();
-        let mr = kernels.mr;
         let k_scale = match &problem.k.quant {
             Some(Quant {
                 params: Params::One { scale, .. },
@@ -50,69 +111,41 @@ impl Tile<'_> {
             }) => *scale,
             _ => 1.0,
         };
-        let mut finite = true;
-        // SAFETY: a strip's rows fit `rows`; packed strips follow one another in `q`, as `lay_out` sized it.
+        let (mut from, mut ld) = (scratch.rows.cast::<i8>(), d.next_multiple_of(16));
+        // SAFETY: as for `pack_q`.
         unsafe {
-            let k_mean = problem.k.mean(b, rows.kv_head);
-            for strip in (0..rows.len()).step_by(mr) {
-                let n = mr.min(rows.len() - strip);
-                let place = |r: usize| {
-                    let (head, i) = rows.place(strip + r);
-                    (head, rows.sequence.q0 + i)
-                };
-                if self.plan.scores == Scores::I8 {
-                    let ld = d.next_multiple_of(16);
-                    let staged: *mut i8 = scratch.rows.cast();
-                    for r in 0..n {
-                        let (head, i) = place(r);
-                        q.expand_i8(kernels, (b, head), i, 1, staged.add(r * ld), ld);
-                        let Some(quant) = &q.quant else { continue };
-                        let scale = quant.scale(b, head, i, 0) * factor;
-                        *scratch.row_scale.add(strip + r) = scale * k_scale;
-                        *scratch.row_add.add(strip + r) = k_mean.as_ref().map_or(0.0, |mean| {
-                            let zero = quant.zero(b, head, i, 0) as f32;
-                            let row = std::slice::from_raw_parts(staged.add(r * ld), d);
-                            scale
-                                * row
-                                    .iter()
-                                    .zip(mean)
-                                    .map(|(x, m)| (f32::from(*x) - zero) * m)
-                                    .sum::<f32>()
-                        });
-                    }
-                    for r in n..mr {
-                        *scratch.row_scale.add(strip + r) = 0.0;
-                        *scratch.row_add.add(strip + r) = 0.0;
-                    }
-                    let sums = scratch.sums;
-                    sums.write_bytes(0, mr);
-                    let out = scratch.q.add(strip * 4 * d.div_ceil(4));
-                    (kernels.pack_q_i8)(staged, ld, n, d, out, sums);
-                    for r in 0..mr {
-                        *scratch.row_sum.add(strip + r) = *sums.add(r) as f32;
-                    }
+            let scales = std::slice::from_raw_parts_mut(scratch.row_scale.add(strip), mr);
+            let adds = std::slice::from_raw_parts_mut(scratch.row_add.add(strip), mr);
+            adds.fill(0.0);
+            scales[n..].fill(0.0);
+            for run in rows.runs(strip, strip + n) {
+                let r = run.row - strip;
+                if run.len == n && q.is_plain_i8() {
+                    (from, ld) = (q.at(b, run.head, run.at, 0).cast(), q.strides[2]);
                 } else {
-                    let ld = d.next_multiple_of(16);
-                    let staged: *mut f32 = scratch.rows.cast();
-                    for r in 0..n {
-                        let (head, i) = place(r);
-                        let mean = q.mean(b, head);
-                        let basis = Basis {
-                            rotate: rotate_q,
-                            mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
-                        };
-                        q.expand(kernels, (b, head), i, 1, basis, staged.add(r * ld), ld);
-                    }
-                    if let Scores::Parts(terms) = self.plan.scores {
-                        finite &= self.pack_q_parts(terms, staged, ld, strip, n);
-                    } else {
-                        let out = scratch.q.cast::<f32>().add(strip * d);
-                        (kernels.pack_q_f32)(staged, ld, n, d, factor, out);
-                    }
+                    let out = from.add(r * ld);
+                    q.expand_i8(kernels, (b, run.head), run.at, run.len, out, ld);
+                }
+                quant.row_scales(b, run.head, run.at, &mut scales[r..r + run.len]);
+                let Some(mean) = k_mean else { continue };
+                for i in r..r + run.len {
+                    let zero = quant.zero(b, run.head, run.at + i - r, 0) as f32;
+                    let row = std::slice::from_raw_parts(from.add(i * ld), d);
+                    let dot: f32 = (row.iter().zip(mean))
+                        .map(|(x, m)| (f32::from(*x) - zero) * m)
+                        .sum();
+                    adds[i] = scales[i] * factor * dot;
                 }
             }
+            scales.iter_mut().for_each(|x| *x *= factor * k_scale);
+            let sums = scratch.sums;
+            sums.write_bytes(0, mr);
+            let out = scratch.q.add(strip * 4 * d.div_ceil(4));
+            (kernels.pack_q_i8)(from, ld, n, d, out, sums);
+            for r in 0..mr {
+                *scratch.row_sum.add(strip + r) = *sums.add(r) as f32;
+            }
         }
-        Queries { rotate_k, finite }
     }
 
     /// Packs keys `range` of the sequence.
@@ -218,23 +251,30 @@ impl Tile<'_> {
             let q_zero = q_quant.zero(0, 0, 0, 0);
             let has_zeros = quant.has_zeros();
             let one = matches!(quant.params, Params::One { .. });
-            for j in 0..n.next_multiple_of(kernels.nr) {
-                let inside = j < n;
-                let zero = if inside && has_zeros {
-                    quant.zero(at.0, at.1, row + j, 0)
-                } else {
-                    0
-                };
-                *scratch.col_bias.add(j) =
-                    -(kernels.q_offset + q_zero) * *scratch.sums.add(j) + d as i32 * q_zero * zero;
-                *scratch.col_zero.add(j) = zero as f32;
-                if !one {
-                    *scratch.col_scale.add(j) = if inside {
-                        quant.scale(at.0, at.1, row + j, 0)
+            let padded = n.next_multiple_of(kernels.nr);
+            let col_bias = std::slice::from_raw_parts_mut(scratch.col_bias, padded);
+            let sums = std::slice::from_raw_parts(scratch.sums, padded);
+            for (bias, sum) in col_bias.iter_mut().zip(sums) {
+                *bias = -(kernels.q_offset + q_zero) * sum;
+            }
+            if has_zeros {
+                let col_zero = std::slice::from_raw_parts_mut(scratch.col_zero, padded);
+                for (j, (bias, zero)) in col_bias.iter_mut().zip(col_zero).enumerate() {
+                    let inside = j < n;
+                    let z = if inside {
+                        quant.zero(at.0, at.1, row + j, 0)
                     } else {
-                        0.0
+                        0
                     };
+                    *bias += d as i32 * q_zero * z;
+                    *zero = z as f32;
                 }
+            }
+            if !one {
+                let col_scale = std::slice::from_raw_parts_mut(scratch.col_scale, padded);
+                let (inside, outside) = col_scale.split_at_mut(n);
+                quant.row_scales(at.0, at.1, row, inside);
+                outside.fill(0.0);
             }
             block.scales.col_bias = scratch.col_bias;
             if !one {
@@ -263,9 +303,8 @@ impl Tile<'_> {
                 (scratch.rows.cast::<i8>().cast_const(), ld)
             };
             if !matches!(quant.params, Params::One { .. }) {
-                for j in 0..n {
-                    *scratch.v_scale.add(j) = quant.scale(at.0, at.1, row + j, 0);
-                }
+                let scales = std::slice::from_raw_parts_mut(scratch.v_scale, n);
+                quant.row_scales(at.0, at.1, row, scales);
                 block.v_scale = scratch.v_scale;
             }
             if self.plan.values == Values::U8 {

@@ -35,27 +35,20 @@ impl Tile<'_> {
         Factor { before, after }
     }
 
-    /// Packs `n` rows of Q, which lie in `staged`; returns whether they are finite.
+    /// Packs `n` rows of Q, `ld` apart; returns whether they are finite.
     pub(super) unsafe fn pack_q_parts(
         &self,
         terms: Terms,
-        staged: *mut f32,
+        rows: *const f32,
         ld: usize,
         strip: usize,
         n: usize,
     ) -> bool {
         let (d, count) = (self.problem.d, terms.parts_of_a());
-        let before = self.factor().before;
-        // SAFETY: `n` staged rows; the strip is inside Q.
+        // SAFETY: `n` rows; the strip is inside Q.
         unsafe {
-            if before != 1.0 {
-                for r in 0..n {
-                    let row = std::slice::from_raw_parts_mut(staged.add(r * ld), d);
-                    row.iter_mut().for_each(|x| *x *= before);
-                }
-            }
             let out = self.scratch.q.cast::<u16>().add(strip * row_len(d, count));
-            (self.parts().pack_rows)(count, staged, ld, n, d, out)
+            (self.parts().pack_rows)(count, rows, ld, n, d, out)
         }
     }
 

@@ -31,6 +31,17 @@ pub(crate) struct Rows {
     pub end: usize,
 }
 
+/// Rows of a tile that are rows of one query head, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// The first, in the tile.
+    pub row: usize,
+    pub len: usize,
+    pub head: usize,
+    /// The first, in the tensors.
+    pub at: usize,
+}
+
 impl Rows {
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
@@ -43,6 +54,24 @@ impl Rows {
             self.kv_head * self.group + r / self.sequence.nq,
             r % self.sequence.nq,
         )
+    }
+
+    /// The tile's rows `from..to` as runs of rows of one query head.
+    pub(crate) fn runs(&self, from: usize, to: usize) -> impl Iterator<Item = Run> {
+        let mut row = from;
+        std::iter::from_fn(move || {
+            (row < to).then(|| {
+                let (head, i) = self.place(row);
+                let run = Run {
+                    row,
+                    len: (self.sequence.nq - i).min(to - row),
+                    head,
+                    at: self.sequence.q0 + i,
+                };
+                row += run.len;
+                run
+            })
+        })
     }
 
     /// The smallest range of row numbers within the sequence that holds rows `a..b` of the tile.

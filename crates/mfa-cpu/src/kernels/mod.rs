@@ -248,6 +248,9 @@ pub(crate) type Softcap = unsafe fn(s: *mut f32, n: usize, cap2: f32);
 /// `s[j] -= slope2 * |first - j|`, where `slope2 = slope * log2(e)` and `first` is the row's position less that of key 0.
 pub(crate) type Alibi = unsafe fn(s: *mut f32, n: usize, slope2: f32, first: f32);
 
+/// `out[j] = factor * x[j]` for one row of an output; `out` may be `x`.
+pub(crate) type Scale = unsafe fn(x: *const f32, n: usize, factor: f32, out: *mut f32);
+
 /// One kernel per storage precision that is not FP32 where a kernel reads the caller's memory.
 #[derive(Clone, Copy)]
 pub(crate) struct PerPrecision<F> {
@@ -294,6 +297,7 @@ pub(crate) struct Kernels {
     pub mask_add: MaskAdd,
     pub softcap: Softcap,
     pub alibi: Alibi,
+    pub scale: Scale,
     pub gradient: GradientKernels,
     /// Products by a bf16 unit, if they are faster than `qk_f32` and `pv_f32`.
     pub parts: Option<parts::PartKernels>,

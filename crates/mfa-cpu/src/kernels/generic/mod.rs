@@ -89,6 +89,7 @@ macro_rules! floats {
                 mask_add,
                 softcap,
                 alibi,
+                scale,
                 gradient: GradientKernels {
                     ptv_f32,
                     softmax_gradient,
@@ -309,6 +310,11 @@ macro_rules! floats {
         #[target_feature(enable = $features)]
         unsafe fn alibi(s: *mut f32, n: usize, slope2: f32, first: f32) {
             row::alibi::<$simd>(s, n, slope2, first);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn scale(x: *const f32, n: usize, factor: f32, out: *mut f32) {
+            row::scale::<$simd>(x, n, factor, out);
         }
 
         #[target_feature(enable = $features)]

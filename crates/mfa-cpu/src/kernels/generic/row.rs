@@ -1,4 +1,4 @@
-//! Passes over one row of scores.
+//! Passes over one row of scores, or of an output.
 
 use std::f32::consts::LOG2_E;
 
@@ -80,5 +80,20 @@ pub(crate) unsafe fn alibi<S: Simd>(s: *mut f32, n: usize, slope2: f32, first: f
         let x = S::load_n(s.add(j), count, 0.0);
         S::store_n(s.add(j), count, S::fma(distance, slope, x));
         j += count;
+    }
+}
+
+/// See [`crate::kernels::Scale`].
+#[inline(always)]
+pub(crate) unsafe fn scale<S: Simd>(x: *const f32, n: usize, factor: f32, out: *mut f32) {
+    let factor = S::splat(factor);
+    let mut j = 0;
+    while j + S::LANES <= n {
+        S::store(out.add(j), S::mul(factor, S::load(x.add(j))));
+        j += S::LANES;
+    }
+    if j < n {
+        let x = S::load_n(x.add(j), n - j, 0.0);
+        S::store_n(out.add(j), n - j, S::mul(factor, x));
     }
 }

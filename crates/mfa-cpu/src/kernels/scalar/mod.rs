@@ -74,6 +74,7 @@ pub(crate) const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(
         mask_add: row::mask_add,
         softcap: row::softcap,
         alibi: row::alibi,
+        scale: row::scale,
         gradient: GradientKernels {
             ptv_f32: gradient::ptv_f32::<NR>,
             softmax_gradient: gradient::softmax_gradient,

@@ -1,4 +1,4 @@
-//! Passes over one row of scores.
+//! Passes over one row of scores, or of an output.
 
 use std::f32::consts::LOG2_E;
 
@@ -34,5 +34,12 @@ pub(super) unsafe fn softcap(s: *mut f32, n: usize, cap2: f32) {
 pub(super) unsafe fn alibi(s: *mut f32, n: usize, slope2: f32, first: f32) {
     for j in 0..n {
         *s.add(j) -= slope2 * (first - j as f32).abs();
+    }
+}
+
+/// See [`crate::kernels::Scale`].
+pub(super) unsafe fn scale(x: *const f32, n: usize, factor: f32, out: *mut f32) {
+    for j in 0..n {
+        *out.add(j) = factor * *x.add(j);
     }
 }

@@ -1,4 +1,4 @@
-//! Passes over one row of scores.
+//! Passes over one row of scores, or of an output.
 
 use std::f32::consts::LOG2_E;
 
@@ -124,6 +124,29 @@ fn alibi() {
                         table.isa
                     );
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn scale() {
+    let mut random = Random(45);
+    for (table, _) in tables() {
+        for n in LENGTHS {
+            let x = random.floats(n);
+            let mut out = random.floats(n);
+            // SAFETY: `n` floats each.
+            unsafe { (table.scale)(x.as_ptr(), n, 0.3, out.as_mut_ptr()) };
+            out.check("output");
+            for j in 0..n {
+                assert_eq!(out[j], 0.3 * x[j], "{}: n {n}, column {j}", table.isa);
+            }
+            let place = out.as_mut_ptr();
+            // SAFETY: in place, as is allowed.
+            unsafe { (table.scale)(place, n, 2.0, place) };
+            for j in 0..n {
+                assert_eq!(out[j], 2.0 * (0.3 * x[j]), "{}: in place", table.isa);
             }
         }
     }
