@@ -159,4 +159,26 @@ mod tests {
             assert!(seen.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         }
     }
+
+    #[test]
+    fn runs_follow_one_another_and_outlive_a_panic() {
+        let pool = Pool::new(3).unwrap();
+        for round in 0..2000 {
+            let sum = AtomicUsize::new(0);
+            if round % 500 == 499 {
+                // Long enough for helpers to fall asleep.
+                std::thread::sleep(3 * super::LOOK);
+            }
+            if round % 100 == 7 {
+                let run = std::panic::AssertUnwindSafe(|| {
+                    pool.run(3, 6, |_, item| assert!(item != 4, "item 4"))
+                });
+                assert!(std::panic::catch_unwind(run).is_err());
+            }
+            pool.run(3, 6, |_, item| {
+                sum.fetch_add(item, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 15);
+        }
+    }
 }
