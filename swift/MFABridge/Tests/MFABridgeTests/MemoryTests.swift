@@ -47,6 +47,27 @@ final class MemoryTests: XCTestCase {
     XCTAssert(rest.allSatisfy { $0 == 0xA5 })
   }
 
+  /// Without queries the gradient of a mask has no element: an axis of size 0 is not one that it is summed over.
+  func testEmptyMaskGradient() throws {
+    let session = try Session(), mask = try session.buffer(64), gradient = try session.buffer(64)
+    for buffer in [mask, gradient] { session.fill(buffer, 0xA5) }
+    var options = mfa_attention_options()
+    options.struct_size = UInt32(MemoryLayout<mfa_attention_options>.size)
+    options.mask = Session.tensor(mask, [1, 1, 0, 7])
+    var desc = mfa_backward_desc()
+    desc.struct_size = UInt32(MemoryLayout<mfa_backward_desc>.size)
+    (desc.key, desc.value) = (try session.tensor([1, 1, 7, 8]), try session.tensor([1, 1, 7, 8]))
+    (desc.query, desc.grad_output) = (Session.tensor(mask, [1, 1, 0, 8]), Session.tensor(mask, [1, 1, 0, 8]))
+    desc.logsumexp = Session.tensor(mask, [1, 1, 0, 1])
+    desc.grad_mask = Session.tensor(gradient, [1, 1, 0, 7])
+    let status = withUnsafePointer(to: options) { options in
+      desc.options = options
+      return withUnsafePointer(to: desc) { mfa_backward(session.context, $0) }
+    }
+    XCTAssertEqual(status, 0, Session.sentence)
+    XCTAssert(session.bytes(gradient).allSatisfy { $0 == 0xA5 }, "something beside the gradient was written")
+  }
+
   /// Two calls at once, whose outputs interleave in one piece of memory.
   func testInterleavedOutputs() throws {
     let session = try Session(), other = try Session()

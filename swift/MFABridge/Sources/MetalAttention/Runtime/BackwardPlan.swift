@@ -62,7 +62,8 @@ package struct BackwardPlan: Sendable {
     if call.gradQuery != nil || shared.gradients.writesD { kernels.append(made(query, .backwardQuery)) }
     if call.gradKey != nil || call.gradValue != nil { kernels.append(made(rest, .backwardKeyValue)) }
     (rest.gradients.key, rest.gradients.value, rest.gradients.clips) = (false, false, false)
-    if call.gradMask != nil { kernels.append(made(rest, .backwardMask)) }
+    // An axis without elements is not one that is summed over.
+    if let mask = call.gradMask, !mask.isEmpty { kernels.append(made(rest, .backwardMask)) }
     if call.gradSinks != nil { kernels.append(made(rest, .backwardSinks)) }
     return kernels
   }
