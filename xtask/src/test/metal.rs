@@ -17,7 +17,7 @@ use crate::test::rust;
 use crate::test::{Lab, Part, Verdict};
 
 /// Random calls of each property: the software device is a thousand times slower than a processor.
-const RANDOM_CALLS: &str = "100";
+const RANDOM_CALLS: &str = "200";
 
 pub(super) fn parts() -> Vec<Part> {
     vec![

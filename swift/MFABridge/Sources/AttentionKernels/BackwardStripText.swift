@@ -5,7 +5,7 @@ struct BackwardStripText {
   let fragments, splits: Int
 
   private var columns: Int { own.columns }
-  private var hasMean: Bool { own.layout?.hasMean == true }
+  private var hasMean: Bool { own.hasMean }
   private var isTurned: Bool { own.rotation > 1 }
   private var becomesReal: Bool { isTurned && (hasMean || tile.rotation == 1) }
   private var turnsToTile: Bool { tile.rotation > 1 && (becomesReal || !isTurned) }
@@ -35,11 +35,18 @@ struct BackwardStripText {
   var setup: String { Text.lines(own.setup, own.meanSetup) }
 
   /// Declares the matrices, and what `factor` names. Needs `setup`; `row` is the lane's.
-  var load: String {
-    let pair = own.loadPair(into: "\(name)[i]", type: element, row: "row", column: "column")
+  var load: String { Text.lines(when(!hasMean, declareFactor(row: "row")), matrices(row: "row")) }
+
+  private func declareFactor(row: String) -> String {
+    when(own.factor == .row, "const float \(own.name)_factor = \(own.scale(row: row));")
+  }
+
+  /// Declares the matrices of a lane's `row`, without `factor`.
+  func matrices(row: String) -> String {
+    let pair = own.loadPair(into: "\(name)[i]", type: element, row: row, column: "column")
     let isPadded = 8 * fragments * splits > (columns + 7) / 8 * 8
     return Text.lines(
-      when(own.factor == .row, "const float \(own.name)_factor = \(own.scale(row: "row"));"),
+      when(hasMean, declareFactor(row: row)),
       "simdgroup_matrix_storage<\(element)> \(name)[\(fragments)];",
       each(Text.lines(column, isPadded ? "if (column < \(columns)) {\n\(pair)\n} else {\n\(name)[i].set(vec<\(element), 2>(0));\n}" : pair)),
       when(hasMean && scale != nil, each("\(name)[i].set(\(name)[i].get() * \(scale ?? ""));")),
@@ -50,7 +57,7 @@ struct BackwardStripText {
 
   /// Declares `variable`: the product of the lane's row with the mean of the tiles' rows, without `factor`.
   func meanProduct(_ variable: String) -> String {
-    guard tile.layout?.hasMean == true else { return "" }
+    guard tile.hasMean else { return "" }
     let real = tile.rotation > 1 ? "real" : name
     let total = splits == 1 ? "" : """
       threadgroup_barrier(mem_flags::mem_threadgroup);

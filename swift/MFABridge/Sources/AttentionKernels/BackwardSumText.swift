@@ -14,7 +14,7 @@ struct BackwardSumText {
   var name: String { gradient.lowercase }
   private var tile: OperandText { strip.tile }
   private var own: OperandText { strip.own }
-  private var hasMean: Bool { tile.layout?.hasMean == true }
+  private var hasMean: Bool { tile.hasMean }
 
   /// The factor of the tile's rows that enters the weights: a float2 for rows `column`, `column + 1`; nil for nothing.
   /// A scale of the whole tensor leaves the loop, unless it must not be mixed with a mean, or is not known outside the loop over heads.

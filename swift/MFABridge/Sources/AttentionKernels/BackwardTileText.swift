@@ -46,6 +46,8 @@ struct BackwardTileText {
   /// The tile of dO or V is used: for dP or for dV.
   private var usesWeightTile: Bool { wants.weightGradient || weightSum != nil }
   private var usesExchange: Bool { splits > 1 }
+  /// Floats of a SIMD group's part of `exchange`: S and the pieces of dP.
+  private var exchangeShare: Int { 8 * block * (1 + plan.pieces) }
 
   // MARK: Memory
 
@@ -67,7 +69,7 @@ struct BackwardTileText {
     for sum in [scoreSum, weightSum] where sum?.needsCare == true {
       memory.add("uint", "\(sum?.strip.tile.name ?? "")_non_finite", plan.tiles.simdgroups)
     }
-    if usesExchange { memory.add("float", "exchange", plan.tiles.simdgroups * 16 * block) }
+    if usesExchange { memory.add("float", "exchange", plan.tiles.simdgroups * exchangeShare) }
   }
 
   var tilePointers: String {
@@ -124,7 +126,7 @@ struct BackwardTileText {
       ["product", first, strip.factor].compactMap { $0 }.joined(separator: " * ")
     }
     func meanScale(_ strip: BackwardStripText, _ name: String, _ first: String?) -> String {
-      guard strip.tile.layout?.hasMean == true else { return "" }
+      guard strip.tile.hasMean else { return "" }
       return Text.lines(strip.meanProduct("\(name)_mean"), when(first != nil || strip.factor != nil, "\(name)_mean *= \([first, strip.factor].compactMap { $0 }.joined(separator: " * "));"))
     }
     return Text.lines(
@@ -151,7 +153,20 @@ struct BackwardTileText {
     expand(scoreTile, leading: plan.scoreLeading, width: plan.scoreWidth, looks: scoreSum?.needsCare == true)
   }
   private func expandWeights(looks: Bool) -> String {
-    expand(weightTile, leading: plan.weightLeading, width: plan.weightWidth, looks: looks && weightSum?.needsCare == true)
+    guard let value = plan.turnedValue else {
+      return expand(weightTile, leading: plan.weightLeading, width: plan.weightWidth, looks: looks && weightSum?.needsCare == true)
+    }
+    let strip = BackwardStripText(own: value, tile: plan.weightOwn, fragments: plan.weightFragments, splits: splits)
+    let (strips, pieces) = (plan.tiles.strips, block / 8)
+    let store = strip.each("\(strip.name)[i].store(v_tile + 8 * n * \(plan.weightLeading) + \(splits > 1 ? "\(8 * strip.fragments) * part + " : "")8 * i, \(plan.weightLeading));")
+    return """
+      // V in the caller's basis, by the steps of the kernel that finds dK: dP is the same number there. A row past the end is hidden.
+      for (ushort n = strip; n < \(max(strips, pieces)); n += \(strips)) {
+        const int value_row = min(first + 8 * n + int(origin.y), key_rows - 1);
+        \(strip.matrices(row: "value_row"))
+        \(strips > pieces ? "if (n < \(pieces)) {\n\(store)\n}" : store)
+      }
+      """
   }
 
   /// What is one number for each row of a tile.
@@ -172,17 +187,15 @@ struct BackwardTileText {
         """))
   }
 
-  private func multiply(_ strip: BackwardStripText, into result: String, leading: Int) -> String {
+  /// `result` = own · tileᵀ. `matrices`: those of the strip.
+  private func product(_ strip: BackwardStripText, into result: String, leading: Int, matrices: String) -> String {
     let tile = strip.tile
     let columns = splits > 1 ? "\(8 * strip.fragments) * part + " : ""
-    let transposed = isKeySide ? "^T" : ""
     return """
-
-      // \(result == "scores" ? "S" : "dP")\(transposed) = \(strip.own.operand) \(tile.operand)^T
       \(Text.unrolled)
       for (ushort n = 0; n < \(block / 8); ++n) \(result)[n].clear();
       \(Text.unrolled)
-      for (ushort i = 0; i < \(strip.fragments); ++i) {
+      for (\(matrices); ++i) {
         \(Text.unrolled)
         for (ushort n = 0; n < \(block / 8); ++n) {
           simdgroup_matrix_storage<\(tile.element)> x;
@@ -193,26 +206,63 @@ struct BackwardTileText {
       """
   }
 
+  private var transposed: String { isKeySide ? "^T" : "" }
+
+  private var multiplyScores: String {
+    """
+
+    // S\(transposed) = \(scoreStrip.own.operand) \(scoreTile.operand)^T
+    \(product(scoreStrip, into: "scores", leading: plan.scoreLeading, matrices: "ushort i = 0; i < \(scoreStrip.fragments)"))
+    """
+  }
+
+  private var multiplyWeights: String {
+    let (strip, pieces, count) = (weightStrip, plan.pieces, plan.pieceFragments)
+    let title = "// dP\(transposed) = \(strip.own.operand) \(weightTile.operand)^T"
+    if pieces == 1 {
+      return "\n" + Text.lines(title, product(strip, into: "weights", leading: plan.weightLeading, matrices: "ushort i = 0; i < \(strip.fragments)"))
+    }
+    let isWhole = pieces * count == strip.fragments
+    let matrices = "ushort i = \(count) * p; i < \(count) * (p + 1)\(isWhole ? "" : " && i < \(strip.fragments)")"
+    let keep = splits > 1
+      ? "piece[n].store(exchange + simd_index * \(exchangeShare) + \(8 * block) * (1 + p) + 8 * n, \(block));"
+      : "weights[n].set(weights[n].get() + piece[n].get());"
+    return Text.lines(
+      "\n\(title), piece by piece as in the kernel that cuts rows most: the same number, against which D cancels",
+      when(splits == 1, "\(Text.unrolled)\nfor (ushort n = 0; n < \(block / 8); ++n) weights[n].clear();"),
+      """
+      \(Text.unrolled)
+      for (ushort p = 0; p < \(pieces); ++p) {
+        simdgroup_matrix_storage<float> piece[\(block / 8)];
+        \(product(strip, into: "piece", leading: plan.weightLeading, matrices: matrices))
+        \(Text.unrolled)
+        for (ushort n = 0; n < \(block / 8); ++n) \(keep)
+      }
+      """)
+  }
+
   /// SIMD groups that share a strip each have a part of the products.
   private var exchangeParts: String {
     guard splits > 1 else { return "" }
-    let products = [("scores", "")] + (wants.weightGradient ? [("weights", "\(8 * block) + ")] : [])
+    var products = [(name: "scores", pieces: 1, offset: "")]
+    if wants.weightGradient { products.append(("weights", plan.pieces, "\(8 * block)\(plan.pieces > 1 ? " * (1 + i % \(plan.pieces))" : "") + ")) }
     return Text.lines(
       Self.gap,
       "// The SIMD groups of a strip have a part of the columns each.",
       Text.unrolled,
       "for (ushort n = 0; n < \(block / 8); ++n) {",
-      products.map { "\($0)[n].store(exchange + simd_index * \(16 * block) + \($1)8 * n, \(block));" }.joined(separator: "\n"),
+      // Pieces are there already.
+      products.filter { $0.pieces == 1 }.map { "\($0.name)[n].store(exchange + simd_index * \(exchangeShare) + \($0.offset)8 * n, \(block));" }.joined(separator: "\n"),
       "}",
       Self.barrier,
       Text.unrolled,
       "for (ushort n = 0; n < \(block / 8); ++n) {",
-      products.map { name, offset in
+      products.map { name, pieces, offset in
         """
         float2 \(name)_total = 0;
-        for (ushort i = 0; i < \(splits); ++i) {
+        for (ushort i = 0; i < \(splits * pieces); ++i) {
           simdgroup_matrix_storage<float> addend;
-          addend.load(exchange + (\(splits) * strip + i) * \(16 * block) + \(offset)8 * n, \(block));
+          addend.load(exchange + (\(splits) * strip + i\(pieces > 1 ? " / \(pieces)" : "")) * \(exchangeShare) + \(offset)8 * n, \(block));
           \(name)_total += addend.get();
         }
         \(name)[n].set(\(name)_total);
@@ -248,10 +298,10 @@ struct BackwardTileText {
       "const int column = first + 8 * n + origin.x;",
       when(isKeySide, "const float2 l = \(Self.pair("l_tile"));"),
       when(isKeySide && needsDS, "const float2 d = \(Self.pair("d_tile"));"),
-      "float2 s = scores[n].get() * \(scoreScale)\(when(scoreTile.layout?.hasMean == true, " + score_mean"));",
+      "float2 s = scores[n].get() * \(scoreScale)\(when(scoreTile.hasMean, " + score_mean"));",
       when(descriptor.hasSoftcap, "const float2 capped = precise::tanh(s / args.softcap);\ns = args.softcap * capped;"),
       when(descriptor.hasALiBi, "s -= alibi_slope * float2(abs(position - column), abs(position - column - 1));"),
-      when(needsDS, "const float2 dp = weights[n].get() * \(gradientScale)\(when(weightTile.layout?.hasMean == true, " + gradient_mean"));"),
+      when(needsDS, "const float2 dp = weights[n].get() * \(gradientScale)\(when(weightTile.hasMean, " + gradient_mean"));"),
       "float2 p\(when(needsDS, ", ds"));",
       Text.unrolled,
       "for (ushort e = 0; e < 2; ++e) {\n\(perElement)\n}",
@@ -284,8 +334,8 @@ struct BackwardTileText {
     let sees = splits > 1 ? "" : "const bool sees = simd_any(first < highest && first + \(block) > lowest);"
     func ifSeen(_ text: String) -> String { splits > 1 ? text : "if (sees) {\n\(text)\n}" }
     let products = Text.lines(
-      when(wants.weightGradient, multiply(weightStrip, into: "weights", leading: plan.weightLeading)),
-      multiply(scoreStrip, into: "scores", leading: plan.scoreLeading))
+      when(wants.weightGradient, multiplyWeights),
+      multiplyScores)
     let declare = """
       \(sees)
       const bool whole = simd_all(first >= lowest && first + \(block) <= highest);
@@ -302,9 +352,9 @@ struct BackwardTileText {
       declare,
       when(
         wants.weightGradient,
-        Text.lines(Self.barrier, expandWeights(looks: false), Self.barrier, multiply(weightStrip, into: "weights", leading: plan.weightLeading))),
+        Text.lines(Self.barrier, expandWeights(looks: false), Self.barrier, multiplyWeights)),
       Self.barrier, expandScores, expandRows, Self.barrier,
-      multiply(scoreStrip, into: "scores", leading: plan.scoreLeading), exchangeParts, gradients, careful(scoreSum), first, atEnd,
+      multiplyScores, exchangeParts, gradients, careful(scoreSum), first, atEnd,
       when(weightSum != nil, Text.lines(Self.barrier, expandWeights(looks: true), Self.barrier, careful(weightSum), second)))
   }
 

@@ -35,8 +35,13 @@ struct BackwardPlan {
   let tiles: Tiles
   /// Of the product S, and of the product dP: the owned rows and those in tiles.
   let scoreOwn, scoreTile, weightOwn, weightTile: OperandText
+  /// V as it is stored, of which tiles hold rows in the caller's basis; nil where they hold what is stored.
+  let turnedValue: OperandText?
   /// 8×8 matrices of a strip that a SIMD group holds, of the head dimension and of the value dimension.
   let scoreFragments: Int, weightFragments: Int
+  /// A SIMD group adds up its columns of dP in so many pieces, of so many matrices: as the kernel does of which most SIMD groups share
+  /// a strip, so that `agrees` holds.
+  let pieces: Int, pieceFragments: Int
   /// Both operands take turns in one tile: they don't fit at once.
   let sharesTile: Bool
 
@@ -45,21 +50,28 @@ struct BackwardPlan {
     func text(_ operand: AttentionOperand) -> OperandText { OperandText(operand, descriptor) }
     side = descriptor.kind == .backwardKeyValue ? .key : .query
     (scoreOwn, weightOwn) = side == .query ? (text(.Q), text(.dO)) : (text(.K), text(.V))
-    (scoreTile, weightTile) = side == .query ? (text(.K), text(.V)) : (text(.Q), text(.dO))
+    let value = text(.V)
+    var weights = side == .query ? value : text(.dO)
+    if side == .query && Self.agrees(descriptor) && (value.rotation > 1 || value.hasMean) {
+      weights.becomeReal()
+      turnedValue = value
+    } else {
+      turnedValue = nil
+    }
+    (scoreTile, weightTile) = (text(side == .query ? .K : .Q), weights)
 
     let (d, dv) = (descriptor.headDimension, descriptor.valueDimension)
-    let held = [(scoreOwn, scoreTile, d), (weightOwn, weightTile, dv)].map { own, tile, columns in
-      columns * (BackwardStripText(own: own, tile: tile, fragments: 1, splits: 1).element == "float" ? 4 : 2) / 4
-    }.reduce(0, +)
     let sums = switch descriptor.kind {
     case .backwardQuery: descriptor.gradients.query ? d : 0
     case .backwardKeyValue: (descriptor.gradients.key ? d : 0) + (descriptor.gradients.value ? dv : 0)
     default: 0
     }
-    var splits = 1
-    while (held + sums) / 4 > tuning.registers * splits, splits < tuning.sharing { splits *= 2 }
+    let splits = Self.splits(side, descriptor, tuning, sums: sums)
     scoreFragments = Self.fragments(d, splits, max(scoreOwn.rotation, scoreTile.rotation))
-    weightFragments = Self.fragments(dv, splits, max(weightOwn.rotation, weightTile.rotation))
+    let most = max(Self.splits(.query, descriptor, tuning, sums: d), Self.splits(.key, descriptor, tuning, sums: d + dv))
+    pieces = Self.agrees(descriptor) ? most / splits : 1
+    pieceFragments = Self.fragments(dv, splits * pieces, value.rotation)
+    weightFragments = splits == 1 ? Self.fragments(dv, 1, value.rotation) : pieces * pieceFragments
 
     let rows = (Self.leading(scoreTile, scoreFragments * splits) * scoreTile.elementBytes, Self.leading(weightTile, weightFragments * splits) * weightTile.elementBytes)
     // Past this, 8 rows of both leave no room for what SIMD groups exchange.
@@ -69,6 +81,29 @@ struct BackwardPlan {
     while 2 * block <= (splits > 1 ? tuning.sharedRows : tuning.rows), 2 * block * row <= tuning.tileBytes { block *= 2 }
     let simdgroups = splits == 1 ? tuning.simdgroups : tuning.sharing
     tiles = Tiles(strips: simdgroups / splits, columnSplits: splits, keyGroups: 1, block: block)
+  }
+
+  /// dP is the same number as in other kernels: the same products, added in the same order. D that is Σ P dP must cancel against
+  /// the dP of whoever reads D; where one key takes all of P, what is left is the difference of their roundings. Not so where
+  /// D comes from O, which is rounded anyway.
+  private static func agrees(_ descriptor: AttentionKernelDescriptor) -> Bool {
+    switch descriptor.kind {
+    case .backwardQuery: descriptor.gradients.dSource != .output
+    case .backwardKeyValue: descriptor.gradients.key
+    default: true
+    }
+  }
+
+  /// SIMD groups that must share a strip, so that what a kernel holds in registers fits.
+  private static func splits(_ side: Side, _ descriptor: AttentionKernelDescriptor, _ tuning: BackwardTuning.Row, sums: Int) -> Int {
+    func held(_ own: AttentionOperand, _ tile: AttentionOperand) -> Int {
+      let strip = BackwardStripText(own: OperandText(own, descriptor), tile: OperandText(tile, descriptor), fragments: 1, splits: 1)
+      return descriptor.columns(own) * (strip.element == "float" ? 4 : 2) / 4
+    }
+    let registers = (side == .key ? held(.K, .Q) + held(.V, .dO) : held(.Q, .K) + held(.dO, .V)) + sums
+    var splits = 1
+    while registers / 4 > tuning.registers * splits, splits < tuning.sharing { splits *= 2 }
+    return splits
   }
 
   var splits: Int { tiles.columnSplits }

@@ -12,6 +12,8 @@ struct OperandText {
   let start: String?
   /// Elements of a tile are `unit` times what they stand for: 16 where the two nibbles of a byte become bytes by a mask alone.
   private(set) var unit = 1
+  /// Rows in tiles are turned back and have their mean.
+  private(set) var isReal = false
   /// 8×8 matrices that a lane fills from one load of 32 bits, in registers: column c of the j-th is column `interleaved` · c + j.
   private(set) var interleaved = 1
 
@@ -46,6 +48,7 @@ struct OperandText {
   var factor: Factor {
     switch layout?.granularity {
     case nil: .none
+    case _ where isReal && layout?.hasMean == true: .none
     case .tensor, .tensorInBuffer: .tensor
     case .row, .block: .row
     case .rowGroups, .channel: .element
@@ -54,7 +57,8 @@ struct OperandText {
 
   /// The MSL type of an element after reading. 32-bit zero points may leave the range in which half is exact.
   var element: String {
-    switch stored.precision {
+    if isReal { return "float" }
+    return switch stored.precision {
     case .FP32: "float"
     case .FP16: "half"
     case .BF16: "bfloat"
@@ -81,12 +85,19 @@ struct OperandText {
   var isVector: Bool { stored.access == .vector && columns % 4 == 0 }
 
   /// b of the Hadamard rotation, 1 if there is nothing to rotate.
-  var rotation: Int { layout?.isRotated == true ? columns & -columns : 1 }
+  var rotation: Int { layout?.isRotated == true && !isReal ? columns & -columns : 1 }
+  /// A mean is still to be added.
+  var hasMean: Bool { layout?.hasMean == true && !isReal }
+
+  /// Lets tiles hold rows in the caller's basis: turned back, with their mean. A scale stays outside where there is no mean.
+  mutating func becomeReal() { isReal = true }
 
   // MARK: Setup
 
   /// Declares the head's pointers and what holds for the whole head.
-  var setup: String {
+  var setup: String { Text.lines(pointers, when(isReal, meanSetup)) }
+
+  private var pointers: String {
     let view = "args.\(operand)"
     let address = "\(view).offset + batch * \(view).batch + \(head) * \(view).head" + (start.map { " + \($0) * \(view).row" } ?? "")
     let base = stored.precision == .INT4 ? "\(operand) + (\(address)) / 2" : "\(operand) + \(address)"

@@ -119,6 +119,31 @@ final class BackwardTests: XCTestCase {
     }
   }
 
+  /// Where a row sees one key, D is that key's dP, and dS = P (dP − D) is 0: not nearly, whatever kernel computes dP again.
+  func testOneKeyHasNoScoreGradient() throws {
+    func rotated(_ granularity: QuantizationLayout.Granularity, mean: Bool) -> QuantizationLayout { .init(granularity: granularity, hasMean: mean, isRotated: true) }
+    let values: [Operand] = [
+      Operand(.FP32), Operand(.FP16), int8(rotated(.tensorInBuffer, mean: false)), int8(rotated(.row, mean: false)), int8(rotated(.row, mean: true)),
+      int4(rotated(.rowGroups(of: 32), mean: true)), int8(QuantizationLayout(granularity: .channel, hasMean: true)), int4(QuantizationLayout(granularity: .block)),
+    ]
+    for (d, dv) in [(64, 64), (20, 38), (128, 128), (96, 72), (136, 256), (512, 512)] {
+      for (i, v) in values.enumerated() where d < 128 || i == 0 || i == 4 {
+        if v.precision == .INT4 && dv % 32 != 0 { continue }
+        // Queries and keys whose products are 0: P is 1.
+        var descriptor = backward(d, dv, q: Operand(.FP32), k: Operand(.FP32), v: v, dO: Operand(i % 2 == 0 ? .FP32 : .FP16))
+        descriptor.mask = .FP32
+        let problem = BackwardProblem(descriptor, .init(heads: 2, keyHeads: 1, queryRows: 19, keyRows: 1), gradients: .from(.probabilities)) {
+          $0.q.write($0.q.real.enumerated().map { $0 % 2 == 0 ? $1 : 0 })
+          $0.k.write($0.k.real.enumerated().map { $0 % 2 == 1 ? $1 : 0 })
+        }
+        let result = try XCTUnwrap(check(problem, "\(v.precision) \(d) \(dv)"))
+        for (name, gradient) in [("dQ", result.dQ), ("dK", result.dK), ("mask", result.mask)] {
+          XCTAssertEqual(gradient.map(abs).max(), 0, "\(name), \(d) and \(dv) columns, V \(i) \(v.precision)")
+        }
+      }
+    }
+  }
+
   func testLayouts() throws {
     for access in [AttentionKernelDescriptor.Access.vector, .transposed, .strided] {
       let (half, float) = (Operand(.FP16, access: access), Operand(.FP32, access: access))

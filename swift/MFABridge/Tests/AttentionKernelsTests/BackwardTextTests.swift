@@ -19,13 +19,17 @@ final class BackwardTextTests: XCTestCase {
     var large = AttentionKernelDescriptor(kind: .backwardQuery, headDimension: 512, query: Operand(.FP32), key: Operand(.FP32), value: Operand(.FP32))
     large.mask = .BOOL
     large.gradients = .all
+    var turned = AttentionKernelDescriptor(
+      kind: .backwardQuery, headDimension: 128, valueDimension: 72, query: Operand(.FP32), key: Operand(.FP32),
+      value: int8(QuantizationLayout(granularity: .row, hasMean: true, isRotated: true)))
+    turned.gradients = .all
     var mask = half
     (mask.kind, mask.mask) = (.backwardMask, .FP16)
     var sinks = half
     (sinks.kind, sinks.hasSinks) = (.backwardSinks, true)
     return [
       ("backwardQuery_fp16", half), ("backwardKeyValue_fp16", halfKeys), ("backwardKeyValue_quantized", quantized), ("backwardQuery_512", large),
-      ("backwardMask", mask), ("backwardSinks", sinks),
+      ("backwardQuery_turned", turned), ("backwardMask", mask), ("backwardSinks", sinks),
     ]
   }()
 
