@@ -71,7 +71,6 @@ struct DecodeText {
     \(loop)
 
     \(softmax.reduce)
-    \(when(value.interleaved > 1, orderColumns))
     \(combine)
     """
   }
@@ -287,27 +286,13 @@ struct DecodeText {
       """
   }
 
-  /// From the columns that the matrices of V had to consecutive ones.
-  private var orderColumns: String {
-    let count = value.interleaved
-    return """
-      // Column c of the j-th matrix of \(count) is \(count) * c + j so far.
-      \(splits > 1 ? "threadgroup_barrier" : "simdgroup_barrier")(mem_flags::mem_threadgroup);
-      \(Text.unrolled)
-      for (ushort i = 0; i < \(plan.outputFragments); i += \(count)) {
-        \(Text.unrolled)
-        for (ushort j = 0; j < \(count); ++j) output[i + j].store(own + 8 * j, \(8 * count), true);
-        simdgroup_barrier(mem_flags::mem_threadgroup);
-        \(Text.unrolled)
-        for (ushort j = 0; j < \(count); ++j) output[i + j].load(own + 64 * j, 8, true);
-        simdgroup_barrier(mem_flags::mem_threadgroup);
-      }
-      """
-  }
-
   /// The sums of the SIMD groups that had different keys, in order; then O and L, or the threadgroup's part of them.
   private var combine: String {
-    let chunk = scratch / 64, fragments = plan.outputFragments
+    let chunk = scratch / 64, fragments = plan.outputFragments, count = value.interleaved
+    // Columns c of the j-th of `count` matrices go to \(count) * c + j, where they belong.
+    let storePart = count > 1
+      ? "output[base + i].store(own + \(64 * count) * (i / \(count)) + 8 * (i % \(count)), \(8 * count), true);  // column c of the j-th matrix of \(count) is \(count) * c + j"
+      : "output[base + i].store(own + 64 * i, 8);"
     let padded = 8 * fragments * splits > descriptor.valueDimension
     let isFirst = "origin.x == 0 && simd_index == 0"
     let column = splits > 1 ? "\(8 * fragments) * part + 8 * (base + i) + origin.x" : "8 * (base + i) + origin.x"
@@ -360,7 +345,7 @@ struct DecodeText {
         for (ushort i = 0; i < \(chunk); ++i) {
           if (base + i < \(fragments)) {
             output[base + i].set(output[base + i].get() * own_weight);
-            output[base + i].store(own + 64 * i, 8);
+            \(storePart)
           }
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -368,7 +353,7 @@ struct DecodeText {
           float2 x = 0;
           for (ushort g = 0; g < \(keyGroups); ++g) {
             simdgroup_matrix_storage<float> addend;
-            addend.load(scratch + \(splits > 1 ? "(\(splits) * g + part)" : "g") * \(scratch) + 64 * i, 8);
+            addend.load(scratch + \(splits > 1 ? "(\(splits) * g + part)" : "g") * \(scratch) + 64 * i, 8\(count > 1 ? ", true" : ""));
             x += addend.get();
           }
           if (exists) {

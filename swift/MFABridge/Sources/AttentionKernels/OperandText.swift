@@ -316,7 +316,8 @@ extension OperandText {
       return (statement, ["x.xz", "x.yw"])
     }
     let statement = """
-      const uint nibbles = as_type<uint>(ushort2(*(const device packed_ushort2 *)(\(name)_row + 4 * \(matrix))));
+      const device ushort *packed = (const device ushort *)(\(name)_row + 4 * \(matrix));
+      const uint nibbles = as_type<uint>(ushort2(packed[0], packed[1]));
       const char4 low = as_type<char4>(nibbles << 4 & 0xf0f0f0f0), high = as_type<char4>(nibbles & 0xf0f0f0f0);  // 16 times the integers
       const half4 even = half4(low)\(minus), odd = half4(high)\(minus);
       """

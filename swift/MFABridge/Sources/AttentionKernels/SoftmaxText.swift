@@ -110,6 +110,12 @@ struct ResultText {
   let fragments: Int, splits: Int
 
   private var column: String { splits > 1 ? "\(8 * fragments) * part + 8 * i + origin.x" : "8 * i + origin.x" }
+  /// Of the lane's first element in matrix i, before interleaved columns are brought in order.
+  private var valueColumn: String {
+    let count = value.interleaved
+    guard count > 1 else { return column }
+    return "\(splits > 1 ? "\(8 * fragments) * part + " : "")\(8 * count) * (i / \(count)) + i % \(count) + \(count) * origin.x"
+  }
   private var columns: Int { descriptor.valueDimension }
   private var isPadded: Bool { 8 * fragments * splits > columns }
 
@@ -122,7 +128,8 @@ struct ResultText {
     """
   }
 
-  /// From `output` = Σ p v, of V as it is held in tiles, to Σ p v of its real values. `sum`: the row's.
+  /// From `output` = Σ p v, of V as it is held in tiles, to Σ p v of its real values. `sum`: the row's. Interleaved columns stay so: that is
+  /// an order of the bits of a column's number, which a Hadamard matrix doesn't see.
   func realValues(exchange: String) -> String {
     let hadamard = HadamardText(size: value.rotation, fragments: fragments, splits: splits)
     let mean = { (column: String) in isPadded ? "(\(column) < \(columns) ? \(value.mean(column)) : 0)" : value.mean(column) }
@@ -135,8 +142,8 @@ struct ResultText {
           value.meanSetup,
           each(
             """
-            const uint column = \(column);
-            output[i].set(output[i].get() + sum * float2(\(mean("column")), \(mean("column + 1"))));
+            const uint column = \(valueColumn);
+            output[i].set(output[i].get() + sum * float2(\(mean("column")), \(mean("column + \(value.interleaved)"))));
             """))))
   }
 

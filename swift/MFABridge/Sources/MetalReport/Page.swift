@@ -54,14 +54,9 @@
     return text
   }
 
-  /// Promises that are known not to be kept yet, by their sentence up to the figure. One that is kept again is a problem too: it
-  /// has no place here then.
-  private let knownMisses = ["decode, D 128, INT4 K/V: other work"]
-
-  /// What quantized keys and values promise beside FP16; a sentence for each promise that is not kept, and was not known to be.
+  /// What quantized keys and values promise beside FP16; a sentence for each promise that is not kept.
   func broken(_ measurements: [Measurement]) -> [String] {
     var problems: [String] = []
-    var misses = Set(knownMisses)
     for shape in Shape.all where !shape.isBackward {
       func found(_ storage: Storage) -> Measurement? {
         measurements.first { $0.shape.name == shape.name && $0.storage.name == storage.name }
@@ -72,11 +67,8 @@
       for m in measurements where m.shape.name == shape.name && m.storage.isTensorWise {
         func expect(_ what: String, _ count: (Measurement) -> Int64, atMost limit: Double) {
           let ratio = Double(count(m)) / Double(count(half))
-          let promise = "\(shape.name), \(m.storage.name): \(what)"
-          if ratio > limit, misses.remove(promise) != nil {
-            print("known: \(promise) is \(ratio) of FP16's; wanted at most \(limit)")
-          } else if ratio > limit {
-            problems.append("\(promise) is \(ratio) of FP16's; expected at most \(limit)")
+          if ratio > limit {
+            problems.append("\(shape.name), \(m.storage.name): \(what) is \(ratio) of FP16's; expected at most \(limit)")
           }
         }
         expect("matrix operations", { Int64($0.counters.matrixMultiplies) }, atMost: 1)
@@ -85,6 +77,6 @@
         expect("device bytes of K and V", { Int64($0.counters.deviceBytesRead) - rest }, atMost: 1.2 * share)
       }
     }
-    return problems + misses.map { "\($0) is as promised now: it is no known miss" }
+    return problems
   }
 #endif
