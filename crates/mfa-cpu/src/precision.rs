@@ -13,6 +13,11 @@ pub(crate) enum Precision {
 }
 
 impl Precision {
+    pub(crate) const FLOATS: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+    pub(crate) const INTEGERS: [Self; 2] = [Self::I8, Self::I4];
+    /// What queries, keys and values are stored in.
+    pub(crate) const OPERANDS: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::I8, Self::I4];
+
     pub(crate) fn from_code(code: i32) -> Option<Self> {
         Some(match code {
             sys::MFA_PRECISION_FP32 => Precision::F32,

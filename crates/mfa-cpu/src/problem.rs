@@ -89,15 +89,6 @@ impl Options {
     }
 }
 
-const OPERANDS: [Precision; 5] = [
-    Precision::F32,
-    Precision::F16,
-    Precision::Bf16,
-    Precision::I8,
-    Precision::I4,
-];
-const FLOATS: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bf16];
-
 impl Forward {
     pub(crate) fn check(desc: &sys::mfa_forward_desc) -> Result<Self> {
         ensure!(
@@ -108,13 +99,11 @@ impl Forward {
         );
         let problem = Problem::check(&desc.query, &desc.key, &desc.value, desc.options)?;
         let [batch, heads, rows, _] = problem.q.shape;
-        let output = Tensor::required(&desc.output, "output")?;
-        output.expect_precision("output", &FLOATS)?;
+        let output = Tensor::required(&desc.output, "output", &Precision::FLOATS)?;
         output.expect_shape("output", [batch, heads, rows, problem.dv])?;
         output.expect_writable("output")?;
-        let logsumexp = Tensor::optional(&desc.logsumexp, "logsumexp")?;
+        let logsumexp = Tensor::optional(&desc.logsumexp, "logsumexp", &[Precision::F32])?;
         if let Some(lse) = &logsumexp {
-            lse.expect_precision("logsumexp", &[Precision::F32])?;
             lse.expect_shape("logsumexp", [batch, heads, rows, 1])?;
             lse.expect_writable("logsumexp")?;
         }
@@ -133,11 +122,10 @@ impl Problem {
         value: &sys::mfa_tensor,
         options: *const sys::mfa_attention_options,
     ) -> Result<Self> {
-        let mut q = Tensor::required(query, "query")?;
-        let mut k = Tensor::required(key, "key")?;
-        let mut v = Tensor::required(value, "value")?;
+        let mut q = Tensor::required(query, "query", &Precision::OPERANDS)?;
+        let mut k = Tensor::required(key, "key", &Precision::OPERANDS)?;
+        let mut v = Tensor::required(value, "value", &Precision::OPERANDS)?;
         for (tensor, what) in [(&mut q, "query"), (&mut k, "key"), (&mut v, "value")] {
-            tensor.expect_precision(what, &OPERANDS)?;
             let [batch, heads, _, columns] = tensor.shape;
             ensure!(
                 batch > 0,
@@ -307,31 +295,17 @@ impl Options {
             sequences.iter().map(|s| s.nq).max().unwrap_or(0),
             sequences.iter().map(|s| s.nk).max().unwrap_or(0),
         ];
-        let mask = match Tensor::optional(&raw.mask, "mask")? {
-            Some(mask) => {
-                mask.expect_precision(
-                    "mask",
-                    &[
-                        Precision::Bool,
-                        Precision::F32,
-                        Precision::F16,
-                        Precision::Bf16,
-                    ],
-                )?;
-                Some(mask.broadcast("mask", mask_shape)?)
-            }
-            None => None,
-        };
-        let per_head =
-            |view: &sys::mfa_tensor, what: &str, shape: [usize; 4]| match Tensor::optional(
-                view, what,
-            )? {
-                Some(tensor) => {
-                    tensor.expect_precision(what, &[Precision::F32])?;
-                    Ok(Some(tensor.broadcast(what, shape)?))
-                }
-                None => Ok(None),
+        let broadcast =
+            |view: &sys::mfa_tensor, what: &str, allowed: &[Precision], shape: [usize; 4]| {
+                Tensor::optional(view, what, allowed)?
+                    .map(|tensor| tensor.broadcast(what, shape))
+                    .transpose()
             };
+        let masks = [&[Precision::Bool], &Precision::FLOATS[..]].concat();
+        let mask = broadcast(&raw.mask, "mask", &masks, mask_shape)?;
+        let per_head = |view: &sys::mfa_tensor, what: &str, shape: [usize; 4]| {
+            broadcast(view, what, &[Precision::F32], shape)
+        };
         let alibi = per_head(
             &raw.alibi_slopes,
             "alibi_slopes",

@@ -39,8 +39,12 @@ pub(crate) struct Array {
     _owner: Arc<Buffer>,
 }
 impl Tensor {
-    /// Checks a view that must be there. `what` names it in sentences.
-    pub(crate) fn required(view: &sys::mfa_tensor, what: &str) -> Result<Self> {
+    /// Checks a view that must be there, of one of the precisions `allowed`. `what` names it in sentences.
+    pub(crate) fn required(
+        view: &sys::mfa_tensor,
+        what: &str,
+        allowed: &[Precision],
+    ) -> Result<Self> {
         ensure!(
             !view.buffer.is_null(),
             argument,
@@ -54,6 +58,17 @@ impl Tensor {
                 view.precision
             )));
         };
+        ensure!(
+            allowed.contains(&precision),
+            argument,
+            "{what}: precision is {}; expected {}",
+            precision.name(),
+            allowed
+                .iter()
+                .map(|p| p.name())
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
         ensure!(
             view.reserved == 0,
             argument,
@@ -104,25 +119,16 @@ impl Tensor {
     }
 
     /// Checks a view that may be absent.
-    pub(crate) fn optional(view: &sys::mfa_tensor, what: &str) -> Result<Option<Self>> {
+    pub(crate) fn optional(
+        view: &sys::mfa_tensor,
+        what: &str,
+        allowed: &[Precision],
+    ) -> Result<Option<Self>> {
         if view.buffer.is_null() {
             Ok(None)
         } else {
-            Self::required(view, what).map(Some)
+            Self::required(view, what, allowed).map(Some)
         }
-    }
-
-    /// Demands one of `allowed`.
-    pub(crate) fn expect_precision(&self, what: &str, allowed: &[Precision]) -> Result<()> {
-        let names: Vec<_> = allowed.iter().map(|p| p.name()).collect();
-        ensure!(
-            allowed.contains(&self.precision),
-            argument,
-            "{what}: precision is {}; expected {}",
-            self.precision.name(),
-            names.join(", ")
-        );
-        Ok(())
     }
 
     /// Demands a shape.

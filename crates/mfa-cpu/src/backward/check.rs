@@ -8,8 +8,6 @@ use crate::precision::Precision;
 use crate::problem::Problem;
 use crate::tensor::Tensor;
 
-const FLOATS: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bf16];
-
 /// A checked backward call.
 pub(crate) struct Backward {
     pub problem: Problem,
@@ -41,36 +39,31 @@ impl Backward {
         let like_output = [batch, heads, rows, problem.dv];
         let per_row = [batch, heads, rows, 1];
 
-        let output = Tensor::optional(&desc.output, "output")?;
+        let output = Tensor::optional(&desc.output, "output", &Precision::FLOATS)?;
         if let Some(output) = &output {
-            output.expect_precision("output", &FLOATS)?;
             output.expect_shape("output", like_output)?;
         }
-        let grad_output = Tensor::required(&desc.grad_output, "grad_output")?;
-        grad_output.expect_precision("grad_output", &FLOATS)?;
+        let grad_output = Tensor::required(&desc.grad_output, "grad_output", &Precision::FLOATS)?;
         grad_output.expect_shape("grad_output", like_output)?;
-        let logsumexp = Tensor::required(&desc.logsumexp, "logsumexp")?;
-        logsumexp.expect_precision("logsumexp", &[Precision::F32])?;
+        let logsumexp = Tensor::required(&desc.logsumexp, "logsumexp", &[Precision::F32])?;
         logsumexp.expect_shape("logsumexp", per_row)?;
 
         let d_given = desc.flags & sys::MFA_BACKWARD_D_GIVEN != 0;
-        let d_values = Tensor::optional(&desc.d_values, "d_values")?;
+        let d_values = Tensor::optional(&desc.d_values, "d_values", &[Precision::F32])?;
         ensure!(
             d_values.is_some() || !d_given,
             argument,
             "d_values: absent with MFA_BACKWARD_D_GIVEN; expected the D of an earlier query pass"
         );
         if let Some(d) = &d_values {
-            d.expect_precision("d_values", &[Precision::F32])?;
             d.expect_shape("d_values", per_row)?;
             if !d_given {
                 d.expect_writable("d_values")?;
             }
         }
         let written = |view: &sys::mfa_tensor, what: &str, shape: [usize; 4]| {
-            let tensor = Tensor::optional(view, what)?;
+            let tensor = Tensor::optional(view, what, &[Precision::F32])?;
             if let Some(tensor) = &tensor {
-                tensor.expect_precision(what, &[Precision::F32])?;
                 tensor.expect_shape(what, shape)?;
                 tensor.expect_writable(what)?;
             }

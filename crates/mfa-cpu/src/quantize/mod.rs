@@ -43,8 +43,7 @@ impl Quantize {
             "quantize: flags is {flags:#x}; expected bits of {known:#x}"
         );
         let has = |flag: u32| flags & flag != 0;
-        let source = Tensor::required(&desc.source, "source")?;
-        source.expect_precision("source", &[Precision::F32, Precision::F16, Precision::Bf16])?;
+        let source = Tensor::required(&desc.source, "source", &Precision::FLOATS)?;
         // SAFETY: the contract makes `quantization` NULL or the address of a struct whose struct_size is true.
         let named = unsafe { crate::ffi::sized(desc.destination.quantization, "destination")? };
         if let Some(quantization) = named {
@@ -54,8 +53,7 @@ impl Quantize {
                 "destination: scale_buffer is NULL; expected a buffer that receives the scales"
             );
         }
-        let destination = Tensor::required(&desc.destination, "destination")?;
-        destination.expect_precision("destination", &[Precision::I8, Precision::I4])?;
+        let destination = Tensor::required(&desc.destination, "destination", &Precision::INTEGERS)?;
         destination.expect_shape("destination", source.shape)?;
         destination.expect_writable("destination")?;
         let Some(quant) = destination.quant.clone() else {
@@ -446,17 +444,12 @@ pub(crate) struct Dequantize {
 
 impl Dequantize {
     pub(crate) fn check(source: &sys::mfa_tensor, destination: &sys::mfa_tensor) -> Result<Self> {
-        let mut source = Tensor::required(source, "source")?;
-        source.expect_precision("source", &[Precision::I8, Precision::I4])?;
+        let mut source = Tensor::required(source, "source", &Precision::INTEGERS)?;
         let (precision, shape) = (source.precision, source.shape);
         if let Some(quant) = &mut source.quant {
             quant.check_values("source", precision, shape)?;
         }
-        let destination = Tensor::required(destination, "destination")?;
-        destination.expect_precision(
-            "destination",
-            &[Precision::F32, Precision::F16, Precision::Bf16],
-        )?;
+        let destination = Tensor::required(destination, "destination", &Precision::FLOATS)?;
         destination.expect_shape("destination", source.shape)?;
         destination.expect_writable("destination")?;
         Ok(Dequantize {

@@ -106,7 +106,7 @@ final class QuantizedTensorTests: XCTestCase {
     refused([1, 2], [-1, 2], "no number below 0")
     refused([1, 2], [.max, .max, .max, .max], "expected 18446744073709551615")
     refused([1, 2], [], "0 dimensions")
-    refused([1, 2], [1, 2], "quantization was given for FP32", .FP32)
+    refused([1, 2], [1, 2], "precision is FP32; expected INT8, INT4", .FP32)
     refused([1, 2], [1, 2], "block_rows is 0", options: QuantizationOptions(granularity: .block))
     refused([1, 2], [1, 2], "group_size is 7", options: QuantizationOptions(granularity: .row, groupSize: 7))
     refused([1, 2], [1, 2], "blockRows is -1", options: QuantizationOptions(granularity: .block, blockRows: -1))

@@ -28,22 +28,18 @@ package struct BackwardCall: Sendable {
     let likeOutput = SIMD4(q.batch, q.heads, q.rows, problem.dv)
     let perRow = SIMD4(q.batch, q.heads, q.rows, 1)
 
-    let output = try Tensor.optional(view.output, "output")
-    try output?.expect("output", precision: ElementPrecision.floats)
+    let output = try Tensor.optional(view.output, "output", ElementPrecision.floats)
     try output?.expect("output", shape: likeOutput)
-    let gradOutput = try Tensor.required(view.gradOutput, "grad_output")
-    try gradOutput.expect("grad_output", precision: ElementPrecision.floats)
+    let gradOutput = try Tensor.required(view.gradOutput, "grad_output", ElementPrecision.floats)
     try gradOutput.expect("grad_output", shape: likeOutput)
-    let logsumexp = try Tensor.required(view.logsumexp, "logsumexp")
-    try logsumexp.expect("logsumexp", precision: [.fp32])
+    let logsumexp = try Tensor.required(view.logsumexp, "logsumexp", [.fp32])
     try logsumexp.expect("logsumexp", shape: perRow)
 
     let dGiven = view.flags & BackwardFlag.dGiven != 0
-    let dValues = try Tensor.optional(view.dValues, "d_values")
+    let dValues = try Tensor.optional(view.dValues, "d_values", [.fp32])
     try ensure(
       dValues != nil || !dGiven, .invalidArgument,
       "d_values: absent with MFA_BACKWARD_D_GIVEN; expected the D of an earlier query pass")
-    try dValues?.expect("d_values", precision: [.fp32])
     try dValues?.expect("d_values", shape: perRow)
     if !dGiven { try dValues?.expectWritable("d_values") }
 
@@ -67,8 +63,7 @@ package struct BackwardCall: Sendable {
   private static func written(
     _ view: TensorDescription, _ what: String, _ shape: SIMD4<Int>
   ) throws(AttentionError) -> Tensor? {
-    guard let tensor = try Tensor.optional(view, what) else { return nil }
-    try tensor.expect(what, precision: [.fp32])
+    guard let tensor = try Tensor.optional(view, what, [.fp32]) else { return nil }
     try tensor.expect(what, shape: shape)
     try tensor.expectWritable(what)
     return tensor

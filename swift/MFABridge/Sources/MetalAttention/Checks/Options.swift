@@ -75,8 +75,7 @@ extension Options {
     }
     let sequences = try sequences(view, q, k)
     let heads = q.heads
-    if let mask = try Tensor.optional(view.mask, "mask") {
-      try mask.expect("mask", precision: [.bool] + ElementPrecision.floats)
+    if let mask = try Tensor.optional(view.mask, "mask", [.bool] + ElementPrecision.floats) {
       let shape = SIMD4(sequences.count, heads, sequences.longestQ, sequences.longestK)
       options.mask = try mask.broadcast("mask", shape)
     }
@@ -92,9 +91,7 @@ extension Options {
   }
 
   private static func perHead(_ view: TensorDescription, _ what: String, _ shape: SIMD4<Int>) throws(AttentionError) -> Tensor? {
-    guard let tensor = try Tensor.optional(view, what) else { return nil }
-    try tensor.expect(what, precision: [.fp32])
-    return try tensor.broadcast(what, shape)
+    try Tensor.optional(view, what, [.fp32])?.broadcast(what, shape)
   }
 
   private static func sequences(_ view: OptionsDescription, _ q: Tensor, _ k: Tensor) throws(AttentionError) -> Sequences {

@@ -21,11 +21,10 @@ package struct Problem: Sendable {
   static func check(
     _ query: TensorDescription, _ key: TensorDescription, _ value: TensorDescription, _ options: Optionally<OptionsDescription>
   ) throws(AttentionError) -> Problem {
-    var q = try Tensor.required(query, "query")
-    var k = try Tensor.required(key, "key")
-    var v = try Tensor.required(value, "value")
+    var q = try Tensor.required(query, "query", ElementPrecision.operands)
+    var k = try Tensor.required(key, "key", ElementPrecision.operands)
+    var v = try Tensor.required(value, "value", ElementPrecision.operands)
     for (tensor, what) in [(q, "query"), (k, "key"), (v, "value")] {
-      try tensor.expect(what, precision: ElementPrecision.operands)
       try ensure(tensor.batch > 0, .invalidDimensions, "\(what): batch is 0; expected at least 1")
       try ensure(tensor.heads > 0, .invalidDimensions, "\(what): heads is 0; expected at least 1")
       try ensure(
@@ -61,13 +60,11 @@ package struct ForwardCall: Sendable {
     try ensure(view.reserved == 0, .invalidArgument, "forward: reserved is \(view.reserved); expected 0")
     let problem = try Problem.check(view.query, view.key, view.value, view.options)
     let q = problem.q
-    let output = try Tensor.required(view.output, "output")
-    try output.expect("output", precision: ElementPrecision.floats)
+    let output = try Tensor.required(view.output, "output", ElementPrecision.floats)
     try output.expect("output", shape: SIMD4(q.batch, q.heads, q.rows, problem.dv))
     try output.expectWritable("output")
-    let logsumexp = try Tensor.optional(view.logsumexp, "logsumexp")
+    let logsumexp = try Tensor.optional(view.logsumexp, "logsumexp", [.fp32])
     if let logsumexp {
-      try logsumexp.expect("logsumexp", precision: [.fp32])
       try logsumexp.expect("logsumexp", shape: SIMD4(q.batch, q.heads, q.rows, 1))
       try logsumexp.expectWritable("logsumexp")
     }

@@ -25,8 +25,10 @@ package struct Tensor: Sendable {
     return ((last.wrappedSum() &+ 1) &* precision.bits &+ 7) / 8
   }
 
-  /// Checks a view that must be there. `what` names it in sentences.
-  package static func required(_ view: TensorDescription, _ what: String) throws(AttentionError) -> Tensor {
+  /// Checks a view that must be there, of one of the precisions `allowed`. `what` names it in sentences.
+  package static func required(
+    _ view: TensorDescription, _ what: String, _ allowed: [ElementPrecision]
+  ) throws(AttentionError) -> Tensor {
     let buffer = try view.buffer.required(what)
     guard let precision = ElementPrecision(rawValue: view.precision) else {
       throw AttentionError(
@@ -34,6 +36,9 @@ package struct Tensor: Sendable {
         "\(what): precision code \(view.precision) is unknown; "
           + "expected 0 (FP32), 1 (FP16), 2 (BF16), 4 (INT4), 8 (INT8) or 16 (BOOL)")
     }
+    try ensure(
+      allowed.contains(precision), .invalidArgument,
+      "\(what): precision is \(precision); expected \(allowed.map(\.description).joined(separator: ", "))")
     try ensure(view.reserved == 0, .invalidArgument, "\(what): reserved is \(view.reserved); expected 0")
     let (shape, strides) = try extent(view, precision, buffer, what)
     var quantization: Quantization?
@@ -53,15 +58,11 @@ package struct Tensor: Sendable {
   }
 
   /// Checks a view that may be absent.
-  package static func optional(_ view: TensorDescription, _ what: String) throws(AttentionError) -> Tensor? {
+  package static func optional(
+    _ view: TensorDescription, _ what: String, _ allowed: [ElementPrecision]
+  ) throws(AttentionError) -> Tensor? {
     if view.buffer.isAbsent { return nil }
-    return try required(view, what)
-  }
-
-  func expect(_ what: String, precision allowed: [ElementPrecision]) throws(AttentionError) {
-    try ensure(
-      allowed.contains(precision), .invalidArgument,
-      "\(what): precision is \(precision); expected \(allowed.map(\.description).joined(separator: ", "))")
+    return try required(view, what, allowed)
   }
 
   func expect(_ what: String, shape expected: SIMD4<Int>) throws(AttentionError) {

@@ -14,15 +14,13 @@ package struct QuantizeCall: Sendable {
     try ensure(
       flags & ~QuantizeFlag.known == 0, .invalidArgument,
       "quantize: flags is \(hex(flags)); expected bits of \(hex(QuantizeFlag.known))")
-    let source = try Tensor.required(view.source, "source")
-    try source.expect("source", precision: ElementPrecision.floats)
+    let source = try Tensor.required(view.source, "source", ElementPrecision.floats)
     if let named = try view.destination.quantization.get() {
       try ensure(
         !named.scaleBuffer.isAbsent, .invalidArgument,
         "destination: scale_buffer is NULL; expected a buffer that receives the scales")
     }
-    let destination = try Tensor.required(view.destination, "destination")
-    try destination.expect("destination", precision: ElementPrecision.integers)
+    let destination = try Tensor.required(view.destination, "destination", ElementPrecision.integers)
     try destination.expect("destination", shape: source.shape)
     try destination.expectWritable("destination")
     guard let quantization = destination.quantization, case .many(let arrays) = quantization.parameters else {
@@ -65,11 +63,9 @@ package struct DequantizeCall: Sendable {
   package static func check(
     _ from: TensorDescription, _ to: TensorDescription
   ) throws(AttentionError) -> DequantizeCall {
-    var source = try Tensor.required(from, "source")
-    try source.expect("source", precision: ElementPrecision.integers)
+    var source = try Tensor.required(from, "source", ElementPrecision.integers)
     try source.checkQuantizedValues("source")
-    let destination = try Tensor.required(to, "destination")
-    try destination.expect("destination", precision: ElementPrecision.floats)
+    let destination = try Tensor.required(to, "destination", ElementPrecision.floats)
     try destination.expect("destination", shape: source.shape)
     try destination.expectWritable("destination")
     return DequantizeCall(source: source, destination: destination)
