@@ -18,7 +18,7 @@ use super::pack::{Keys, Queries};
 use super::plan::Products;
 use super::scratch::padded;
 use crate::forward::LOG2_E;
-use crate::kernels::gradient::{GradientParts, PartsStrip};
+use crate::kernels::gradient::{GradientParts, PartsFactors, PartsStrip, PartsSum, StripOfParts};
 use crate::kernels::parts::{PartKernels, STEP, Terms, panel_len, row_len};
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::problem::Sequence;
@@ -188,7 +188,7 @@ impl<'a> Cells<'a> {
 
     /// One strip of keys.
     unsafe fn strip_of_parts(&self, unit: Unit<'_>, patch: &Patch<'_>, strip: usize, want: Want) {
-        let (problem, scratch, kernels) = (&self.call.problem, self.scratch, self.kernels);
+        let scratch = self.scratch;
         let rows = STEP.min(patch.keys - strip);
         let seen = self.seen(patch, strip, rows, STEP);
         // SAFETY: a strip of the block's keys and whole steps of its queries, for which the scratch has room.
@@ -211,89 +211,49 @@ impl<'a> Cells<'a> {
             let Some((seen, ragged)) = seen else {
                 return;
             };
-            let (s, slope) = (scratch.s, scratch.slope);
+            let mut call = self.strip_call(unit, patch, [strip, first, wide], want);
+            let masked = ragged || self.bias.passes || rows < STEP;
+            if !masked && want.dp() && !want.d && !want.ds {
+                return (unit.gradient.strip)(&call);
+            }
+            let (s, dp, slope) = (scratch.s, call.strip.dp, scratch.slope);
+            self.product_of_strip(unit, &call.scores, wide, s);
             // Other kernels take scores in base 2; that of parts turns products into them.
-            let mut factor = problem.options.scale * LOG2_E;
-            let (parts, at) = (&scratch.parts, [strip, first, wide]);
-            let operands = [parts.k, parts.q_columns];
-            self.product_of_strip(unit, unit.products.scores, problem.d, operands, at, s);
             if self.bias.passes || want.d || want.ds {
-                (unit.gradient.scale_rows)(s, rows, n, factor);
-                factor = 1.0;
+                (unit.gradient.scale_rows)(s, rows, n, call.strip.scale);
+                call.strip.scale = 1.0;
             }
             if ragged || self.bias.passes {
                 let mask = scratch.mask.wrapping_add(strip * SCORE_LD + first);
                 self.bias.strip(&seen, s, slope, mask);
             }
-            let (l, d) = (scratch.l.add(first), scratch.d.add(first));
-            let dp = match want.ds {
-                true => scratch.ds.add(strip * SCORE_LD + first),
-                false => scratch.ds,
-            };
             if want.dp() {
-                let operands = [parts.v, parts.do_columns];
-                self.product_of_strip(unit, unit.products.dp, problem.dv, operands, at, dp);
+                self.product_of_strip(unit, &call.dp, wide, dp);
             }
+            let (l, d) = (call.strip.l, scratch.d.add(first));
             if want.d {
-                return (kernels.gradient.weighted_sums)(s, dp, rows, n, l, d);
+                return (self.kernels.gradient.weighted_sums)(s, dp, rows, n, l, d);
             }
             if want.ds {
-                return (kernels.gradient.softmax_gradient)(s, dp, rows, n, l, d);
+                return (self.kernels.gradient.softmax_gradient)(s, dp, rows, n, l, d);
             }
             for row in rows..STEP {
                 std::slice::from_raw_parts_mut(s.add(row * SCORE_LD), wide).fill(f32::NEG_INFINITY);
             }
-            let p_parts = unit.products.p.parts_of_a();
-            let ds_parts = unit.products.ds.parts_of_a();
-            let if_wanted = |wanted: bool, ptr: *mut u16| if wanted { ptr } else { null_mut() };
-            let panel = panel_len(patch.keys, ds_parts, STEP);
-            let columns = first / STEP * panel + panel_len(strip, ds_parts, STEP);
-            let gradient = PartsStrip {
-                s,
-                dp,
-                n: wide,
-                scale: factor,
-                l,
-                d,
-                slope: if_wanted(problem.options.softcap > 0.0, slope.cast()).cast(),
-                p: scratch.weights.p,
-                ldp: weights_len(wide, p_parts),
-                ds: if_wanted(want.dk, scratch.weights.ds),
-                ldds: weights_len(wide, ds_parts),
-                columns: if_wanted(want.dq, scratch.weights.ds_columns.wrapping_add(columns)),
-                panel,
-            };
-            let masked = ragged || self.bias.passes || rows < STEP;
+            let (p_parts, ds_parts) = (call.dv.terms.parts_of_a(), call.dk.terms.parts_of_a());
             (unit.gradient.softmax_gradient)(
-                &gradient,
+                &call.strip,
                 if want.dv { p_parts } else { 0 },
                 if want.dp() { ds_parts } else { 0 },
                 masked,
             );
-            let sums = [
-                (
-                    want.dv,
-                    problem.dv,
-                    unit.products.p,
-                    gradient.p,
-                    scratch.parts.do_panels,
-                    scratch.dv,
-                ),
-                (
-                    want.dk,
-                    problem.d,
-                    unit.products.ds,
-                    gradient.ds,
-                    scratch.parts.q_panels,
-                    scratch.dk,
-                ),
-            ];
-            for (wanted, columns, terms, a, b, sum) in sums {
-                if wanted {
-                    let (parts, ld) = (terms.parts_of_b(), padded(columns, kernels));
-                    let (lda, panel) = (weights_len(wide, parts), panel_len(patch.n, parts, STEP));
-                    let b = b.add(panel_len(first, parts, STEP));
-                    let (steps, panels, o) = (wide / STEP, ld / STEP, sum.add(strip * ld));
+            for (sum, a, lda) in [
+                (&call.dv, call.strip.p, call.strip.ldp),
+                (&call.dk, call.strip.ds, call.strip.ldds),
+            ] {
+                if !sum.out.is_null() {
+                    let (terms, b, steps) = (sum.terms, sum.b, wide / STEP);
+                    let (panel, panels, o, ld) = (sum.panel, sum.panels, sum.out, sum.ld);
                     let product = unit.parts.product;
                     product(terms, a, lda, b, panel, steps, STEP, panels, true, o, ld);
                 }
@@ -301,22 +261,82 @@ impl<'a> Cells<'a> {
         }
     }
 
-    /// The product of a strip of `rows` (keys, as A) and `n` queries from `first` on (as B), over `columns`.
-    unsafe fn product_of_strip(
+    /// What a strip and `n` queries from `first` on are multiplied by, and where the results go.
+    unsafe fn strip_call(
         &self,
         unit: Unit<'_>,
-        terms: Terms,
-        columns: usize,
-        [rows, queries]: [*mut u16; 2],
+        patch: &Patch<'_>,
         [strip, first, n]: [usize; 3],
-        out: *mut f32,
-    ) {
-        let lda = row_len(columns, terms.parts_of_a());
-        let panel = panel_len(columns, terms.parts_of_b(), STEP);
+        want: Want,
+    ) -> StripOfParts {
+        let (problem, scratch, products) = (&self.call.problem, self.scratch, unit.products);
+        let (parts, weights) = (&scratch.parts, &scratch.weights);
+        let (p_parts, ds_parts) = (products.p.parts_of_a(), products.ds.parts_of_a());
+        let if_wanted = |wanted: bool, ptr: *mut u16| if wanted { ptr } else { null_mut() };
+        let panel = panel_len(patch.keys, ds_parts, STEP);
+        let step = first / STEP * panel + panel_len(strip, ds_parts, STEP);
         // SAFETY: as for `strip_of_parts`.
         unsafe {
-            let (a, b) = (rows.add(strip * lda), queries.add(first / STEP * panel));
-            let (steps, panels) = (columns.div_ceil(STEP), n / STEP);
+            let factors = |terms: Terms, columns: usize, a: *mut u16, b: *mut u16| PartsFactors {
+                terms,
+                columns,
+                a: a.add(strip * row_len(columns, terms.parts_of_a())),
+                b: b.add(panel_len(columns, terms.parts_of_b(), STEP) * (first / STEP)),
+            };
+            let sum = |wanted, terms: Terms, columns: usize, b: *mut u16, out: *mut f32| {
+                let (parts, ld) = (terms.parts_of_b(), padded(columns, self.kernels));
+                PartsSum {
+                    terms,
+                    b: b.add(panel_len(first, parts, STEP)),
+                    panel: panel_len(patch.n, parts, STEP),
+                    panels: ld / STEP,
+                    out: if wanted {
+                        out.add(strip * ld)
+                    } else {
+                        null_mut()
+                    },
+                    ld,
+                }
+            };
+            StripOfParts {
+                strip: PartsStrip {
+                    s: scratch.s,
+                    dp: match want.ds {
+                        true => scratch.ds.add(strip * SCORE_LD + first),
+                        false => scratch.ds,
+                    },
+                    n,
+                    scale: problem.options.scale * LOG2_E,
+                    l: scratch.l.add(first),
+                    d: scratch.d.add(first),
+                    slope: if problem.options.softcap > 0.0 {
+                        scratch.slope
+                    } else {
+                        null_mut()
+                    },
+                    p: weights.p,
+                    ldp: weights_len(n, p_parts),
+                    ds: if_wanted(want.dk, weights.ds),
+                    ldds: weights_len(n, ds_parts),
+                    columns: if_wanted(want.dq, weights.ds_columns.wrapping_add(step)),
+                    panel,
+                },
+                scores: factors(products.scores, problem.d, parts.k, parts.q_columns),
+                dp: factors(products.dp, problem.dv, parts.v, parts.do_columns),
+                dv: sum(want.dv, products.p, problem.dv, parts.do_panels, scratch.dv),
+                dk: sum(want.dk, products.ds, problem.d, parts.q_panels, scratch.dk),
+            }
+        }
+    }
+
+    /// The products of a strip and `n` queries.
+    unsafe fn product_of_strip(&self, unit: Unit<'_>, of: &PartsFactors, n: usize, out: *mut f32) {
+        let (terms, a, b) = (of.terms, of.a, of.b);
+        let lda = row_len(of.columns, terms.parts_of_a());
+        let panel = panel_len(of.columns, terms.parts_of_b(), STEP);
+        let (steps, panels) = (of.columns.div_ceil(STEP), n / STEP);
+        // SAFETY: as for `strip_of_parts`.
+        unsafe {
             (unit.parts.product)(
                 terms, a, lda, b, panel, steps, STEP, panels, false, out, SCORE_LD,
             );

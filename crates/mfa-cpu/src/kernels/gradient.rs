@@ -4,6 +4,7 @@
 use super::PvF32;
 #[cfg(doc)]
 use super::parts::STEP;
+use super::parts::Terms;
 
 /// Replaces `rows` x `n` scores by weights, and `dp` by the gradient of the scores: with the query's `l` (its logsumexp,
 /// base 2) and `d`, `p = exp2(s[i][j] - l[j])`, then `dp[i][j] = p * (dp[i][j] - d[j])` and `s[i][j] = p`.
@@ -24,8 +25,8 @@ pub(crate) type Transpose =
 #[derive(Clone, Copy)]
 pub(crate) struct PartsStrip {
     /// Products of keys and queries, and of values and output gradients, [`super::SCORE_LD`] apart.
-    pub s: *const f32,
-    pub dp: *const f32,
+    pub s: *mut f32,
+    pub dp: *mut f32,
     pub n: usize,
     /// What turns products of keys and queries into scores.
     pub scale: f32,
@@ -51,6 +52,45 @@ pub(crate) struct PartsStrip {
 pub(crate) type SoftmaxGradientParts =
     unsafe fn(strip: &PartsStrip, p_parts: usize, ds_parts: usize, masked: bool);
 
+/// Products of a strip of [`STEP`] rows and the queries of a [`PartsStrip`], over `columns`.
+#[derive(Clone, Copy)]
+pub(crate) struct PartsFactors {
+    pub terms: Terms,
+    pub columns: usize,
+    /// The strip as A, the queries as B.
+    pub a: *const u16,
+    pub b: *const u16,
+}
+
+/// What is added up over the queries of a [`PartsStrip`]: its P or its dS by `panels` panels of B.
+#[derive(Clone, Copy)]
+pub(crate) struct PartsSum {
+    pub terms: Terms,
+    /// Panels, `panel` elements apart.
+    pub b: *const u16,
+    pub panel: usize,
+    pub panels: usize,
+    /// Rows of sums, `ld` apart. Null: not wanted.
+    pub out: *mut f32,
+    pub ld: usize,
+}
+
+/// A strip of keys by the queries of a block, all of which see all of its keys.
+#[derive(Clone, Copy)]
+pub(crate) struct StripOfParts {
+    /// `s` and `dp` are room for products, and hold nothing of use afterwards.
+    pub strip: PartsStrip,
+    pub scores: PartsFactors,
+    pub dp: PartsFactors,
+    /// P by dO, dS by Q.
+    pub dv: PartsSum,
+    pub dk: PartsSum,
+}
+
+/// The products of keys and queries and of values and output gradients, [`SoftmaxGradientParts`] of them (without `masked`),
+/// and the sums over queries.
+pub(crate) type GradientStrip = unsafe fn(strip: &StripOfParts);
+
 /// `rows[i][c] += columns[c][i]` for `n` rows of `d` elements; `columns` has whole groups of 16 of both.
 pub(crate) type AddTransposed =
     unsafe fn(columns: *const f32, ld: usize, n: usize, d: usize, rows: *mut f32, ld_rows: usize);
@@ -65,6 +105,7 @@ pub(crate) type Largest = unsafe fn(rows: *const f32, ld: usize, n: usize, d: us
 #[derive(Clone, Copy)]
 pub(crate) struct GradientParts {
     pub softmax_gradient: SoftmaxGradientParts,
+    pub strip: GradientStrip,
     pub add_transposed: AddTransposed,
     pub scale_rows: ScaleRows,
     pub largest: Largest,

@@ -1,13 +1,14 @@
 //! The backward pass on parts, element by element.
 
-use super::parts::split;
+use super::parts::{self, split};
 use crate::kernels::SCORE_LD;
-use crate::kernels::gradient::{GradientParts, PartsStrip};
-use crate::kernels::parts::{STEP, at_a, at_b};
+use crate::kernels::gradient::{GradientParts, PartsStrip, StripOfParts};
+use crate::kernels::parts::{STEP, at_a, at_b, panel_len, row_len};
 
 /// The twins of every table that has such kernels.
 pub(crate) const TABLE: GradientParts = GradientParts {
     softmax_gradient,
+    strip,
     add_transposed,
     scale_rows,
     largest,
@@ -53,6 +54,34 @@ unsafe fn softmax_gradient(strip: &PartsStrip, p_parts: usize, ds_parts: usize, 
                 let to = panel.add(at_b(i, j % STEP, STEP, ds_parts, STEP));
                 put(ds, ds_parts, to, STEP * STEP);
             }
+        }
+    }
+}
+
+unsafe fn strip(call: &StripOfParts) {
+    let product = parts::table::<STEP, STEP>().product;
+    let strip = &call.strip;
+    let queries = strip.n / STEP;
+    for (of, out) in [(&call.scores, strip.s), (&call.dp, strip.dp)] {
+        let lda = row_len(of.columns, of.terms.parts_of_a());
+        let panel = panel_len(of.columns, of.terms.parts_of_b(), STEP);
+        let steps = of.columns.div_ceil(STEP);
+        product(
+            of.terms, of.a, lda, of.b, panel, steps, STEP, queries, false, out, SCORE_LD,
+        );
+    }
+    let p_parts = call.dv.terms.parts_of_a();
+    let p_parts = if call.dv.out.is_null() { 0 } else { p_parts };
+    softmax_gradient(strip, p_parts, call.dk.terms.parts_of_a(), false);
+    for (sum, a, lda) in [
+        (&call.dv, strip.p, strip.ldp),
+        (&call.dk, strip.ds, strip.ldds),
+    ] {
+        if !sum.out.is_null() {
+            product(
+                sum.terms, a, lda, sum.b, sum.panel, queries, STEP, sum.panels, true, sum.out,
+                sum.ld,
+            );
         }
     }
 }

@@ -94,8 +94,8 @@ fn check_gradient(
     ] {
         let if_wanted = |ptr: *mut u16| if ds_parts > 0 { ptr } else { null_mut() };
         let strip = PartsStrip {
-            s: s.as_ptr(),
-            dp: dp.as_ptr(),
+            s: s.as_ptr().cast_mut(),
+            dp: dp.as_ptr().cast_mut(),
             n,
             scale: 0.75,
             l: l.as_ptr(),

@@ -22,6 +22,7 @@ mod parts;
 mod product;
 mod scores;
 mod softmax;
+mod strip;
 mod sums;
 mod values;
 
@@ -78,6 +79,7 @@ pub(crate) static TABLE: Kernels = Kernels {
     gradient: GradientKernels {
         parts: Some(GradientParts {
             softmax_gradient: gradient::softmax_gradient,
+            strip: strip::strip,
             add_transposed: gradient::add_transposed,
             scale_rows: gradient::scale_rows,
             largest: gradient::largest,

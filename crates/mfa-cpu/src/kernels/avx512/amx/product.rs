@@ -194,8 +194,30 @@ pub(super) unsafe fn product(
     o: *mut f32,
     ldo: usize,
 ) {
-    debug_assert!(steps > 0);
     let tiles = Tiles::new(0);
+    with_tiles(
+        &tiles, terms, a, lda, b, panel, steps, rows, panels, add, o, ldo,
+    );
+    drop(tiles);
+}
+
+/// [`product`] where tiles are in use, those of whole steps.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn with_tiles(
+    _: &Tiles,
+    terms: Terms,
+    a: *const u16,
+    lda: usize,
+    b: *const u16,
+    panel: usize,
+    steps: usize,
+    rows: usize,
+    panels: usize,
+    add: bool,
+    o: *mut f32,
+    ldo: usize,
+) {
+    debug_assert!(steps > 0);
     macro_rules! by_terms {
         ($b:ident, $more:ident, $o:ident, $second:ident: $($terms:ident => $sums:ident),+ $(,)?) => {
             match terms {
@@ -232,7 +254,6 @@ pub(super) unsafe fn product(
             );
         }
     }
-    drop(tiles);
 }
 
 const _: () = assert!(MR == 32 && 4 * NR == 128 && STEP == 32);
