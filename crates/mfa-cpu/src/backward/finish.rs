@@ -19,20 +19,33 @@ pub(super) struct Finish<'a> {
 impl Finish<'_> {
     /// Scales, clips and writes an accumulated row.
     pub(super) fn row(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
+        self.apply(b, h, n, row);
+        store_row(self.gradient, b, h, n, row);
+    }
+
+    /// Finishes a row that was accumulated where it is written.
+    pub(super) fn row_in_place(&self, b: usize, h: usize, n: usize) {
+        if self.scale == 1.0 && !self.clip {
+            return;
+        }
+        let columns = self.gradient.shape[3];
+        if self.gradient.strides[3] == 1 {
+            let at = self.gradient.at(b, h, n, 0).cast::<f32>();
+            // SAFETY: the gradient is FP32 and has these columns, one after the other; rows belong to one worker.
+            let row = unsafe { std::slice::from_raw_parts_mut(at, columns) };
+            return self.apply(b, h, n, row);
+        }
+        let mut row = vec![0.0; columns];
+        load_row(self.gradient, b, h, n, &mut row);
+        self.row(b, h, n, &mut row);
+    }
+
+    fn apply(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
         if self.scale != 1.0 {
             row.iter_mut().for_each(|x| *x *= self.scale);
         }
         if self.clip {
             self.clip_row(b, h, n, row);
-        }
-        store_row(self.gradient, b, h, n, row);
-    }
-
-    /// Finishes a row that was accumulated where it is written.
-    pub(super) fn row_in_place(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
-        if self.scale != 1.0 || self.clip {
-            load_row(self.gradient, b, h, n, row);
-            self.row(b, h, n, row);
         }
     }
 
@@ -65,6 +78,19 @@ impl Finish<'_> {
         if quant.rotated {
             hadamard::rotate(row);
         }
+    }
+}
+
+/// Zeroes a row of a gradient.
+pub(super) fn clear_row(tensor: &Tensor, b: usize, h: usize, n: usize) {
+    let (at, columns) = (tensor.at(b, h, n, 0).cast::<f32>(), tensor.shape[3]);
+    if tensor.strides[3] == 1 {
+        // SAFETY: the gradient is FP32 and has these columns, one after the other.
+        return unsafe { at.write_bytes(0, columns) };
+    }
+    for c in 0..columns {
+        // SAFETY: the gradient is FP32 and has these columns.
+        unsafe { at.add(c * tensor.strides[3]).write(0.0) };
     }
 }
 

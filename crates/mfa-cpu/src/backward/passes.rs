@@ -5,7 +5,7 @@ use std::ptr::null_mut;
 
 use super::cell::{Cells, Sum, Want};
 use super::check::Backward;
-use super::finish::{Finish, load_row};
+use super::finish::{Finish, clear_row, load_row};
 use super::plan::{Head, Plan};
 use super::scratch::padded;
 use crate::forward::store_row;
@@ -94,6 +94,37 @@ fn runs(range: Range<usize>, length: usize) -> impl Iterator<Item = (usize, usiz
     range
         .step_by(length)
         .map(move |from| (from, length.min(end - from)))
+}
+
+/// dQ, which blocks of keys add to where it is written. Its rows are zeroed just before the first block adds to them and
+/// finished just after the last did, while they are in the cache.
+struct Accumulated<'a> {
+    finish: Finish<'a>,
+    gradient: &'a Tensor,
+    /// Whether the block of keys is the first, and the last.
+    first: bool,
+    last: bool,
+}
+
+impl Accumulated<'_> {
+    /// Before a block of keys adds to these rows.
+    fn begin(&self, sequence: &Sequence, head: usize, rows: Range<usize>) {
+        if self.first {
+            for row in rows {
+                clear_row(self.gradient, sequence.batch, head, sequence.q0 + row);
+            }
+        }
+    }
+
+    /// After it.
+    fn end(&self, sequence: &Sequence, head: usize, rows: Range<usize>) {
+        if self.last {
+            for row in rows {
+                self.finish
+                    .row_in_place(sequence.batch, head, sequence.q0 + row);
+            }
+        }
+    }
 }
 
 const NO_SUM: Sum = Sum {
@@ -191,12 +222,16 @@ impl Cells<'_> {
         let (Some(finish), Some(gradient)) = (self.finish_query(), &self.call.grad_query) else {
             return;
         };
-        let mut row = vec![0f32; problem.d];
-        let heads = at.kv_head * problem.group..(at.kv_head + 1) * problem.group;
-        let rows = sequence.q0..sequence.q0 + sequence.nq;
-        for head in heads.clone() {
-            for n in rows.clone() {
-                store_row(gradient, sequence.batch, head, n, &row);
+        let mut query = Accumulated {
+            finish,
+            gradient,
+            first: true,
+            last: sequence.nk == 0,
+        };
+        if query.last {
+            for head in self.group(at.kv_head) {
+                query.begin(sequence, head, 0..sequence.nq);
+                query.end(sequence, head, 0..sequence.nq);
             }
         }
         for (first, n) in runs(0..sequence.nk, self.plan.block_keys) {
@@ -205,18 +240,21 @@ impl Cells<'_> {
                 head: at.kv_head,
                 rows: first..first + n,
             };
+            query.first = first == 0;
+            query.last = first + n == sequence.nk;
             // SAFETY: by this function's contract.
-            unsafe { self.keys(&block, Some(gradient)) };
-        }
-        for head in heads {
-            for n in rows.clone() {
-                finish.row_in_place(sequence.batch, head, n, &mut row);
-            }
+            unsafe { self.keys(&block, Some(&query)) };
         }
     }
 
-    /// dK and dV of a block of keys; adds to dQ, without the softmax scale, if it is given.
-    unsafe fn keys(&self, block: &Block<'_>, dq: Option<&Tensor>) {
+    /// The query heads of a key/value head.
+    fn group(&self, kv_head: usize) -> Range<usize> {
+        let group = self.call.problem.group;
+        kv_head * group..(kv_head + 1) * group
+    }
+
+    /// dK and dV of a block of keys; adds to dQ, if it is given.
+    unsafe fn keys(&self, block: &Block<'_>, dq: Option<&Accumulated<'_>>) {
         let (call, scratch) = (self.call, self.scratch);
         let (problem, options) = (&call.problem, &call.problem.options);
         let (sequence, kv_head, n) = (block.sequence, block.head, block.rows.len());
@@ -236,20 +274,35 @@ impl Cells<'_> {
             scratch.dv.write_bytes(0, n * ldv);
             let lo = sequence.seen_by(options, block.rows.start).0;
             let hi = sequence.seen_by(options, block.rows.end - 1).1;
+            let (lo, hi) = if lo < hi { (lo, hi) } else { (0, 0) };
+            if let Some(dq) = dq {
+                for head in self.group(kv_head) {
+                    for unseen in [0..lo, hi..sequence.nq] {
+                        dq.begin(sequence, head, unseen.clone());
+                        dq.end(sequence, head, unseen);
+                    }
+                }
+            }
             if lo < hi {
                 let keys = self.pack_keys(sequence, kv_head, block.rows.start, n, want);
-                for head in kv_head * problem.group..(kv_head + 1) * problem.group {
+                for head in self.group(kv_head) {
                     for (first, n) in runs(lo..hi, self.plan.block_queries) {
                         let queries = self.pack_queries(sequence, head, first, n, want);
                         let at = (sequence.batch, head, sequence.q0 + first);
-                        let in_place = dq.and_then(|tensor| self.in_place(tensor, at));
+                        let in_place = dq.and_then(|dq| self.in_place(dq.gradient, at));
                         let sum = in_place.unwrap_or(self.dq_scratch());
-                        if dq.is_some() && in_place.is_none() {
-                            sum.ptr.write_bytes(0, n * sum.ld);
+                        if let Some(dq) = dq {
+                            dq.begin(sequence, head, first..first + n);
+                            if in_place.is_none() {
+                                sum.ptr.write_bytes(0, n * sum.ld);
+                            }
                         }
                         self.add(sequence, kv_head, &queries, &keys, want, sum);
-                        if let (Some(tensor), None) = (dq, in_place) {
-                            self.add_to_rows(tensor, at, n, sum);
+                        if let Some(dq) = dq {
+                            if in_place.is_none() {
+                                self.add_to_rows(dq.gradient, at, n, sum);
+                            }
+                            dq.end(sequence, head, first..first + n);
                         }
                     }
                 }

@@ -1,7 +1,5 @@
 //! What is one number per row or per head: D, and the gradient of the sinks.
 
-use std::ops::Range;
-
 use super::bias::Bias;
 use super::cell::DValues;
 use super::check::Backward;
@@ -12,6 +10,8 @@ use crate::tensor::Tensor;
 
 /// Rows of an item.
 const CHUNK: usize = 128;
+/// Rows that are expanded at a time: they stay in the first-level cache until they are multiplied.
+const RUN: usize = 32;
 
 /// Items of [`from_output`].
 pub(super) fn items(call: &Backward) -> usize {
@@ -34,49 +34,42 @@ pub(super) fn from_output(
     let (b, h) = (head / heads, head % heads);
     let rows = chunk * CHUNK..((chunk + 1) * CHUNK).min(rows);
     let columns = call.problem.dv;
-    let mut lines = vec![0f32; 2 * CHUNK * columns];
-    let (o_lines, grad_lines) = lines.split_at_mut(CHUNK * columns);
-    let o = lines_of(output, kernels, (b, h), rows.clone(), o_lines);
-    let grad = lines_of(&call.grad_output, kernels, (b, h), rows.clone(), grad_lines);
-    for (i, row) in rows.enumerate() {
-        let mut sum = dot(o(i), grad(i));
-        if !sum.is_finite() && sees_nothing(call, bias, b, h, row) {
-            sum = 0.0;
+    let mut lines = vec![0f32; 2 * RUN * columns];
+    let (o_lines, grad_lines) = lines.split_at_mut(RUN * columns);
+    let mut sums = [0f32; RUN];
+    for first in rows.clone().step_by(RUN) {
+        let n = RUN.min(rows.end - first);
+        let (o, ldo) = lines_of(output, kernels, (b, h), first, n, o_lines);
+        let (grad, ld) = lines_of(&call.grad_output, kernels, (b, h), first, n, grad_lines);
+        // In f64: D is subtracted from each dP of its row, so that its error is one that all of them share.
+        // SAFETY: rows of both tensors, or of their lines.
+        unsafe { (kernels.gradient.row_dots)(o, ldo, grad, ld, n, columns, sums.as_mut_ptr()) };
+        for (row, &sum) in (first..).zip(&sums[..n]) {
+            let hidden = !sum.is_finite() && sees_nothing(call, bias, b, h, row);
+            d.write(b, h, row, if hidden { 0.0 } else { sum });
         }
-        d.write(b, h, row, sum);
     }
 }
 
-/// Rows as floats: in place, or expanded to `out`.
-fn lines_of<'a>(
-    tensor: &'a Tensor,
+/// Rows as floats, and their distance: in place, or expanded to `out`.
+fn lines_of(
+    tensor: &Tensor,
     kernels: &Kernels,
     (b, h): (usize, usize),
-    rows: Range<usize>,
-    out: &'a mut [f32],
-) -> impl Fn(usize) -> &'a [f32] {
-    let columns = tensor.shape[3];
-    let (first, stride): (*const f32, usize) = if tensor.is_plain_f32() {
-        (tensor.at(b, h, rows.start, 0).cast(), tensor.strides[2])
-    } else {
-        let (out, n) = (out.as_mut_ptr(), rows.len());
-        // SAFETY: rows of the tensor into as many floats.
-        unsafe { tensor.expand(kernels, (b, h), rows.start, n, Basis::STORED, out, columns) };
-        (out, columns)
-    };
-    // SAFETY: rows of the tensor, or of `out`, which is borrowed for as long.
-    move |i| unsafe { std::slice::from_raw_parts(first.add(i * stride), columns) }
-}
-
-/// In f64: D is subtracted from each dP of its row, so that its error is one that all of them share.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f64; 8];
-    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
-        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-            *lane += f64::from(*a) * f64::from(*b);
-        }
+    first: usize,
+    n: usize,
+    out: &mut [f32],
+) -> (*const f32, usize) {
+    if tensor.is_plain_f32() {
+        return (tensor.at(b, h, first, 0).cast(), tensor.strides[2]);
     }
-    lanes.iter().sum::<f64>() as f32
+    let columns = tensor.shape[3];
+    // SAFETY: rows of the tensor into as many floats.
+    unsafe {
+        let out = out.as_mut_ptr();
+        tensor.expand(kernels, (b, h), first, n, Basis::STORED, out, columns);
+        (out, columns)
+    }
 }
 
 /// Whether a row of the tensors has no key to attend to: then O is 0, and D too, whatever dO holds.

@@ -21,6 +21,18 @@ pub(crate) type WeightedSums =
 pub(crate) type Transpose =
     unsafe fn(rows: *const f32, ld: usize, n: usize, d: usize, out: *mut f32, out_ld: usize);
 
+/// `out[i] = sum_c a[i][c] * b[i][c]` for `n` rows of `d` floats, `lda` and `ldb` apart: in f64, as eight sums of every
+/// eighth product each, which are added up in order.
+pub(crate) type RowDots = unsafe fn(
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    ldb: usize,
+    n: usize,
+    d: usize,
+    out: *mut f32,
+);
+
 /// What [`SoftmaxGradientParts`] reads and writes: a strip of [`STEP`] keys by `n` queries, a multiple of [`STEP`].
 #[derive(Clone, Copy)]
 pub(crate) struct PartsStrip {
@@ -119,5 +131,6 @@ pub(crate) struct GradientKernels {
     pub softmax_gradient: SoftmaxGradient,
     pub weighted_sums: WeightedSums,
     pub transpose: Transpose,
+    pub row_dots: RowDots,
     pub parts: Option<GradientParts>,
 }

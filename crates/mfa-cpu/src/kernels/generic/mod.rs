@@ -95,6 +95,7 @@ macro_rules! floats {
                     softmax_gradient,
                     weighted_sums,
                     transpose,
+                    row_dots,
                     parts: None,
                 },
             }
@@ -376,6 +377,19 @@ macro_rules! floats {
             out_ld: usize,
         ) {
             gradient::transpose::<$simd>(rows, ld, n, d, out, out_ld);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn row_dots(
+            a: *const f32,
+            lda: usize,
+            b: *const f32,
+            ldb: usize,
+            n: usize,
+            d: usize,
+            out: *mut f32,
+        ) {
+            gradient::row_dots(a, lda, b, ldb, n, d, out);
         }
     };
 }

@@ -93,3 +93,22 @@ pub(super) unsafe fn transpose(
         }
     }
 }
+
+/// See [`crate::kernels::gradient::RowDots`].
+pub(super) unsafe fn row_dots(
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    ldb: usize,
+    n: usize,
+    d: usize,
+    out: *mut f32,
+) {
+    for i in 0..n {
+        let mut sums = [0f64; 8];
+        for c in 0..d {
+            sums[c % 8] += f64::from(*a.add(i * lda + c)) * f64::from(*b.add(i * ldb + c));
+        }
+        *out.add(i) = sums.iter().fold(0.0, |total, sum| total + sum) as f32;
+    }
+}

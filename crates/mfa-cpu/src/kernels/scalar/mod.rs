@@ -80,6 +80,7 @@ pub(crate) const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(
             softmax_gradient: gradient::softmax_gradient,
             weighted_sums: gradient::weighted_sums,
             transpose: gradient::transpose,
+            row_dots: gradient::row_dots,
             parts: None,
         },
     }

@@ -191,3 +191,33 @@ fn transpose() {
         }
     }
 }
+
+#[test]
+fn row_dots() {
+    let mut random = Random(35);
+    for (table, twin) in tables() {
+        for (n, d) in [(1, 1), (3, 7), (2, 8), (5, 33), (32, 64), (3, 200)] {
+            let (lda, ldb) = (d + random.below(3), d + random.below(3));
+            let (a, b) = (
+                random.floats((n - 1) * lda + d),
+                random.floats((n - 1) * ldb + d),
+            );
+            let (mut got, mut want) = (Guarded::new(n, 0f32), vec![0f32; n]);
+            for (kernel, out) in [
+                (table.gradient.row_dots, got.as_mut_ptr()),
+                (twin.gradient.row_dots, want.as_mut_ptr()),
+            ] {
+                // SAFETY: `n` rows of `d` floats.
+                unsafe { kernel(a.as_ptr(), lda, b.as_ptr(), ldb, n, d, out) };
+            }
+            got.check("sums");
+            assert!(got[..] == want[..], "{}: {n} x {d}", table.isa);
+            for (i, x) in want.iter().enumerate() {
+                let products =
+                    (0..d).map(|c| f64::from(a[i * lda + c]) * f64::from(b[i * ldb + c]));
+                let exact = products.sum::<f64>();
+                assert!((f64::from(*x) - exact).abs() <= f64::from(EPSILON) * (exact.abs() + 1e-6));
+            }
+        }
+    }
+}
