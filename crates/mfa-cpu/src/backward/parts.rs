@@ -19,7 +19,7 @@ use super::plan::Products;
 use super::scratch::padded;
 use crate::forward::LOG2_E;
 use crate::kernels::gradient::{GradientParts, PartsFactors, PartsStrip, PartsSum, StripOfParts};
-use crate::kernels::parts::{PartKernels, STEP, Terms, panel_len, row_len};
+use crate::kernels::parts::{PartKernels, STEP, Terms, long_row_len, panel_len, row_len};
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::problem::Sequence;
 
@@ -29,12 +29,6 @@ struct Unit<'a> {
     parts: &'a PartKernels,
     gradient: GradientParts,
     products: Products,
-}
-
-/// From a row of P or dS as A to the next, for `queries` terms: never a multiple of 512 bytes, of which sixteen rows of a
-/// tile would lie in few sets of the first-level cache.
-pub(super) const fn weights_len(queries: usize, parts: usize) -> usize {
-    row_len(queries, parts) + STEP
 }
 
 /// Whether an instruction set has the kernels of this module, with strips and panels of a step.
@@ -154,7 +148,7 @@ impl<'a> Cells<'a> {
             if want.dq {
                 let parts = products.ds.parts_of_a();
                 for c in (0..d).step_by(STEP) {
-                    let out = scratch.k_transposed.add(c * row_len(n, parts));
+                    let out = scratch.k_transposed.add(c * long_row_len(n, parts));
                     let columns = STEP.min(d - c);
                     let from = rows.ptr.add(c);
                     finite &= (pack.pack_transposed)(parts, from, rows.ld, n, columns, out);
@@ -315,9 +309,9 @@ impl<'a> Cells<'a> {
                         null_mut()
                     },
                     p: weights.p,
-                    ldp: weights_len(n, p_parts),
+                    ldp: long_row_len(n, p_parts),
                     ds: if_wanted(want.dk, weights.ds),
-                    ldds: weights_len(n, ds_parts),
+                    ldds: long_row_len(n, ds_parts),
                     columns: if_wanted(want.dq, weights.ds_columns.wrapping_add(step)),
                     panel,
                 },
@@ -368,7 +362,7 @@ impl<'a> Cells<'a> {
     unsafe fn add_dq_parts(&self, unit: Unit<'_>, patch: &Patch<'_>, dq: Sum) {
         let (problem, scratch) = (&self.call.problem, &self.scratch.parts);
         let (d, terms) = (problem.d, unit.products.ds);
-        let lda = row_len(patch.keys, terms.parts_of_a());
+        let lda = long_row_len(patch.keys, terms.parts_of_a());
         let panel = panel_len(patch.keys, terms.parts_of_b(), STEP);
         // The steps of keys that a step of queries sees.
         let visible = |at: usize| {

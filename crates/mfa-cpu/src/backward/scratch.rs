@@ -1,9 +1,8 @@
 //! A worker's memory.
 
 use super::check::Backward;
-use super::parts::weights_len;
 use super::plan::{Plan, Products};
-use crate::kernels::parts::{STEP, Terms};
+use crate::kernels::parts::{STEP, Terms, long_row_len};
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::memory::Arena;
 
@@ -84,7 +83,7 @@ impl PartsWeights {
     fn lay_out(arena: &mut Arena, plan: &Plan) -> Self {
         let (queries, keys) = (plan.block_queries, plan.block_keys);
         let strip = |terms: fn(Products) -> Terms| {
-            let row = |p: Products| weights_len(queries, terms(p).parts_of_a());
+            let row = |p: Products| long_row_len(queries, terms(p).parts_of_a());
             plan.products.map_or(0, |p| STEP * row(p))
         };
         PartsWeights {
@@ -115,7 +114,9 @@ impl PartsScratch {
             do_panels: arena.take(size(queries, dv, |p| p.p)),
             k: arena.take(size(keys, d, |p| p.scores)),
             v: arena.take(size(keys, dv, |p| p.dp)),
-            k_transposed: arena.take(size(keys, d, |p| p.ds)),
+            k_transposed: arena.take(plan.products.map_or(0, |p| {
+                d.next_multiple_of(STEP) * long_row_len(keys, p.ds.parts_of_a())
+            })),
             dq: arena.take(plan.products.map_or(0, |_| transposed)),
         }
     }

@@ -97,6 +97,12 @@ pub(crate) const fn row_len(terms: usize, parts: usize) -> usize {
     terms.div_ceil(STEP) * parts * STEP
 }
 
+/// The same where there are many terms: of a row with a multiple of 512 bytes, sixteen, which are a tile, would lie in few
+/// sets of the first-level cache.
+pub(crate) const fn long_row_len(terms: usize, parts: usize) -> usize {
+    row_len(terms, parts) + STEP
+}
+
 /// Elements of a panel of B with `nr` columns.
 pub(crate) const fn panel_len(terms: usize, parts: usize, nr: usize) -> usize {
     row_len(terms, parts) * nr
@@ -145,7 +151,8 @@ pub(crate) type Rescale =
 pub(crate) struct PartKernels {
     /// A, whose row `i` is row `i`, for `n <= mr`; the other rows become 0.
     pub pack_rows: PackParts,
-    /// A, whose row `i` is column `i`, for `d <= mr`, and whose terms are the rows; the other rows become 0.
+    /// A, whose row `i` is column `i`, for `d <= mr`, and whose terms are the rows; the other rows become 0. Its rows are
+    /// [`long_row_len`] apart.
     pub pack_transposed: PackParts,
     /// B, whose column `c` is row `c`.
     pub pack_columns: PackParts,

@@ -1,7 +1,9 @@
 //! Products of parts: see [`crate::kernels::parts`].
 
 use super::softmax;
-use crate::kernels::parts::{MAX_PARTS, PartKernels, STEP, Terms, at_a, at_b, bf16, row_len};
+use crate::kernels::parts::{
+    MAX_PARTS, PartKernels, STEP, Terms, at_a, at_b, bf16, long_row_len, row_len,
+};
 use crate::kernels::{KB, MAX_MR, RowState, SCORE_LD};
 
 /// The twins for strips of `MR` rows and panels of `NR` columns.
@@ -98,8 +100,8 @@ impl Source {
         finite
     }
 
-    unsafe fn pack_a<const MR: usize>(&self, parts: usize, out: *mut u16) -> bool {
-        let len = row_len(self.terms, parts);
+    /// Rows `len` elements apart.
+    unsafe fn pack_a<const MR: usize>(&self, parts: usize, len: usize, out: *mut u16) -> bool {
         self.pack(parts, MR, out, STEP, |i, t| i * len + at_a(t, parts))
     }
 
@@ -118,7 +120,7 @@ unsafe fn pack_rows<const MR: usize>(
     d: usize,
     out: *mut u16,
 ) -> bool {
-    Source::rows(rows, ld, n, d).pack_a::<MR>(parts, out)
+    Source::rows(rows, ld, n, d).pack_a::<MR>(parts, row_len(d, parts), out)
 }
 
 unsafe fn pack_transposed<const MR: usize>(
@@ -129,7 +131,7 @@ unsafe fn pack_transposed<const MR: usize>(
     d: usize,
     out: *mut u16,
 ) -> bool {
-    Source::columns(rows, ld, n, d).pack_a::<MR>(parts, out)
+    Source::columns(rows, ld, n, d).pack_a::<MR>(parts, long_row_len(n, parts), out)
 }
 
 unsafe fn pack_columns<const NR: usize>(

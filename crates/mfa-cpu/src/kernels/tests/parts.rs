@@ -3,7 +3,8 @@
 use super::memory::Guarded;
 use super::{Random, tables};
 use crate::kernels::parts::{
-    MAX_PARTS, PackParts, PartKernels, STEP, Terms, bf16, exact_dot, panel_len, restore, row_len,
+    MAX_PARTS, PackParts, PartKernels, STEP, Terms, bf16, exact_dot, long_row_len, panel_len,
+    restore, row_len,
 };
 use crate::kernels::scalar::{self, parts as twin};
 use crate::kernels::{KB, Kernels, RowState, SCORE_LD};
@@ -83,7 +84,7 @@ fn packing_is_that_of_the_twin() {
         // Kernel, twin, most rows, most columns, elements of the result.
         type Size = fn(usize, usize, usize, usize, usize) -> usize;
         let a_rows: Size = |_, d, parts, mr, _| mr * row_len(d, parts);
-        let a_columns: Size = |n, _, parts, mr, _| mr * row_len(n, parts);
+        let a_columns: Size = |n, _, parts, mr, _| mr * long_row_len(n, parts);
         let b_rows: Size = |n, d, parts, _, nr| n.div_ceil(nr) * panel_len(d, parts, nr);
         let b_columns: Size = |n, d, parts, _, nr| d.div_ceil(nr) * panel_len(n, parts, nr);
         let cases: [(&str, PackParts, PackParts, usize, usize, Size); 4] = [

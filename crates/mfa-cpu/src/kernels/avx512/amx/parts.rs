@@ -6,7 +6,7 @@ use super::{MR, NR};
 use crate::kernels::RowState;
 use crate::kernels::avx512::vector::{Plain, Zmm};
 use crate::kernels::generic::softmax;
-use crate::kernels::parts::{MAX_PARTS, STEP, panel_len, row_len};
+use crate::kernels::parts::{MAX_PARTS, STEP, long_row_len, panel_len, row_len};
 use crate::kernels::simd::Simd;
 
 /// The largest bits of a magnitude that does not round to infinity.
@@ -217,7 +217,7 @@ mod of {
     ) -> bool {
         let mut finite = true;
         let mut squares = Squares([[0; 256]; MAX_PARTS]);
-        let len = row_len(n, PARTS);
+        let len = long_row_len(n, PARTS);
         for c in (0..MR).step_by(16) {
             let width = d.saturating_sub(c);
             for t in (0..n).step_by(STEP) {
