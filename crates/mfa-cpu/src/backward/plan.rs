@@ -78,14 +78,14 @@ const BLOCKS: [(usize, usize, usize); 4] = [
     (544, KB / 2, 144),
     (usize::MAX, KB / 4, 72),
 ];
-/// The same with products of parts, by the number of parts: packing queries costs more beside them, so that blocks of keys
-/// are as long as the cache lets them be.
-const PARTS_BLOCKS: [(usize, usize, [usize; 3]); 4] = [
-    // columns of Q and V, queries of a block, keys of a block of one, two and three parts
-    (160, KB, [1024, 512, 192]),
-    (288, KB, [512, 256, 128]),
-    (544, KB / 2, [256, 128, 96]),
-    (usize::MAX, KB / 4, [128, 96, 64]),
+/// The same with products of parts: packing queries costs more beside them, so that blocks of keys are as long as the
+/// cache lets them be, and shorter blocks of queries leave room for more keys.
+const PARTS_BLOCKS: [(usize, [(usize, usize); 3]); 4] = [
+    // columns of Q and V, queries and keys of a block of one, two and three parts
+    (160, [(KB, 1024), (KB / 2, 512), (KB / 2, 288)]),
+    (288, [(KB, 512), (KB, 512), (KB / 2, 256)]),
+    (544, [(KB / 2, 256), (KB / 2, 128), (KB / 2, 96)]),
+    (usize::MAX, [(KB / 4, 128), (KB / 4, 96), (KB / 4, 64)]),
 ];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 1e5;
@@ -159,9 +159,7 @@ fn blocks(columns: usize, products: Option<Products>) -> (usize, usize) {
             PARTS_BLOCKS
                 .iter()
                 .find(|row| columns <= row.0)
-                .map_or((KB / 4, 64), |&(_, queries, keys)| {
-                    (queries, keys[parts - 1])
-                })
+                .map_or((KB / 4, 64), |row| row.1[parts - 1])
         }
     }
 }
