@@ -14,14 +14,16 @@ use std::ptr::null_mut;
 
 use super::bias::Patch;
 use super::cell::{Cells, Sum, Want, clear};
-use super::pack::{Keys, Queries};
+use super::pack::{Keys, Queries, Rows};
 use super::plan::Products;
 use super::scratch::padded;
 use crate::forward::LOG2_E;
 use crate::kernels::gradient::{GradientParts, PartsFactors, PartsStrip, PartsSum, StripOfParts};
 use crate::kernels::parts::{PartKernels, STEP, Terms, long_row_len, panel_len, row_len};
 use crate::kernels::{Kernels, SCORE_LD};
+use crate::precision::Precision;
 use crate::problem::Sequence;
+use crate::tensor::Tensor;
 
 /// Kernels and products of a plan that has them.
 #[derive(Clone, Copy)]
@@ -49,6 +51,15 @@ pub(super) fn fit(queries: &Queries, keys: &Keys) -> bool {
     };
     let large = |x: f32| x == 0.0 || x >= SMALL;
     [q, grad, k, v].into_iter().all(large) && (grad == 0.0 || v == 0.0 || grad * v >= SMALL_PRODUCT)
+}
+
+/// The largest magnitude of rows of a tensor; 1 where none is too small for [`fit`]: FP16 ends at 2^-24.
+unsafe fn largest_of(unit: Unit<'_>, tensor: &Tensor, rows: Rows, n: usize) -> f32 {
+    if tensor.precision == Precision::F16 {
+        return 1.0;
+    }
+    // SAFETY: `n` rows of the tensor, by the caller.
+    unsafe { (unit.gradient.largest)(rows.ptr, rows.ld, n, tensor.shape[3]) }
 }
 
 /// Packs all strips of `n` rows; returns whether all floats are finite.
@@ -99,7 +110,7 @@ impl<'a> Cells<'a> {
         // SAFETY: a block's rows, inside the tensor, and room for their parts.
         unsafe {
             let rows = self.rows(&call.problem.q, at, row, n);
-            largest[0] = (unit.gradient.largest)(rows.ptr, rows.ld, n, d);
+            largest[0] = largest_of(unit, &call.problem.q, rows, n);
             let parts = products.scores.parts_of_b();
             let mut finite = (pack.pack_columns)(parts, rows.ptr, rows.ld, n, d, scratch.q_columns);
             if want.dk {
@@ -110,7 +121,7 @@ impl<'a> Cells<'a> {
                 return finite.then_some(largest);
             }
             let rows = self.rows(&call.grad_output, at, row, n);
-            largest[1] = (unit.gradient.largest)(rows.ptr, rows.ld, n, dv);
+            largest[1] = largest_of(unit, &call.grad_output, rows, n);
             if want.dp() {
                 let parts = products.dp.parts_of_b();
                 finite &= (pack.pack_columns)(parts, rows.ptr, rows.ld, n, dv, scratch.do_columns);
@@ -142,7 +153,7 @@ impl<'a> Cells<'a> {
         // SAFETY: a block's rows, inside the tensor, and room for their parts.
         unsafe {
             let rows = self.rows(&problem.k, at, row, n);
-            largest[0] = (unit.gradient.largest)(rows.ptr, rows.ld, n, d);
+            largest[0] = largest_of(unit, &problem.k, rows, n);
             let parts = products.scores.parts_of_a();
             finite &= pack_strips(pack, parts, rows.ptr, rows.ld, n, d, scratch.k);
             if want.dq {
@@ -156,7 +167,7 @@ impl<'a> Cells<'a> {
             }
             if want.dp() {
                 let rows = self.rows(&problem.v, at, row, n);
-                largest[1] = (unit.gradient.largest)(rows.ptr, rows.ld, n, dv);
+                largest[1] = largest_of(unit, &problem.v, rows, n);
                 let parts = products.dp.parts_of_a();
                 finite &= pack_strips(pack, parts, rows.ptr, rows.ld, n, dv, scratch.v);
             }
