@@ -71,6 +71,8 @@ fn measure(table: &'static Kernels, threads: &[usize]) -> Vec<Ceiling> {
             operations,
             rounds,
         } in [peaks.f32, peaks.dot4, peaks.dot2]
+            .into_iter()
+            .chain(peaks.bf16)
         {
             add(name, unit, operations * 1000.0, &|| {
                 Box::new(move || rounds(1000))

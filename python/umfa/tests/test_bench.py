@@ -256,6 +256,24 @@ def test_ceiling_counts_products_softmax_and_bytes(made: Record) -> None:
     assert limits.seconds(decode, "int8_kv") == pytest.approx(8 * 32768 * 256 / 20e9)
 
 
+def test_training_is_held_against_the_peaks() -> None:
+    case = PRESETS["training"][0]
+    seven_products = 14 * 8 * 1024 * 1024 * 64
+    results = [result(case, "umfa", "bf16", seven_products / 600e9)]
+    grid = report.case_grid(case, results, ceilings.parse(CEILINGS, 2))
+    at = grid.headings.index("of FMA")
+    assert "of BF16" not in grid.headings
+    assert (grid.lines[0][at - 2], grid.lines[0][at]) == ("600", "200 %")
+    entry = {"name": "tdpbf16ps", "unit": "GFLOP/s", "by_threads": {"1": 1500.0, "2": 3000.0}}
+    limits = ceilings.parse({**CEILINGS, "ceilings": [*CEILINGS["ceilings"], entry]}, 2)
+    grid = report.case_grid(case, results, limits)
+    assert grid.headings[at : at + 2] == ["of FMA", "of BF16"]
+    assert grid.lines[0][at : at + 2] == ["200 %", "20 %"]
+    assert len(grid.lines[0]) == len(grid.headings)
+    forward = report.case_grid(PRESETS["seeds"][0], [], limits)
+    assert "of FMA" not in forward.headings
+
+
 def test_incomplete_ceilings_are_refused() -> None:
     with pytest.raises(ValueError, match="the ceilings of neon lack 'GFLOP/s'"):
         ceilings.parse({"isa": "neon", "ceilings": []}, 2)

@@ -11,6 +11,7 @@ pub(super) fn peaks(isa: Isa) -> Option<Peaks> {
         f32: peak("fmla", "GFLOP/s", 8.0, fmla),
         dot4,
         dot2: peak("smlal", "GOP/s", 8.0, smlal),
+        bf16: None,
     };
     match isa {
         Isa::NeonI8mm => Some(peaks(peak("usdot", "GOP/s", 32.0, usdot))),

@@ -23,6 +23,8 @@ pub(crate) struct Peaks {
     pub f32: Peak,
     pub dot4: Peak,
     pub dot2: Peak,
+    /// Products of bf16 in a unit of their own.
+    pub bf16: Option<Peak>,
 }
 
 fn peak(name: &'static str, unit: &'static str, operations: f64, rounds: fn(u64)) -> Peak {

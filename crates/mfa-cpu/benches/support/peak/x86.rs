@@ -12,6 +12,7 @@ pub(super) fn peaks(isa: Isa) -> Option<Peaks> {
             f32: peak("vfmadd231ps zmm", "GFLOP/s", 32.0, fma_512),
             dot4: peak("vpdpbusd zmm", "GOP/s", 128.0, dot4_512),
             dot2: peak("vpdpwssd zmm", "GOP/s", 64.0, dot2_512),
+            bf16: None,
         }),
         Isa::Avx512Amx => Some(Peaks {
             read: read_512,
@@ -19,24 +20,28 @@ pub(super) fn peaks(isa: Isa) -> Option<Peaks> {
             dot4: peak("tdpbusd", "GOP/s", 32768.0, tiles),
             // Products of 15 bits and 8 are two of 8 and 8.
             dot2: peak("tdpbusd, two for one", "GOP/s", 16384.0, tiles),
+            bf16: Some(peak("tdpbf16ps", "GFLOP/s", 16384.0, tiles_bf16)),
         }),
         Isa::Avx512 => Some(Peaks {
             read: read_512,
             f32: peak("vfmadd231ps zmm", "GFLOP/s", 32.0, fma_512),
             dot4: peak("vpmaddwd + vpaddd zmm", "GOP/s", 64.0, dot2_512_plain),
             dot2: peak("vpmaddwd + vpaddd zmm", "GOP/s", 64.0, dot2_512_plain),
+            bf16: None,
         }),
         Isa::Avx2Vnni => Some(Peaks {
             read: read_256,
             f32: peak("vfmadd231ps ymm", "GFLOP/s", 16.0, fma_256),
             dot4: peak("vpdpbusd ymm", "GOP/s", 64.0, dot4_vex),
             dot2: peak("vpdpwssd ymm", "GOP/s", 32.0, dot2_vex),
+            bf16: None,
         }),
         Isa::Avx2 => Some(Peaks {
             read: read_256,
             f32: peak("vfmadd231ps ymm", "GFLOP/s", 16.0, fma_256),
             dot4: peak("vpmaddwd + vpaddd ymm", "GOP/s", 32.0, dot2_256),
             dot2: peak("vpmaddwd + vpaddd ymm", "GOP/s", 32.0, dot2_256),
+            bf16: None,
         }),
         _ => None,
     }
@@ -138,41 +143,55 @@ read!(read_512, "zmm", "64");
 read!(read_256, "ymm", "32");
 
 /// Twelve products of whole tiles. Callers check that there are tiles, and that this process may use them.
-fn tiles(rounds: u64) {
-    #[repr(C, align(64))]
-    struct Config {
-        palette: [u8; 16],
-        row_bytes: [u16; 16],
-        rows: [u8; 16],
-    }
-    let mut config = Config {
-        palette: [0; 16],
-        row_bytes: [0; 16],
-        rows: [0; 16],
+macro_rules! tiles {
+    ($name:ident, $op:literal) => {
+        fn $name(rounds: u64) {
+            let config = TileShapes::new();
+            // SAFETY: all tiles used are declared, and given back.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{config}]",
+                    "2:",
+                    ".rept 3",
+                    concat!($op, " tmm0, tmm6, tmm7"),
+                    concat!($op, " tmm1, tmm6, tmm7"),
+                    concat!($op, " tmm2, tmm6, tmm7"),
+                    concat!($op, " tmm3, tmm6, tmm7"),
+                    ".endr",
+                    "dec {n}",
+                    "jnz 2b",
+                    "tilerelease",
+                    config = in(reg) &config,
+                    n = inout(reg) rounds => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm6") _, out("tmm7") _,
+                    options(readonly, nostack),
+                );
+            }
+        }
     };
-    config.palette[0] = 1;
-    config.row_bytes[..8].fill(64);
-    config.rows[..8].fill(16);
-    macro_rules! four {
-        () => {
-            "tdpbusd tmm0, tmm6, tmm7\ntdpbusd tmm1, tmm6, tmm7\ntdpbusd tmm2, tmm6, tmm7\ntdpbusd tmm3, tmm6, tmm7"
+}
+
+tiles!(tiles, "tdpbusd");
+tiles!(tiles_bf16, "tdpbf16ps");
+
+/// The operand of `ldtilecfg`: eight whole tiles.
+#[repr(C, align(64))]
+struct TileShapes {
+    palette: [u8; 16],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl TileShapes {
+    fn new() -> Self {
+        let mut shapes = TileShapes {
+            palette: [0; 16],
+            row_bytes: [0; 16],
+            rows: [0; 16],
         };
-    }
-    // SAFETY: all tiles used are declared, and given back.
-    unsafe {
-        asm!(
-            "ldtilecfg [{config}]",
-            "2:",
-            four!(),
-            four!(),
-            four!(),
-            "dec {n}",
-            "jnz 2b",
-            "tilerelease",
-            config = in(reg) &config,
-            n = inout(reg) rounds => _,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm6") _, out("tmm7") _,
-            options(readonly, nostack),
-        );
+        shapes.palette[0] = 1;
+        shapes.row_bytes[..8].fill(64);
+        shapes.rows[..8].fill(16);
+        shapes
     }
 }

@@ -25,6 +25,8 @@ class Ceilings:
     softmax_f32: float
     softmax_i16: float
     softmax_u8: float
+    # Products of bf16, where there is a unit for them and it was measured.
+    bf16: float | None = None
 
     def seconds(self, case: Case, storage: str) -> float:
         """The least time for a case: its products, its softmax and no overlap of the two.
@@ -53,7 +55,7 @@ def parse(data: dict[str, Any], threads: int) -> Ceilings:
     rates: dict[str, list[float]] = {}
     for entry in data["ceilings"]:
         name, unit = entry["name"], entry["unit"]
-        # The names of the first three are instructions, which differ by instruction set.
+        # The names of arithmetic are instructions, which differ by instruction set: their order counts.
         key = unit if unit in ("GFLOP/s", "GOP/s") else name.split(" (")[0]
         by_threads = {int(count): rate for count, rate in entry["by_threads"].items()}
         fitting = max((n for n in by_threads if n <= threads), default=min(by_threads))
@@ -68,6 +70,7 @@ def parse(data: dict[str, Any], threads: int) -> Ceilings:
             softmax_f32=rates["softmax step to f32"][0],
             softmax_i16=rates["softmax step to i16"][0],
             softmax_u8=rates["softmax step to u8"][0],
+            bf16=dict(enumerate(rates["GFLOP/s"])).get(1),
         )
     except (KeyError, IndexError) as error:
         raise ValueError(f"the ceilings of {data['isa']} lack {error}") from None

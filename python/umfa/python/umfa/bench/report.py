@@ -22,6 +22,9 @@ NOTES = (
     "3.5 times that. GB/s = bytes of K and V / t.",
     "Ceiling: the time that the products and the softmax would take at the measured peaks, one "
     "after the other (or that reading K and V would take, if longer), over the measured time.",
+    "Of FMA, of BF16: what is counted as GFLOP/s over the peak of FP32 multiply-adds, and over that of "
+    "the unit for bf16: for forward and backward 4 B H N^2 D + 10 B H N^2 D, seven products, however "
+    "many products of bf16 make up one of theirs.",
     "x FP32, x any: the time of the fastest peer in FP32, and in any format, over ours.",
     "Error: RMSE relative to the RMS of float64 attention on the FP32 operands, so rounding of "
     "operands is part of it; for gradients, the largest of dQ, dK and dV.",
@@ -83,12 +86,27 @@ def case_grid(case: Case, results: Sequence[Result], limits: Ceilings | None) ->
     neighbour = any(row.result.slowdown is not None for row in found)
     if neighbour:
         headings.append("slowdown")
+    peaks = _peaks(case, limits)
+    headings[5:5] = peaks
     grid = Grid(f"{case.preset}: {case.label}{kind}", headings)
     for row in found:
         if row.result.median is not None:
             cells = _cells(row)
+            cells[5:5] = [_percent((row.rate or 0.0) * 1e9 / peak) for peak in peaks.values()]
             grid.add(cells if neighbour else cells[:-1], row.ours)
     return grid
+
+
+def _peaks(case: Case, limits: Ceilings | None) -> dict[str, float]:
+    """Headings and peaks that the rate of training is held against."""
+    if case.kind != TRAINING or limits is None:
+        return {}
+    peaks = {"of FMA": limits.fma, "of BF16": limits.bf16}
+    return {heading: peak for heading, peak in peaks.items() if peak is not None}
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def _cells(row: Row) -> list[str]:
@@ -99,7 +117,7 @@ def _cells(row: Row) -> list[str]:
         number(median, 4),
         number(minimum, 4),
         number(row.rate),
-        "" if row.ceiling is None else f"{100 * row.ceiling:.0f} %",
+        _percent(row.ceiling),
         number(row.ratio_fp32),
         number(row.ratio_any),
         number(r.error, 2),
