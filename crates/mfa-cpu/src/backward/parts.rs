@@ -9,6 +9,8 @@
 //!     dK  += dS^T Q
 //! dQ^T = K^T dS^T, added to dQ
 //! ```
+//!
+//! Where nothing is masked, all that a strip does is one kernel.
 
 use std::ptr::null_mut;
 

@@ -55,7 +55,7 @@ def parse(data: dict[str, Any], threads: int) -> Ceilings:
     rates: dict[str, list[float]] = {}
     for entry in data["ceilings"]:
         name, unit = entry["name"], entry["unit"]
-        # The names of arithmetic are instructions, which differ by instruction set: their order counts.
+        # The names of arithmetic are instructions, which differ by instruction set: order counts.
         key = unit if unit in ("GFLOP/s", "GOP/s") else name.split(" (")[0]
         by_threads = {int(count): rate for count, rate in entry["by_threads"].items()}
         fitting = max((n for n in by_threads if n <= threads), default=min(by_threads))

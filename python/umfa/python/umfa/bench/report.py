@@ -22,9 +22,9 @@ NOTES = (
     "3.5 times that. GB/s = bytes of K and V / t.",
     "Ceiling: the time that the products and the softmax would take at the measured peaks, one "
     "after the other (or that reading K and V would take, if longer), over the measured time.",
-    "Of FMA, of BF16: what is counted as GFLOP/s over the peak of FP32 multiply-adds, and over that of "
-    "the unit for bf16: for forward and backward 4 B H N^2 D + 10 B H N^2 D, seven products, however "
-    "many products of bf16 make up one of theirs.",
+    "Of FMA, of BF16: GFLOP/s over the peak of FP32 multiply-adds, and over that of the unit for "
+    "bf16 where it was measured. Counted are 4 B H N^2 D forward and 10 B H N^2 D backward, "
+    "however many products of bf16 make up one of FP16 or FP32.",
     "x FP32, x any: the time of the fastest peer in FP32, and in any format, over ours.",
     "Error: RMSE relative to the RMS of float64 attention on the FP32 operands, so rounding of "
     "operands is part of it; for gradients, the largest of dQ, dK and dV.",
