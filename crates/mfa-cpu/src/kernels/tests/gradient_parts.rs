@@ -319,8 +319,10 @@ fn strip() {
                     let x = StripOperands::new(&mut random, terms, n, wanted);
                     // SAFETY: operands have the sizes of their layouts.
                     let got = x.run(|call| unsafe { (gradient.strip)(call) });
+                    // SAFETY: as above.
                     let same = x.run(|call| unsafe { one_by_one(&parts, &gradient, call) });
                     assert!(got == same, "{}: {terms:?}, {n}, {wanted:?}", table.isa);
+                    // SAFETY: as above.
                     let want = x.run(|call| unsafe { (TWIN.strip)(call) });
                     for (what, got, want) in [("dV", &got.dv, &want.dv), ("dK", &got.dk, &want.dk)]
                     {
