@@ -1,6 +1,7 @@
 //! Arrays of any library, read in place: NumPy, torch CPU tensors, DLPack, and the buffer protocol.
 
-use numpy::npyffi::{NPY_ARRAY_WRITEABLE, objects::_PyArray_GET_ITEM_DATA};
+use numpy::npyffi::objects::{_PyArray_GET_ITEM_DATA, PyArray_Descr};
+use numpy::npyffi::{NPY_ARRAY_CARRAY, NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::ffi;
 use pyo3::intern;
@@ -10,6 +11,7 @@ use pyo3::types::{PyMemoryView, PyString, PyTuple};
 use crate::dlpack;
 use crate::dtype::{self, Dtype};
 use crate::error;
+use crate::reuse::{ResultMemory, SMALLEST};
 use crate::torch::Torch;
 
 /// The largest rank of an array that the contract can describe.
@@ -345,7 +347,6 @@ pub(crate) fn numpy_dtype<'py>(py: Python<'py>, dtype: Dtype) -> PyResult<Bound<
 
 fn numpy_empty<'py>(py: Python<'py>, shape: &[usize], dtype: Dtype) -> PyResult<Bound<'py, PyAny>> {
     use numpy::PyArrayDescr;
-    use numpy::npyffi::PY_ARRAY_API;
     use pyo3::sync::PyOnceLock;
 
     static DTYPES: [PyOnceLock<Py<PyAny>>; Dtype::ALL.len()] =
@@ -359,17 +360,60 @@ fn numpy_empty<'py>(py: Python<'py>, shape: &[usize], dtype: Dtype) -> PyResult<
         *dim = isize::try_from(*size)
             .map_err(|_| error::dimensions(format!("a dimension of size {size} is too large")))?;
     }
-    // SAFETY: the shape has `shape.len()` <= MAX_RANK dimensions; the call takes over one reference to the dtype,
-    // and returns a new reference or NULL with an exception set.
+    let bytes = shape
+        .iter()
+        .try_fold(dtype.size(), |bytes, size| bytes.checked_mul(*size));
+    let descr = descr.clone().into_dtype_ptr();
+    let (nd, dims) = (shape.len() as i32, dims.as_mut_ptr());
+    match bytes {
+        Some(bytes) if bytes >= SMALLEST => reused(py, bytes, descr, nd, dims),
+        // SAFETY: the shape has `nd` <= MAX_RANK dimensions; the call takes over one reference to the dtype, and returns a
+        // new reference or NULL with an exception set.
+        _ => unsafe {
+            let array = PY_ARRAY_API.PyArray_Empty(py, nd, dims, descr, 0);
+            Bound::from_owned_ptr_or_err(py, array.cast())
+        },
+    }
+}
+
+/// An array over memory that an earlier result has left, or will leave.
+fn reused<'py>(
+    py: Python<'py>,
+    bytes: usize,
+    descr: *mut PyArray_Descr,
+    nd: i32,
+    dims: *mut isize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (data, owner) = match ResultMemory::new(py, bytes) {
+        Ok(memory) => memory,
+        Err(error) => {
+            // SAFETY: the caller's reference, which the call below would have taken over.
+            unsafe { ffi::Py_DECREF(descr.cast()) };
+            return Err(error);
+        }
+    };
+    // SAFETY: as for `PyArray_Empty`; the memory has as many bytes, and lives as long as its owner, of which the array takes
+    // over a reference, even where that fails.
     unsafe {
-        let pointer = PY_ARRAY_API.PyArray_Empty(
+        let kind = numpy::npyffi::get_type_object(py, NpyTypes::PyArray_Type);
+        let strides = std::ptr::null_mut();
+        let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
-            shape.len() as i32,
-            dims.as_mut_ptr(),
-            descr.clone().into_dtype_ptr(),
-            0,
+            kind,
+            descr,
+            nd,
+            dims,
+            strides,
+            data,
+            NPY_ARRAY_CARRAY,
+            std::ptr::null_mut(),
         );
-        Bound::from_owned_ptr_or_err(py, pointer.cast::<ffi::PyObject>())
+        let array = Bound::from_owned_ptr_or_err(py, array)?;
+        let base = owner.into_ptr();
+        if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), base) < 0 {
+            return Err(PyErr::fetch(py));
+        }
+        Ok(array)
     }
 }
 

@@ -18,6 +18,7 @@ mod options;
 mod prepare;
 mod quantize;
 mod quantized;
+mod reuse;
 mod scheme;
 mod torch;
 
