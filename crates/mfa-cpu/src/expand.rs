@@ -6,6 +6,7 @@
 use half::{bf16, f16};
 
 use crate::hadamard;
+use crate::kernels::parts::FloatRows;
 use crate::kernels::{Kernels, PerPrecision};
 use crate::precision::Precision;
 use crate::quantization::Granularity;
@@ -48,6 +49,16 @@ impl Tensor {
     /// Whether rows can be used as they lie, as floats.
     pub(crate) fn is_plain_f32(&self) -> bool {
         self.precision == Precision::F32 && (self.shape[3] == 1 || self.strides[3] == 1)
+    }
+
+    /// The rows from `n` on where they lie, if they are floats whose columns follow one another.
+    pub(crate) fn plain_floats(&self, b: usize, h: usize, n: usize) -> Option<FloatRows> {
+        let plain = self.precision.is_float() && (self.shape[3] == 1 || self.strides[3] == 1);
+        plain.then(|| FloatRows {
+            ptr: self.at(b, h, n, 0).cast_const(),
+            ld: self.strides[2],
+            precision: self.precision,
+        })
     }
 
     /// The column means of a head in the stored basis; `None` without means.

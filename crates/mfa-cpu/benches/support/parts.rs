@@ -1,6 +1,8 @@
 //! Products of parts, as shares of the unit's peak, and what is done to have parts.
 
-use crate::kernels::parts::{MAX_PARTS, PackParts, PartKernels, STEP, Terms, panel_len, row_len};
+use crate::kernels::parts::{
+    FloatRows, MAX_PARTS, PackParts, PartKernels, STEP, Terms, panel_len, row_len,
+};
 use crate::kernels::{KB, Kernels, RowState, SCORE_LD};
 use crate::support::{Aligned, Random};
 use crate::{Case, Of, blocks_of, in_turn};
@@ -112,7 +114,7 @@ fn packs_of_parts(parts: PartKernels, d: usize) -> Vec<Case> {
             operations: (4 * KB * d) as f64,
             work: Box::new(move || {
                 // SAFETY: a block of rows, and of panels.
-                unsafe { pack(count, rows.ptr(), d, KB, d, out.ptr_mut()) };
+                unsafe { pack(count, FloatRows::f32(rows.ptr(), d), KB, d, out.ptr_mut()) };
             }),
         }
     };

@@ -20,7 +20,7 @@ impl Finish<'_> {
     /// Scales, clips and writes an accumulated row.
     pub(super) fn row(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
         self.apply(b, h, n, row);
-        store_row(self.gradient, b, h, n, row);
+        store_row(self.kernels, self.gradient, b, h, n, row);
     }
 
     /// Finishes a row that was accumulated where it is written.

@@ -12,7 +12,7 @@ use super::cell::{Cells, Want};
 use super::scratch::{padded, stride};
 use crate::expand::Basis;
 use crate::forward::LOG2_E;
-use crate::kernels::parts::STEP;
+use crate::kernels::parts::{FloatRows, STEP};
 use crate::plan::Scores;
 use crate::problem::Sequence;
 use crate::tensor::Tensor;
@@ -68,6 +68,23 @@ impl Cells<'_> {
         // SAFETY: a block's rows fit the scratch.
         unsafe { self.expand(tensor, at, row, n, out) };
         Rows { ptr: out, ld }
+    }
+
+    /// The same for kernels that read any float.
+    pub(super) unsafe fn float_rows(
+        &self,
+        tensor: &Tensor,
+        at: (usize, usize),
+        row: usize,
+        n: usize,
+    ) -> FloatRows {
+        tensor
+            .plain_floats(at.0, at.1, row)
+            // SAFETY: the caller's.
+            .unwrap_or_else(|| unsafe {
+                let rows = self.rows(tensor, at, row, n);
+                FloatRows::f32(rows.ptr, rows.ld)
+            })
     }
 
     /// Expands rows to the caller's basis.

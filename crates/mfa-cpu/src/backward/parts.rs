@@ -16,12 +16,14 @@ use std::ptr::null_mut;
 
 use super::bias::Patch;
 use super::cell::{Cells, Sum, Want, clear};
-use super::pack::{Keys, Queries, Rows};
+use super::pack::{Keys, Queries};
 use super::plan::Products;
 use super::scratch::padded;
 use crate::forward::LOG2_E;
 use crate::kernels::gradient::{GradientParts, PartsFactors, PartsStrip, PartsSum, StripOfParts};
-use crate::kernels::parts::{PartKernels, STEP, Terms, long_row_len, panel_len, row_len};
+use crate::kernels::parts::{
+    FloatRows, PartKernels, STEP, Terms, long_row_len, panel_len, row_len,
+};
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::precision::Precision;
 use crate::problem::Sequence;
@@ -56,20 +58,19 @@ pub(super) fn fit(queries: &Queries, keys: &Keys) -> bool {
 }
 
 /// The largest magnitude of rows of a tensor; 1 where none is too small for [`fit`]: FP16 ends at 2^-24.
-unsafe fn largest_of(unit: Unit<'_>, tensor: &Tensor, rows: Rows, n: usize) -> f32 {
+unsafe fn largest_of(unit: Unit<'_>, tensor: &Tensor, rows: FloatRows, n: usize) -> f32 {
     if tensor.precision == Precision::F16 {
         return 1.0;
     }
     // SAFETY: `n` rows of the tensor, by the caller.
-    unsafe { (unit.gradient.largest)(rows.ptr, rows.ld, n, tensor.shape[3]) }
+    unsafe { (unit.gradient.largest)(rows, n, tensor.shape[3]) }
 }
 
 /// Packs all strips of `n` rows; returns whether all floats are finite.
 unsafe fn pack_strips(
     pack: &PartKernels,
     parts: usize,
-    rows: *const f32,
-    ld: usize,
+    rows: FloatRows,
     n: usize,
     columns: usize,
     out: *mut u16,
@@ -78,9 +79,9 @@ unsafe fn pack_strips(
     for strip in (0..n).step_by(STEP) {
         // SAFETY: rows and room for them, by the caller.
         unsafe {
-            let (from, count) = (rows.add(strip * ld), STEP.min(n - strip));
+            let (from, count) = (rows.from(strip, 0), STEP.min(n - strip));
             let out = out.add(strip * row_len(columns, parts));
-            finite &= (pack.pack_rows)(parts, from, ld, count, columns, out);
+            finite &= (pack.pack_rows)(parts, from, count, columns, out);
         }
     }
     finite
@@ -111,26 +112,26 @@ impl<'a> Cells<'a> {
         let (pack, products) = (unit.parts, unit.products);
         // SAFETY: a block's rows, inside the tensor, and room for their parts.
         unsafe {
-            let rows = self.rows(&call.problem.q, at, row, n);
+            let rows = self.float_rows(&call.problem.q, at, row, n);
             largest[0] = largest_of(unit, &call.problem.q, rows, n);
             let parts = products.scores.parts_of_b();
-            let mut finite = (pack.pack_columns)(parts, rows.ptr, rows.ld, n, d, scratch.q_columns);
+            let mut finite = (pack.pack_columns)(parts, rows, n, d, scratch.q_columns);
             if want.dk {
                 let parts = products.ds.parts_of_b();
-                finite &= (pack.pack_panels)(parts, rows.ptr, rows.ld, n, d, scratch.q_panels);
+                finite &= (pack.pack_panels)(parts, rows, n, d, scratch.q_panels);
             }
             if !want.dp() && !want.dv {
                 return finite.then_some(largest);
             }
-            let rows = self.rows(&call.grad_output, at, row, n);
+            let rows = self.float_rows(&call.grad_output, at, row, n);
             largest[1] = largest_of(unit, &call.grad_output, rows, n);
             if want.dp() {
                 let parts = products.dp.parts_of_b();
-                finite &= (pack.pack_columns)(parts, rows.ptr, rows.ld, n, dv, scratch.do_columns);
+                finite &= (pack.pack_columns)(parts, rows, n, dv, scratch.do_columns);
             }
             if want.dv {
                 let parts = products.p.parts_of_b();
-                finite &= (pack.pack_panels)(parts, rows.ptr, rows.ld, n, dv, scratch.do_panels);
+                finite &= (pack.pack_panels)(parts, rows, n, dv, scratch.do_panels);
             }
             finite.then_some(largest)
         }
@@ -154,24 +155,24 @@ impl<'a> Cells<'a> {
         let mut finite = true;
         // SAFETY: a block's rows, inside the tensor, and room for their parts.
         unsafe {
-            let rows = self.rows(&problem.k, at, row, n);
+            let rows = self.float_rows(&problem.k, at, row, n);
             largest[0] = largest_of(unit, &problem.k, rows, n);
             let parts = products.scores.parts_of_a();
-            finite &= pack_strips(pack, parts, rows.ptr, rows.ld, n, d, scratch.k);
+            finite &= pack_strips(pack, parts, rows, n, d, scratch.k);
             if want.dq {
                 let parts = products.ds.parts_of_a();
                 for c in (0..d).step_by(STEP) {
                     let out = scratch.k_transposed.add(c * long_row_len(n, parts));
                     let columns = STEP.min(d - c);
-                    let from = rows.ptr.add(c);
-                    finite &= (pack.pack_transposed)(parts, from, rows.ld, n, columns, out);
+                    let from = rows.from(0, c);
+                    finite &= (pack.pack_transposed)(parts, from, n, columns, out);
                 }
             }
             if want.dp() {
-                let rows = self.rows(&problem.v, at, row, n);
+                let rows = self.float_rows(&problem.v, at, row, n);
                 largest[1] = largest_of(unit, &problem.v, rows, n);
                 let parts = products.dp.parts_of_a();
-                finite &= pack_strips(pack, parts, rows.ptr, rows.ld, n, dv, scratch.v);
+                finite &= pack_strips(pack, parts, rows, n, dv, scratch.v);
             }
         }
         finite.then_some(largest)

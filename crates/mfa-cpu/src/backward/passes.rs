@@ -371,7 +371,7 @@ impl Cells<'_> {
             // SAFETY: a row of the scratch.
             let part = unsafe { std::slice::from_raw_parts(sum.ptr.add(i * sum.ld), line.len()) };
             line.iter_mut().zip(part).for_each(|(x, y)| *x += y);
-            store_row(tensor, b, h, row + i, &line);
+            store_row(self.kernels, tensor, b, h, row + i, &line);
         }
     }
 }

@@ -83,20 +83,19 @@ impl Finish<'_> {
         if problem.v.is_rotated() {
             hadamard::rotate(part.o);
         }
-        store_row(output, b, head, n, part.o);
+        store_row(self.kernels, output, b, head, n, part.o);
     }
 }
 
-/// `bf16::from_f32`, for compilers to see that rows of it are vectors.
-fn bf16_bits(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    let quiet = bits | 0x0040_0000;
-    ((if x.is_nan() { quiet } else { nearest }) >> 16) as u16
-}
-
 /// Writes a row of floats in the tensor's precision.
-pub(crate) fn store_row(tensor: &Tensor, b: usize, h: usize, n: usize, row: &[f32]) {
+pub(crate) fn store_row(
+    kernels: &Kernels,
+    tensor: &Tensor,
+    b: usize,
+    h: usize,
+    n: usize,
+    row: &[f32],
+) {
     let at = tensor.at(b, h, n, 0);
     let stride = tensor.strides[3];
     // SAFETY: the view was checked to hold `row.len()` columns of a float precision, and rows do not overlap.
@@ -114,9 +113,7 @@ pub(crate) fn store_row(tensor: &Tensor, b: usize, h: usize, n: usize, row: &[f3
                     .convert_from_f32_slice(row);
             }
             Precision::Bf16 if stride == 1 => {
-                for (c, x) in row.iter().enumerate() {
-                    at.cast::<u16>().add(c).write(bf16_bits(*x));
-                }
+                (kernels.narrow_bf16)(row.as_ptr(), row.len(), at.cast());
             }
             Precision::F16 => {
                 row.iter()
@@ -142,30 +139,4 @@ pub(crate) fn merge(into: &mut Partial<'_>, part: &Partial<'_>) {
         .iter_mut()
         .zip(part.o.iter())
         .for_each(|(x, y)| *x = *x * a + *y * b);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bf16_bits_are_those_of_half() {
-        let mut bits = 1u32;
-        let odd = [
-            0x7f80_0001,
-            0xff80_0000,
-            0x7f7f_ffff,
-            0xffff_ffff,
-            0x0000_8000,
-            0x3f80_8000,
-        ];
-        for _ in 0..100_000 {
-            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let x = f32::from_bits(bits);
-            assert_eq!(bf16_bits(x), bf16::from_f32(x).to_bits(), "{x:e}");
-        }
-        for x in odd.map(f32::from_bits) {
-            assert_eq!(bf16_bits(x), bf16::from_f32(x).to_bits(), "{x:e}");
-        }
-    }
 }

@@ -7,9 +7,12 @@ use crate::expand::Basis;
 use crate::forward::bias::LOG2_E;
 use crate::forward::schedule::Rows;
 use crate::forward::tile::Tile;
+use crate::kernels::parts::FloatRows;
 use crate::kernels::{KB, ScoreScales};
 use crate::plan::{Scores, Values};
+use crate::precision::Precision;
 use crate::quantization::{Params, Quant};
+use crate::tensor::Tensor;
 
 /// A packed block.
 pub(super) struct Block {
@@ -66,12 +69,21 @@ impl Tile<'_> {
             Scores::Parts(_) => self.factor().before,
             _ => 1.0,
         };
-        let (mut from, mut ld) = (scratch.rows.cast::<f32>(), d.next_multiple_of(16));
+        let (staged, ld) = (scratch.rows.cast::<f32>(), d.next_multiple_of(16));
+        let mut from = FloatRows::f32(staged, ld);
+        let parts = matches!(self.plan.scores, Scores::Parts(_));
         // SAFETY: as for `pack_q`.
         unsafe {
             for run in rows.runs(strip, strip + n) {
-                if run.len == n && q.is_plain_f32() && !rotate && before == 1.0 {
-                    (from, ld) = (q.at(b, run.head, run.at, 0).cast(), q.strides[2]);
+                let plain = q
+                    .plain_floats(b, run.head, run.at)
+                    .filter(|rows| parts || rows.precision == Precision::F32);
+                if let Some(plain) = plain
+                    && run.len == n
+                    && !rotate
+                    && before == 1.0
+                {
+                    from = plain;
                     break;
                 }
                 let mean = q.mean(b, run.head);
@@ -79,7 +91,7 @@ impl Tile<'_> {
                     rotate,
                     mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
                 };
-                let out = from.add((run.row - strip) * ld);
+                let out = staged.add((run.row - strip) * ld);
                 q.expand(kernels, (b, run.head), run.at, run.len, basis, out, ld);
                 if before != 1.0 {
                     for r in 0..run.len {
@@ -89,11 +101,11 @@ impl Tile<'_> {
                 }
             }
             if let Scores::Parts(terms) = self.plan.scores {
-                return self.pack_q_parts(terms, from, ld, strip, n);
+                return self.pack_q_parts(terms, from, strip, n);
             }
             let factor = problem.options.scale * LOG2_E;
             let out = scratch.q.cast::<f32>().add(strip * d);
-            (kernels.pack_q_f32)(from, ld, n, d, factor, out);
+            (kernels.pack_q_f32)(from.ptr.cast(), from.ld, n, d, factor, out);
         }
         true
     }
@@ -181,50 +193,59 @@ impl Tile<'_> {
         unsafe {
             match self.plan.scores {
                 Scores::F32 | Scores::Parts(_) => {
-                    let (from, ld) = if k.is_plain_f32() && !k_basis.rotate {
-                        (
-                            k.at(at.0, at.1, row, 0).cast::<f32>().cast_const(),
-                            k.strides[2],
-                        )
-                    } else {
-                        let ld = d.next_multiple_of(16);
-                        k.expand(kernels, at, row, n, k_basis, scratch.rows.cast(), ld);
-                        (scratch.rows.cast::<f32>().cast_const(), ld)
-                    };
+                    let parts = matches!(self.plan.scores, Scores::Parts(_));
+                    let from = self.float_rows(k, at, row, n, k_basis, parts);
                     if let (Scores::Parts(terms), Some(parts)) = (self.plan.scores, &kernels.parts)
                     {
                         let out = scratch.k.cast();
                         block.finite_scores &=
-                            (parts.pack_columns)(terms.parts_of_b(), from, ld, n, d, out);
+                            (parts.pack_columns)(terms.parts_of_b(), from, n, d, out);
                     } else {
-                        (kernels.pack_k_f32)(from, ld, n, d, scratch.k.cast());
+                        (kernels.pack_k_f32)(from.ptr.cast(), from.ld, n, d, scratch.k.cast());
                     }
                 }
                 Scores::I8 => self.pack_k_i8(at, row, n, &mut block),
             }
             if matches!(self.plan.values, Values::F32 | Values::Parts(_)) {
-                let (from, ld) = if v.is_plain_f32() {
-                    (
-                        v.at(at.0, at.1, row, 0).cast::<f32>().cast_const(),
-                        v.strides[2],
-                    )
-                } else {
-                    let ld = dv.next_multiple_of(16);
-                    v.expand(kernels, at, row, n, v_basis, scratch.rows.cast(), ld);
-                    (scratch.rows.cast::<f32>().cast_const(), ld)
-                };
+                let parts = matches!(self.plan.values, Values::Parts(_));
+                let from = self.float_rows(v, at, row, n, v_basis, parts);
                 let out = scratch.v;
                 block.finite = match (self.plan.values, &kernels.parts) {
                     (Values::Parts(terms), Some(parts)) => {
-                        (parts.pack_panels)(terms.parts_of_b(), from, ld, n, dv, out.cast())
+                        (parts.pack_panels)(terms.parts_of_b(), from, n, dv, out.cast())
                     }
-                    _ => (kernels.pack_v_f32)(from, ld, n, dv, out.cast()),
+                    _ => (kernels.pack_v_f32)(from.ptr.cast(), from.ld, n, dv, out.cast()),
                 };
             } else {
                 self.pack_v_int(at, row, n, &mut block);
             }
         }
         block
+    }
+
+    /// Rows of K or V as they lie, if what packs them can read those, as kernels of `parts` can; or expanded.
+    unsafe fn float_rows(
+        &self,
+        tensor: &Tensor,
+        at: (usize, usize),
+        row: usize,
+        n: usize,
+        basis: Basis,
+        parts: bool,
+    ) -> FloatRows {
+        let plain = tensor.plain_floats(at.0, at.1, row);
+        let readable = |rows: &FloatRows| parts || rows.precision == Precision::F32;
+        plain
+            .filter(|rows| readable(rows) && !basis.rotate)
+            .unwrap_or_else(|| {
+                let (out, ld) = (
+                    self.scratch.rows.cast(),
+                    tensor.shape[3].next_multiple_of(16),
+                );
+                // SAFETY: as for `pack_block`.
+                unsafe { tensor.expand(self.kernels, at, row, n, basis, out, ld) };
+                FloatRows::f32(out, ld)
+            })
     }
 
     unsafe fn pack_k_i8(&self, at: (usize, usize), row: usize, n: usize, block: &mut Block) {

@@ -3,7 +3,9 @@
 use crate::forward::bias::LOG2_E;
 use crate::forward::pack::Block;
 use crate::forward::tile::Tile;
-use crate::kernels::parts::{PartKernels, STEP, Terms, exact_dot, panel_len, restore, row_len};
+use crate::kernels::parts::{
+    FloatRows, PartKernels, STEP, Terms, exact_dot, panel_len, restore, row_len,
+};
 use crate::kernels::{KB, RowState, SCORE_LD};
 use crate::plan::Values;
 
@@ -35,12 +37,11 @@ impl Tile<'_> {
         Factor { before, after }
     }
 
-    /// Packs `n` rows of Q, `ld` apart; returns whether they are finite.
+    /// Packs `n` rows of Q; returns whether they are finite.
     pub(super) unsafe fn pack_q_parts(
         &self,
         terms: Terms,
-        rows: *const f32,
-        ld: usize,
+        rows: FloatRows,
         strip: usize,
         n: usize,
     ) -> bool {
@@ -48,7 +49,7 @@ impl Tile<'_> {
         // SAFETY: `n` rows; the strip is inside Q.
         unsafe {
             let out = self.scratch.q.cast::<u16>().add(strip * row_len(d, count));
-            (self.parts().pack_rows)(count, rows, ld, n, d, out)
+            (self.parts().pack_rows)(count, rows, n, d, out)
         }
     }
 

@@ -4,7 +4,7 @@
 use super::PvF32;
 #[cfg(doc)]
 use super::parts::STEP;
-use super::parts::Terms;
+use super::parts::{FloatRows, Terms};
 
 /// Replaces `rows` x `n` scores by weights, and `dp` by the gradient of the scores: with the query's `l` (its logsumexp,
 /// base 2) and `d`, `p = exp2(s[i][j] - l[j])`, then `dp[i][j] = p * (dp[i][j] - d[j])` and `s[i][j] = p`.
@@ -110,8 +110,8 @@ pub(crate) type AddTransposed =
 /// `s[i][j] *= factor` for `rows` x `n` elements, [`super::SCORE_LD`] apart.
 pub(crate) type ScaleRows = unsafe fn(s: *mut f32, rows: usize, n: usize, factor: f32);
 
-/// The largest magnitude of `n` rows of `d` floats, `ld` apart, if all are numbers.
-pub(crate) type Largest = unsafe fn(rows: *const f32, ld: usize, n: usize, d: usize) -> f32;
+/// The largest magnitude of `n` rows of `d` floats, if all are numbers.
+pub(crate) type Largest = unsafe fn(rows: FloatRows, n: usize, d: usize) -> f32;
 
 /// What the backward pass needs where products are those of parts, with strips and panels of [`STEP`].
 #[derive(Clone, Copy)]

@@ -251,6 +251,9 @@ pub(crate) type Alibi = unsafe fn(s: *mut f32, n: usize, slope2: f32, first: f32
 /// `out[j] = factor * x[j]` for one row of an output; `out` may be `x`.
 pub(crate) type Scale = unsafe fn(x: *const f32, n: usize, factor: f32, out: *mut f32);
 
+/// `out[j]` is `x[j]` as a BF16: to nearest, ties to even; NaN stays one.
+pub(crate) type NarrowBf16 = unsafe fn(x: *const f32, n: usize, out: *mut u16);
+
 /// One kernel per storage precision that is not FP32 where a kernel reads the caller's memory.
 #[derive(Clone, Copy)]
 pub(crate) struct PerPrecision<F> {
@@ -298,6 +301,7 @@ pub(crate) struct Kernels {
     pub softcap: Softcap,
     pub alibi: Alibi,
     pub scale: Scale,
+    pub narrow_bf16: NarrowBf16,
     pub gradient: GradientKernels,
     /// Products by a bf16 unit, if they are faster than `qk_f32` and `pv_f32`.
     pub parts: Option<parts::PartKernels>,

@@ -28,6 +28,8 @@
 //! NaN and infinities have one part, themselves; a product of parts turns infinity times a float into infinity or NaN.
 //! Packing tells whether there were any; where that matters, [`restore`] and [`exact_dot`] give what the floats would.
 
+use crate::precision::Precision;
+
 /// Terms of a step.
 pub(crate) const STEP: usize = 32;
 /// Parts of an operand, at most.
@@ -108,9 +110,36 @@ pub(crate) const fn panel_len(terms: usize, parts: usize, nr: usize) -> usize {
     row_len(terms, parts) * nr
 }
 
-/// Splits `n` rows of `d` floats, `ld` apart, into `parts` parts, and returns whether all floats are finite.
+/// Rows of FP32, FP16 or BF16 as they lie, `ld` elements apart.
+#[derive(Clone, Copy)]
+pub(crate) struct FloatRows {
+    pub ptr: *const u8,
+    pub ld: usize,
+    pub precision: Precision,
+}
+
+impl FloatRows {
+    pub(crate) fn f32(ptr: *const f32, ld: usize) -> Self {
+        FloatRows {
+            ptr: ptr.cast(),
+            ld,
+            precision: Precision::F32,
+        }
+    }
+
+    /// The rows from `row` on, from `column` on.
+    pub(crate) fn from(&self, row: usize, column: usize) -> Self {
+        let elements = row * self.ld + column;
+        FloatRows {
+            ptr: self.ptr.wrapping_add(elements * self.precision.bytes()),
+            ..*self
+        }
+    }
+}
+
+/// Splits `n` rows of `d` floats into `parts` parts, and returns whether all floats are finite.
 pub(crate) type PackParts =
-    unsafe fn(parts: usize, rows: *const f32, ld: usize, n: usize, d: usize, out: *mut u16) -> bool;
+    unsafe fn(parts: usize, rows: FloatRows, n: usize, d: usize, out: *mut u16) -> bool;
 
 /// `o[i][c] = (add ? o[i][c] : 0) + sum_t a[i][t] * b[t][c]` over `steps` steps, for `panels` panels of B, `panel` elements
 /// apart, and strips of A whose rows are `lda` elements apart. Writes the first 16 rows if `rows` is at most 16, else

@@ -479,7 +479,7 @@ impl Dequantize {
                     self.source
                         .expand(kernels, (b, h), n, 1, basis, row.as_mut_ptr(), columns)
                 };
-                crate::forward::store_row(&self.destination, b, h, n, &row);
+                crate::forward::store_row(kernels, &self.destination, b, h, n, &row);
             }
         });
     }

@@ -90,6 +90,7 @@ macro_rules! floats {
                 softcap,
                 alibi,
                 scale,
+                narrow_bf16,
                 gradient: GradientKernels {
                     ptv_f32,
                     softmax_gradient,
@@ -316,6 +317,11 @@ macro_rules! floats {
         #[target_feature(enable = $features)]
         unsafe fn scale(x: *const f32, n: usize, factor: f32, out: *mut f32) {
             row::scale::<$simd>(x, n, factor, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn narrow_bf16(x: *const f32, n: usize, out: *mut u16) {
+            row::narrow_bf16(x, n, out);
         }
 
         #[target_feature(enable = $features)]

@@ -97,3 +97,15 @@ pub(crate) unsafe fn scale<S: Simd>(x: *const f32, n: usize, factor: f32, out: *
         S::store_n(out.add(j), n - j, S::mul(factor, x));
     }
 }
+
+/// See [`crate::kernels::NarrowBf16`]. Compilers turn it into vectors of whatever the caller enables.
+#[inline(always)]
+pub(crate) unsafe fn narrow_bf16(x: *const f32, n: usize, out: *mut u16) {
+    for j in 0..n {
+        let x = *x.add(j);
+        let bits = x.to_bits();
+        let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+        let quiet = bits | 0x0040_0000;
+        *out.add(j) = ((if x.is_nan() { quiet } else { nearest }) >> 16) as u16;
+    }
+}

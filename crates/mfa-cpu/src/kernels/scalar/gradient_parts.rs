@@ -1,9 +1,9 @@
 //! The backward pass on parts, element by element.
 
-use super::parts::{self, split};
+use super::parts::{self, float, split};
 use crate::kernels::SCORE_LD;
 use crate::kernels::gradient::{GradientParts, PartsStrip, StripOfParts};
-use crate::kernels::parts::{STEP, at_a, at_b, panel_len, row_len};
+use crate::kernels::parts::{FloatRows, STEP, at_a, at_b, panel_len, row_len};
 
 /// The twins of every table that has such kernels.
 pub(crate) const TABLE: GradientParts = GradientParts {
@@ -109,11 +109,11 @@ unsafe fn scale_rows(s: *mut f32, rows: usize, n: usize, factor: f32) {
     }
 }
 
-unsafe fn largest(rows: *const f32, ld: usize, n: usize, d: usize) -> f32 {
+unsafe fn largest(rows: FloatRows, n: usize, d: usize) -> f32 {
     let mut top = 0f32;
     for i in 0..n {
         for c in 0..d {
-            top = top.max((*rows.add(i * ld + c)).abs());
+            top = top.max(float(&rows, i, c).abs());
         }
     }
     top

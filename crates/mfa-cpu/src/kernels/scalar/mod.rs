@@ -75,6 +75,7 @@ pub(crate) const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(
         softcap: row::softcap,
         alibi: row::alibi,
         scale: row::scale,
+        narrow_bf16: row::narrow_bf16,
         gradient: GradientKernels {
             ptv_f32: gradient::ptv_f32::<NR>,
             softmax_gradient: gradient::softmax_gradient,

@@ -2,9 +2,10 @@
 
 use super::softmax;
 use crate::kernels::parts::{
-    MAX_PARTS, PartKernels, STEP, Terms, at_a, at_b, bf16, long_row_len, row_len,
+    FloatRows, MAX_PARTS, PartKernels, STEP, Terms, at_a, at_b, bf16, long_row_len, row_len,
 };
 use crate::kernels::{KB, MAX_MR, RowState, SCORE_LD};
+use crate::precision::Precision;
 
 /// The twins for strips of `MR` rows and panels of `NR` columns.
 pub(crate) const fn table<const MR: usize, const NR: usize>() -> PartKernels {
@@ -46,33 +47,40 @@ unsafe fn put(x: f32, parts: usize, first: *mut u16, distance: usize) {
     }
 }
 
-/// What is packed: float `t` of line `i` lies at `i * line + t * term`; lines and terms past the end are 0.
+/// An element of rows as they lie.
+pub(super) unsafe fn float(rows: &FloatRows, row: usize, column: usize) -> f32 {
+    let at = rows.from(row, column).ptr;
+    match rows.precision {
+        Precision::F16 => at.cast::<half::f16>().read_unaligned().to_f32(),
+        Precision::Bf16 => at.cast::<half::bf16>().read_unaligned().to_f32(),
+        _ => at.cast::<f32>().read_unaligned(),
+    }
+}
+
+/// What is packed: lines of terms, which are rows or columns; lines and terms past the end are 0.
 struct Source {
-    rows: *const f32,
+    rows: FloatRows,
     lines: usize,
     terms: usize,
-    line: usize,
-    term: usize,
+    columns: bool,
 }
 
 impl Source {
-    fn rows(rows: *const f32, ld: usize, n: usize, d: usize) -> Self {
+    fn rows(rows: FloatRows, n: usize, d: usize) -> Self {
         Self {
             rows,
             lines: n,
             terms: d,
-            line: ld,
-            term: 1,
+            columns: false,
         }
     }
 
-    fn columns(rows: *const f32, ld: usize, n: usize, d: usize) -> Self {
+    fn columns(rows: FloatRows, n: usize, d: usize) -> Self {
         Self {
             rows,
             lines: d,
             terms: n,
-            line: 1,
-            term: ld,
+            columns: true,
         }
     }
 
@@ -88,10 +96,10 @@ impl Source {
         let mut finite = true;
         for i in 0..lines {
             for t in 0..self.terms.next_multiple_of(STEP) {
-                let x = if i < self.lines && t < self.terms {
-                    *self.rows.add(i * self.line + t * self.term)
-                } else {
-                    0.0
+                let x = match i < self.lines && t < self.terms {
+                    true if self.columns => float(&self.rows, t, i),
+                    true => float(&self.rows, i, t),
+                    false => 0.0,
                 };
                 finite &= x.is_finite();
                 put(x, parts, out.add(at(i, t)), distance);
@@ -114,46 +122,42 @@ impl Source {
 
 unsafe fn pack_rows<const MR: usize>(
     parts: usize,
-    rows: *const f32,
-    ld: usize,
+    rows: FloatRows,
     n: usize,
     d: usize,
     out: *mut u16,
 ) -> bool {
-    Source::rows(rows, ld, n, d).pack_a::<MR>(parts, row_len(d, parts), out)
+    Source::rows(rows, n, d).pack_a::<MR>(parts, row_len(d, parts), out)
 }
 
 unsafe fn pack_transposed<const MR: usize>(
     parts: usize,
-    rows: *const f32,
-    ld: usize,
+    rows: FloatRows,
     n: usize,
     d: usize,
     out: *mut u16,
 ) -> bool {
-    Source::columns(rows, ld, n, d).pack_a::<MR>(parts, long_row_len(n, parts), out)
+    Source::columns(rows, n, d).pack_a::<MR>(parts, long_row_len(n, parts), out)
 }
 
 unsafe fn pack_columns<const NR: usize>(
     parts: usize,
-    rows: *const f32,
-    ld: usize,
+    rows: FloatRows,
     n: usize,
     d: usize,
     out: *mut u16,
 ) -> bool {
-    Source::rows(rows, ld, n, d).pack_b::<NR>(parts, out)
+    Source::rows(rows, n, d).pack_b::<NR>(parts, out)
 }
 
 unsafe fn pack_panels<const NR: usize>(
     parts: usize,
-    rows: *const f32,
-    ld: usize,
+    rows: FloatRows,
     n: usize,
     d: usize,
     out: *mut u16,
 ) -> bool {
-    Source::columns(rows, ld, n, d).pack_b::<NR>(parts, out)
+    Source::columns(rows, n, d).pack_b::<NR>(parts, out)
 }
 
 unsafe fn product<const MR: usize, const NR: usize>(

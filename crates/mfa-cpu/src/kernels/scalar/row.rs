@@ -43,3 +43,10 @@ pub(super) unsafe fn scale(x: *const f32, n: usize, factor: f32, out: *mut f32) 
         *out.add(j) = factor * *x.add(j);
     }
 }
+
+/// See [`crate::kernels::NarrowBf16`].
+pub(super) unsafe fn narrow_bf16(x: *const f32, n: usize, out: *mut u16) {
+    for j in 0..n {
+        *out.add(j) = half::bf16::from_f32(*x.add(j)).to_bits();
+    }
+}

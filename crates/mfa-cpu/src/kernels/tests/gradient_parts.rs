@@ -3,12 +3,16 @@
 use std::ptr::{null, null_mut};
 
 use super::memory::Guarded;
+use super::parts::stored;
 use super::{Random, round_up};
 use crate::kernels::gradient::{GradientParts, PartsFactors, PartsStrip, PartsSum, StripOfParts};
-use crate::kernels::parts::{PartKernels, STEP, Terms, bf16, long_row_len, panel_len, row_len};
+use crate::kernels::parts::{
+    FloatRows, PartKernels, STEP, Terms, bf16, long_row_len, panel_len, row_len,
+};
 use crate::kernels::scalar::gradient_parts::TABLE as TWIN;
 use crate::kernels::scalar::parts as twin;
 use crate::kernels::{Isa, KB, SCORE_LD};
+use crate::precision::Precision;
 
 const EPSILON: f32 = f32::EPSILON / 2.0;
 
@@ -173,7 +177,10 @@ impl StripOperands {
             let rows = random.floats(n * columns);
             let mut out = Guarded::new(len, 0u16);
             // SAFETY: `n` rows, and room for their parts.
-            unsafe { kernel(parts, rows.as_ptr(), columns, n, columns, out.as_mut_ptr()) };
+            unsafe {
+                let rows = FloatRows::f32(rows.as_ptr(), columns);
+                kernel(parts, rows, n, columns, out.as_mut_ptr())
+            };
             out
         };
         let mut side = |i: usize, terms: Terms, sum: Terms| {
@@ -397,15 +404,19 @@ fn largest() {
     for table in tables() {
         for (n, d) in [(1, 1), (3, 16), (17, 33), (100, 64)] {
             let ld = d + random.below(3);
-            let rows = random.floats((n - 1) * ld + d);
-            // SAFETY: `n` rows of `d` elements.
-            let (got, want) = unsafe {
-                (
-                    (table.largest)(rows.as_ptr(), ld, n, d),
-                    (TWIN.largest)(rows.as_ptr(), ld, n, d),
-                )
-            };
-            assert_eq!(got, want, "{n} x {d}");
+            let floats = random.floats((n - 1) * ld + d);
+            for precision in Precision::FLOATS {
+                let rows = Guarded::from_slice(&stored(&floats, precision));
+                let rows = FloatRows {
+                    ptr: rows.as_ptr(),
+                    ld,
+                    precision,
+                };
+                // SAFETY: `n` rows of `d` elements.
+                let (got, want) =
+                    unsafe { ((table.largest)(rows, n, d), (TWIN.largest)(rows, n, d)) };
+                assert_eq!(got, want, "{n} x {d} {precision:?}");
+            }
         }
     }
 }

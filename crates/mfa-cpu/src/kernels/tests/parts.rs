@@ -3,11 +3,12 @@
 use super::memory::Guarded;
 use super::{Random, tables};
 use crate::kernels::parts::{
-    MAX_PARTS, PackParts, PartKernels, STEP, Terms, bf16, exact_dot, long_row_len, panel_len,
-    restore, row_len,
+    FloatRows, MAX_PARTS, PackParts, PartKernels, STEP, Terms, bf16, exact_dot, long_row_len,
+    panel_len, restore, row_len,
 };
 use crate::kernels::scalar::{self, parts as twin};
 use crate::kernels::{KB, Kernels, RowState, SCORE_LD};
+use crate::precision::Precision;
 
 /// Tables with products of parts, and their twins.
 fn tables_of_parts() -> Vec<(&'static Kernels, PartKernels, PartKernels)> {
@@ -76,6 +77,19 @@ fn three_parts_are_the_float() {
     }
 }
 
+/// The bytes of floats in a precision.
+pub(super) fn stored(floats: &[f32], precision: Precision) -> Vec<u8> {
+    match precision {
+        Precision::F16 => (floats.iter())
+            .flat_map(|x| half::f16::from_f32(*x).to_ne_bytes())
+            .collect(),
+        Precision::Bf16 => (floats.iter())
+            .flat_map(|x| half::bf16::from_f32(*x).to_ne_bytes())
+            .collect(),
+        _ => floats.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+    }
+}
+
 #[test]
 fn packing_is_that_of_the_twin() {
     let mut random = Random(71);
@@ -121,21 +135,28 @@ fn packing_is_that_of_the_twin() {
                 let ld = d + random.below(3);
                 let len = (n - 1) * ld + d;
                 let share = [0, 0, 50, 1][round % 4];
-                let rows = Guarded::from_fn(len, |_| {
-                    if share > 0 && random.below(share) == 0 {
-                        wild(&mut random)
-                    } else {
-                        random.float()
-                    }
-                });
+                let precision = Precision::FLOATS[round / 4 % 3];
+                let floats: Vec<f32> = (0..len)
+                    .map(|_| match share > 0 && random.below(share) == 0 {
+                        true => wild(&mut random),
+                        false => random.float(),
+                    })
+                    .collect();
+                let bytes = stored(&floats, precision);
+                let rows = Guarded::from_slice(&bytes);
+                let rows = FloatRows {
+                    ptr: rows.as_ptr(),
+                    ld,
+                    precision,
+                };
                 let len = size(n, d, parts, mr, nr);
                 let mut got = Guarded::new(len, 7u16);
                 let mut want = Guarded::new(len, 7u16);
                 // SAFETY: operands have the sizes of their layouts.
                 let (a, b) = unsafe {
                     (
-                        kernel(parts, rows.as_ptr(), ld, n, d, got.as_mut_ptr()),
-                        twin(parts, rows.as_ptr(), ld, n, d, want.as_mut_ptr()),
+                        kernel(parts, rows, n, d, got.as_mut_ptr()),
+                        twin(parts, rows, n, d, want.as_mut_ptr()),
                     )
                 };
                 got.check(name);
@@ -174,14 +195,19 @@ impl Operands {
         unsafe {
             assert!((parts.pack_rows)(
                 of_a,
-                a.as_ptr(),
-                d,
+                FloatRows::f32(a.as_ptr(), d),
                 mr,
                 d,
                 packed_a.as_mut_ptr()
             ));
             let out = packed_b.as_mut_ptr();
-            assert!((parts.pack_columns)(of_b, b.as_ptr(), d, columns, d, out));
+            assert!((parts.pack_columns)(
+                of_b,
+                FloatRows::f32(b.as_ptr(), d),
+                columns,
+                d,
+                out
+            ));
         }
         Operands {
             a,

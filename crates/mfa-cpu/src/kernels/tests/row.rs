@@ -151,3 +151,35 @@ fn scale() {
         }
     }
 }
+
+#[test]
+fn narrow_bf16() {
+    let mut random = Random(46);
+    let odd = [
+        0x7f80_0001,
+        0xff80_0000,
+        0x7f7f_ffff,
+        0xffff_ffff,
+        0x0000_8000,
+        0x3f80_8000,
+        0x0000_0001,
+    ];
+    for (table, _) in tables() {
+        for n in LENGTHS {
+            for round in 0..20 {
+                let x = Guarded::from_fn(n, |j| match round {
+                    0 => f32::from_bits(odd[j % odd.len()]),
+                    _ => f32::from_bits(random.next() as u32),
+                });
+                let mut out = Guarded::new(n, 7u16);
+                // SAFETY: `n` elements each.
+                unsafe { (table.narrow_bf16)(x.as_ptr(), n, out.as_mut_ptr()) };
+                out.check("output");
+                for j in 0..n {
+                    let want = half::bf16::from_f32(x[j]).to_bits();
+                    assert_eq!(out[j], want, "{}: {:e}", table.isa, x[j]);
+                }
+            }
+        }
+    }
+}

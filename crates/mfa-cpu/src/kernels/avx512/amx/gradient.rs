@@ -2,12 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::parts::{pair, upper_parts};
+use super::parts::{Bf16, F16, F32, Stored, pair, upper_parts};
 use crate::kernels::SCORE_LD;
 use crate::kernels::avx512::vector::{Plain, Zmm};
 use crate::kernels::gradient::PartsStrip;
-use crate::kernels::parts::{MAX_PARTS, STEP};
+use crate::kernels::parts::{FloatRows, MAX_PARTS, STEP};
 use crate::kernels::simd::Simd;
+use crate::precision::Precision;
 
 /// Floats of a vector.
 const LANES: usize = 16;
@@ -169,13 +170,21 @@ pub(super) unsafe fn scale_rows(s: *mut f32, rows: usize, n: usize, factor: f32)
 }
 
 /// See [`crate::kernels::gradient::Largest`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn largest(rows: *const f32, ld: usize, n: usize, d: usize) -> f32 {
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
+pub(super) unsafe fn largest(rows: FloatRows, n: usize, d: usize) -> f32 {
+    match rows.precision {
+        Precision::F16 => largest_of::<F16>(rows, n, d),
+        Precision::Bf16 => largest_of::<Bf16>(rows, n, d),
+        _ => largest_of::<F32>(rows, n, d),
+    }
+}
+
+#[inline(always)]
+unsafe fn largest_of<S: Stored>(rows: FloatRows, n: usize, d: usize) -> f32 {
     let mut top = _mm512_setzero_ps();
     for i in 0..n {
         for c in (0..d).step_by(LANES) {
-            let mask = (u32::MAX >> (32 - LANES.min(d - c))) as __mmask16;
-            let x = _mm512_maskz_loadu_ps(mask, rows.add(i * ld + c));
+            let x = S::load(rows.from(i, c).ptr, d - c);
             top = _mm512_max_ps(_mm512_abs_ps(x), top);
         }
     }

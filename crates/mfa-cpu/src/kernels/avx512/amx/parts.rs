@@ -6,8 +6,9 @@ use super::{MR, NR};
 use crate::kernels::RowState;
 use crate::kernels::avx512::vector::{Plain, Zmm};
 use crate::kernels::generic::softmax;
-use crate::kernels::parts::{MAX_PARTS, STEP, long_row_len, panel_len, row_len};
+use crate::kernels::parts::{FloatRows, MAX_PARTS, STEP, long_row_len, panel_len, row_len};
 use crate::kernels::simd::Simd;
+use crate::precision::Precision;
 
 /// The largest bits of a magnitude that does not round to infinity.
 const TOP: i32 = 0x7f7f_7fff;
@@ -124,13 +125,49 @@ unsafe fn split<const PARTS: usize>(x: __m512, y: __m512, finite: &mut bool) -> 
     split_tame::<PARTS>(x, y)
 }
 
-/// Up to 16 floats, of which `n` are there; the others are 0.
+/// Floats as they are stored.
+pub(super) trait Stored {
+    const BYTES: usize;
+
+    /// Up to 16 floats, of which `n` are there; the others are 0.
+    unsafe fn load(p: *const u8, n: usize) -> __m512;
+}
+
+/// The first `n` of 16.
 #[inline(always)]
-unsafe fn load(p: *const f32, n: usize) -> __m512 {
-    if n >= 16 {
-        _mm512_loadu_ps(p)
-    } else {
-        _mm512_maskz_loadu_ps(((1u32 << n) - 1) as __mmask16, p)
+fn first(n: usize) -> __mmask16 {
+    ((1u32 << n.min(16)) - 1) as __mmask16
+}
+
+pub(super) enum F32 {}
+pub(super) enum F16 {}
+pub(super) enum Bf16 {}
+
+impl Stored for F32 {
+    const BYTES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8, n: usize) -> __m512 {
+        _mm512_maskz_loadu_ps(first(n), p.cast())
+    }
+}
+
+impl Stored for F16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8, n: usize) -> __m512 {
+        _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p.cast()))
+    }
+}
+
+impl Stored for Bf16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8, n: usize) -> __m512 {
+        let bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p.cast()));
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
     }
 }
 
@@ -156,34 +193,59 @@ impl Squares {
     }
 }
 
-/// Calls `$body` with the number of parts as a constant.
-macro_rules! by_parts {
-    ($name:ident, $parts:ident: ($($arg:ident: $type:ty),*) $(-> $result:ty)?) => {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        pub(super) unsafe fn $name($parts: usize, $($arg: $type),*) $(-> $result)? {
-            match $parts {
-                1 => of::$name::<1>($($arg),*),
-                2 => of::$name::<2>($($arg),*),
-                _ => of::$name::<3>($($arg),*),
+/// Packing, with the number of parts and what is stored as constants.
+macro_rules! packs {
+    ($($name:ident),+) => {
+        $(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+        pub(super) unsafe fn $name(parts: usize, rows: FloatRows, n: usize, d: usize, out: *mut u16) -> bool {
+            let FloatRows { ptr, ld, precision } = rows;
+            macro_rules! of_stored {
+                ($stored:ty) => {
+                    match parts {
+                        1 => of::$name::<$stored, 1>(ptr, ld, n, d, out),
+                        2 => of::$name::<$stored, 2>(ptr, ld, n, d, out),
+                        _ => of::$name::<$stored, 3>(ptr, ld, n, d, out),
+                    }
+                };
             }
-        }
+            match precision {
+                Precision::F16 => of_stored!(F16),
+                Precision::Bf16 => of_stored!(Bf16),
+                _ => of_stored!(F32),
+            }
+        })+
     };
 }
 
-by_parts!(pack_rows, parts: (rows: *const f32, ld: usize, n: usize, d: usize, out: *mut u16) -> bool);
-by_parts!(pack_transposed, parts: (rows: *const f32, ld: usize, n: usize, d: usize, out: *mut u16) -> bool);
-by_parts!(pack_columns, parts: (rows: *const f32, ld: usize, n: usize, d: usize, out: *mut u16) -> bool);
-by_parts!(pack_panels, parts: (rows: *const f32, ld: usize, n: usize, d: usize, out: *mut u16) -> bool);
-by_parts!(softmax_parts, parts: (s: *const f32, rows: usize, n: usize, state: RowState, scale: f32, p: *mut u16, ldp: usize));
+packs!(pack_rows, pack_transposed, pack_columns, pack_panels);
 
-/// The same with the number of parts as a constant.
+/// See [`crate::kernels::parts::SoftmaxParts`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn softmax_parts(
+    parts: usize,
+    s: *const f32,
+    rows: usize,
+    n: usize,
+    state: RowState,
+    scale: f32,
+    p: *mut u16,
+    ldp: usize,
+) {
+    match parts {
+        1 => of::softmax_parts::<1>(s, rows, n, state, scale, p, ldp),
+        2 => of::softmax_parts::<2>(s, rows, n, state, scale, p, ldp),
+        _ => of::softmax_parts::<3>(s, rows, n, state, scale, p, ldp),
+    }
+}
+
+/// The same with constants.
 mod of {
     use super::*;
 
     /// See [`crate::kernels::parts::PartKernels::pack_rows`].
     #[inline(always)]
-    pub(super) unsafe fn pack_rows<const PARTS: usize>(
-        rows: *const f32,
+    pub(super) unsafe fn pack_rows<S: Stored, const PARTS: usize>(
+        rows: *const u8,
         ld: usize,
         n: usize,
         d: usize,
@@ -192,11 +254,12 @@ mod of {
         let mut finite = true;
         let len = row_len(d, PARTS);
         for i in 0..n {
-            let (row, mut out) = (rows.add(i * ld), out.add(i * len));
+            let mut out = out.add(i * len);
             for t in (0..d).step_by(STEP) {
-                let y = row.wrapping_add(t + 16);
-                let y = load(y, (d - t).saturating_sub(16));
-                for x in split::<PARTS>(load(row.add(t), d - t), y, &mut finite) {
+                let row = rows.wrapping_add((i * ld + t) * S::BYTES);
+                let x = S::load(row, d - t);
+                let y = S::load(row.wrapping_add(16 * S::BYTES), (d - t).saturating_sub(16));
+                for x in split::<PARTS>(x, y, &mut finite) {
                     _mm512_store_si512(out.cast(), x);
                     out = out.add(STEP);
                 }
@@ -208,8 +271,8 @@ mod of {
 
     /// See [`crate::kernels::parts::PartKernels::pack_transposed`].
     #[inline(always)]
-    pub(super) unsafe fn pack_transposed<const PARTS: usize>(
-        rows: *const f32,
+    pub(super) unsafe fn pack_transposed<S: Stored, const PARTS: usize>(
+        rows: *const u8,
         ld: usize,
         n: usize,
         d: usize,
@@ -224,7 +287,7 @@ mod of {
                 for pair in 0..16 {
                     let row = |t: usize| {
                         let count = if t < n { width } else { 0 };
-                        load(rows.wrapping_add(t * ld + c), count)
+                        S::load(rows.wrapping_add((t * ld + c) * S::BYTES), count)
                     };
                     let parts = split::<PARTS>(row(t + pair), row(t + pair + 16), &mut finite);
                     squares.put(pair, parts);
@@ -238,8 +301,8 @@ mod of {
 
     /// See [`crate::kernels::parts::PartKernels::pack_columns`].
     #[inline(always)]
-    pub(super) unsafe fn pack_columns<const PARTS: usize>(
-        rows: *const f32,
+    pub(super) unsafe fn pack_columns<S: Stored, const PARTS: usize>(
+        rows: *const u8,
         ld: usize,
         n: usize,
         d: usize,
@@ -251,10 +314,11 @@ mod of {
             let panel = out.add(c / NR * panel_len(d, PARTS, NR) + c % NR * 2);
             for t in (0..d).step_by(STEP) {
                 for i in 0..16 {
-                    let row = rows.wrapping_add((c + i) * ld + t);
+                    let row = rows.wrapping_add(((c + i) * ld + t) * S::BYTES);
                     let terms = if c + i < n { d - t } else { 0 };
-                    let y = load(row.wrapping_add(16), terms.saturating_sub(16));
-                    squares.put(i, split::<PARTS>(load(row, terms), y, &mut finite));
+                    let x = S::load(row, terms);
+                    let y = S::load(row.wrapping_add(16 * S::BYTES), terms.saturating_sub(16));
+                    squares.put(i, split::<PARTS>(x, y, &mut finite));
                 }
                 squares.transpose::<PARTS>(panel.add(t * PARTS * NR), STEP * NR / 2, NR);
             }
@@ -264,8 +328,8 @@ mod of {
 
     /// See [`crate::kernels::parts::PartKernels::pack_panels`].
     #[inline(always)]
-    pub(super) unsafe fn pack_panels<const PARTS: usize>(
-        rows: *const f32,
+    pub(super) unsafe fn pack_panels<S: Stored, const PARTS: usize>(
+        rows: *const u8,
         ld: usize,
         n: usize,
         d: usize,
@@ -277,7 +341,7 @@ mod of {
                 for c in (0..d.next_multiple_of(NR)).step_by(16) {
                     let row = |t: usize| {
                         let count = if t < n { d.saturating_sub(c) } else { 0 };
-                        load(rows.wrapping_add(t * ld + c), count)
+                        S::load(rows.wrapping_add((t * ld + c) * S::BYTES), count)
                     };
                     let parts = split::<PARTS>(row(t + pair), row(t + pair + 16), &mut finite);
                     let to = c / NR * panel_len(n, PARTS, NR) + (t * PARTS + pair * 2) * NR;
