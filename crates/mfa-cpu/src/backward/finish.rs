@@ -19,6 +19,11 @@ pub(super) struct Finish<'a> {
 impl Finish<'_> {
     /// Scales, clips and writes an accumulated row.
     pub(super) fn row(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
+        if !self.clip && self.gradient.strides[3] == 1 {
+            let at = self.gradient.at(b, h, n, 0).cast();
+            // SAFETY: the gradient is FP32 and has `row.len()` columns, one after the other.
+            return unsafe { (self.kernels.scale)(row.as_ptr(), row.len(), self.scale, at) };
+        }
         self.apply(b, h, n, row);
         store_row(self.kernels, self.gradient, b, h, n, row);
     }
@@ -42,7 +47,9 @@ impl Finish<'_> {
 
     fn apply(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
         if self.scale != 1.0 {
-            row.iter_mut().for_each(|x| *x *= self.scale);
+            let x = row.as_mut_ptr();
+            // SAFETY: a row, in place.
+            unsafe { (self.kernels.scale)(x, row.len(), self.scale, x) };
         }
         if self.clip {
             self.clip_row(b, h, n, row);
