@@ -6,7 +6,7 @@
 use half::{bf16, f16};
 
 use crate::hadamard;
-use crate::kernels::parts::FloatRows;
+use crate::kernels::parts::{Float, FloatRows};
 use crate::kernels::{Kernels, PerPrecision};
 use crate::precision::Precision;
 use crate::quantization::Granularity;
@@ -53,11 +53,16 @@ impl Tensor {
 
     /// The rows from `n` on where they lie, if they are floats whose columns follow one another.
     pub(crate) fn plain_floats(&self, b: usize, h: usize, n: usize) -> Option<FloatRows> {
-        let plain = self.precision.is_float() && (self.shape[3] == 1 || self.strides[3] == 1);
-        plain.then(|| FloatRows {
+        let float = match self.precision {
+            Precision::F32 => Float::F32,
+            Precision::F16 => Float::F16,
+            Precision::Bf16 => Float::Bf16,
+            _ => return None,
+        };
+        (self.shape[3] == 1 || self.strides[3] == 1).then(|| FloatRows {
             ptr: self.at(b, h, n, 0).cast_const(),
             ld: self.strides[2],
-            precision: self.precision,
+            float,
         })
     }
 

@@ -7,10 +7,9 @@ use crate::expand::Basis;
 use crate::forward::bias::LOG2_E;
 use crate::forward::schedule::Rows;
 use crate::forward::tile::Tile;
-use crate::kernels::parts::FloatRows;
+use crate::kernels::parts::{Float, FloatRows};
 use crate::kernels::{KB, ScoreScales};
 use crate::plan::{Scores, Values};
-use crate::precision::Precision;
 use crate::quantization::{Params, Quant};
 use crate::tensor::Tensor;
 
@@ -77,7 +76,7 @@ impl Tile<'_> {
             for run in rows.runs(strip, strip + n) {
                 let plain = q
                     .plain_floats(b, run.head, run.at)
-                    .filter(|rows| parts || rows.precision == Precision::F32);
+                    .filter(|rows| parts || rows.float == Float::F32);
                 if let Some(plain) = plain
                     && run.len == n
                     && !rotate
@@ -234,7 +233,7 @@ impl Tile<'_> {
         parts: bool,
     ) -> FloatRows {
         let plain = tensor.plain_floats(at.0, at.1, row);
-        let readable = |rows: &FloatRows| parts || rows.precision == Precision::F32;
+        let readable = |rows: &FloatRows| parts || rows.float == Float::F32;
         plain
             .filter(|rows| readable(rows) && !basis.rotate)
             .unwrap_or_else(|| {

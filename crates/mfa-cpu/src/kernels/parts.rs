@@ -28,8 +28,6 @@
 //! NaN and infinities have one part, themselves; a product of parts turns infinity times a float into infinity or NaN.
 //! Packing tells whether there were any; where that matters, [`restore`] and [`exact_dot`] give what the floats would.
 
-use crate::precision::Precision;
-
 /// Terms of a step.
 pub(crate) const STEP: usize = 32;
 /// Parts of an operand, at most.
@@ -110,12 +108,20 @@ pub(crate) const fn panel_len(terms: usize, parts: usize, nr: usize) -> usize {
     row_len(terms, parts) * nr
 }
 
-/// Rows of FP32, FP16 or BF16 as they lie, `ld` elements apart.
+/// How a float is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Float {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Rows of floats as they lie, `ld` elements apart.
 #[derive(Clone, Copy)]
 pub(crate) struct FloatRows {
     pub ptr: *const u8,
     pub ld: usize,
-    pub precision: Precision,
+    pub float: Float,
 }
 
 impl FloatRows {
@@ -123,15 +129,16 @@ impl FloatRows {
         FloatRows {
             ptr: ptr.cast(),
             ld,
-            precision: Precision::F32,
+            float: Float::F32,
         }
     }
 
     /// The rows from `row` on, from `column` on.
     pub(crate) fn from(&self, row: usize, column: usize) -> Self {
         let elements = row * self.ld + column;
+        let bytes = if self.float == Float::F32 { 4 } else { 2 };
         FloatRows {
-            ptr: self.ptr.wrapping_add(elements * self.precision.bytes()),
+            ptr: self.ptr.wrapping_add(elements * bytes),
             ..*self
         }
     }

@@ -2,10 +2,9 @@
 
 use super::softmax;
 use crate::kernels::parts::{
-    FloatRows, MAX_PARTS, PartKernels, STEP, Terms, at_a, at_b, bf16, long_row_len, row_len,
+    Float, FloatRows, MAX_PARTS, PartKernels, STEP, Terms, at_a, at_b, bf16, long_row_len, row_len,
 };
 use crate::kernels::{KB, MAX_MR, RowState, SCORE_LD};
-use crate::precision::Precision;
 
 /// The twins for strips of `MR` rows and panels of `NR` columns.
 pub(crate) const fn table<const MR: usize, const NR: usize>() -> PartKernels {
@@ -48,11 +47,11 @@ unsafe fn put(x: f32, parts: usize, first: *mut u16, distance: usize) {
 }
 
 /// An element of rows as they lie.
-pub(super) unsafe fn float(rows: &FloatRows, row: usize, column: usize) -> f32 {
+pub(crate) unsafe fn float(rows: &FloatRows, row: usize, column: usize) -> f32 {
     let at = rows.from(row, column).ptr;
-    match rows.precision {
-        Precision::F16 => at.cast::<half::f16>().read_unaligned().to_f32(),
-        Precision::Bf16 => at.cast::<half::bf16>().read_unaligned().to_f32(),
+    match rows.float {
+        Float::F16 => at.cast::<half::f16>().read_unaligned().to_f32(),
+        Float::Bf16 => at.cast::<half::bf16>().read_unaligned().to_f32(),
         _ => at.cast::<f32>().read_unaligned(),
     }
 }

@@ -3,7 +3,7 @@
 use std::ptr::{null, null_mut};
 
 use super::memory::Guarded;
-use super::parts::stored;
+use super::parts::{FLOATS, stored};
 use super::{Random, round_up};
 use crate::kernels::gradient::{GradientParts, PartsFactors, PartsStrip, PartsSum, StripOfParts};
 use crate::kernels::parts::{
@@ -12,7 +12,6 @@ use crate::kernels::parts::{
 use crate::kernels::scalar::gradient_parts::TABLE as TWIN;
 use crate::kernels::scalar::parts as twin;
 use crate::kernels::{Isa, KB, SCORE_LD};
-use crate::precision::Precision;
 
 const EPSILON: f32 = f32::EPSILON / 2.0;
 
@@ -405,17 +404,17 @@ fn largest() {
         for (n, d) in [(1, 1), (3, 16), (17, 33), (100, 64)] {
             let ld = d + random.below(3);
             let floats = random.floats((n - 1) * ld + d);
-            for precision in Precision::FLOATS {
-                let rows = Guarded::from_slice(&stored(&floats, precision));
+            for float in FLOATS {
+                let rows = Guarded::from_slice(&stored(&floats, float));
                 let rows = FloatRows {
                     ptr: rows.as_ptr(),
                     ld,
-                    precision,
+                    float,
                 };
                 // SAFETY: `n` rows of `d` elements.
                 let (got, want) =
                     unsafe { ((table.largest)(rows, n, d), (TWIN.largest)(rows, n, d)) };
-                assert_eq!(got, want, "{n} x {d} {precision:?}");
+                assert_eq!(got, want, "{n} x {d} {float:?}");
             }
         }
     }

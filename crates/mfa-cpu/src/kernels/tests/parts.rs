@@ -3,12 +3,11 @@
 use super::memory::Guarded;
 use super::{Random, tables};
 use crate::kernels::parts::{
-    FloatRows, MAX_PARTS, PackParts, PartKernels, STEP, Terms, bf16, exact_dot, long_row_len,
-    panel_len, restore, row_len,
+    Float, FloatRows, MAX_PARTS, PackParts, PartKernels, STEP, Terms, bf16, exact_dot,
+    long_row_len, panel_len, restore, row_len,
 };
 use crate::kernels::scalar::{self, parts as twin};
 use crate::kernels::{KB, Kernels, RowState, SCORE_LD};
-use crate::precision::Precision;
 
 /// Tables with products of parts, and their twins.
 fn tables_of_parts() -> Vec<(&'static Kernels, PartKernels, PartKernels)> {
@@ -77,13 +76,16 @@ fn three_parts_are_the_float() {
     }
 }
 
-/// The bytes of floats in a precision.
-pub(super) fn stored(floats: &[f32], precision: Precision) -> Vec<u8> {
-    match precision {
-        Precision::F16 => (floats.iter())
+/// The ways to store floats.
+pub(super) const FLOATS: [Float; 3] = [Float::F32, Float::F16, Float::Bf16];
+
+/// The bytes of floats.
+pub(super) fn stored(floats: &[f32], float: Float) -> Vec<u8> {
+    match float {
+        Float::F16 => (floats.iter())
             .flat_map(|x| half::f16::from_f32(*x).to_ne_bytes())
             .collect(),
-        Precision::Bf16 => (floats.iter())
+        Float::Bf16 => (floats.iter())
             .flat_map(|x| half::bf16::from_f32(*x).to_ne_bytes())
             .collect(),
         _ => floats.iter().flat_map(|x| x.to_ne_bytes()).collect(),
@@ -128,26 +130,26 @@ fn packing_is_that_of_the_twin() {
                 b_columns,
             ),
         ];
-        for (name, kernel, twin, most_rows, most_columns, size) in cases {
+        for (name, kernel, other, most_rows, most_columns, size) in cases {
             for round in 0..60 {
                 let (n, d) = (1 + random.below(most_rows), 1 + random.below(most_columns));
                 let parts = 1 + random.below(MAX_PARTS);
                 let ld = d + random.below(3);
                 let len = (n - 1) * ld + d;
                 let share = [0, 0, 50, 1][round % 4];
-                let precision = Precision::FLOATS[round / 4 % 3];
+                let float = FLOATS[round / 4 % 3];
                 let floats: Vec<f32> = (0..len)
                     .map(|_| match share > 0 && random.below(share) == 0 {
                         true => wild(&mut random),
                         false => random.float(),
                     })
                     .collect();
-                let bytes = stored(&floats, precision);
+                let bytes = stored(&floats, float);
                 let rows = Guarded::from_slice(&bytes);
                 let rows = FloatRows {
                     ptr: rows.as_ptr(),
                     ld,
-                    precision,
+                    float,
                 };
                 let len = size(n, d, parts, mr, nr);
                 let mut got = Guarded::new(len, 7u16);
@@ -156,13 +158,15 @@ fn packing_is_that_of_the_twin() {
                 let (a, b) = unsafe {
                     (
                         kernel(parts, rows, n, d, got.as_mut_ptr()),
-                        twin(parts, rows, n, d, want.as_mut_ptr()),
+                        other(parts, rows, n, d, want.as_mut_ptr()),
                     )
                 };
                 got.check(name);
                 let at = (0..len).find(|&i| got[i] != want[i]);
                 assert_eq!(at, None, "{}: {name} {n} x {d}, {parts} parts", table.isa);
-                let finite = (0..n).all(|i| rows[i * ld..][..d].iter().all(|x| x.is_finite()));
+                // SAFETY: one of the rows' elements.
+                let is_finite = |i, c| unsafe { twin::float(&rows, i, c) }.is_finite();
+                let finite = (0..n).all(|i| (0..d).all(|c| is_finite(i, c)));
                 assert_eq!((a, b), (finite, finite), "{}: {name}", table.isa);
             }
         }

@@ -6,9 +6,8 @@ use super::parts::{Bf16, F16, F32, Stored, pair, upper_parts};
 use crate::kernels::SCORE_LD;
 use crate::kernels::avx512::vector::{Plain, Zmm};
 use crate::kernels::gradient::PartsStrip;
-use crate::kernels::parts::{FloatRows, MAX_PARTS, STEP};
+use crate::kernels::parts::{Float, FloatRows, MAX_PARTS, STEP};
 use crate::kernels::simd::Simd;
-use crate::precision::Precision;
 
 /// Floats of a vector.
 const LANES: usize = 16;
@@ -172,9 +171,9 @@ pub(super) unsafe fn scale_rows(s: *mut f32, rows: usize, n: usize, factor: f32)
 /// See [`crate::kernels::gradient::Largest`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
 pub(super) unsafe fn largest(rows: FloatRows, n: usize, d: usize) -> f32 {
-    match rows.precision {
-        Precision::F16 => largest_of::<F16>(rows, n, d),
-        Precision::Bf16 => largest_of::<Bf16>(rows, n, d),
+    match rows.float {
+        Float::F16 => largest_of::<F16>(rows, n, d),
+        Float::Bf16 => largest_of::<Bf16>(rows, n, d),
         _ => largest_of::<F32>(rows, n, d),
     }
 }

@@ -6,9 +6,8 @@ use super::{MR, NR};
 use crate::kernels::RowState;
 use crate::kernels::avx512::vector::{Plain, Zmm};
 use crate::kernels::generic::softmax;
-use crate::kernels::parts::{FloatRows, MAX_PARTS, STEP, long_row_len, panel_len, row_len};
+use crate::kernels::parts::{Float, FloatRows, MAX_PARTS, STEP, long_row_len, panel_len, row_len};
 use crate::kernels::simd::Simd;
-use crate::precision::Precision;
 
 /// The largest bits of a magnitude that does not round to infinity.
 const TOP: i32 = 0x7f7f_7fff;
@@ -198,7 +197,7 @@ macro_rules! packs {
     ($($name:ident),+) => {
         $(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
         pub(super) unsafe fn $name(parts: usize, rows: FloatRows, n: usize, d: usize, out: *mut u16) -> bool {
-            let FloatRows { ptr, ld, precision } = rows;
+            let FloatRows { ptr, ld, float } = rows;
             macro_rules! of_stored {
                 ($stored:ty) => {
                     match parts {
@@ -208,9 +207,9 @@ macro_rules! packs {
                     }
                 };
             }
-            match precision {
-                Precision::F16 => of_stored!(F16),
-                Precision::Bf16 => of_stored!(Bf16),
+            match float {
+                Float::F16 => of_stored!(F16),
+                Float::Bf16 => of_stored!(Bf16),
                 _ => of_stored!(F32),
             }
         })+
