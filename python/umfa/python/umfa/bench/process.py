@@ -75,6 +75,8 @@ class Worker:
             text=True,
             encoding="utf-8",
             env=environment(os.environ, threads),
+            # A library may leave processes of its own behind, which would keep the pipe open: they end with it.
+            start_new_session=True,
         )
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -137,7 +139,10 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process."""
-        if self._process.poll() is None:
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        elif self._process.poll() is None:
             self._process.kill()
         self._process.wait()
         # The pipe has ended, and so does the thread that reads it.
