@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +102,18 @@ def test_environment_of_workers_is_the_same_for_all() -> None:
     found = process.environment(given, 3)
     assert "OPENBLAS_CORETYPE" not in found
     assert (found["OMP_NUM_THREADS"], found["HOME"]) == ("3", "/home")
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
+def test_what_a_worker_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    """A child that holds the pipe: without its end, `close` would wait for it."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nsleep 60 &\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    worker = process.Worker("numpy", 1, python)
+    start = time.monotonic()
+    worker.close()
+    assert time.monotonic() - start < 30
 
 
 @pytest.fixture(scope="module")

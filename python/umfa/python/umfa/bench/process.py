@@ -75,7 +75,7 @@ class Worker:
             text=True,
             encoding="utf-8",
             env=environment(os.environ, threads),
-            # A library may leave processes of its own behind, which would keep the pipe open: they end with it.
+            # Processes that a library leaves behind would keep the pipe open: they end with it.
             start_new_session=True,
         )
         self._lines: queue.Queue[str] = queue.Queue()
