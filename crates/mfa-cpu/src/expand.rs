@@ -46,9 +46,14 @@ impl Tensor {
         self.quant.as_ref().is_some_and(|q| q.rotated)
     }
 
+    /// Whether the columns of a row follow one another.
+    pub(crate) fn has_dense_rows(&self) -> bool {
+        self.shape[3] == 1 || self.strides[3] == 1
+    }
+
     /// Whether rows can be used as they lie, as floats.
     pub(crate) fn is_plain_f32(&self) -> bool {
-        self.precision == Precision::F32 && (self.shape[3] == 1 || self.strides[3] == 1)
+        self.precision == Precision::F32 && self.has_dense_rows()
     }
 
     /// The rows from `n` on where they lie, if they are floats whose columns follow one another.
@@ -59,7 +64,7 @@ impl Tensor {
             Precision::Bf16 => Float::Bf16,
             _ => return None,
         };
-        (self.shape[3] == 1 || self.strides[3] == 1).then(|| FloatRows {
+        self.has_dense_rows().then(|| FloatRows {
             ptr: self.at(b, h, n, 0).cast_const(),
             ld: self.strides[2],
             float,
@@ -139,7 +144,7 @@ impl Tensor {
         unsafe {
             if self.strides[3] == 1 && self.strides[2] == columns && ld == columns {
                 widen(self.at(b, h, n, 0), count * columns, out);
-            } else if columns == 1 || self.strides[3] == 1 {
+            } else if self.has_dense_rows() {
                 for i in 0..count {
                     widen(self.at(b, h, n + i, 0), columns, out.add(i * ld));
                 }
@@ -212,7 +217,7 @@ impl Tensor {
                 let row = out.add(i * ld);
                 if self.precision == Precision::I4 {
                     (kernels.unpack_i4)(self.at(b, h, n + i, 0), columns, row);
-                } else if columns == 1 || self.strides[3] == 1 {
+                } else if self.has_dense_rows() {
                     self.at(b, h, n + i, 0)
                         .cast::<i8>()
                         .copy_to_nonoverlapping(row, columns);
@@ -227,6 +232,6 @@ impl Tensor {
 
     /// Whether rows can be used as they lie, as i8.
     pub(crate) fn is_plain_i8(&self) -> bool {
-        self.precision == Precision::I8 && (self.shape[3] == 1 || self.strides[3] == 1)
+        self.precision == Precision::I8 && self.has_dense_rows()
     }
 }

@@ -121,11 +121,12 @@ impl Plan {
         let rows = sequences.iter().map(|s| s.nq * problem.group).max();
         let rows = rows.unwrap_or(0);
         let most_keys = sequences.iter().map(|s| s.nk).max().unwrap_or(0);
-        let path = if rows <= DECODE_ROWS && streams(&problem.k) && streams(&problem.v) {
-            Loop::Decode
-        } else {
-            Loop::Tile
-        };
+        let path =
+            if rows <= DECODE_ROWS && problem.k.has_dense_rows() && problem.v.has_dense_rows() {
+                Loop::Decode
+            } else {
+                Loop::Tile
+            };
         let (mut scores, scores_why) = scores(problem, kernels, path);
         let (mut values, values_why) = values(problem, kernels, path);
         if kernels.parts.is_some() && path == Loop::Tile {
@@ -188,11 +189,6 @@ impl Plan {
         }
         plan
     }
-}
-
-/// Whether rows can be read where they lie.
-fn streams(tensor: &Tensor) -> bool {
-    tensor.shape[3] == 1 || tensor.strides[3] == 1
 }
 
 /// Whether one scale (and zero point) holds for a whole row.

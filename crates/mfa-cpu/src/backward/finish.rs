@@ -1,6 +1,6 @@
 //! From accumulators to gradients: the softmax scale, the clip option, the caller's strides.
 
-use crate::forward::store_row;
+use crate::forward::{store_row, store_scaled_row};
 use crate::hadamard;
 use crate::kernels::Kernels;
 use crate::tensor::Tensor;
@@ -19,10 +19,8 @@ pub(super) struct Finish<'a> {
 impl Finish<'_> {
     /// Scales, clips and writes an accumulated row.
     pub(super) fn row(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
-        if !self.clip && self.gradient.strides[3] == 1 {
-            let at = self.gradient.at(b, h, n, 0).cast();
-            // SAFETY: the gradient is FP32 and has `row.len()` columns, one after the other.
-            return unsafe { (self.kernels.scale)(row.as_ptr(), row.len(), self.scale, at) };
+        if !self.clip {
+            return store_scaled_row(self.kernels, self.gradient, b, h, n, row, self.scale);
         }
         self.apply(b, h, n, row);
         store_row(self.kernels, self.gradient, b, h, n, row);

@@ -60,19 +60,12 @@ impl Finish<'_> {
             unsafe { lse.at(b, head, n, 0).cast::<f32>().write(value as f32) };
         }
         let (scale, output) = (factor * self.v_scale, &self.call.output);
-        let as_it_is = self.v_mean.is_none() && !problem.v.is_rotated();
-        let (x, len) = (part.o.as_mut_ptr(), part.o.len());
-        let plain = output.precision == Precision::F32 && output.strides[3] == 1;
-        let out = if as_it_is && plain {
-            output.at(b, head, n, 0).cast()
-        } else {
-            x
-        };
-        // SAFETY: a row of the accumulator, to itself or to as many columns of the output.
-        unsafe { (self.kernels.scale)(x, len, scale, out) };
-        if as_it_is && plain {
-            return;
+        if self.v_mean.is_none() && !problem.v.is_rotated() {
+            return store_scaled_row(self.kernels, output, b, head, n, part.o, scale);
         }
+        let x = part.o.as_mut_ptr();
+        // SAFETY: a row, in place.
+        unsafe { (self.kernels.scale)(x, part.o.len(), scale, x) };
         if let Some(mean) = &self.v_mean {
             let share = factor * part.l;
             part.o
@@ -84,6 +77,28 @@ impl Finish<'_> {
             hadamard::rotate(part.o);
         }
         store_row(self.kernels, output, b, head, n, part.o);
+    }
+}
+
+/// Writes `factor` times a row of floats in the tensor's precision. The row may be changed.
+pub(crate) fn store_scaled_row(
+    kernels: &Kernels,
+    tensor: &Tensor,
+    b: usize,
+    h: usize,
+    n: usize,
+    row: &mut [f32],
+    factor: f32,
+) {
+    let plain = tensor.is_plain_f32();
+    let out = match plain {
+        true => tensor.at(b, h, n, 0).cast(),
+        false => row.as_mut_ptr(),
+    };
+    // SAFETY: the view was checked to hold `row.len()` columns, and rows do not overlap; or in place.
+    unsafe { (kernels.scale)(row.as_ptr(), row.len(), factor, out) };
+    if !plain {
+        store_row(kernels, tensor, b, h, n, row);
     }
 }
 

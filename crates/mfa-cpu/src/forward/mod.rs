@@ -9,7 +9,7 @@ mod schedule;
 mod tile;
 
 pub(crate) use bias::LOG2_E;
-pub(crate) use finish::store_row;
+pub(crate) use finish::{store_row, store_scaled_row};
 pub(crate) use schedule::Schedule;
 
 use crate::error::Result;

@@ -62,12 +62,12 @@ unsafe fn mask16(n: usize) -> __mmask16 {
 }
 
 #[inline(always)]
-unsafe fn vector_of_f16(p: *const u8, n: usize) -> __m512 {
+pub(super) unsafe fn vector_of_f16(p: *const u8, n: usize) -> __m512 {
     _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask16(n), p.cast()))
 }
 
 #[inline(always)]
-unsafe fn vector_of_bf16(p: *const u8, n: usize) -> __m512 {
+pub(super) unsafe fn vector_of_bf16(p: *const u8, n: usize) -> __m512 {
     let x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask16(n), p.cast()));
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
 }

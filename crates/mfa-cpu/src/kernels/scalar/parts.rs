@@ -52,7 +52,7 @@ pub(crate) unsafe fn float(rows: &FloatRows, row: usize, column: usize) -> f32 {
     match rows.float {
         Float::F16 => at.cast::<half::f16>().read_unaligned().to_f32(),
         Float::Bf16 => at.cast::<half::bf16>().read_unaligned().to_f32(),
-        _ => at.cast::<f32>().read_unaligned(),
+        Float::F32 => at.cast::<f32>().read_unaligned(),
     }
 }
 

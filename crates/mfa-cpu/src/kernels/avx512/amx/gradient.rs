@@ -174,7 +174,7 @@ pub(super) unsafe fn largest(rows: FloatRows, n: usize, d: usize) -> f32 {
     match rows.float {
         Float::F16 => largest_of::<F16>(rows, n, d),
         Float::Bf16 => largest_of::<Bf16>(rows, n, d),
-        _ => largest_of::<F32>(rows, n, d),
+        Float::F32 => largest_of::<F32>(rows, n, d),
     }
 }
 

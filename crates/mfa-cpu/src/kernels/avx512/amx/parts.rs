@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{MR, NR};
 use crate::kernels::RowState;
-use crate::kernels::avx512::vector::{Plain, Zmm};
+use crate::kernels::avx512::vector::{Plain, Zmm, vector_of_bf16, vector_of_f16};
 use crate::kernels::generic::softmax;
 use crate::kernels::parts::{Float, FloatRows, MAX_PARTS, STEP, long_row_len, panel_len, row_len};
 use crate::kernels::simd::Simd;
@@ -132,12 +132,6 @@ pub(super) trait Stored {
     unsafe fn load(p: *const u8, n: usize) -> __m512;
 }
 
-/// The first `n` of 16.
-#[inline(always)]
-fn first(n: usize) -> __mmask16 {
-    ((1u32 << n.min(16)) - 1) as __mmask16
-}
-
 pub(super) enum F32 {}
 pub(super) enum F16 {}
 pub(super) enum Bf16 {}
@@ -147,7 +141,7 @@ impl Stored for F32 {
 
     #[inline(always)]
     unsafe fn load(p: *const u8, n: usize) -> __m512 {
-        _mm512_maskz_loadu_ps(first(n), p.cast())
+        Zmm::<Plain>::load_n(p.cast(), n.min(16), 0.0)
     }
 }
 
@@ -156,7 +150,7 @@ impl Stored for F16 {
 
     #[inline(always)]
     unsafe fn load(p: *const u8, n: usize) -> __m512 {
-        _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p.cast()))
+        vector_of_f16(p, n.min(16))
     }
 }
 
@@ -165,8 +159,7 @@ impl Stored for Bf16 {
 
     #[inline(always)]
     unsafe fn load(p: *const u8, n: usize) -> __m512 {
-        let bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p.cast()));
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        vector_of_bf16(p, n.min(16))
     }
 }
 
@@ -210,7 +203,7 @@ macro_rules! packs {
             match float {
                 Float::F16 => of_stored!(F16),
                 Float::Bf16 => of_stored!(Bf16),
-                _ => of_stored!(F32),
+                Float::F32 => of_stored!(F32),
             }
         })+
     };
