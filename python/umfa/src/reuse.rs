@@ -19,13 +19,16 @@ const KEPT: usize = 32 << 20;
 const ALIGN: usize = 64;
 
 /// A piece of memory.
+#[derive(Clone, Copy)]
 struct Block {
     ptr: NonNull<u8>,
     layout: Layout,
 }
 
-// SAFETY: whoever has the block is the only one to have it.
+// SAFETY: a block is in one list or has one owner, which hands out nothing but its address.
 unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Sync for Block {}
 
 /// Dropped blocks, the last one last.
 static FREED: Mutex<Vec<Block>> = Mutex::new(Vec::new());
@@ -65,7 +68,7 @@ impl Block {
 
 /// What an array over reused memory keeps alive.
 #[pyclass(frozen, module = "umfa._native", name = "ResultMemory")]
-pub(crate) struct ResultMemory(Mutex<Option<Block>>);
+pub(crate) struct ResultMemory(Block);
 
 impl ResultMemory {
     /// At least `bytes` bytes, uninitialised, where they lie, and their owner.
@@ -74,15 +77,12 @@ impl ResultMemory {
             PyMemoryError::new_err(format!("{bytes} bytes for a result could not be allocated"))
         })?;
         let data = block.ptr.as_ptr().cast();
-        Ok((data, Py::new(py, ResultMemory(Mutex::new(Some(block))))?))
+        Ok((data, Py::new(py, ResultMemory(block))?))
     }
 }
 
 impl Drop for ResultMemory {
     fn drop(&mut self) {
-        let block = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(block) = block.take() {
-            block.free();
-        }
+        self.0.free();
     }
 }
