@@ -26,6 +26,7 @@ mod problem;
 mod quantization;
 mod quantize;
 mod record;
+mod sizes;
 mod tensor;
 
 pub use ffi::*;

@@ -5,6 +5,7 @@ use crate::kernels::{DECODE_ROWS, KB, Kernels};
 use crate::precision::Precision;
 use crate::problem::{Forward, Problem};
 use crate::quantization::Granularity;
+use crate::sizes;
 use crate::tensor::Tensor;
 
 /// How the query rows meet the keys.
@@ -87,22 +88,6 @@ pub(crate) struct Why {
     pub tiles: usize,
 }
 
-/// Tuning, by head dimension: the first row whose `columns` (of Q and V together) is not exceeded.
-/// Chosen so that packed K and V of a block, Q and O of a tile stay in half of a 1.25 MB second-level cache.
-const BLOCKS: [(usize, usize, usize); 4] = [
-    // columns of K and V, keys of a block, most rows of a tile
-    (160, KB, 384),
-    (320, KB, 288),
-    (640, KB / 2, 192),
-    (usize::MAX, KB / 4, 96),
-];
-/// The same for products of parts, which take half the time, so that packing asks for twice the rows; in 2 MB.
-const BLOCKS_OF_PARTS: [(usize, usize, usize); 4] = [
-    (160, KB, 1024),
-    (320, KB, 768),
-    (640, KB / 2, 384),
-    (usize::MAX, KB / 4, 192),
-];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 4e5;
 /// Tiles per worker, so that a slow worker can be relieved.
@@ -138,12 +123,8 @@ impl Plan {
             }
         }
 
-        let columns = problem.d + problem.dv;
-        let parts = matches!(scores, Scores::Parts(_)) || matches!(values, Values::Parts(_));
-        let (block_keys, cap) = if parts { &BLOCKS_OF_PARTS } else { &BLOCKS }
-            .iter()
-            .find(|row| columns <= row.0)
-            .map_or((KB / 4, 96), |&(_, keys, rows)| (keys, rows));
+        let (block_keys, most_rows) =
+            sizes::block_and_tile(kernels, (scores, values), (problem.d, problem.dv));
         let mr = kernels.mr;
         let tile_rows = match path {
             Loop::Decode => DECODE_ROWS,
@@ -159,8 +140,10 @@ impl Plan {
                     .map(|s| s.nq)
                     .sum::<usize>()
                     .saturating_mul(problem.heads);
-                let share = all_rows.div_ceil(workers * per_worker).clamp(1, cap);
-                share.next_multiple_of(mr)
+                let share = all_rows.div_ceil(workers * per_worker).max(1);
+                let most = share.next_multiple_of(mr).min(most_rows);
+                let longest = sequences.iter().map(|s| s.nq).max().unwrap_or(0);
+                sizes::equal_tiles(most, longest, problem.group, mr)
             }
         };
         let mut plan = Plan {

@@ -29,6 +29,7 @@ use crate::kernels::{KB, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales
 use crate::memory::Arena;
 use crate::plan::{Plan, Scores, Values};
 use crate::problem::Problem;
+use crate::sizes::{bytes_of_k, bytes_of_q, bytes_of_v};
 
 /// A worker's memory for a tile. Every pointer is 64-byte aligned.
 pub(super) struct Scratch {
@@ -70,43 +71,28 @@ impl Scratch {
         plan: &Plan,
         kernels: &Kernels,
     ) -> Self {
-        let (d, d4) = (problem.d, problem.d.div_ceil(4));
         let ldo = padded(problem.dv, kernels);
         let tile = plan.tile_rows;
         let widest = problem.d.max(problem.dv).next_multiple_of(16);
-        let (nr, keys) = (kernels.nr, plan.block_keys);
-        let (q_bytes, k_bytes) = match plan.scores {
-            Scores::F32 => (tile * 4 * d, 4 * d * KB),
-            Scores::I8 => (tile * 4 * d4, 4 * d4 * KB),
-            Scores::Parts(terms) => {
-                let row = |parts| 2 * row_len(d, parts);
-                let keys = keys.next_multiple_of(nr);
-                (
-                    tile * row(terms.parts_of_a()),
-                    keys * row(terms.parts_of_b()),
-                )
-            }
-        };
-        let (v_bytes, p_bytes) = match plan.values {
-            Values::F32 => (4 * ldo * KB, 0),
-            Values::I16 => (2 * ldo * KB, 2 * P16_LD),
-            Values::U8 => (ldo * KB, P8_LD),
-            Values::Parts(terms) => {
-                let row = |parts| 2 * row_len(keys, parts);
-                (ldo * row(terms.parts_of_b()), row(terms.parts_of_a()))
-            }
+        // A whole number of panels of K, and of steps of each kernel along V.
+        let keys = plan.block_keys.next_multiple_of(kernels.nr);
+        let p_bytes = match plan.values {
+            Values::F32 => 0,
+            Values::I16 => 2 * P16_LD,
+            Values::U8 => P8_LD,
+            Values::Parts(terms) => 2 * row_len(keys, terms.parts_of_a()),
         };
         let row_bytes = 4 * widest * plan.block_keys.max(kernels.mr);
         Scratch {
-            q: arena.take(q_bytes),
+            q: arena.take(tile * bytes_of_q(plan.scores, problem.d)),
             o: arena.take(tile * ldo),
             m: arena.take(tile),
             l: arena.take(tile),
             row_scale: arena.take(tile),
             row_sum: arena.take(tile),
             row_add: arena.take(tile),
-            k: arena.take(k_bytes),
-            v: arena.take(v_bytes),
+            k: arena.take(keys * bytes_of_k(plan.scores, problem.d)),
+            v: arena.take(keys * bytes_of_v(plan.values, ldo)),
             rows: arena.take(row_bytes),
             s: arena.take(kernels.mr * SCORE_LD),
             p: arena.take(kernels.mr * p_bytes),
