@@ -70,22 +70,23 @@ pub(crate) struct Head {
 }
 
 /// Tuning, by head dimension: the first row whose `columns` (of Q and V together) is not exceeded. Chosen so that what a
-/// worker packs and accumulates for a pair of blocks stays in three quarters of a 2 MB second-level cache.
+/// worker packs and accumulates for a pair of blocks stays in three quarters of a 2 MB second-level cache; the widest do not.
 const BLOCKS: [(usize, usize, usize); 4] = [
     // columns of Q and V, queries of a block, keys of a block
     (160, KB, 288),
     (288, KB, 192),
     (544, KB / 2, 144),
-    (usize::MAX, KB / 4, 72),
+    (usize::MAX, KB / 4, 144),
 ];
-/// The same with products of parts: packing queries costs more beside them, so that blocks of keys are as long as the
-/// cache lets them be, and shorter blocks of queries leave room for more keys.
+/// The same with products of parts: packing queries costs more beside them, so that blocks of keys are long and those of
+/// queries short. What is summed for the keys may leave the cache, for it is read and written in order; twice these keys
+/// would bring the widest rows up to a tenth more, for twice the memory.
 const PARTS_BLOCKS: [(usize, [(usize, usize); 3]); 4] = [
     // columns of Q and V, queries and keys of a block of one, two and three parts
-    (160, [(KB, 1024), (KB / 2, 512), (KB / 2, 288)]),
+    (160, [(KB, 512), (KB / 2, 512), (KB / 2, 512)]),
     (288, [(KB, 512), (KB, 512), (KB / 2, 256)]),
-    (544, [(KB / 2, 256), (KB / 2, 128), (KB / 2, 96)]),
-    (usize::MAX, [(KB / 4, 128), (KB / 4, 96), (KB / 4, 64)]),
+    (544, [(KB, 512), (KB, 256), (KB / 2, 256)]),
+    (usize::MAX, [(KB, 256), (KB / 2, 256), (KB / 4, 256)]),
 ];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 1e5;
@@ -153,13 +154,13 @@ fn blocks(columns: usize, products: Option<Products>) -> (usize, usize) {
         None => BLOCKS
             .iter()
             .find(|row| columns <= row.0)
-            .map_or((KB / 4, 72), |&(_, queries, keys)| (queries, keys)),
+            .map_or((KB / 4, 144), |&(_, queries, keys)| (queries, keys)),
         Some(products) => {
             let parts = products.p.parts_of_b().max(products.ds.parts_of_b());
             PARTS_BLOCKS
                 .iter()
                 .find(|row| columns <= row.0)
-                .map_or((KB / 4, 64), |row| row.1[parts - 1])
+                .map_or((KB / 4, 256), |row| row.1[parts - 1])
         }
     }
 }
