@@ -141,7 +141,10 @@ impl Stored for F32 {
 
     #[inline(always)]
     unsafe fn load(p: *const u8, n: usize) -> __m512 {
-        Zmm::<Plain>::load_n(p.cast(), n.min(16), 0.0)
+        if n >= 16 {
+            return _mm512_loadu_ps(p.cast());
+        }
+        Zmm::<Plain>::load_n(p.cast(), n, 0.0)
     }
 }
 
@@ -150,7 +153,10 @@ impl Stored for F16 {
 
     #[inline(always)]
     unsafe fn load(p: *const u8, n: usize) -> __m512 {
-        vector_of_f16(p, n.min(16))
+        if n >= 16 {
+            return vector_of_f16(p, 16);
+        }
+        vector_of_f16(p, n)
     }
 }
 
@@ -159,7 +165,10 @@ impl Stored for Bf16 {
 
     #[inline(always)]
     unsafe fn load(p: *const u8, n: usize) -> __m512 {
-        vector_of_bf16(p, n.min(16))
+        if n >= 16 {
+            return vector_of_bf16(p, 16);
+        }
+        vector_of_bf16(p, n)
     }
 }
 
