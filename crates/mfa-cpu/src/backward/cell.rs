@@ -21,6 +21,7 @@ use super::check::Backward;
 use super::pack::{Keys, Queries};
 use super::plan::Plan;
 use super::scratch::{Scratch, padded};
+use crate::kernels::parts::Ready;
 use crate::kernels::{Kernels, SCORE_LD, ScoreScales};
 use crate::plan::Scores;
 use crate::problem::Sequence;
@@ -97,6 +98,8 @@ pub(super) struct Cells<'a> {
     pub bias: &'a Bias<'a>,
     pub d: DValues<'a>,
     pub scratch: &'a Scratch,
+    /// For all products of an item.
+    pub _ready: Ready<'a>,
 }
 
 /// Where dQ of a block of queries is accumulated: rows `ld` apart.

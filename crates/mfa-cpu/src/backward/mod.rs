@@ -27,6 +27,7 @@ pub(crate) use check::Backward;
 pub(crate) use plan::{Loop, Plan, Source};
 
 use crate::kernels::Kernels;
+use crate::kernels::parts::Ready;
 use crate::memory::{Aligned, Arena};
 use crate::pool::Pool;
 
@@ -78,6 +79,7 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
         bias: &bias,
         d,
         scratch: &scratch[worker],
+        _ready: Ready::new(kernels),
     };
     for worker in &scratch {
         // SAFETY: a strip's ones, inside the memory that was laid out.

@@ -4,7 +4,7 @@ use crate::forward::bias::LOG2_E;
 use crate::forward::pack::Block;
 use crate::forward::tile::Tile;
 use crate::kernels::parts::{
-    FloatRows, PartKernels, STEP, Terms, exact_dot, panel_len, restore, row_len,
+    FloatRows, PartKernels, STEP, Terms, exact_dot, long_row_len, panel_len, restore, row_len,
 };
 use crate::kernels::{KB, RowState, SCORE_LD};
 use crate::plan::Values;
@@ -118,7 +118,7 @@ impl Tile<'_> {
     ) {
         let (parts, scratch, nr) = (self.parts(), self.scratch, self.kernels.nr);
         let (of_p, of_v) = (terms.parts_of_a(), terms.parts_of_b());
-        let (ldp, panel) = (row_len(n, of_p), panel_len(block.n, of_v, nr));
+        let (ldp, panel) = (long_row_len(n, of_p), panel_len(block.n, of_v, nr));
         let p: *mut u16 = scratch.p.cast();
         // SAFETY: `n` keys of the block from `skipped` on, a strip of O.
         unsafe {

@@ -24,7 +24,7 @@ use crate::expand::Basis;
 use crate::forward::bias::Bias;
 use crate::forward::pack::Block;
 use crate::forward::schedule::{Item, Rows};
-use crate::kernels::parts::row_len;
+use crate::kernels::parts::{Ready, long_row_len};
 use crate::kernels::{KB, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales};
 use crate::memory::Arena;
 use crate::plan::{Plan, Scores, Values};
@@ -80,7 +80,7 @@ impl Scratch {
             Values::F32 => 0,
             Values::I16 => 2 * P16_LD,
             Values::U8 => P8_LD,
-            Values::Parts(terms) => 2 * row_len(keys, terms.parts_of_a()),
+            Values::Parts(terms) => 2 * long_row_len(keys, terms.parts_of_a()),
         };
         let row_bytes = 4 * widest * plan.block_keys.max(kernels.mr);
         Scratch {
@@ -136,6 +136,7 @@ impl Tile<'_> {
         let mr = self.kernels.mr;
         let options = &self.problem.options;
         let padded_rows = rows.len().next_multiple_of(mr);
+        let _ready = Ready::new(self.kernels);
         // SAFETY: everything stays inside the scratch, whose sizes follow from the plan; tensors were checked.
         unsafe {
             scratch.o.write_bytes(0, padded_rows * ldo);

@@ -28,6 +28,10 @@
 //! NaN and infinities have one part, themselves; a product of parts turns infinity times a float into infinity or NaN.
 //! Packing tells whether there were any; where that matters, [`restore`] and [`exact_dot`] give what the floats would.
 
+use std::marker::PhantomData;
+
+use super::Kernels;
+
 /// Terms of a step.
 pub(crate) const STEP: usize = 32;
 /// Parts of an operand, at most.
@@ -197,6 +201,44 @@ pub(crate) struct PartKernels {
     pub product: Product,
     pub softmax: SoftmaxParts,
     pub rescale: Rescale,
+    pub unit: Unit,
+}
+
+/// A unit that has a state, which kernels set up and release. While a thread keeps it, they find it set up: see [`Ready`].
+#[derive(Clone, Copy)]
+pub(crate) struct Unit {
+    pub keep: unsafe fn(),
+    pub release: unsafe fn(),
+}
+
+/// Keeps the calling thread's unit set up while it lives, if there is one.
+pub(crate) struct Ready<'a> {
+    unit: Option<&'a Unit>,
+    /// It belongs to a thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<'a> Ready<'a> {
+    pub(crate) fn new(kernels: &'a Kernels) -> Self {
+        let unit = kernels.parts.as_ref().map(|parts| &parts.unit);
+        if let Some(unit) = unit {
+            // SAFETY: kernels are in use only where their instruction set is there.
+            unsafe { (unit.keep)() };
+        }
+        Ready {
+            unit,
+            not_send: PhantomData,
+        }
+    }
+}
+
+impl Drop for Ready<'_> {
+    fn drop(&mut self) {
+        if let Some(unit) = self.unit {
+            // SAFETY: as above; it was kept by this thread.
+            unsafe { (unit.release)() };
+        }
+    }
 }
 
 /// Where the first part of term `t` of a row of A is; the others follow [`STEP`] elements apart.

@@ -2,7 +2,8 @@
 
 use super::softmax;
 use crate::kernels::parts::{
-    Float, FloatRows, MAX_PARTS, PartKernels, STEP, Terms, at_a, at_b, bf16, long_row_len, row_len,
+    Float, FloatRows, MAX_PARTS, PartKernels, STEP, Terms, Unit, at_a, at_b, bf16, long_row_len,
+    row_len,
 };
 use crate::kernels::{KB, MAX_MR, RowState, SCORE_LD};
 
@@ -16,8 +17,14 @@ pub(crate) const fn table<const MR: usize, const NR: usize>() -> PartKernels {
         product: product::<MR, NR>,
         softmax: softmax_parts,
         rescale,
+        unit: Unit {
+            keep: nothing,
+            release: nothing,
+        },
     }
 }
+
+unsafe fn nothing() {}
 
 /// The parts of a float; those past `parts` are left out.
 pub(crate) fn split(x: f32, parts: usize) -> [u16; MAX_PARTS] {

@@ -68,6 +68,13 @@ impl Random {
     }
 }
 
+/// The tables, each with its unit set up by every kernel, and kept from one to the next.
+fn kept_or_not() -> impl Iterator<Item = (&'static Kernels, bool)> {
+    tables()
+        .into_iter()
+        .flat_map(|(table, _)| [(table, false), (table, true)])
+}
+
 fn round_up(n: usize, to: usize) -> usize {
     n.div_ceil(to) * to
 }

@@ -1,9 +1,10 @@
 //! Splitting into parts, and products of them.
 
 use super::memory::Guarded;
+use super::tiles::Int8;
 use super::{Random, tables};
 use crate::kernels::parts::{
-    Float, FloatRows, MAX_PARTS, PackParts, PartKernels, STEP, Terms, bf16, exact_dot,
+    Float, FloatRows, MAX_PARTS, PackParts, PartKernels, Ready, STEP, Terms, bf16, exact_dot,
     long_row_len, panel_len, restore, row_len,
 };
 use crate::kernels::scalar::{self, parts as twin};
@@ -227,7 +228,11 @@ fn products() {
     let mut random = Random(72);
     for (table, ours, theirs) in tables_of_parts() {
         let (mr, nr) = tile(table);
-        for terms in Terms::ALL {
+        for (terms, kept) in Terms::ALL
+            .into_iter()
+            .zip([false, true].into_iter().cycle())
+        {
+            let _ready = kept.then(|| Ready::new(table));
             for d in [1, 16, 31, 32, 33, 64, 96, 128, 200, 256] {
                 for rows in [1, mr.min(16), mr.min(17), mr] {
                     let panels = 1 + random.below(5);
@@ -287,6 +292,31 @@ fn products() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// A kernel that needs the unit in another state leaves it as the next one expects.
+#[test]
+fn a_kept_unit_stays_set_up() {
+    let mut random = Random(75);
+    for (table, ours, _) in tables_of_parts() {
+        let ((mr, nr), d) = (tile(table), 2 * STEP);
+        let x = Operands::new(&mut random, &ours, Terms::Three, [mr, nr, nr, d]);
+        let product = || {
+            let mut o = vec![0f32; mr * nr];
+            let (a, b) = (x.packed_a.as_ptr(), x.packed_b.as_ptr());
+            let (lda, panel, out) = (row_len(d, 2), panel_len(d, 2, nr), o.as_mut_ptr());
+            // SAFETY: operands have the sizes of their layouts.
+            unsafe { (ours.product)(Terms::Three, a, lda, b, panel, 2, mr, 1, false, out, nr) };
+            o
+        };
+        let want = product();
+        let _ready = Ready::new(table);
+        for d in [4, 20, 64, 68] {
+            let integers = Int8::new(&mut random, d, mr, nr);
+            integers.run(table, mr, &integers.scales(true, true));
+            assert!(product() == want, "{}: after d {d}", table.isa);
         }
     }
 }

@@ -32,7 +32,7 @@ use super::super::Kernels;
 use super::Isa;
 use crate::kernels::generic::Integers;
 use crate::kernels::gradient::{GradientKernels, GradientParts};
-use crate::kernels::parts::PartKernels;
+use crate::kernels::parts::{PartKernels, Unit};
 use crate::kernels::{KB, MAX_MR, P16_LD};
 
 /// Rows of a tile.
@@ -75,6 +75,10 @@ pub(crate) static TABLE: Kernels = Kernels {
         product: product::product,
         softmax: parts::softmax_parts,
         rescale: parts::rescale,
+        unit: Unit {
+            keep: config::keep,
+            release: config::release,
+        },
     }),
     gradient: GradientKernels {
         parts: Some(GradientParts {
