@@ -96,7 +96,7 @@ thread_local! {
     static KEPT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Sets up tiles of whole steps until [`release`]: doing it in every kernel costs 300 cycles each time, up to a twentieth.
+/// Sets up tiles of whole steps until [`release`]: a kernel that does it, and releases them, waits hundreds of cycles.
 ///
 /// # Safety
 /// [`runs_here`].
