@@ -10,14 +10,15 @@ from umfa.bench.record import Record
 HEAD = """# Numbers
 
 Do not edit: `umfa bench --report docs/numbers.md` writes this page from `docs/numbers/*.json`, and
-`umfa bench --record docs/numbers/NAME.json` makes such a file. Ratios hold on other machines better
+`umfa bench --json docs/numbers/NAME.json` makes such a file. Ratios hold on other machines better
 than times do; all figures of one record come from one run.
 """
 
 
 def render(folder: Path) -> str:
     """The page for the records of a folder; a ValueError where there is none."""
-    records = [(path.stem, Record.read(path)) for path in sorted(folder.glob("*.json"))]
+    paths = sorted(folder.glob("*.json"), key=lambda path: path.stem)
+    records = [(path.stem, Record.read(path)) for path in paths]
     if not records:
         raise ValueError(f"no records (*.json) in {folder}")
     parts = [HEAD]
