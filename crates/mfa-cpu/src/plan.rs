@@ -103,8 +103,8 @@ impl Plan {
         let inline = work < INLINE_WORK;
         let workers = if inline { 1 } else { threads };
         let sequences = &problem.sequences;
-        let rows = sequences.iter().map(|s| s.nq * problem.group).max();
-        let rows = rows.unwrap_or(0);
+        let most_queries = sequences.iter().map(|s| s.nq).max().unwrap_or(0);
+        let rows = most_queries * problem.group;
         let most_keys = sequences.iter().map(|s| s.nk).max().unwrap_or(0);
         let path =
             if rows <= DECODE_ROWS && problem.k.has_dense_rows() && problem.v.has_dense_rows() {
@@ -142,8 +142,7 @@ impl Plan {
                     .saturating_mul(problem.heads);
                 let share = all_rows.div_ceil(workers * per_worker).max(1);
                 let most = share.next_multiple_of(mr).min(most_rows);
-                let longest = sequences.iter().map(|s| s.nq).max().unwrap_or(0);
-                sizes::equal_tiles(most, longest, problem.group, mr)
+                sizes::equal_tiles(most, most_queries, problem.group, mr)
             }
         };
         let mut plan = Plan {

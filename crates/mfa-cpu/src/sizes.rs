@@ -25,6 +25,11 @@ const TILES: Budget = Budget {
 /// Most rows of a tile: more gain nothing, and leave less to share among workers.
 const MOST_ROWS: usize = 1024;
 
+/// Columns, padded to whole panels.
+pub(crate) fn padded(columns: usize, kernels: &Kernels) -> usize {
+    columns.next_multiple_of(kernels.nr)
+}
+
 /// Bytes of a row of packed Q.
 pub(crate) fn bytes_of_q(scores: Scores, d: usize) -> usize {
     match scores {
@@ -63,7 +68,7 @@ pub(crate) fn block_and_tile(
         Some(_) => TILES,
         None => VECTORS,
     };
-    let columns = dv.next_multiple_of(kernels.nr);
+    let columns = padded(dv, kernels);
     let of_a_key = bytes_of_k(scores, d) + bytes_of_v(values, columns);
     let keys = [KB, KB / 2]
         .into_iter()

@@ -20,11 +20,12 @@ use super::bias::{Bias, Patch};
 use super::check::Backward;
 use super::pack::{Keys, Queries};
 use super::plan::Plan;
-use super::scratch::{Scratch, padded};
+use super::scratch::Scratch;
 use crate::kernels::parts::Ready;
 use crate::kernels::{Kernels, SCORE_LD, ScoreScales};
 use crate::plan::Scores;
 use crate::problem::Sequence;
+use crate::sizes::padded;
 use crate::tensor::Tensor;
 
 /// What a pass computes.

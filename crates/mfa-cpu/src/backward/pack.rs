@@ -9,12 +9,13 @@
 use std::ptr::null;
 
 use super::cell::{Cells, Want};
-use super::scratch::{padded, stride};
+use super::scratch::stride;
 use crate::expand::Basis;
 use crate::forward::LOG2_E;
 use crate::kernels::parts::{FloatRows, STEP};
 use crate::plan::Scores;
 use crate::problem::Sequence;
+use crate::sizes::padded;
 use crate::tensor::Tensor;
 
 /// A packed block of queries of one head.

@@ -18,7 +18,6 @@ use super::bias::Patch;
 use super::cell::{Cells, Sum, Want, clear};
 use super::pack::{Keys, Queries};
 use super::plan::Products;
-use super::scratch::padded;
 use crate::forward::LOG2_E;
 use crate::kernels::gradient::{GradientParts, PartsFactors, PartsStrip, PartsSum, StripOfParts};
 use crate::kernels::parts::{
@@ -27,6 +26,7 @@ use crate::kernels::parts::{
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::precision::Precision;
 use crate::problem::Sequence;
+use crate::sizes::padded;
 use crate::tensor::Tensor;
 
 /// Kernels and products of a plan that has them.

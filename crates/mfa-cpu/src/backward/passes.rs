@@ -7,9 +7,9 @@ use super::cell::{Cells, Sum, Want};
 use super::check::Backward;
 use super::finish::{Finish, clear_row, load_row};
 use super::plan::{Head, Plan};
-use super::scratch::padded;
 use crate::forward::store_row;
 use crate::problem::{Problem, Sequence};
+use crate::sizes::padded;
 use crate::tensor::Tensor;
 
 /// What a pass takes block by block.

@@ -148,19 +148,17 @@ impl Plan {
     }
 }
 
-/// Queries and keys of a block.
+/// Queries and keys of a block. The last row of a table holds for all that is wider.
 fn blocks(columns: usize, products: Option<Products>) -> (usize, usize) {
     match products {
-        None => BLOCKS
-            .iter()
-            .find(|row| columns <= row.0)
-            .map_or((KB / 4, 144), |&(_, queries, keys)| (queries, keys)),
+        None => {
+            let (_, queries, keys) = BLOCKS[BLOCKS.partition_point(|row| row.0 < columns)];
+            (queries, keys)
+        }
         Some(products) => {
             let parts = products.p.parts_of_b().max(products.ds.parts_of_b());
-            PARTS_BLOCKS
-                .iter()
-                .find(|row| columns <= row.0)
-                .map_or((KB / 4, 256), |row| row.1[parts - 1])
+            let (_, by_parts) = PARTS_BLOCKS[PARTS_BLOCKS.partition_point(|row| row.0 < columns)];
+            by_parts[parts - 1]
         }
     }
 }

@@ -5,11 +5,7 @@ use super::plan::{Plan, Products};
 use crate::kernels::parts::{STEP, Terms, long_row_len};
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::memory::Arena;
-
-/// Columns padded to whole panels.
-pub(super) fn padded(columns: usize, kernels: &Kernels) -> usize {
-    columns.next_multiple_of(kernels.nr)
-}
+use crate::sizes::padded;
 
 /// Distance of expanded rows.
 pub(super) fn stride(columns: usize) -> usize {

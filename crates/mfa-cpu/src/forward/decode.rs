@@ -14,6 +14,7 @@ use crate::kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD};
 use crate::memory::Arena;
 use crate::problem::Problem;
 use crate::quantization::Granularity;
+use crate::sizes::padded;
 use crate::tensor::Tensor;
 
 /// Keys that are expanded at a time, where they must be: 16 rows of 512 floats fit first-level cache.
@@ -38,7 +39,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn lay_out(arena: &mut Arena, problem: &Problem, kernels: &Kernels) -> Self {
-        let ldo = super::tile::padded(problem.dv, kernels);
+        let ldo = padded(problem.dv, kernels);
         Scratch {
             q: arena.take(DECODE_ROWS * stride(problem.d)),
             q_sum: arena.take(DECODE_ROWS),
@@ -98,7 +99,7 @@ impl Decode<'_> {
     pub(super) unsafe fn run(&self, item: &Item) {
         let (problem, kernels, scratch, rows) =
             (self.problem, self.kernels, self.scratch, &item.rows);
-        let ldo = super::tile::padded(problem.dv, kernels);
+        let ldo = padded(problem.dv, kernels);
         let sequence = &rows.sequence;
         let n_rows = rows.len();
         // SAFETY: everything stays inside the scratch; keys are inside the tensors.

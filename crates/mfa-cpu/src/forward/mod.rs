@@ -18,6 +18,7 @@ use crate::memory::{Aligned, Arena};
 use crate::plan::{Loop, Plan, Values};
 use crate::pool::Pool;
 use crate::problem::{Forward, Problem};
+use crate::sizes::padded;
 
 use bias::Bias;
 use finish::{Finish, Partial};
@@ -114,7 +115,7 @@ pub(crate) fn run(
             }
         }
         let (o, m, l) = scratch.results();
-        let ldo = tile::padded(problem.dv, kernels);
+        let ldo = padded(problem.dv, kernels);
         let finish = (plan.splits == 1).then(|| finish_of(call, plan, kernels, &item));
         for r in 0..item.rows.len() {
             // SAFETY: the item's rows of the scratch; the item's own part of the partial results.

@@ -29,7 +29,7 @@ use crate::kernels::{KB, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales
 use crate::memory::Arena;
 use crate::plan::{Plan, Scores, Values};
 use crate::problem::Problem;
-use crate::sizes::{bytes_of_k, bytes_of_q, bytes_of_v};
+use crate::sizes::{bytes_of_k, bytes_of_q, bytes_of_v, padded};
 
 /// A worker's memory for a tile. Every pointer is 64-byte aligned.
 pub(super) struct Scratch {
@@ -109,11 +109,6 @@ impl Scratch {
             hidden: arena.take(kernels.mr * KB),
         }
     }
-}
-
-/// Columns of V, padded to whole panels.
-pub(super) fn padded(dv: usize, kernels: &Kernels) -> usize {
-    dv.next_multiple_of(kernels.nr)
 }
 
 /// The loops of one item.

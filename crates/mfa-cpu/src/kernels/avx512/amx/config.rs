@@ -109,13 +109,18 @@ pub(super) unsafe fn keep() {
 /// [`runs_here`].
 pub(super) unsafe fn release() {
     KEPT.set(false);
-    asm!("tilerelease", options(nomem, nostack, preserves_flags));
+    let_go();
 }
 
 #[inline(always)]
 unsafe fn set_up(rest: usize) {
     let config = &CONFIGS[rest];
     asm!("ldtilecfg [{}]", in(reg) config, options(readonly, nostack, preserves_flags));
+}
+
+#[inline(always)]
+unsafe fn let_go() {
+    asm!("tilerelease", options(nomem, nostack, preserves_flags));
 }
 
 /// Tiles in use. While it lives, this thread's tiles have the shapes of [`CONFIGS`].
@@ -143,7 +148,7 @@ impl Drop for Tiles {
         // SAFETY: there is one, or it would not have been made.
         unsafe {
             if !self.kept {
-                asm!("tilerelease", options(nomem, nostack, preserves_flags));
+                let_go();
             } else if self.rest != 0 {
                 set_up(0);
             }

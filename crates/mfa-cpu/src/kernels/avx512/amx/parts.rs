@@ -128,8 +128,17 @@ unsafe fn split<const PARTS: usize>(x: __m512, y: __m512, finite: &mut bool) -> 
 pub(super) trait Stored {
     const BYTES: usize;
 
-    /// Up to 16 floats, of which `n` are there; the others are 0.
-    unsafe fn load(p: *const u8, n: usize) -> __m512;
+    /// 16 floats, of which `n <= 16` are there; the others are 0.
+    unsafe fn first(p: *const u8, n: usize) -> __m512;
+
+    /// The same of any `n`. A whole vector needs no mask, which takes longer to make than the vector to load.
+    #[inline(always)]
+    unsafe fn load(p: *const u8, n: usize) -> __m512 {
+        if n >= 16 {
+            return Self::first(p, 16);
+        }
+        Self::first(p, n)
+    }
 }
 
 pub(super) enum F32 {}
@@ -140,10 +149,7 @@ impl Stored for F32 {
     const BYTES: usize = 4;
 
     #[inline(always)]
-    unsafe fn load(p: *const u8, n: usize) -> __m512 {
-        if n >= 16 {
-            return _mm512_loadu_ps(p.cast());
-        }
+    unsafe fn first(p: *const u8, n: usize) -> __m512 {
         Zmm::<Plain>::load_n(p.cast(), n, 0.0)
     }
 }
@@ -152,10 +158,7 @@ impl Stored for F16 {
     const BYTES: usize = 2;
 
     #[inline(always)]
-    unsafe fn load(p: *const u8, n: usize) -> __m512 {
-        if n >= 16 {
-            return vector_of_f16(p, 16);
-        }
+    unsafe fn first(p: *const u8, n: usize) -> __m512 {
         vector_of_f16(p, n)
     }
 }
@@ -164,10 +167,7 @@ impl Stored for Bf16 {
     const BYTES: usize = 2;
 
     #[inline(always)]
-    unsafe fn load(p: *const u8, n: usize) -> __m512 {
-        if n >= 16 {
-            return vector_of_bf16(p, 16);
-        }
+    unsafe fn first(p: *const u8, n: usize) -> __m512 {
         vector_of_bf16(p, n)
     }
 }
