@@ -1,6 +1,7 @@
 #include "compiler.hpp"
 #include "instrument.hpp"
 #include "texts.hpp"
+#include "worker.hpp"
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -10,44 +11,16 @@
 #include <fcntl.h>
 #include <fstream>
 #include <mutex>
-#include <spawn.h>
 #include <sstream>
+#include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
-
-extern char **environ;
 
 namespace softmetal {
 std::string environment(const char *name) { const char *v = getenv(name); return v ? v : ""; }
 
 namespace {
-struct Result { int status = -1; std::string output; };
-
-Result runProcess(const std::vector<std::string> &arguments) {
-  Result r;
-  int fds[2];
-  if (pipe2(fds, O_CLOEXEC) != 0) { r.output = "pipe: " + std::string(strerror(errno)); return r; }
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, fds[1], 1);
-  posix_spawn_file_actions_adddup2(&actions, fds[1], 2);
-  std::vector<char *> argv;
-  for (auto &a : arguments) argv.push_back(const_cast<char *>(a.c_str()));
-  argv.push_back(nullptr);
-  pid_t pid = 0;
-  int failed = posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  close(fds[1]);
-  if (failed) { close(fds[0]); r.output = arguments[0] + ": " + strerror(failed); return r; }
-  char buffer[16384]; ssize_t n;
-  while ((n = read(fds[0], buffer, sizeof buffer)) > 0 || (n < 0 && errno == EINTR)) if (n > 0) r.output.append(buffer, static_cast<size_t>(n));
-  close(fds[0]);
-  int status = 0;
-  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
-  r.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return r;
-}
 struct Compiler { std::string path, version; };
 const Compiler &compiler() {
   static const Compiler c = [] {
@@ -73,12 +46,17 @@ std::string temporary(const std::string &base) { static std::atomic<unsigned> n{
 std::string missing() { return "the software Metal device needs clang 19: not found as clang-19 or clang; set SOFTWARE_METAL_CLANG to its path"; }
 std::vector<std::string> with(std::vector<std::string> a, const std::vector<std::string> &b) { a.insert(a.end(), b.begin(), b.end()); return a; }
 
-/// Makes `path` with `make(temporary)` unless it exists; other threads and processes may do the same at once.
+/// Makes `path` with `make(temporary)` unless it exists. Threads and processes that want the same one at once wait for the first.
 template <class F> bool once(const std::string &path, F make) {
   if (exists(path)) return true;
-  std::string t = temporary(path);
-  if (!make(t)) { unlink(t.c_str()); return false; }
-  return rename(t.c_str(), path.c_str()) == 0;
+  std::string lock = path + ".lock", t = temporary(path);
+  int held = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (held >= 0) while (flock(held, LOCK_EX) != 0 && errno == EINTR) {}
+  bool there = exists(path) || (make(t) && rename(t.c_str(), path.c_str()) == 0);
+  unlink(t.c_str());
+  unlink(lock.c_str()); // who waits for it finds `path`
+  if (held >= 0) close(held);
+  return there;
 }
 const std::vector<std::string> &dialect() {
   static const std::vector<std::string> f = {"-x", "clcpp", "-cl-std=CLC++2021", "-Xclang", "-ffake-address-space-map", "-cl-single-precision-constant", "-Xclang", "-cl-ext=+cl_khr_fp16", "-cl-no-stdinc",
@@ -103,6 +81,45 @@ std::string executorPath(std::string &log) {
   return ok ? path : "";
 }
 
+// clang, or the code generator, in a child of the compile worker.
+Result compile(const std::vector<std::string> &arguments) {
+  static const std::string source = text::worker, preload = cacheDirectory() + "/worker-" + hash(source + compiler().version) + ".so";
+  std::string log;
+  bool ok = once(preload, [&](const std::string &t) {
+    std::string in = t + ".c";
+    write(in, source);
+    Result r = runProcess({compiler().path, "-O1", "-fPIC", "-shared", "-w", in, "-o", t, "-ldl"});
+    log = "the compile worker does not compile: " + r.output;
+    unlink(in.c_str());
+    return r.status == 0;
+  });
+  if (!ok) { Result r; r.output = log; return r; }
+  return runWorker(compiler().path, preload, arguments);
+}
+
+// How clang would call the linker, asked once: a link of ours need not start clang. IN and OUT stand for files.
+const std::vector<std::string> &linker(const std::string &executor) {
+  static const std::vector<std::string> words = [&] {
+    std::vector<std::string> w;
+    Result r = compile({compiler().path, "-###", "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", "-Wl,IN", executor, "-lm", "-o", "OUT"});
+    size_t line = r.output.rfind("\n \"");
+    for (size_t i = line + 1; line != std::string::npos && i < r.output.size(); ++i) {
+      if (r.output[i] != '"') continue;
+      std::string word;
+      for (++i; i < r.output.size() && r.output[i] != '"'; ++i) { if (r.output[i] == '\\') ++i; word += r.output[i]; }
+      w.push_back(word);
+    }
+    return w;
+  }();
+  return words;
+}
+Result link(const std::string &object, const std::string &executor, const std::string &out) {
+  std::vector<std::string> words = linker(executor);
+  if (words.empty()) { Result r; r.output = compiler().path + " does not say how it links"; return r; }
+  for (auto &w : words) w = w == "IN" ? object : w == "OUT" ? out : w;
+  return runProcess(words);
+}
+
 // The stand-in library, parsed once per mode and set of flags.
 std::string precompiled(Mode mode, const std::vector<std::string> &flags, std::string &log) {
   std::string key = text::library() + compiler().version;
@@ -110,11 +127,33 @@ std::string precompiled(Mode mode, const std::vector<std::string> &flags, std::s
   for (auto &f : all) key += f + '\n';
   std::string base = cacheDirectory() + "/lib-" + hash(key), pch = base + ".pch", header = base + ".h";
   bool ok = once(header, [&](const std::string &t) { return write(t, text::library()); }) && once(pch, [&](const std::string &t) {
-    Result r = runProcess(with(with({compiler().path}, all), {"-c", "-Xclang", "-emit-pch", header, "-o", t}));
+    Result r = compile(with(with({compiler().path}, all), {"-c", "-Xclang", "-emit-pch", header, "-o", t}));
     log = r.output;
     return r.status == 0;
   });
   return ok ? pch : "";
+}
+// A line for each library that was wanted, in the file that SOFTWARE_METAL_LOG names: whether it was `made`, `found` or `refused`, its
+// mode and name, and where it was made seconds of the processor by stage. One write each: processes share the file.
+void record(const char *what, Mode mode, const std::string &library, const std::string &stages) {
+  static const std::string path = environment("SOFTWARE_METAL_LOG");
+  if (path.empty()) return;
+  static const char *const modes[] = {"fast", "counted", "checked"};
+  std::string name = library.substr(library.rfind('/') + 1), line = std::string(what) + " " + modes[static_cast<int>(mode)] + " " + name.substr(0, name.find('.')) + stages + "\n";
+  int file = open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+  if (file < 0) return;
+  if (::write(file, line.data(), line.size()) < 0) {}
+  close(file);
+}
+double processorSeconds() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+std::string stage(const char *name, double seconds) {
+  char text[48];
+  snprintf(text, sizeof text, " %s %.3f", name, seconds);
+  return text;
 }
 // Diagnostics speak of MSL, not of what stands for it.
 std::string metalTerms(std::string s) {
@@ -153,7 +192,7 @@ bool preprocess(const std::string &source, const std::vector<std::string> &defin
   bool ok = once(base + ".i", [&](const std::string &t) {
     std::string in = t + ".metal";
     write(in, "#line 1 \"program_source\"\n" + source);
-    Result r = runProcess(with({compiler().path, "-E", "-x", "c++", "-std=c++17", "-undef", "-nostdinc", "-I" + stubs, "-include", macros, "-fno-caret-diagnostics", "-fno-color-diagnostics"}, with(defines, {in, "-o", t})));
+    Result r = compile(with({compiler().path, "-E", "-x", "c++", "-std=c++17", "-undef", "-nostdinc", "-I" + stubs, "-include", macros, "-fno-caret-diagnostics", "-fno-color-diagnostics"}, with(defines, {in, "-o", t})));
     unlink(in.c_str());
     log = r.output;
     return r.status == 0;
@@ -169,19 +208,28 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
   std::string executor = executorPath(log);
   if (executor.empty()) return "";
   std::string library = cacheDirectory() + "/k-" + hash(source + pch + executor + std::to_string(static_cast<int>(mode)) + instrumenterVersion) + ".so";
+  const char *outcome = "found";
+  std::string stages;
   bool ok = once(library, [&](const std::string &t) {
+    outcome = "refused";
     std::string in = t + ".clcpp", object = t + ".o";
     write(in, source);
     std::vector<std::string> front = with(with(with({compiler().path}, dialect()), optimization(mode)), flags);
     front = with(front, {"-include-pch", pch, in});
     Result r;
-    if (mode == Mode::fast) r = runProcess(with(front, {"-c", "-o", object}));
-    else {
+    if (mode == Mode::fast) {
+      r = compile(with(front, {"-c", "-o", object}));
+      stages += stage("front", r.seconds);
+    } else {
       std::string ir = t + ".ll";
-      r = runProcess(with(front, {"-S", "-emit-llvm", "-o", ir}));
+      r = compile(with(front, {"-S", "-emit-llvm", "-o", ir}));
+      stages += stage("front", r.seconds);
       if (r.status == 0) {
+        double begin = processorSeconds();
         write(ir, instrument(slurp(ir), mode == Mode::checked));
-        Result second = runProcess({compiler().path, "-x", "ir", "-O1", "-Xclang", "-disable-llvm-passes", "-fPIC", "-c", "-march=x86-64-v3", "-w", ir, "-o", object});
+        stages += stage("instrument", processorSeconds() - begin);
+        Result second = compile({"emit", "0", ir, object});
+        stages += stage("emit", second.seconds);
         if (second.status) { r.status = 255; r.output = "software device: instrumented code of " + ir + " does not compile: " + second.output; }
       }
       if (r.status != 255 && environment("SOFTWARE_METAL_KEEP").empty()) unlink(ir.c_str());
@@ -191,14 +239,16 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
     else log = metalTerms(r.output);
     if (r.status) return false;
     // Linked against the executor, so that a function without a body is an error here, as in Metal.
-    Result link = runProcess({compiler().path, "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", object, executor, "-lm", "-o", t});
+    Result linked = link(object, executor, t);
     unlink(object.c_str());
-    if (link.status == 0) return true;
-    size_t p = link.output.find("undefined reference to "), q = link.output.find("undefined symbol: ");
+    stages += stage("link", linked.seconds);
+    if (linked.status == 0) { outcome = "made"; return true; }
+    size_t p = linked.output.find("undefined reference to "), q = linked.output.find("undefined symbol: ");
     size_t at = p != std::string::npos ? p : q;
-    log = at == std::string::npos ? link.output : "program_source:1:1: error: " + link.output.substr(at, link.output.find('\n', at) - at) + "\n";
+    log = at == std::string::npos ? linked.output : "program_source:1:1: error: " + linked.output.substr(at, linked.output.find('\n', at) - at) + "\n";
     return false;
   });
+  record(outcome, mode, library, stages);
   return ok ? library : "";
 }
 

@@ -1,11 +1,13 @@
 #include "instrument.hpp"
 #include "abi.h"
+#include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 namespace softmetal {
@@ -92,7 +94,9 @@ struct Instrumenter {
   std::vector<uint32_t> costs, siteLines;
   std::map<uint32_t, uint32_t> siteOfLine;
   uint32_t block = 0;
-  bool usesDevice = false;
+  static constexpr size_t none = std::string::npos;
+  size_t blockStart = none; // in `out`, of the block that is being read
+  std::unordered_set<int> loops; // numbers of loops' metadata, which hold places in the text
 
   void split() {
     size_t i = 0;
@@ -154,10 +158,8 @@ struct Instrumenter {
     int space = resolve(p);
     if (!check || space == stackSpace || bytes == 0) return space;
     const char *f = space == groupSpace ? "sm_check_threadgroup" : space == genericSpace ? "sm_check_generic" : "sm_check_device";
-    std::string value = "%sm.p" + std::to_string(siteLines.size());
-    std::string cast = "  " + value + " = addrspacecast ptr addrspace(" + std::to_string(p.space) + ") " + std::string(p.value) + " to ptr\n";
     if (align > 128) align = 128;
-    out += cast + "  call void @" + f + "(ptr " + value + ", i32 " + std::to_string(bytes | kind << 16 | align << 20) + ", i32 " + std::to_string(site(line)) + ")\n";
+    out += "  call void @" + std::string(f) + "(ptr addrspace(" + std::to_string(p.space) + ") " + std::string(p.value) + ", i32 " + std::to_string(bytes | kind << 16 | align << 20) + ", i32 " + std::to_string(site(line)) + ")\n";
     return space;
   }
   void checkRange(const Pointer &p, View size, uint32_t kind, uint32_t line) {
@@ -167,13 +169,19 @@ struct Instrumenter {
     out += "  call void @sm_check_range(ptr " + (p.space ? value : std::string(p.value)) + ", i64 " + std::string(size) + ", i32 " + std::to_string(kind) + ", i32 " + std::to_string(site(line)) + ")\n";
   }
   void beginBlock() {
+    endBlock();
     block = static_cast<uint32_t>(costs.size() / SM_COSTS);
     costs.resize(costs.size() + SM_COSTS, 0);
+    blockStart = out.size();
   }
-  void countBlock() {
+  // Counts the block that is behind us at its beginning; one that costs nothing is as good as uncounted.
+  void endBlock() {
+    auto first = costs.begin() + block * SM_COSTS;
+    if (blockStart == none || std::all_of(first, costs.end(), [](uint32_t c) { return c == 0; })) { blockStart = none; return; }
     std::string n = std::to_string(block);
-    out += "  %sm.b" + n + " = getelementptr inbounds i64, ptr %sm.counts, i64 " + n + "\n  %sm.v" + n + " = load i64, ptr %sm.b" + n + "\n  %sm.w" + n + " = add i64 %sm.v" + n +
-           ", 1\n  store i64 %sm.w" + n + ", ptr %sm.b" + n + "\n";
+    out.insert(blockStart, "  %sm.b" + n + " = getelementptr inbounds i64, ptr %sm.counts, i64 " + n + "\n  %sm.v" + n + " = load i64, ptr %sm.b" + n + "\n  %sm.w" + n + " = add i64 %sm.v" + n +
+           ", 1\n  store i64 %sm.w" + n + ", ptr %sm.b" + n + "\n");
+    blockStart = none;
   }
 
   void instruction(View l) {
@@ -236,7 +244,29 @@ struct Instrumenter {
         add(k->second, ty.lanes ? ty.lanes : 1);
       } else if (op == "insertelement" || op == "extractelement" || op == "shufflevector") add(SM_OTHER_OPS, 1);
     }
-    out += l; out += '\n';
+    emit(l);
+  }
+  // Writes a line without its debug information, which is used up here and would cost the code generator time.
+  void emit(View l) {
+    size_t begin = out.size();
+    out += l;
+    for (View key : {View(" !dbg !"), View(" !llvm.loop !")}) {
+      size_t a = out.find(key, begin), e = a + key.size();
+      if (a == none) continue;
+      if (key[2] == 'l') loops.insert(atoi(out.c_str() + e));
+      while (e < out.size() && isdigit(static_cast<unsigned char>(out[e]))) ++e;
+      if (out[a - 1] == ',') --a;
+      out.erase(a, e - a);
+    }
+    out += '\n';
+  }
+  // Metadata that only debug information leads to.
+  bool isDebug(View l) const {
+    if (startsWith(l, "!llvm.dbg.cu")) return true;
+    size_t is = l.find(" = ");
+    if (is == View::npos || l[0] != '!') return false;
+    View value = l.substr(is + 3);
+    return startsWith(value, "!DI") || startsWith(value, "distinct !DI") || loops.count(atoi(std::string(l.substr(1, is - 1)).c_str())) != 0;
   }
   void call(View rest, uint32_t line, bool runtime) {
     size_t at = rest.find('@');
@@ -281,7 +311,8 @@ struct Instrumenter {
           out += c + '\n';
           continue;
         }
-        out += l; out += '\n';
+        if (isDebug(l)) continue;
+        emit(l);
         if (startsWith(l, "define ")) {
           inFunction = true; roots.clear();
           // Initialisers of program-scope variables run when the library is loaded, outside of any thread.
@@ -290,20 +321,20 @@ struct Instrumenter {
           if (n + 1 < lines.size() && !lines[n + 1].empty() && lines[n + 1].back() == ':' ) { out += lines[++n]; out += '\n'; }
           out += "  %sm.counts = call ptr asm \"movq sm_tls_counts@gottpoff(%rip), $0\\0A\\09movq %fs:($0), $0\", \"=r\"()\n"
                  "  %sm.lane = call ptr asm \"movq sm_tls_lane@gottpoff(%rip), $0\\0A\\09movq %fs:($0), $0\", \"=r\"()\n";
-          beginBlock(); countBlock();
+          beginBlock();
         }
         continue;
       }
-      if (l == "}") { inFunction = false; out += "}\n"; continue; }
-      if (skip) { out += l; out += '\n'; continue; }
+      if (l == "}") { inFunction = false; endBlock(); out += "}\n"; continue; }
+      if (skip) { emit(l); continue; }
       size_t colon = l.find(':');
       if (!l.empty() && l[0] != ' ' && colon != View::npos && l.substr(0, colon).find(' ') == View::npos) {
         out += l; out += '\n';
-        while (n + 1 < lines.size() && contains(lines[n + 1], " = phi ")) { out += lines[++n]; out += '\n'; }
-        beginBlock(); countBlock();
+        while (n + 1 < lines.size() && contains(lines[n + 1], " = phi ")) emit(lines[++n]);
+        beginBlock();
         continue;
       }
-      if (startsWith(l, "    ") || l.empty() || startsWith(l, "  ]")) { out += l; out += '\n'; continue; } // cases of a switch
+      if (startsWith(l, "    ") || l.empty() || startsWith(l, "  ]")) { emit(l); continue; } // cases of a switch
       instruction(l);
     }
     appendTables();
@@ -325,7 +356,7 @@ struct Instrumenter {
 } // namespace
 
 std::string instrument(const std::string &ir, bool check) {
-  Instrumenter i{ir, check, {}, {}, {}, {}, {}, {}, {}, {}, {}, 0, false};
+  Instrumenter i{ir, check, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   return i.run();
 }
 } // namespace softmetal

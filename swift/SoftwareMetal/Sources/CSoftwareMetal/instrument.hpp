@@ -7,5 +7,5 @@ namespace softmetal {
 std::string instrument(const std::string &ir, bool check);
 
 /// Part of the key of cached libraries: change it with the rewriting.
-inline constexpr const char *instrumenterVersion = "1";
+inline constexpr const char *instrumenterVersion = "2";
 } // namespace softmetal

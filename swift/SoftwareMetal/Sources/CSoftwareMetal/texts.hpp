@@ -40,6 +40,9 @@ inline const char *const run =
 inline const char *const load =
 #include "device/rt_load.h"
     ;
+inline const char *const worker =
+#include "device/worker.h"
+    ;
 
 /// The executor, one C++ file.
 inline std::string executor() {
