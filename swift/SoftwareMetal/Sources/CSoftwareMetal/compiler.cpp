@@ -114,10 +114,18 @@ const std::vector<std::string> &linker(const std::string &executor) {
   return words;
 }
 Result link(const std::string &object, const std::string &executor, const std::string &out) {
-  std::vector<std::string> words = linker(executor);
-  if (words.empty()) { Result r; r.output = compiler().path + " does not say how it links"; return r; }
-  for (auto &w : words) w = w == "IN" ? object : w == "OUT" ? out : w;
-  return runProcess(words);
+  const std::vector<std::string> &all = linker(executor);
+  if (all.empty()) { Result r; r.output = compiler().path + " does not say how it links"; return r; }
+  // Most kernels need the executor and libm only, and half of the linker's time goes to what else a library might need.
+  std::vector<std::string> full, small;
+  for (auto &w : all) {
+    std::string word = w == "IN" ? object : w == "OUT" ? out : w;
+    full.push_back(word);
+    bool start = word.size() > 2 && word.compare(word.size() - 2, 2, ".o") == 0 && word != object;
+    if (!start && word != "-lgcc" && word != "-lgcc_s" && word != "-lc" && word != "--build-id" && word != "--eh-frame-hdr") small.push_back(word);
+  }
+  Result r = runProcess(small);
+  return r.status == 0 ? r : runProcess(full);
 }
 
 // The stand-in library, parsed once per mode and set of flags.
