@@ -175,13 +175,15 @@ std::string metalTerms(std::string s) {
 
 std::string cacheDirectory() {
   static const std::string directory = [] {
-    std::string d = environment("SOFTWARE_METAL_CACHE");
-    if (d.empty()) {
-      std::string base = environment("XDG_CACHE_HOME");
-      if (base.empty() && !environment("HOME").empty()) { base = environment("HOME") + "/.cache"; mkdir(base.c_str(), 0755); }
-      d = base.empty() ? "/tmp/software-metal-" + std::to_string(getuid()) : base + "/software-metal";
-    }
+    std::string d = environment("SOFTWARE_METAL_CACHE"), base = environment("XDG_CACHE_HOME"), home = environment("HOME");
+    if (base.empty() && !home.empty()) base = home + "/.cache";
+    if (d.empty()) d = base.empty() ? "/tmp/software-metal-" + std::to_string(getuid()) : base + "/software-metal";
+    for (size_t slash = 1; (slash = d.find('/', slash)) != std::string::npos; ++slash) mkdir(d.substr(0, slash).c_str(), 0755);
     mkdir(d.c_str(), 0755);
+    // The worker stays in the folder where it was started.
+    char *whole = realpath(d.c_str(), nullptr);
+    if (whole) d = whole;
+    free(whole);
     return d;
   }();
   return directory;
@@ -215,7 +217,7 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
   if (pch.empty()) { log = "the stand-in for metal_stdlib does not compile: " + log; return ""; }
   std::string executor = executorPath(log);
   if (executor.empty()) return "";
-  std::string library = cacheDirectory() + "/k-" + hash(source + pch + executor + std::to_string(static_cast<int>(mode)) + instrumenterVersion) + ".so";
+  std::string library = cacheDirectory() + "/k-" + hash(source + pch + executor + text::worker + std::to_string(static_cast<int>(mode)) + instrumenterVersion) + ".so";
   const char *outcome = "found";
   std::string stages;
   bool ok = once(library, [&](const std::string &t) {
