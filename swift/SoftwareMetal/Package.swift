@@ -12,6 +12,8 @@ let package = Package(
     .target(
       name: "CSoftwareMetal",
       exclude: ["device"],
+      // The front end reads every text, in tests too: it is optimised in debug builds as well.
+      cxxSettings: [.unsafeFlags(["-O2"], .when(configuration: .debug))],
       linkerSettings: [.linkedLibrary("dl", .when(platforms: [.linux]))]
     ),
     .target(name: "Metal", dependencies: ["CSoftwareMetal"]),

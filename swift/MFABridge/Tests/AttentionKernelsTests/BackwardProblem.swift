@@ -200,10 +200,14 @@ extension TestDevice {
     if wanted.key || wanted.value { kinds.append(.backwardKeyValue) }
     if ![.none, .BOOL].contains(f.descriptor.mask) { kinds.append(.backwardMask) }
     if f.descriptor.hasSinks { kinds.append(.backwardSinks) }
-    let commands = try XCTUnwrap(queue.makeCommandBuffer())
-    for kind in kinds {
+    let descriptors = kinds.map { kind in
       var descriptor = f.descriptor
       (descriptor.kind, descriptor.gradients) = (kind, wanted)
+      return descriptor
+    }
+    if edit == nil { prepare(descriptors, profile: profile) }
+    let commands = try XCTUnwrap(queue.makeCommandBuffer())
+    for (kind, descriptor) in zip(kinds, descriptors) {
       var own = arguments
       if kind == .backwardSinks, !f.lengths.isEmpty { (own.batches, own.queryRows) = (1, UInt32(f.q.shape[2])) }
       let kernel = try AttentionKernel(descriptor: descriptor, profile: profile)

@@ -25,9 +25,13 @@ final class ForwardTests: XCTestCase {
     _ descriptor: AttentionKernelDescriptor, _ shape: TestProblem.Shape? = nil, lengths: [(q: Int, k: Int)] = [], _ label: String? = nil,
     line: UInt = #line, _ change: (inout TestProblem) -> Void = { _ in }
   ) throws {
-    for schedule in [AttentionKernelDescriptor.Schedule.prefill, .decode, .decodeSplit] {
+    let descriptors = [AttentionKernelDescriptor.Schedule.prefill, .decode, .decodeSplit].map { schedule in
       var d = descriptor
       d.schedule = schedule
+      return d
+    }
+    TestDevice.shared.prepare(descriptors)
+    for (schedule, d) in descriptors.map({ ($0.schedule, $0) }) {
       let rows = schedule == .prefill ? (37, 75) : schedule == .decode ? (5, 150) : (3, 250)
       let usual = TestProblem.Shape(batches: 2, heads: 4, keyHeads: 2, queryRows: rows.0, keyRows: rows.1)
       var problem = TestProblem(d, shape ?? usual, lengths: lengths)

@@ -18,16 +18,22 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
   }
 
   func pipeline(_ kernel: AttentionKernel) throws -> any MTLComputePipelineState {
-    lock.lock()
-    defer { lock.unlock() }
-    if let found = pipelines[kernel.source] { return found }
+    if let found = lock.withLock({ pipelines[kernel.source] }) { return found }
     let options = MTLCompileOptions()
     options.languageVersion = .version3_1
     let library = try device.makeLibrary(source: kernel.source, options: options)
     let function = try XCTUnwrap(library.makeFunction(name: kernel.functionName))
     let pipeline = try device.makeComputePipelineState(function: function)
-    pipelines[kernel.source] = pipeline
+    lock.withLock { pipelines[kernel.source] = pipeline }
     return pipeline
+  }
+
+  /// Compiles kernels that are about to run, at once: a text alone keeps one core busy. What fails here fails again where it is used.
+  func prepare(_ descriptors: [AttentionKernelDescriptor], profile: DeviceProfile = TestDevice.profile) {
+    DispatchQueue.concurrentPerform(iterations: descriptors.count) { i in
+      guard let kernel = try? AttentionKernel(descriptor: descriptors[i], profile: profile) else { return }
+      _ = try? pipeline(kernel)
+    }
   }
 
   func buffer(_ bytes: [UInt8]) throws -> any MTLBuffer {
@@ -61,6 +67,7 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
       merge.kind = .forwardMerge
       descriptors.append(merge)
     }
+    prepare(descriptors, profile: profile)
     for descriptor in descriptors {
       let kernel = try AttentionKernel(descriptor: descriptor, profile: profile)
       let encoder = try XCTUnwrap(commands.makeComputeCommandEncoder())
