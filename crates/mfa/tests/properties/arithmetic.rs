@@ -51,24 +51,25 @@ impl Arithmetic {
         if x == 0.0 || !x.is_finite() {
             return x;
         }
-        let smallest = f64::from(smallest).exp2();
+        let smallest = power(smallest);
         let step = if let Arithmetic::Disturbed(_) = self {
             // A unit of typical size for numbers like x, whatever its mantissa: its mean square over logarithmically
             // uniform mantissas. A driver that works in base 2, say, rounds other numbers.
-            x.abs() * f64::from(-bits).exp2() * (3.0 / (8.0 * 2f64.ln())).sqrt()
+            x.abs() * power(-bits) * (3.0 / (8.0 * 2f64.ln())).sqrt()
         } else {
             let exponent = ((x.to_bits() >> 52) & 0x7FF) as i32 - 1023;
-            f64::from(exponent - bits).exp2()
+            power(exponent - bits)
         };
         self.to_step(x, step.max(smallest))
     }
 
     /// Rounds a result to FP32.
     pub(crate) fn r(&self, x: f64) -> f64 {
-        if self.is_exact() {
-            x
-        } else {
-            self.to_precision(x, Precision::Fp32)
+        match self {
+            Arithmetic::Float64 => x,
+            // What the processor rounds by itself; beyond its range, no result is infinite here.
+            Arithmetic::Nearest(_) if x.abs() <= f64::from(f32::MAX) => f64::from(x as f32),
+            _ => self.to_precision(x, Precision::Fp32),
         }
     }
 
@@ -85,26 +86,31 @@ impl Arithmetic {
         }
     }
 
-    /// The indices below `n` in the order of summation.
-    fn order(&self, n: usize) -> Box<dyn Iterator<Item = usize>> {
+    /// The sum of `n` terms, one after the other, in the order of this arithmetic.
+    pub(crate) fn sum(&self, n: usize, term: impl Fn(usize) -> f64) -> f64 {
+        let add = |sum, i| self.r(sum + self.r(term(i)));
         match self {
-            Arithmetic::Nearest(1) => Box::new((0..n).rev()),
-            Arithmetic::Nearest(2) => Box::new((0..n).step_by(2).chain((1..n).step_by(2))),
-            Arithmetic::Nearest(3) => Box::new((0..n).map(move |i| (i + n / 2) % n)),
-            _ => Box::new(0..n),
+            Arithmetic::Nearest(1) => (0..n).rev().fold(0.0, add),
+            Arithmetic::Nearest(2) => (0..n).step_by(2).chain((1..n).step_by(2)).fold(0.0, add),
+            Arithmetic::Nearest(3) => (n / 2..n).chain(0..n / 2).fold(0.0, add),
+            _ => (0..n).fold(0.0, add),
         }
     }
 
-    /// The sum of `n` terms, one after the other.
-    pub(crate) fn sum(&self, n: usize, term: impl Fn(usize) -> f64) -> f64 {
-        self.order(n)
-            .fold(0.0, |sum, i| self.r(sum + self.r(term(i))))
+    /// The scalar product of two rows.
+    pub(crate) fn dot(&self, x: &[f64], y: &[f64]) -> f64 {
+        self.sum(x.len(), |i| x[i] * y[i])
     }
+}
+
+/// 2^`exponent`, or the smallest normal number, which is below every step.
+fn power(exponent: i32) -> f64 {
+    f64::from_bits(((exponent + 1023).max(1) as u64) << 52)
 }
 
 fn uniform(state: &Cell<u64>) -> f64 {
     state.set(state.get().wrapping_add(0x9E37_79B9_7F4A_7C15));
-    (mix(state.get()) >> 11) as f64 * 2f64.powi(-53)
+    (mix(state.get()) >> 11) as f64 * power(-53)
 }
 
 /// The finaliser of splitmix64.

@@ -168,17 +168,10 @@ fn check_forward(case: &Case) -> Checked {
         .map_err(wrong)?;
     let expected = live.problem.forward();
     let output = operands::read(&found.output).map_err(wrong)?;
-    Rule::of_forward(&live.problem, |result| &result.output).check(
-        "output",
-        &output,
-        &expected.output,
-    )?;
     let logsumexp = operands::read(&found.logsumexp).map_err(wrong)?;
-    Rule::of_forward(&live.problem, |result| &result.logsumexp).check(
-        "logsumexp",
-        &logsumexp,
-        &expected.logsumexp,
-    )?;
+    let [of_output, of_logsumexp] = Rule::of_forward(&live.problem, &expected);
+    of_output.check("output", &output, &expected.output)?;
+    of_logsumexp.check("logsumexp", &logsumexp, &expected.logsumexp)?;
     let operands = [&live.query, &live.key, &live.value];
     let quantized = operands
         .iter()

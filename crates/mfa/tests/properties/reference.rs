@@ -46,6 +46,19 @@ impl Array {
     pub(crate) fn at(&self, at: [usize; 4]) -> f64 {
         self.values[self.index(at)]
     }
+
+    /// The row of a head.
+    fn row(&self, [b, h, i]: [usize; 3]) -> &[f64] {
+        let first = self.index([b, h, i, 0]);
+        &self.values[first..first + self.shape[3]]
+    }
+
+    /// The rows of a head, one after the other.
+    fn head(&self, [b, h]: [usize; 2]) -> &[f64] {
+        let size = self.shape[2] * self.shape[3];
+        let first = (b * self.shape[1] + h) * size;
+        &self.values[first..first + size]
+    }
 }
 
 /// An operand of attention in real numbers.
@@ -249,12 +262,10 @@ impl Problem {
 
     /// The scores of a row; `None` where a key is masked out.
     fn row(&self, a: &Arithmetic, real: &Real, [b, h, i]: [usize; 3]) -> Vec<Option<Score>> {
-        let (columns, head) = (real.q.shape[3], h / self.group());
+        let (q, head) = (real.q.row([b, h, i]), h / self.group());
         let score = |j: usize| {
             let bias = self.bias([b, h, i, j])?;
-            let dot = a.sum(columns, |c| {
-                real.q.at([b, h, i, c]) * real.k.at([b, head, j, c])
-            });
+            let dot = a.dot(q, real.k.row([b, head, j]));
             let raw = a.r(self.scale * dot);
             let (capped, slope) = if self.softcap > 0.0 {
                 let t = a.r((raw / self.softcap).tanh());
@@ -343,9 +354,9 @@ impl Problem {
             if scores.iter().flatten().next().is_none() {
                 continue;
             }
-            let weights = self.weights(a, &p, b, head);
+            let (weights, v) = (self.weights(a, &p, b, head), real.v.head([b, head]));
             for c in 0..columns {
-                let sum = a.sum(rows_k, |j| weights[j] * real.v.at([b, head, j, c]));
+                let sum = a.sum(rows_k, |j| weights[j] * v[j * columns + c]);
                 let at = result.output.index([b, h, i, c]);
                 let value = a.r(sum / z);
                 result.output.values[at] = if a.is_exact() {
@@ -384,26 +395,25 @@ impl Problem {
         };
         for [b, h] in indices([batch, heads]) {
             let head = h / self.group();
-            let grad = |i: usize, c: usize| given.grad_output.at([b, h, i, c]);
+            let [q, grad] = [&real.q, &given.grad_output].map(|array| array.head([b, h]));
+            let k = real.k.head([b, head]);
             // P and dX of the head, [rows][keys].
             let (mut p, mut dx) = (vec![vec![0.0; rows_k]; rows], vec![vec![0.0; rows_k]; rows]);
             for i in 0..rows {
                 let scores = self.row(a, &real, [b, h, i]);
                 let l = given.logsumexp.at([b, h, i, 0]);
-                let mut dp = vec![0.0; rows_k];
+                let (row, mut dp) = (given.grad_output.row([b, h, i]), vec![0.0; rows_k]);
                 for (j, score) in scores.iter().enumerate() {
                     if let Some(score) = score {
                         p[i][j] = a.exp(a.r(score.s - l));
-                        dp[j] = a.sum(value_columns, |c| grad(i, c) * real.v.at([b, head, j, c]));
+                        dp[j] = a.dot(row, real.v.row([b, head, j]));
                     }
                 }
                 let some = scores.iter().any(Option::is_some);
                 let d = match &given.output {
-                    Some(output) if some => {
-                        a.sum(value_columns, |c| grad(i, c) * output.at([b, h, i, c]))
-                    }
+                    Some(output) if some => a.dot(row, output.row([b, h, i])),
                     Some(_) => 0.0,
-                    None => a.sum(rows_k, |j| p[i][j] * dp[j]),
+                    None => a.dot(&p[i], &dp),
                 };
                 add(&mut result.d_values, [b, h, i, 0], d);
                 if let (Some(sinks), Some(gradient)) = (&self.sinks, &mut result.sinks) {
@@ -421,13 +431,13 @@ impl Problem {
             }
             for [i, c] in indices([rows, columns]) {
                 let sum = a.sum(rows_k, |j| {
-                    a.beside(dx[i][j], self.key.precision) * real.k.at([b, head, j, c])
+                    a.beside(dx[i][j], self.key.precision) * k[j * columns + c]
                 });
                 add(&mut result.query, [b, h, i, c], self.scale * sum);
             }
             for [j, c] in indices([rows_k, columns]) {
                 let sum = a.sum(rows, |i| {
-                    a.beside(dx[i][j], self.query.precision) * real.q.at([b, h, i, c])
+                    a.beside(dx[i][j], self.query.precision) * q[i * columns + c]
                 });
                 add(&mut result.key, [b, head, j, c], self.scale * sum);
             }
@@ -435,7 +445,7 @@ impl Problem {
                 add(
                     &mut result.value,
                     [b, head, j, c],
-                    a.sum(rows, |i| p[i][j] * grad(i, c)),
+                    a.sum(rows, |i| p[i][j] * grad[i * value_columns + c]),
                 );
             }
         }

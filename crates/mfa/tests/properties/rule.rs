@@ -8,9 +8,12 @@ use proptest::test_runner::TestCaseError;
 use crate::arithmetic::{Arithmetic, ORDERS};
 use crate::reference::{Array, Forward, Given, Gradients, Problem};
 
-/// Runs in disturbed arithmetic: more where few rows tell of their spread.
-fn runs(rows: usize) -> u64 {
-    (120 / rows.max(1) as u64).clamp(6, 40)
+/// Every order of FP32 rounded to nearest, then disturbed arithmetic: more often where few rows tell of their spread.
+fn arithmetics(rows: usize) -> impl Iterator<Item = Arithmetic> {
+    let runs = (120 / rows.max(1) as u64).clamp(6, 40);
+    (0..ORDERS)
+        .map(Arithmetic::Nearest)
+        .chain((0..runs).map(|seed| Arithmetic::Disturbed(Cell::new(seed << 32))))
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,21 +88,17 @@ fn differences(found: &Array, expected: &Array) -> Vec<f64> {
 }
 
 impl Rule {
-    fn of(factor: f64, rows: usize, expected: &Array, run: impl Fn(&Arithmetic) -> Array) -> Self {
-        let naive = (0..ORDERS)
-            .map(|order| {
-                Norms::of(
-                    &differences(&run(&Arithmetic::Nearest(order)), expected),
-                    expected,
-                )
-            })
+    /// From what the plain formula gives in each of [`arithmetics`].
+    fn of(factor: f64, expected: &Array, found: &[&Array]) -> Self {
+        let (nearest, disturbed) = found.split_at(ORDERS);
+        let naive = nearest
+            .iter()
+            .map(|found| Norms::of(&differences(found, expected), expected))
             .fold(Norms::default(), Norms::or);
         let mut variance = vec![0.0; expected.values.len()];
-        let runs = runs(rows);
-        for seed in 0..runs {
-            let found = run(&Arithmetic::Disturbed(Cell::new(seed << 32)));
-            for (variance, error) in variance.iter_mut().zip(differences(&found, expected)) {
-                *variance += error * error / runs as f64;
+        for found in disturbed {
+            for (variance, error) in variance.iter_mut().zip(differences(found, expected)) {
+                *variance += error * error / disturbed.len() as f64;
             }
         }
         let deviation: Vec<f64> = variance
@@ -114,11 +113,15 @@ impl Rule {
         }
     }
 
-    pub(crate) fn of_forward(problem: &Problem, part: impl Fn(&Forward) -> &Array) -> Self {
-        let expected = problem.forward();
-        let rows = expected.output.shape[2];
-        Self::of(2.0, rows, part(&expected), |a| {
-            part(&problem.forward_in(a)).clone()
+    /// For the output, and for the logsumexp.
+    pub(crate) fn of_forward(problem: &Problem, expected: &Forward) -> [Self; 2] {
+        let found: Vec<Forward> = arithmetics(expected.output.shape[2])
+            .map(|a| problem.forward_in(&a))
+            .collect();
+        let parts: [fn(&Forward) -> &Array; 2] = [|all| &all.output, |all| &all.logsumexp];
+        parts.map(|part| {
+            let found: Vec<&Array> = found.iter().map(part).collect();
+            Self::of(2.0, part(expected), &found)
         })
     }
 
@@ -128,23 +131,12 @@ impl Rule {
         given: &Given,
         expected: &Gradients,
     ) -> [Option<Self>; 6] {
-        let rows = given.grad_output.shape[2];
-        let found: Vec<Gradients> = (0..ORDERS)
-            .map(Arithmetic::Nearest)
-            .chain((0..runs(rows)).map(|seed| Arithmetic::Disturbed(Cell::new(seed << 32))))
+        let found: Vec<Gradients> = arithmetics(given.grad_output.shape[2])
             .map(|a| problem.backward_in(given, &a))
             .collect();
-        let part = |gradients: &Gradients, which: usize| gradients.all()[which].cloned();
         std::array::from_fn(|which| {
-            let expected = part(expected, which)?;
-            Some(Self::of(3.0, rows, &expected, |a| {
-                let index = match a {
-                    Arithmetic::Disturbed(seed) => ORDERS + (seed.get() >> 32) as usize,
-                    Arithmetic::Nearest(order) => *order,
-                    Arithmetic::Float64 => 0,
-                };
-                part(&found[index], which).unwrap_or_else(|| expected.clone())
-            }))
+            let found: Vec<&Array> = found.iter().filter_map(|all| all.all()[which]).collect();
+            Some(Self::of(3.0, expected.all()[which]?, &found))
         })
     }
 
