@@ -79,6 +79,12 @@ impl Real {
         let first = ((b * self.shape[1] + h) * self.shape[2] + n) * columns;
         &self.values[first..first + columns]
     }
+
+    fn row_mut(&mut self, [b, h, n]: [usize; 3]) -> &mut [f64] {
+        let columns = self.shape[3];
+        let first = ((b * self.shape[1] + h) * self.shape[2] + n) * columns;
+        &mut self.values[first..first + columns]
+    }
 }
 
 /// A sequence: its batch element, first row and rows of query, first row and rows of key.
@@ -139,6 +145,44 @@ impl Gradients {
             d_values: Real::zeros([batch, heads, rows, 1]),
             mask: setup.mask.as_ref().map(|m| Real::zeros(m.shape)),
             sinks: setup.sinks.as_ref().map(|s| Real::zeros(s.shape)),
+        }
+    }
+}
+
+/// Gradients that are added up, and their sizes where they are asked for.
+struct Sums<'a> {
+    gradients: Gradients,
+    sizes: Option<&'a mut Gradients>,
+}
+
+type Part = fn(&mut Gradients) -> &mut Real;
+
+impl Sums<'_> {
+    fn add<N: Number>(&mut self, part: Part, at: [usize; 4], x: N, size: f64) {
+        let sum = part(&mut self.gradients);
+        let i = sum.index(at);
+        sum.values[i] = (N::of(sum.values[i]) + x).to();
+        if let Some(sizes) = &mut self.sizes {
+            part(sizes).add(at, size);
+        }
+    }
+
+    /// Adds, to each element of a row, the term and the size that `x` makes for it.
+    fn add_row<N: Number>(
+        &mut self,
+        part: Part,
+        at: [usize; 3],
+        x: &[f64],
+        term: impl Fn(N) -> N,
+        size: impl Fn(f64) -> f64,
+    ) {
+        for (sum, x) in part(&mut self.gradients).row_mut(at).iter_mut().zip(x) {
+            *sum = (N::of(*sum) + term(N::of(*x))).to();
+        }
+        if let Some(sizes) = &mut self.sizes {
+            for (sum, x) in part(sizes).row_mut(at).iter_mut().zip(x) {
+                *sum += size(x.abs());
+            }
         }
     }
 }
@@ -261,17 +305,12 @@ impl Setup {
         &self,
         logsumexp: &Real,
         output: Option<&Real>,
-        mut sizes: Option<&mut Gradients>,
+        sizes: Option<&mut Gradients>,
     ) -> Gradients {
         let heads = self.q.shape[1];
-        let mut g = Gradients::zeros(self);
-        let mut add = |which: fn(&mut Gradients) -> &mut Real, at, x: N, size: f64| {
-            let sum = which(&mut g);
-            let i = sum.index(at);
-            sum.values[i] = (N::of(sum.values[i]) + x).to();
-            if let Some(sizes) = &mut sizes {
-                which(sizes).add(at, size);
-            }
+        let mut sums = Sums {
+            gradients: Gradients::zeros(self),
+            sizes,
         };
         for place in self.sequences.iter().enumerate() {
             let (index, s) = place;
@@ -305,12 +344,12 @@ impl Setup {
                 };
                 // That O was rounded before it was given is not the driver's doing.
                 let d_size = d_size + (d.to() - summed.to()).abs() / f64::from(f32::EPSILON);
-                add(|g| &mut g.d_values, [b, h, row, 0], d, d_size);
+                sums.add(|g| &mut g.d_values, [b, h, row, 0], d, d_size);
                 if let Some(sinks) = &self.sinks {
                     let sink = sinks.at([0, h, 0, 0]);
                     let share = (N::of(sink) - N::of(l)).exp();
                     let size = share.to() * (d_size + d.to().abs() * (1.0 + sink.abs() + l.abs()));
-                    add(
+                    sums.add(
                         |g| g.sinks.as_mut().unwrap(),
                         [0, h, 0, 0],
                         N::of(0.0) - share * d,
@@ -321,31 +360,40 @@ impl Setup {
                     let key = s.k0 + j;
                     let [q_stored, k_stored, grad_stored] = self.stored;
                     let weight = p.beside(grad_stored);
-                    for (c, x) in grad.iter().enumerate() {
-                        let size = p.to() * x.abs() * known;
-                        add(|g| &mut g.value, [b, kv, key, c], weight * N::of(*x), size);
-                    }
+                    sums.add_row(
+                        |g| &mut g.value,
+                        [b, kv, key],
+                        grad,
+                        |x| weight * x,
+                        |x| p.to() * x * known,
+                    );
                     let ds = p * (dp - d);
                     let ds_size = p.to() * (dp_size + d_size) * known;
                     if self.mask.is_some() {
-                        add(|g| g.mask.as_mut().unwrap(), [index, h, i, j], ds, ds_size);
+                        sums.add(|g| g.mask.as_mut().unwrap(), [index, h, i, j], ds, ds_size);
                     }
                     let (dx, scale) = (ds * slope, N::of(self.scale));
                     let size = ds_size * (slope.to() + 1e-3) * self.scale.abs();
                     let beside_k = dx.beside(k_stored);
-                    for (c, x) in self.k.row(b, kv, key).iter().enumerate() {
-                        let term = scale * (beside_k * N::of(*x));
-                        add(|g| &mut g.query, [b, h, row, c], term, size * x.abs());
-                    }
+                    sums.add_row(
+                        |g| &mut g.query,
+                        [b, h, row],
+                        self.k.row(b, kv, key),
+                        |x| scale * (beside_k * x),
+                        |x| size * x,
+                    );
                     let beside_q = dx.beside(q_stored);
-                    for (c, x) in self.q.row(b, h, row).iter().enumerate() {
-                        let term = scale * (beside_q * N::of(*x));
-                        add(|g| &mut g.key, [b, kv, key, c], term, size * x.abs());
-                    }
+                    sums.add_row(
+                        |g| &mut g.key,
+                        [b, kv, key],
+                        self.q.row(b, h, row),
+                        |x| scale * (beside_q * x),
+                        |x| size * x,
+                    );
                 }
             }
         }
-        g
+        sums.gradients
     }
 
     /// The gradients in f64, and their sizes.
