@@ -1,5 +1,6 @@
 //! The backward pass.
 
+use super::columns;
 use crate::kernels::SCORE_LD;
 
 /// See [`crate::kernels::GradientKernels::ptv_f32`].
@@ -15,14 +16,14 @@ pub(super) unsafe fn ptv_f32<const NR: usize>(
     ldo: usize,
 ) {
     for panel in 0..panels {
-        let v = v.add(panel * packed * NR);
+        let v = columns::<_, NR>(v.add(panel * packed * NR), n);
         for i in 0..rows {
             let o = std::slice::from_raw_parts_mut(o.add(i * ldo + panel * NR), NR);
             let mut sums = [0f32; NR];
-            for j in 0..n {
+            for (j, v) in v.iter().enumerate() {
                 let p = *p.add(j * SCORE_LD + i);
-                for (c, sum) in sums.iter_mut().enumerate() {
-                    *sum += p * *v.add(j * NR + c);
+                for (sum, v) in sums.iter_mut().zip(v) {
+                    *sum += p * v;
                 }
             }
             for (o, sum) in o.iter_mut().zip(sums) {
@@ -41,11 +42,12 @@ pub(super) unsafe fn softmax_gradient(
     l: *const f32,
     d: *const f32,
 ) {
+    let l = std::slice::from_raw_parts(l, n);
     for i in 0..rows {
-        for j in 0..n {
-            let s = s.add(i * SCORE_LD + j);
-            let masked = is_masked(*s, *l.add(j));
-            let p = if masked { 0.0 } else { (*s - *l.add(j)).exp2() };
+        let s = std::slice::from_raw_parts_mut(s.add(i * SCORE_LD), n);
+        for (j, (s, l)) in s.iter_mut().zip(l).enumerate() {
+            let masked = is_masked(*s, *l);
+            let p = if masked { 0.0 } else { (*s - l).exp2() };
             *s = p;
             if !dp.is_null() {
                 let dp = dp.add(i * SCORE_LD + j);

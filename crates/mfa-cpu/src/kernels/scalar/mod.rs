@@ -21,6 +21,12 @@ use decode::{BF16, F16, F32, I4, I8};
 /// A tile that compilers keep in the 16 vector registers of any 128-bit instruction set.
 pub(crate) static TABLE: Kernels = table::<4, 8, 128>(Isa::Scalar);
 
+/// `n` rows of a packed operand, each as wide as the tile. Compilers keep a tile in registers that is walked by such slices;
+/// with debug assertions, which check every offset of a pointer, too.
+unsafe fn columns<'a, T, const WIDTH: usize>(packed: *const T, n: usize) -> &'a [[T; WIDTH]] {
+    std::slice::from_raw_parts(packed.cast(), n)
+}
+
 /// The table of twins for a tile of `MR` x `NR`, with `OFFSET` (0 or 128) added to the integers of Q.
 pub(crate) const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(
     isa: Isa,

@@ -1,5 +1,6 @@
 //! Output tiles: `O = alpha O + P V`.
 
+use super::columns;
 use crate::kernels::{P8_LD, P16_LD, SCORE_LD};
 
 /// See [`crate::kernels::PvF32`].
@@ -15,14 +16,14 @@ pub(super) unsafe fn pv_f32<const NR: usize>(
     ldo: usize,
 ) {
     for panel in 0..panels {
-        let v = v.add(panel * packed * NR);
+        let v = columns::<_, NR>(v.add(panel * packed * NR), n);
         for i in 0..rows {
             let o = std::slice::from_raw_parts_mut(o.add(i * ldo + panel * NR), NR);
+            let p = std::slice::from_raw_parts(p.add(i * SCORE_LD), n);
             let mut sums = [0f32; NR];
-            for j in 0..n {
-                let p = *p.add(i * SCORE_LD + j);
-                for (c, sum) in sums.iter_mut().enumerate() {
-                    *sum += p * *v.add(j * NR + c);
+            for (p, v) in p.iter().zip(v) {
+                for (sum, v) in sums.iter_mut().zip(v) {
+                    *sum += p * v;
                 }
             }
             for (o, sum) in o.iter_mut().zip(sums) {

@@ -1,5 +1,6 @@
 //! Score tiles.
 
+use super::columns;
 use crate::kernels::{SCORE_LD, ScoreScales};
 
 /// See [`crate::kernels::QkF32`].
@@ -11,14 +12,14 @@ pub(super) unsafe fn qk_f32<const MR: usize, const NR: usize>(
     panels: usize,
     s: *mut f32,
 ) {
+    let q = columns::<_, MR>(q, d);
     for panel in 0..panels {
-        let k = k.add(panel * d * NR);
+        let k = columns::<_, NR>(k.add(panel * d * NR), d);
         let mut tile = [[0f32; NR]; MR];
-        for c in 0..d {
-            for (i, row) in tile.iter_mut().enumerate() {
-                let q = *q.add(c * MR + i);
-                for (j, sum) in row.iter_mut().enumerate() {
-                    *sum += q * *k.add(c * NR + j);
+        for (q, k) in q.iter().zip(k) {
+            for (row, q) in tile.iter_mut().zip(q) {
+                for (sum, k) in row.iter_mut().zip(k) {
+                    *sum += q * k;
                 }
             }
         }

@@ -13,12 +13,15 @@ pub(super) unsafe fn mask_bool(s: *mut f32, mask: *const u8, n: usize) {
 
 /// See [`crate::kernels::MaskAdd`].
 pub(super) unsafe fn mask_add(s: *mut f32, mask: *const f32, n: usize) {
-    for j in 0..n {
-        let mask = mask.add(j).read_unaligned();
-        *s.add(j) = if mask == f32::NEG_INFINITY {
+    let s = std::slice::from_raw_parts_mut(s, n);
+    // Bytes, for the mask need not be aligned.
+    let mask = std::slice::from_raw_parts(mask.cast::<[u8; 4]>(), n);
+    for (s, mask) in s.iter_mut().zip(mask) {
+        let mask = f32::from_ne_bytes(*mask);
+        *s = if mask == f32::NEG_INFINITY {
             mask
         } else {
-            *s.add(j) + mask * LOG2_E
+            *s + mask * LOG2_E
         };
     }
 }
