@@ -49,7 +49,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     wheel::install(repo, &venv, &mut step, "bench")?;
     if options.peers {
         torch::ensure(repo, &venv, &mut step)?;
-        step.run(&mut venv.pip_install(PEERS))?;
+        step.install(&mut venv.pip_install(PEERS))?;
     }
     let mut command = venv.program("umfa");
     command.arg("bench").current_dir(&repo.root);

@@ -60,7 +60,7 @@ pub(crate) fn build_conformance(
     library: &Path,
     out: &Path,
 ) -> Result<()> {
-    step.run(
+    step.compile(
         make.arg("-C")
             .arg(repo.path("tests/conformance/c"))
             .arg("--always-make")
@@ -96,7 +96,7 @@ pub(crate) fn examples(repo: &Repo, step: &mut Step, built: &Path) -> Result<()>
         ),
     ] {
         let out = repo.scratch("c").join(language);
-        step.run(
+        step.compile(
             Command::new("make")
                 .arg("-C")
                 .arg(repo.path("examples/c"))

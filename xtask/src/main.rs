@@ -8,6 +8,7 @@ mod c;
 mod codegen;
 mod counts;
 mod demo;
+mod develop;
 mod dist;
 mod docs;
 mod metal;
@@ -16,10 +17,12 @@ mod package;
 mod place;
 mod process;
 mod repo;
+mod rustc;
 mod support;
 mod sysroot;
 mod test;
 mod tidy;
+mod times;
 mod torch;
 mod venv;
 mod wheel;
@@ -44,6 +47,8 @@ enum Task {
     Test(test::Options),
     /// Make the Rust bindings and the constants of other languages from mfa.h.
     Codegen(codegen::Options),
+    /// Put the Python package into the project's own environment as it is in the checkout: edits of Python count at once.
+    Develop,
     /// Run a real language model on the engine (`umfa demo`), in the project's own environment.
     Demo(demo::Options),
     /// Measure against the peers (`umfa bench`), in the project's own environment.
@@ -61,8 +66,10 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().task) {
-        Ok(()) => ExitCode::SUCCESS,
+    let ended =
+        rustc::wrapped().unwrap_or_else(|| run(Cli::parse().task).map(|()| ExitCode::SUCCESS));
+    match ended {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -75,6 +82,7 @@ fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Test(options) => test::run(&repo, &options),
         Task::Codegen(options) => codegen::run(&repo, &options),
+        Task::Develop => develop::run(&repo),
         Task::Demo(options) => demo::run(&repo, &options),
         Task::Bench(options) => bench::run(&repo, &options),
         Task::Ceilings(options) => bench::ceilings(&repo, &options),

@@ -38,7 +38,7 @@ fn product(
     product: &str,
     file: &str,
 ) -> Result<PathBuf> {
-    step.run(swift(repo, place, "build").args([
+    step.compile(swift(repo, place, "build").args([
         "--configuration",
         "release",
         "--product",

@@ -20,7 +20,7 @@ pub(crate) fn build(
     out: &Path,
     flags: &str,
 ) -> Result<()> {
-    step.run(
+    step.compile(
         place
             .command(repo, Path::new("make"))
             .args(["-C", "objc", "--always-make"])
@@ -68,7 +68,7 @@ pub(crate) fn test(
     )?;
 
     let out = repo.scratch("objc/cmake");
-    step.run(
+    step.compile(
         place
             .command(repo, Path::new("cmake"))
             .args(["-S", "objc", "-B"])
@@ -83,7 +83,7 @@ pub(crate) fn test(
                 ]
             }),
     )?;
-    step.run(
+    step.compile(
         place
             .command(repo, Path::new("cmake"))
             .arg("--build")

@@ -5,19 +5,30 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use wait4::Wait4;
 
 use crate::counts::{Counts, closing_line};
+use crate::times::{self, Spent, Times, Work};
 
 /// How many of a log's last lines are shown when something failed.
 const TAIL: usize = 60;
 /// Where there is no terminal to draw on, a long step says this often that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// The lines of progress of all steps.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Prints above the lines of progress.
+pub(crate) fn print(text: &str) {
+    BARS.suspend(|| println!("{text}"));
+}
 
 /// One piece of work with a name, a log and a line of progress.
 pub(crate) struct Step {
@@ -28,6 +39,7 @@ pub(crate) struct Step {
     terminal: bool,
     started: Instant,
     tail: VecDeque<String>,
+    times: Times,
     /// What the runners started by this step reported so far.
     pub(crate) counts: Counts,
 }
@@ -40,7 +52,7 @@ impl Step {
         let log =
             File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
         let terminal = std::io::stderr().is_terminal();
-        let bar = ProgressBar::new_spinner();
+        let bar = BARS.add(ProgressBar::new_spinner());
         bar.set_style(ProgressStyle::with_template(
             "{spinner} {prefix:<16} {elapsed:>4}  {wide_msg:.dim}",
         )?);
@@ -56,6 +68,7 @@ impl Step {
             terminal,
             started: Instant::now(),
             tail: VecDeque::new(),
+            times: Times::default(),
             counts: Counts::default(),
         })
     }
@@ -89,13 +102,19 @@ impl Step {
         Ok(())
     }
 
-    /// Runs a command to its end; its failure is an error.
+    /// Runs a command that tests or checks, to its end; its failure is an error.
     pub(crate) fn run(&mut self, command: &mut Command) -> Result<()> {
-        let status = self.status(command)?;
-        if !status.success() {
-            bail!("`{}` ended with {status}", program(command));
-        }
-        Ok(())
+        self.work(Work::Run, command)
+    }
+
+    /// The same for a command that turns source into programs.
+    pub(crate) fn compile(&mut self, command: &mut Command) -> Result<()> {
+        self.work(Work::Compile, command)
+    }
+
+    /// The same for a command that fetches and unpacks.
+    pub(crate) fn install(&mut self, command: &mut Command) -> Result<()> {
+        self.work(Work::Install, command)
     }
 
     /// Runs a command that is one check by itself: success counts as one test passed.
@@ -105,8 +124,27 @@ impl Step {
         Ok(())
     }
 
-    /// Runs a command to its end.
-    pub(crate) fn status(&mut self, command: &mut Command) -> Result<ExitStatus> {
+    /// The same for a compilation.
+    pub(crate) fn compile_check(&mut self, command: &mut Command) -> Result<()> {
+        self.compile(command)?;
+        self.counts += Counts::passed(1);
+        Ok(())
+    }
+
+    fn work(&mut self, work: Work, command: &mut Command) -> Result<()> {
+        let started = Instant::now();
+        times::watch(command);
+        let (status, processor) = self.ended(command)?;
+        let wall = started.elapsed();
+        self.times.add(work, Spent { wall, processor });
+        if !status.success() {
+            bail!("`{}` ended with {status}", program(command));
+        }
+        Ok(())
+    }
+
+    /// Runs a command to its end; returns how it ended, and the processors' time that it and its children took.
+    fn ended(&mut self, command: &mut Command) -> Result<(ExitStatus, Duration)> {
         self.say(&format!("$ {}", shown(command)))?;
         let mut child = command
             .env("CARGO_TERM_COLOR", "never")
@@ -141,32 +179,45 @@ impl Step {
             if !self.terminal && heartbeat.elapsed() >= HEARTBEAT {
                 heartbeat = Instant::now();
                 let last = self.tail.back().map_or("", |line| line.trim());
-                println!(
+                print(&format!(
                     "   {} ({:.0} s): {last}",
                     self.name,
                     self.started.elapsed().as_secs_f64()
-                );
+                ));
             }
         }
         for reader in readers {
             // A reader ends with its pipe and cannot fail.
             let _ = reader.join();
         }
-        child
-            .wait()
-            .with_context(|| format!("waiting for `{}`", program(command)))
+        let ended = child
+            .wait4()
+            .with_context(|| format!("waiting for `{}`", program(command)))?;
+        Ok((ended.status, ended.rusage.utime + ended.rusage.stime))
     }
 
-    /// Takes the line of progress away; the last lines of the log are returned for a report.
-    pub(crate) fn finish(self) -> (Counts, Duration, PathBuf, Vec<String>) {
+    /// Takes the line of progress away; says what was done.
+    pub(crate) fn finish(self) -> Finished {
         self.bar.finish_and_clear();
-        (
-            self.counts,
-            self.started.elapsed(),
-            self.log_path,
-            self.tail.into(),
-        )
+        BARS.remove(&self.bar);
+        Finished {
+            counts: self.counts,
+            wall: self.started.elapsed(),
+            times: self.times,
+            log: self.log_path,
+            tail: self.tail.into(),
+        }
     }
+}
+
+/// What a step was.
+pub(crate) struct Finished {
+    pub(crate) counts: Counts,
+    pub(crate) wall: Duration,
+    pub(crate) times: Times,
+    pub(crate) log: PathBuf,
+    /// The log's last lines.
+    pub(crate) tail: Vec<String>,
 }
 
 /// Sends what arrives on a pipe line by line. A carriage return ends a line as well: progress bars use it.

@@ -61,6 +61,17 @@ impl Repo {
         command
     }
 
+    /// A subcommand of cargo on everything that tests need: the workspace without the Python module, which the wheel has, and
+    /// without the generator. It is always the same set, so that no crate is compiled twice with other features.
+    pub(crate) fn workspace(&self, subcommand: &str, arguments: &[&str]) -> Command {
+        let mut command = self.cargo([subcommand, "--locked", "--workspace"]);
+        for package in ["umfa", "mfa-codegen"] {
+            command.args(["--exclude", package]);
+        }
+        command.args(arguments);
+        command
+    }
+
     /// The version of the workspace.
     pub(crate) const VERSION: &'static str = env!("CARGO_PKG_VERSION");
 }

@@ -2,25 +2,29 @@
 
 mod checks;
 mod cross;
+mod lab;
 mod metal;
 mod native;
 mod packages;
 mod python;
 mod rust;
+mod schedule;
 mod swift;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::counts::Counts;
-use crate::dist;
 use crate::place::Place;
-use crate::process::Step;
+use crate::process::{Finished, Step, print};
 use crate::repo::Repo;
-use crate::venv::Venv;
-use crate::wheel;
+use crate::test::lab::Lab;
+use crate::test::schedule::Lane;
+use crate::times::{self, Times};
 
 /// Options of `cargo xtask test`.
 #[derive(Clone, clap::Args)]
@@ -31,7 +35,7 @@ pub(crate) struct Options {
     /// Run only this part, or the parts whose names begin with it and a dash. May be repeated.
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
-    /// Count a part that had to be skipped as failed.
+    /// Count a part that had to be skipped as failed, unless the processor cannot run it.
     #[arg(long)]
     strict: bool,
     /// Run the tests of every language on this driver library instead of the CPU engine that is linked in.
@@ -40,10 +44,19 @@ pub(crate) struct Options {
     /// The same on the driver of this machine's GPU, which is built first: on a Mac, `--device metal`.
     #[arg(long, value_enum, conflicts_with = "driver")]
     device: Option<Device>,
+    /// How many parts run at once.
+    #[arg(long, value_name = "NUMBER")]
+    jobs: Option<usize>,
+    /// Say in the end where the time went: by part, by crate, by kernel text.
+    #[arg(long)]
+    times: bool,
     /// List the parts and end.
     #[arg(long)]
     list: bool,
 }
+
+/// More parts at once than this gain nothing: each of them uses several processors for most of its time.
+const JOBS: usize = 3;
 
 /// A device with a driver that tasks can build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -56,28 +69,33 @@ enum Device {
 enum Verdict {
     /// It ran; the note (may be empty) says on what.
     Ran(String),
-    /// It could not run, for this reason.
+    /// It could not run, for this reason: something is not installed, or was not asked for.
     Skipped(String),
+    /// The machine itself has nothing to run it on: that is no failure, even where nothing may be skipped.
+    Impossible(String),
 }
 
-type Run = Box<dyn Fn(&mut Lab, &mut Step) -> Result<Verdict>>;
+type Run = Box<dyn Fn(&Lab<'_>, &mut Step) -> Result<Verdict> + Send + Sync>;
 
 /// A piece of the suite.
 struct Part {
     name: String,
     about: String,
+    lane: Lane,
     run: Run,
 }
 
 impl Part {
     fn new(
+        lane: Lane,
         name: impl Into<String>,
         about: impl Into<String>,
-        run: impl Fn(&mut Lab, &mut Step) -> Result<Verdict> + 'static,
+        run: impl Fn(&Lab<'_>, &mut Step) -> Result<Verdict> + Send + Sync + 'static,
     ) -> Self {
         Self {
             name: name.into(),
             about: about.into(),
+            lane,
             run: Box::new(run),
         }
     }
@@ -92,76 +110,28 @@ impl Part {
     }
 }
 
-/// What parts share: made when the first of them asks.
-struct Lab<'a> {
-    repo: &'a Repo,
-    options: &'a Options,
-    venv: Option<Venv>,
-    wheel: bool,
-    built: bool,
-    /// What parts have to say in the end.
-    closing: Vec<String>,
-}
-
-impl Lab<'_> {
-    /// The Python environment with the tools.
-    fn venv(&mut self, step: &mut Step) -> Result<&Venv> {
-        if self.venv.is_none() {
-            self.venv = Some(Venv::ensure(self.repo, step)?);
-        }
-        match &self.venv {
-            Some(venv) => Ok(venv),
-            None => bail!("the Python environment was not made"),
-        }
-    }
-
-    /// The same, with the Python package installed from a wheel.
-    fn venv_with_package(&mut self, step: &mut Step) -> Result<&Venv> {
-        let (repo, installed) = (self.repo, self.wheel);
-        let venv = self.venv(step)?;
-        if !installed {
-            wheel::install(repo, venv, step, "test,demo,bench")?;
-            self.wheel = true;
-        }
-        self.venv(step)
-    }
-
-    /// Builds the whole workspace, with debug assertions and overflow checks; returns the folder of what was built. Parts
-    /// take programs and libraries from there: to build packages by themselves would build them with other features, again.
-    fn built(&mut self, step: &mut Step) -> Result<PathBuf> {
-        if !self.built {
-            step.run(&mut self.repo.cargo(["build", "--locked", "--workspace"]))?;
-            self.built = true;
-        }
-        Ok(self.repo.target.join("debug"))
-    }
-
-    /// The CPU driver as a shared library.
-    fn cpu_driver(&mut self, step: &mut Step) -> Result<PathBuf> {
-        Ok(self.built(step)?.join(dist::CPU_DRIVER))
-    }
-}
-
 /// One line of the final report.
 struct Line {
     name: String,
     word: &'static str,
     counts: Counts,
-    time: Duration,
+    wall: Duration,
+    times: Times,
     note: String,
 }
 
-/// Runs the parts one after another: each of them uses all processors.
+/// Runs the parts, several at once, the longest chain of them first.
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     let parts: Vec<Part> = checks::parts()
         .into_iter()
+        .chain(swift::parts())
+        .chain(metal::parts())
+        .chain(native::objective_c())
+        .chain(cross::parts())
         .chain(rust::parts())
         .chain(native::parts())
         .chain(python::parts())
         .chain(packages::parts())
-        .chain(swift::parts())
-        .chain(metal::parts())
-        .chain(cross::parts())
         .collect();
     if options.list {
         for part in &parts {
@@ -191,24 +161,42 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     }
     let options = &options;
 
-    let mut lab = Lab {
-        repo,
-        options,
-        venv: None,
-        wheel: false,
-        built: false,
-        closing: Vec::new(),
-    };
-    let started = Instant::now();
-    let mut lines = Vec::new();
-    for part in parts.iter().filter(|part| part.selected(&options.only)) {
-        let line = run_part(part, &mut lab)?;
-        println!("{}", shown(&line));
-        lines.push(line);
+    if options.times {
+        times::record(&repo.scratch("times"))?;
     }
+    let lab = Lab::new(repo, options);
+    let started = Instant::now();
+    let lines = Mutex::new(Vec::new());
+    let selected: Vec<&Part> = (parts.iter())
+        .filter(|part| part.selected(&options.only))
+        .collect();
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let jobs = options.jobs.unwrap_or(processors.min(JOBS));
+    schedule::run(
+        jobs,
+        selected,
+        |part| part.lane,
+        |part| {
+            let line = run_part(part, &lab)?;
+            print(&shown(&line));
+            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.push(line);
+            Ok(())
+        },
+    )?;
+    let mut lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let place = |line: &Line| parts.iter().position(|part| part.name == line.name);
+    lines.sort_by_key(place);
 
-    for text in &lab.closing {
+    let closing = lab.closing.into_inner();
+    for text in closing.unwrap_or_else(PoisonError::into_inner) {
         println!("\n{}", text.trim_end());
+    }
+    if options.times {
+        let rows: Vec<_> = (lines.iter())
+            .map(|line| (line.name.clone(), line.times, line.wall))
+            .collect();
+        println!("\n{}", times::report(&rows, started.elapsed()).trim_end());
     }
     println!("\n{:.0} s in all", started.elapsed().as_secs_f64());
     let mut total = Counts::default();
@@ -226,25 +214,28 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn run_part(part: &Part, lab: &mut Lab) -> Result<Line> {
+fn run_part(part: &Part, lab: &Lab<'_>) -> Result<Line> {
     let mut step = Step::new(&part.name, &lab.repo.scratch("logs"))?;
     let result = (part.run)(lab, &mut step);
     if let Err(error) = &result {
         step.say(&format!("error: {error:#}"))?;
     }
-    let (mut counts, time, log, tail) = step.finish();
+    let Finished {
+        mut counts,
+        wall,
+        times,
+        log,
+        tail,
+    } = step.finish();
     let (mut word, note) = match result {
         Ok(Verdict::Ran(note)) => ("passed", note),
-        Ok(Verdict::Skipped(reason)) => ("skipped", reason),
+        Ok(Verdict::Skipped(reason)) if lab.options.strict => ("failed", reason),
+        Ok(Verdict::Skipped(reason) | Verdict::Impossible(reason)) => ("skipped", reason),
         Err(error) => ("failed", format!("{error:#}")),
     };
     match word {
         // A part that broke before its runner could count, or after it, is a failure of its own.
         "failed" if counts.failed == 0 => counts.failed = 1,
-        "skipped" if lab.options.strict => {
-            word = "failed";
-            counts.failed += 1;
-        }
         "skipped" => counts.skipped += 1,
         "passed" if counts.failed > 0 => word = "failed",
         "passed" if counts.passed == 0 => {
@@ -254,17 +245,19 @@ fn run_part(part: &Part, lab: &mut Lab) -> Result<Line> {
         _ => {}
     }
     if word == "failed" && !tail.is_empty() {
-        println!("\n---- {}: the end of {}", part.name, log.display());
-        for line in tail {
-            println!("{line}");
-        }
-        println!("----");
+        print(&format!(
+            "\n---- {}: the end of {}\n{}\n----",
+            part.name,
+            log.display(),
+            tail.join("\n")
+        ));
     }
     Ok(Line {
         name: part.name.clone(),
         word,
         counts,
-        time,
+        wall,
+        times,
         note,
     })
 }
@@ -279,7 +272,7 @@ fn shown(line: &Line) -> String {
         "{:<8} {:<18} {:>6.1} s  {passed:>5} ok {failed:>3} failed {skipped:>3} skipped  {}",
         line.word,
         line.name,
-        line.time.as_secs_f64(),
+        line.wall.as_secs_f64(),
         line.note.lines().next().unwrap_or("")
     );
     text.trim_end().to_owned()

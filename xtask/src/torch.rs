@@ -18,10 +18,10 @@ pub(crate) fn ensure(repo: &Repo, venv: &Venv, step: &mut Step) -> Result<()> {
     venv.once("torch", &text, || {
         if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             // The list names everything that torch needs on a CPU.
-            step.run(venv.pip_install(["--no-deps", "-r"]).arg(&list))?;
-            step.run(&mut venv.python([repo.path("xtask/python/torch_cpu.py")]))
+            step.install(venv.pip_install(["--no-deps", "-r"]).arg(&list))?;
+            step.install(&mut venv.python([repo.path("xtask/python/torch_cpu.py")]))
         } else {
-            step.run(&mut venv.pip_install(["torch"]))
+            step.install(&mut venv.pip_install(["torch"]))
         }
     })?;
     step.run(&mut venv.python(["-c", "import torch; print('torch', torch.__version__)"]))

@@ -3,8 +3,9 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -18,6 +19,8 @@ const OLDEST: (u32, u32) = (3, 10);
 pub(crate) struct Venv {
     dir: PathBuf,
     constraints: PathBuf,
+    /// Two pips at once would spoil the environment.
+    installing: Mutex<()>,
 }
 
 impl Venv {
@@ -26,17 +29,18 @@ impl Venv {
         let venv = Self {
             dir: repo.scratch("venv"),
             constraints: repo.path("xtask/python/constraints.txt"),
+            installing: Mutex::new(()),
         };
         if !venv.python_path().exists() {
             let python = base_python()?;
-            step.run(Command::new(&python).args(["-m", "venv"]).arg(&venv.dir))?;
+            step.install(Command::new(&python).args(["-m", "venv"]).arg(&venv.dir))?;
         }
         let tools = repo.path("xtask/python/tools.txt");
         let text =
             fs::read_to_string(&tools).with_context(|| format!("reading {}", tools.display()))?;
         venv.once("tools", &text, || {
-            step.run(&mut venv.pip_install(["--upgrade", "pip"]))?;
-            step.run(venv.pip_install(["-r"]).arg(&tools))
+            step.install(&mut venv.pip_install(["--upgrade", "pip"]))?;
+            step.install(venv.pip_install(["-r"]).arg(&tools))
         })?;
         Ok(venv)
     }
@@ -49,6 +53,7 @@ impl Venv {
         text: &str,
         install: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
+        let _alone = self.alone();
         let pins = fs::read_to_string(&self.constraints)
             .with_context(|| format!("reading {}", self.constraints.display()))?;
         let stamp = self.dir.join(format!("{name}.stamp"));
@@ -58,6 +63,13 @@ impl Venv {
         }
         install()?;
         fs::write(&stamp, &wanted).with_context(|| format!("writing {}", stamp.display()))
+    }
+
+    /// Waits until nobody else installs into the environment; others wait until the result is dropped.
+    pub(crate) fn alone(&self) -> MutexGuard<'_, ()> {
+        self.installing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A program of the environment.
@@ -109,7 +121,13 @@ impl Venv {
         Ok(output(&mut self.python(["-c", question]))?.into())
     }
 
-    fn python_path(&self) -> PathBuf {
+    /// The file that pins versions.
+    pub(crate) fn constraints(&self) -> &Path {
+        &self.constraints
+    }
+
+    /// The file of its Python.
+    pub(crate) fn python_path(&self) -> PathBuf {
         self.bin("python")
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -12,26 +13,26 @@ use crate::venv::Venv;
 /// The folder of the Python package.
 pub(crate) const PACKAGE: &str = "python/umfa";
 
-/// Builds the wheel into `out`, which is emptied first. `extra` goes to maturin.
+/// Builds the wheel into `out`, which is emptied first. `prepare` adds to maturin's command.
 pub(crate) fn build(
     repo: &Repo,
     venv: &Venv,
     step: &mut Step,
     out: &Path,
-    extra: &[&str],
+    prepare: impl FnOnce(&mut Command),
 ) -> Result<PathBuf> {
     if out.exists() {
         fs::remove_dir_all(out).with_context(|| format!("removing {}", out.display()))?;
     }
-    step.run(
-        venv.program("maturin")
-            .args(["build", "--release", "--locked", "--manifest-path"])
-            .arg(repo.path(PACKAGE).join("Cargo.toml"))
-            .arg("--out")
-            .arg(out)
-            .args(extra)
-            .current_dir(&repo.root),
-    )?;
+    let mut maturin = venv.program("maturin");
+    maturin
+        .args(["build", "--release", "--locked", "--manifest-path"])
+        .arg(repo.path(PACKAGE).join("Cargo.toml"))
+        .arg("--out")
+        .arg(out)
+        .current_dir(&repo.root);
+    prepare(&mut maturin);
+    step.compile(&mut maturin)?;
     let wheels: Vec<PathBuf> = fs::read_dir(out)
         .with_context(|| format!("reading {}", out.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -49,14 +50,26 @@ pub(crate) fn build(
 
 /// Builds the wheel and installs it with these extras, replacing what was installed.
 pub(crate) fn install(repo: &Repo, venv: &Venv, step: &mut Step, extras: &str) -> Result<()> {
-    let wheel = build(repo, venv, step, &repo.scratch("wheel"), &[])?;
+    let wheel = build(repo, venv, step, &repo.scratch("wheel"), |_| {})?;
+    install_from(repo, venv, step, &wheel, extras)
+}
+
+/// Installs a wheel with these extras, replacing what was installed.
+pub(crate) fn install_from(
+    repo: &Repo,
+    venv: &Venv,
+    step: &mut Step,
+    wheel: &Path,
+    extras: &str,
+) -> Result<()> {
     let wheel = wheel.to_string_lossy();
     let manifest = repo.path(PACKAGE).join("pyproject.toml");
     let text =
         fs::read_to_string(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
     venv.once(&format!("umfa-{extras}"), &text, || {
-        step.run(&mut venv.pip_install([format!("{wheel}[{extras}]")]))
+        step.install(&mut venv.pip_install([format!("{wheel}[{extras}]")]))
     })?;
     // The version stays the same while the content changes: pip alone would keep the old one.
-    step.run(&mut venv.pip_install(["--force-reinstall", "--no-deps", &*wheel]))
+    let _alone = venv.alone();
+    step.install(&mut venv.pip_install(["--force-reinstall", "--no-deps", &*wheel]))
 }

@@ -1,9 +1,8 @@
-//! Makes what other languages know of `mfa.h`, and checks what drivers export.
+//! Makes what other languages know of `mfa.h`.
 //!
 //! ```text
-//! mfa-codegen                    write the generated files
-//! mfa-codegen --check            fail, with a diff, if one of them is stale
-//! mfa-codegen --symbols LIB...   fail if a library's mfa_* exports are not exactly the header's functions
+//! mfa-codegen            write the generated files
+//! mfa-codegen --check    fail, with a diff, if one of them is stale
 //! ```
 //!
 //! libclang is found through `LIBCLANG_PATH`. `cargo xtask codegen` sets it.
@@ -13,9 +12,8 @@ mod header;
 mod output;
 mod python;
 mod rust;
-mod symbols;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -23,7 +21,7 @@ use anyhow::{Result, bail};
 use crate::header::Header;
 use crate::output::{Generated, Mode};
 
-const USAGE: &str = "usage: mfa-codegen [--check | --symbols LIB...]";
+const USAGE: &str = "usage: mfa-codegen [--check]";
 
 fn main() -> ExitCode {
     match run() {
@@ -42,10 +40,6 @@ fn run() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => output::settle(&root, &generate(&root)?, Mode::Write),
         ["--check"] => output::settle(&root, &generate(&root)?, Mode::Check),
-        ["--symbols", ref libraries @ ..] if !libraries.is_empty() => {
-            let libraries: Vec<PathBuf> = libraries.iter().map(PathBuf::from).collect();
-            symbols::check(&Header::read(&root)?, &libraries)
-        }
         _ => bail!("{USAGE}"),
     }
 }

@@ -1,12 +1,13 @@
 //! Libraries for Linux that run with an older C library than this machine's.
 //!
 //! A linker binds to the newest version of each symbol that it finds, so what is linked here would run on systems as new as
-//! this one only. Zig's linker knows the symbols of every glibc; cargo-zigbuild and maturin drive it.
+//! this one only. Zig's linker knows the symbols of every glibc; maturin makes a compiler driver of it.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::process::{Step, output};
 use crate::repo::Repo;
@@ -23,26 +24,51 @@ pub(super) const TARGET: &str = if cfg!(target_arch = "aarch64") {
     "x86_64-unknown-linux-gnu"
 };
 
-/// Installs the tools.
+/// Installs the tools, and writes the linker's script.
 pub(super) fn ensure(repo: &Repo, venv: &Venv, step: &mut Step) -> Result<()> {
-    step.run(
-        venv.pip_install(["-r"])
-            .arg(repo.path("xtask/python/dist.txt")),
-    )
+    let list = repo.path("xtask/python/dist.txt");
+    let text = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
+    venv.once("dist", &text, || {
+        step.install(venv.pip_install(["-r"]).arg(&list))
+    })?;
+    let script = format!(
+        "#!/bin/sh\nCARGO_ZIGBUILD_ZIG_COMMAND={python:?} CARGO_ZIGBUILD_ZIG_COMMAND_ARGS='-m ziglang' \\\n  \
+         exec {maturin:?} zig cc -- -g -fno-sanitize=all -target {arch}-linux-gnu.{major}.{minor} \"$@\"\n",
+        python = venv.python_path(),
+        maturin = venv.program("maturin").get_program(),
+        arch = std::env::consts::ARCH,
+        major = GLIBC.0,
+        minor = GLIBC.1,
+    );
+    write_program(&linker(repo), &script)
 }
 
-/// `cargo rustc` for [`GLIBC`].
-pub(super) fn cargo(repo: &Repo, venv: &Venv) -> Command {
-    let mut command = venv.program("cargo-zigbuild");
+/// The script that cargo links with.
+fn linker(repo: &Repo) -> PathBuf {
+    repo.scratch("zig-cc")
+}
+
+/// Has a command that starts cargo, or cargo itself, build for [`TARGET`] with the C library of [`GLIBC`]. The wheel and the C
+/// libraries are built in the same way, so that the engine is compiled once for both.
+pub(super) fn apply<'a>(repo: &Repo, command: &'a mut Command) -> &'a mut Command {
+    let variable = TARGET.to_uppercase().replace('-', "_");
     command
-        .current_dir(&repo.root)
-        .args([
-            "rustc",
-            "--target",
-            &format!("{TARGET}.{}.{}", GLIBC.0, GLIBC.1),
-        ])
-        .env("CARGO_TARGET_DIR", &repo.target);
-    command
+        .args(["--target", TARGET])
+        .env(format!("CARGO_TARGET_{variable}_LINKER"), linker(repo))
+        .env("CARGO_TARGET_DIR", &repo.target)
+}
+
+#[cfg(unix)]
+fn write_program(path: &Path, text: &str) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let context = || format!("writing {}", path.display());
+    fs::write(path, text).with_context(context)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).with_context(context)
+}
+
+#[cfg(not(unix))]
+fn write_program(path: &Path, _: &str) -> Result<()> {
+    anyhow::bail!("{} is for Linux", path.display())
 }
 
 /// The newest `GLIBC_x.y` that the library's undefined symbols ask for; (0, 0) if it asks for none.

@@ -11,13 +11,16 @@ use crate::metal;
 use crate::objc;
 use crate::place::Place;
 use crate::process::{Step, output};
+use crate::test::lab::Lab;
 use crate::test::rust;
-use crate::test::{Lab, Part, Verdict};
+use crate::test::schedule::Lane;
+use crate::test::{Part, Verdict};
 use crate::venv::Venv;
 
 /// The part of the suite.
 pub(super) fn parts() -> Vec<Part> {
     vec![Part::new(
+        Lane::Swift,
         "cross",
         "every language gets the same bits from a driver, the same refusals; drivers agree",
         |lab, step| {
@@ -68,8 +71,7 @@ pub(super) fn parts() -> Vec<Part> {
                     .env("MFA_TABLE", &table)
                     .current_dir(&repo.root),
             );
-            lab.closing
-                .push(fs::read_to_string(&table).unwrap_or_default());
+            lab.close_with(fs::read_to_string(&table).unwrap_or_default());
             ended?;
             Ok(Verdict::Ran(String::new()))
         },
@@ -97,7 +99,7 @@ type Somewhere<'a> = std::result::Result<&'a Place, &'a String>;
 impl Driver {
     fn runners(
         &self,
-        lab: &mut Lab,
+        lab: &Lab<'_>,
         step: &mut Step,
         rust: &Path,
     ) -> Result<Vec<(&'static str, Runner)>> {
@@ -156,7 +158,7 @@ impl Driver {
                 make.args(["-C", "tests/cross/swift", "--always-make"])
                     .arg(format!("DRIVER={}", self.library.display()))
                     .arg(format!("OUT={}", out("swift").display()));
-                step.run(&mut make)?;
+                step.compile(&mut make)?;
                 linked(place, &out("swift"))
             }
         };

@@ -13,8 +13,10 @@ use crate::place::Place;
 use crate::process::Step;
 use crate::repo::Repo;
 use crate::support;
+use crate::test::lab::Lab;
 use crate::test::rust;
-use crate::test::{Lab, Part, Verdict};
+use crate::test::schedule::Lane;
+use crate::test::{Part, Verdict};
 
 /// Random calls of each property: the software device is a thousand times slower than a processor.
 const RANDOM_CALLS: &str = "200";
@@ -24,7 +26,10 @@ pub(super) fn parts() -> Vec<Part> {
         part(
             "metal-swift",
             "MFABridge: kernels' text and results, the conformance vectors through the Swift API",
-            |lab, step, place| step.run(&mut metal::swift(lab.repo, place, "test")),
+            |lab, step, place| {
+                step.compile(metal::swift(lab.repo, place, "build").arg("--build-tests"))?;
+                step.run(metal::swift(lab.repo, place, "test").arg("--skip-build"))
+            },
         ),
         part(
             "metal-exports",
@@ -32,7 +37,7 @@ pub(super) fn parts() -> Vec<Part> {
             |lab, step, place| {
                 let driver = metal::driver(lab.repo, step, place)?;
                 let built = lab.built(step)?;
-                codegen::check_exports(lab.venv(step)?, step, &built, &driver)
+                codegen::check_exports(step, &built, &driver)
             },
         ),
         part(
@@ -99,12 +104,16 @@ fn user(repo: &Repo, step: &mut Step, place: &Place, code: &str) -> Result<()> {
     write("Package.swift", MANIFEST)?;
     write("Sources/user/main.swift", code)?;
     step.run(Command::new("ln").arg("-sfn").arg(&repo.root).arg(named))?;
-    step.run(
-        place
-            .command(repo, Path::new("swift"))
-            .args(["run", "--configuration", "release", "--package-path"])
-            .arg(folder.join("user")),
-    )
+    let swift = |arguments: &[&str]| {
+        let mut command = place.command(repo, Path::new("swift"));
+        command
+            .args(arguments)
+            .args(["--configuration", "release", "--package-path"])
+            .arg(folder.join("user"));
+        command
+    };
+    step.compile(&mut swift(&["build"]))?;
+    step.run(&mut swift(&["run", "--skip-build"]))
 }
 
 const MANIFEST: &str = r#"// swift-tools-version: 6.0
@@ -120,9 +129,9 @@ let package = Package(
 fn part(
     name: &str,
     about: &str,
-    run: impl Fn(&mut Lab, &mut Step, &Place) -> Result<()> + 'static,
+    run: impl Fn(&Lab<'_>, &mut Step, &Place) -> Result<()> + Send + Sync + 'static,
 ) -> Part {
-    Part::new(name, about, move |lab, step| {
+    Part::new(Lane::Swift, name, about, move |lab, step| {
         let place = match Place::of_swift(lab.repo) {
             Ok(place) => place,
             Err(reason) => return Ok(Verdict::Skipped(reason)),

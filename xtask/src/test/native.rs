@@ -5,12 +5,14 @@ use std::path::Path;
 use crate::c;
 use crate::objc;
 use crate::place::Place;
+use crate::test::schedule::Lane;
 use crate::test::{Part, Verdict};
 
-/// The conformance vectors, and the examples, in both.
+/// The conformance vectors, and the examples, in C.
 pub(super) fn parts() -> Vec<Part> {
     vec![
         Part::new(
+            Lane::Cargo,
             "c",
             "the conformance vectors and bad input, in C99",
             |lab, step| {
@@ -24,6 +26,7 @@ pub(super) fn parts() -> Vec<Part> {
             },
         ),
         Part::new(
+            Lane::Cargo,
             "c-examples",
             "examples/c as C99 and C++17, by its Makefile and pkg-config",
             |lab, step| {
@@ -32,22 +35,27 @@ pub(super) fn parts() -> Vec<Part> {
                 Ok(Verdict::Ran(String::new()))
             },
         ),
-        Part::new(
-            "objc",
-            "MFABridge: its own tests, the conformance vectors and the examples, by make and CMake",
-            |lab, step| {
-                let (library, require) = match &lab.options.driver {
-                    Some(driver) => (driver.clone(), false),
-                    None => (lab.cpu_driver(step)?, true),
-                };
-                let folder = library.parent().unwrap_or(Path::new("."));
-                let place = match Place::find(lab.repo, &[folder]) {
-                    Ok(place) => place,
-                    Err(reason) => return Ok(Verdict::Skipped(reason)),
-                };
-                objc::test(lab.repo, step, &place, &library, require)?;
-                Ok(Verdict::Ran(place.name().into()))
-            },
-        ),
     ]
+}
+
+/// The Objective-C classes.
+pub(super) fn objective_c() -> Vec<Part> {
+    vec![Part::new(
+        Lane::Swift,
+        "objc",
+        "MFABridge: its own tests, the conformance vectors and the examples, by make and CMake",
+        |lab, step| {
+            let (library, require) = match &lab.options.driver {
+                Some(driver) => (driver.clone(), false),
+                None => (lab.cpu_driver(step)?, true),
+            };
+            let folder = library.parent().unwrap_or(Path::new("."));
+            let place = match Place::find(lab.repo, &[folder]) {
+                Ok(place) => place,
+                Err(reason) => return Ok(Verdict::Skipped(reason)),
+            };
+            objc::test(lab.repo, step, &place, &library, require)?;
+            Ok(Verdict::Ran(place.name().into()))
+        },
+    )]
 }

@@ -4,7 +4,9 @@ use anyhow::Result;
 
 use crate::docs;
 use crate::process::Step;
-use crate::test::{Lab, Part, Verdict};
+use crate::test::lab::Lab;
+use crate::test::schedule::Lane;
+use crate::test::{Part, Verdict};
 use crate::torch;
 use crate::wheel::PACKAGE;
 
@@ -12,6 +14,7 @@ use crate::wheel::PACKAGE;
 pub(super) fn parts() -> Vec<Part> {
     vec![
         Part::new(
+            Lane::Python,
             "ruff",
             "Python is formatted and free of lints",
             |lab, step| {
@@ -25,13 +28,14 @@ pub(super) fn parts() -> Vec<Part> {
                 Ok(Verdict::Ran(String::new()))
             },
         ),
-        Part::new("mypy", "Python's types hold", |lab, step| {
+        Part::new(Lane::Python, "mypy", "Python's types hold", |lab, step| {
             let package = lab.repo.path(PACKAGE);
             let venv = lab.venv_with_package(step)?;
             step.run_check(venv.program("mypy").current_dir(&package))?;
             Ok(Verdict::Ran(String::new()))
         }),
         Part::new(
+            Lane::Python,
             "stubtest",
             "the stubs say what the native module has",
             |lab, step| {
@@ -45,6 +49,7 @@ pub(super) fn parts() -> Vec<Part> {
             },
         ),
         Part::new(
+            Lane::Python,
             "reference",
             "the float64 reference's own tests; the vectors are what it writes",
             |lab, step| {
@@ -56,6 +61,7 @@ pub(super) fn parts() -> Vec<Part> {
             },
         ),
         Part::new(
+            Lane::Python,
             "docs",
             "the Python and C code in Markdown files runs; the guide builds",
             |lab, step| {
@@ -70,11 +76,17 @@ pub(super) fn parts() -> Vec<Part> {
                 Ok(Verdict::Ran(String::new()))
             },
         ),
-        Part::new("pytest", "the Python package's own tests", |lab, step| {
-            let note = pytest(lab, step)?;
-            Ok(Verdict::Ran(note.to_owned()))
-        }),
         Part::new(
+            Lane::Python,
+            "pytest",
+            "the Python package's own tests",
+            |lab, step| {
+                let note = pytest(lab, step)?;
+                Ok(Verdict::Ran(note.to_owned()))
+            },
+        ),
+        Part::new(
+            Lane::Python,
             "demo",
             "a real language model runs, and agrees with plain attention in NumPy",
             |lab, step| {
@@ -97,7 +109,7 @@ pub(super) fn parts() -> Vec<Part> {
 }
 
 /// Runs the package's tests; says whether those against PyTorch were among them.
-fn pytest(lab: &mut Lab, step: &mut Step) -> Result<&'static str> {
+fn pytest(lab: &Lab<'_>, step: &mut Step) -> Result<&'static str> {
     let (repo, options) = (lab.repo, lab.options);
     let venv = lab.venv_with_package(step)?;
     if options.torch {

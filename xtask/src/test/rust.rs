@@ -1,16 +1,18 @@
 //! Tests in Rust.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Result, bail};
 
 use crate::process::{Step, output};
 use crate::repo::Repo;
-use crate::test::{Lab, Part, Verdict};
+use crate::test::lab::Lab;
+use crate::test::schedule::Lane;
+use crate::test::{Part, Verdict};
 
 /// The integration tests of the workspace, the conformance vectors among them: what exercises a driver.
-const ON_DRIVER: [&str; 3] = ["--workspace", "--test", "*"];
+const ON_DRIVER: [&str; 2] = ["--test", "*"];
 
 /// The instruction sets that `MFA_CPU_ISA` can force, and whether this machine runs them. This list is the test's own: an engine
 /// that stopped offering one of them would be found out. The fastest (AMX, where the system allows it) is what the part
@@ -44,31 +46,34 @@ fn instruction_sets() -> Vec<(&'static str, bool)> {
     list
 }
 
-fn cargo_test(lab: &Lab, arguments: &[&str]) -> Command {
-    let mut command = lab.repo.cargo(["test", "--locked", "--no-fail-fast"]);
-    command.args(arguments);
+/// Compiles, then runs tests; `set` is set for the run.
+fn cargo_test(
+    lab: &Lab<'_>,
+    step: &mut Step,
+    arguments: &[&str],
+    set: &[(&str, &OsStr)],
+) -> Result<()> {
+    let test = |more: &[&str]| lab.repo.workspace("test", &[arguments, more].concat());
+    step.compile(&mut test(&["--no-run"]))?;
+    let mut command = test(&["--no-fail-fast"]);
     match &lab.options.driver {
         Some(driver) => command.env("MFA_DRIVER", driver),
         // The CPU engine supports everything.
         None => command.env("MFA_REQUIRE_ALL", "1"),
     };
-    command
+    step.run(command.envs(set.iter().copied()))
 }
 
 /// Builds an integration test of a crate, and finds its program: for other places than cargo's to run it.
 pub(super) fn test_program(repo: &Repo, step: &mut Step, name: &str) -> Result<PathBuf> {
-    let build = [
-        "test",
-        "--locked",
-        "--workspace",
-        "--test",
-        name,
-        "--no-run",
-    ];
-    step.run(&mut repo.cargo(build))?;
-    let messages = output(repo.cargo(build).arg("--message-format=json"))?;
+    // All of them, as the other parts do: a test by itself would be compiled with other features.
+    let build =
+        |more: &[&str]| repo.workspace("test", &[&ON_DRIVER[..], &["--no-run"], more].concat());
+    step.compile(&mut build(&[]))?;
+    let messages = output(&mut build(&["--message-format=json"]))?;
     let executable = |line: &str| {
-        let (_, rest) = line.split_once("\"executable\":\"")?;
+        let named = line.contains(&format!("\"name\":\"{name}\""));
+        let (_, rest) = line.split_once("\"executable\":\"").filter(|_| named)?;
         Some(PathBuf::from(rest.split_once('"')?.0))
     };
     match messages.lines().find_map(executable) {
@@ -80,32 +85,35 @@ pub(super) fn test_program(repo: &Repo, step: &mut Step, name: &str) -> Result<P
 /// The workspace's tests, then the conformance vectors on every instruction set and on the driver as a library.
 pub(super) fn parts() -> Vec<Part> {
     let mut parts = vec![Part::new(
+        Lane::Cargo,
         "rust",
         "unit, property, conformance and documentation tests of every crate",
         |lab, step| {
-            step.run(&mut cargo_test(lab, &["--workspace"]))?;
+            cargo_test(lab, step, &[], &[])?;
             Ok(Verdict::Ran(String::new()))
         },
     )];
     for (name, runs_here) in instruction_sets() {
         parts.push(Part::new(
+            Lane::Cargo,
             format!("isa-{name}"),
             format!("conformance and property tests with MFA_CPU_ISA={name}"),
             move |lab, step| {
                 if !runs_here {
-                    return Ok(Verdict::Skipped(
+                    return Ok(Verdict::Impossible(
                         "this processor does not have it".to_owned(),
                     ));
                 }
                 if lab.options.driver.is_some() {
                     return Ok(Verdict::Skipped("another driver was named".to_owned()));
                 }
-                step.run(cargo_test(lab, &ON_DRIVER).env("MFA_CPU_ISA", name))?;
+                cargo_test(lab, step, &ON_DRIVER, &[("MFA_CPU_ISA", name.as_ref())])?;
                 Ok(Verdict::Ran(String::new()))
             },
         ));
     }
     parts.push(Part::new(
+        Lane::Cargo,
         "driver",
         "conformance and property tests through a driver library that is loaded (MFA_DRIVER)",
         |lab, step| {
@@ -113,7 +121,7 @@ pub(super) fn parts() -> Vec<Part> {
                 Some(driver) => driver.clone(),
                 None => lab.cpu_driver(step)?,
             };
-            step.run(cargo_test(lab, &ON_DRIVER).env("MFA_DRIVER", driver))?;
+            cargo_test(lab, step, &ON_DRIVER, &[("MFA_DRIVER", driver.as_os_str())])?;
             Ok(Verdict::Ran(String::new()))
         },
     ));

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use crate::place::Place;
+use crate::test::schedule::Lane;
 use crate::test::{Part, Verdict};
 
 /// The Metal device in software.
 pub(super) fn parts() -> Vec<Part> {
     vec![Part::new(
+        Lane::Swift,
         "swift",
         "the Metal device in software: its own tests, in checked mode",
         |lab, step| {
@@ -18,8 +20,14 @@ pub(super) fn parts() -> Vec<Part> {
                 Ok(place) => place,
                 Err(reason) => return Ok(Verdict::Skipped(reason)),
             };
-            let mut swift = place.command(lab.repo, Path::new("swift"));
-            step.run(swift.args(["test", "--package-path", "swift/SoftwareMetal"]))?;
+            let swift = |arguments: [&str; 2]| {
+                let mut command = place.command(lab.repo, Path::new("swift"));
+                command.args(arguments);
+                command.args(["--package-path", "swift/SoftwareMetal"]);
+                command
+            };
+            step.compile(&mut swift(["build", "--build-tests"]))?;
+            step.run(&mut swift(["test", "--skip-build"]))?;
             Ok(Verdict::Ran(place.name().into()))
         },
     )]

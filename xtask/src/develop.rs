@@ -1,0 +1,30 @@
+//! `cargo xtask develop`: the Python package in place, so that an edit of Python is tested without a build.
+
+use anyhow::Result;
+
+use crate::process::Step;
+use crate::repo::Repo;
+use crate::venv::Venv;
+use crate::wheel::PACKAGE;
+
+/// Builds the native module into the package's folder, and lets the project's environment import that folder. (The test suite
+/// puts a wheel in its place.)
+pub(crate) fn run(repo: &Repo) -> Result<()> {
+    let mut step = Step::new("develop", &repo.scratch("logs"))?;
+    let venv = Venv::ensure(repo, &mut step)?;
+    step.compile(
+        venv.program("maturin")
+            .args([
+                "develop",
+                "--release",
+                "--locked",
+                "--extras",
+                "test,demo,bench",
+            ])
+            .env("PIP_CONSTRAINT", venv.constraints())
+            .current_dir(repo.path(PACKAGE)),
+    )?;
+    step.finish();
+    println!("{}", venv.python_path().display());
+    Ok(())
+}
