@@ -72,6 +72,12 @@ impl Repo {
         command
     }
 
+    /// Builds the programs and libraries of that set. With the tests: without them cargo would leave out features that only they
+    /// ask for, and compile all again for them.
+    pub(crate) fn build_workspace(&self) -> Command {
+        self.workspace("build", &["--lib", "--bins", "--tests"])
+    }
+
     /// The version of the workspace.
     pub(crate) const VERSION: &'static str = env!("CARGO_PKG_VERSION");
 }

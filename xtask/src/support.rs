@@ -27,7 +27,7 @@ pub(crate) struct Options {
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     let place = Place::of_swift(repo).map_err(|reason| anyhow!(reason))?;
     let mut step = Step::new("support", &repo.scratch("logs"))?;
-    step.compile(&mut repo.workspace("build", &[]))?;
+    step.compile(&mut repo.build_workspace())?;
     let mut command = devices(repo, &mut step, &place, &repo.target.join("debug"))?;
     let (old, new) = texts(repo, &mut command)?;
     step.finish();

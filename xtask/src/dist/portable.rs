@@ -48,8 +48,8 @@ fn linker(repo: &Repo) -> PathBuf {
     repo.scratch("zig-cc")
 }
 
-/// Has a command that starts cargo, or cargo itself, build for [`TARGET`] with the C library of [`GLIBC`]. The wheel and the C
-/// libraries are built in the same way, so that the engine is compiled once for both.
+/// Has a command that starts cargo, or cargo itself, build for [`TARGET`] with the C library of [`GLIBC`]. (The
+/// engine is compiled for each of the two all the same: PyO3's macros ask syn for more features, and syn is below bytemuck.)
 pub(super) fn apply<'a>(repo: &Repo, command: &'a mut Command) -> &'a mut Command {
     let variable = TARGET.to_uppercase().replace('-', "_");
     command

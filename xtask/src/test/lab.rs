@@ -10,6 +10,7 @@ use crate::package::User;
 use crate::process::Step;
 use crate::repo::Repo;
 use crate::test::Options;
+use crate::torch;
 use crate::venv::Venv;
 use crate::wheel;
 
@@ -88,12 +89,21 @@ impl<'a> Lab<'a> {
         Ok(venv)
     }
 
+    /// The same, with PyTorch if that was asked for: tests that need it are skipped without it.
+    pub(super) fn venv_with_torch(&self, step: &mut Step) -> Result<&Venv> {
+        let venv = self.venv_with_package(step)?;
+        if self.options.torch {
+            torch::ensure(self.repo, venv, step)?;
+        }
+        Ok(venv)
+    }
+
     /// Builds what tests of the workspace need, with debug assertions and overflow checks; returns the folder of what was
     /// built. Parts take programs and libraries from there: to build packages by themselves would build them with other
     /// features, again.
     pub(super) fn built(&self, step: &mut Step) -> Result<PathBuf> {
         let folder = self.built.get(|| {
-            step.compile(&mut self.repo.workspace("build", &[]))?;
+            step.compile(&mut self.repo.build_workspace())?;
             Ok(self.repo.target.join("debug"))
         })?;
         Ok(folder.clone())

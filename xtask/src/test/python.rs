@@ -7,7 +7,6 @@ use crate::process::Step;
 use crate::test::lab::Lab;
 use crate::test::schedule::Lane;
 use crate::test::{Part, Verdict};
-use crate::torch;
 use crate::wheel::PACKAGE;
 
 /// Lints first: they don't need the wheel.
@@ -54,7 +53,7 @@ pub(super) fn parts() -> Vec<Part> {
             "the float64 reference's own tests; the vectors are what it writes",
             |lab, step| {
                 let folder = lab.repo.path("tests/conformance");
-                let venv = lab.venv_with_package(step)?;
+                let venv = lab.venv_with_torch(step)?;
                 step.run(venv.python(["-m", "pytest", "-q"]).current_dir(&folder))?;
                 step.run_check(venv.python(["generate.py", "--check"]).current_dir(&folder))?;
                 Ok(Verdict::Ran(String::new()))
@@ -65,12 +64,9 @@ pub(super) fn parts() -> Vec<Part> {
             "docs",
             "the Python and C code in Markdown files runs; the guide builds",
             |lab, step| {
-                let (repo, options) = (lab.repo, lab.options);
+                let repo = lab.repo;
                 let built = lab.built(step)?;
-                let venv = lab.venv_with_package(step)?;
-                if options.torch {
-                    torch::ensure(repo, venv, step)?;
-                }
+                let venv = lab.venv_with_torch(step)?;
                 docs::run(repo, venv, step, &built)?;
                 docs::guide(repo, venv, step)?;
                 Ok(Verdict::Ran(String::new()))
@@ -111,10 +107,7 @@ pub(super) fn parts() -> Vec<Part> {
 /// Runs the package's tests; says whether those against PyTorch were among them.
 fn pytest(lab: &Lab<'_>, step: &mut Step) -> Result<&'static str> {
     let (repo, options) = (lab.repo, lab.options);
-    let venv = lab.venv_with_package(step)?;
-    if options.torch {
-        torch::ensure(repo, venv, step)?;
-    }
+    let venv = lab.venv_with_torch(step)?;
     let note = if venv.has("torch") {
         "with PyTorch"
     } else {
