@@ -114,6 +114,14 @@ impl<'a> Lab<'a> {
         Ok(self.built(step)?.join(dist::CPU_DRIVER))
     }
 
+    /// The driver that was named, else the CPU engine's library; and whether it must support everything, as that engine does.
+    pub(super) fn driver(&self, step: &mut Step) -> Result<(PathBuf, bool)> {
+        match &self.options.driver {
+            Some(driver) => Ok((driver.clone(), false)),
+            None => Ok((self.cpu_driver(step)?, true)),
+        }
+    }
+
     /// A project that uses the packages of the crates.
     pub(super) fn user(&self, step: &mut Step) -> Result<&User<'a>> {
         self.user.get(|| User::new(self.repo, step))

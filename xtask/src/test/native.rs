@@ -16,11 +16,7 @@ pub(super) fn parts() -> Vec<Part> {
             "c",
             "the conformance vectors and bad input, in C99",
             |lab, step| {
-                // The CPU engine supports everything.
-                let (library, require) = match &lab.options.driver {
-                    Some(driver) => (driver.clone(), false),
-                    None => (lab.cpu_driver(step)?, true),
-                };
+                let (library, require) = lab.driver(step)?;
                 c::conformance(lab.repo, step, &library, require)?;
                 Ok(Verdict::Ran(String::new()))
             },
@@ -45,10 +41,7 @@ pub(super) fn objective_c() -> Vec<Part> {
         "objc",
         "MFABridge: its own tests, the conformance vectors and the examples, by make and CMake",
         |lab, step| {
-            let (library, require) = match &lab.options.driver {
-                Some(driver) => (driver.clone(), false),
-                None => (lab.cpu_driver(step)?, true),
-            };
+            let (library, require) = lab.driver(step)?;
             let folder = library.parent().unwrap_or(Path::new("."));
             let place = match Place::find(lab.repo, &[folder]) {
                 Ok(place) => place,

@@ -117,10 +117,7 @@ pub(super) fn parts() -> Vec<Part> {
         "driver",
         "conformance and property tests through a driver library that is loaded (MFA_DRIVER)",
         |lab, step| {
-            let driver = match &lab.options.driver {
-                Some(driver) => driver.clone(),
-                None => lab.cpu_driver(step)?,
-            };
+            let (driver, _) = lab.driver(step)?;
             cargo_test(lab, step, &ON_DRIVER, &[("MFA_DRIVER", driver.as_os_str())])?;
             Ok(Verdict::Ran(String::new()))
         },
