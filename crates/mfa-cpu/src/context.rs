@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::error::{Error, Result, ensure};
+use crate::fork;
 use crate::kernels::{self, Kernels};
 use crate::memory::Aligned;
 use crate::pool::{self, MAX_THREADS, Pool};
@@ -18,6 +19,8 @@ pub(crate) struct Context {
     records: Mutex<Vec<Record>>,
     /// Bits of the seconds that the last operation took.
     latency: AtomicU64,
+    /// See [`fork::generation`].
+    generation: usize,
 }
 
 /// What a running call owns.
@@ -30,6 +33,7 @@ pub(crate) struct State {
 impl Context {
     pub(crate) fn new() -> Result<Self> {
         let kernels = kernels::kernels().map_err(Error::argument)?;
+        fork::prepare();
         let state = State {
             threads: pool::default_threads()?,
             pool: None,
@@ -40,7 +44,13 @@ impl Context {
             state: Mutex::new(state),
             records: Mutex::default(),
             latency: AtomicU64::new(0),
+            generation: fork::generation(),
         })
+    }
+
+    /// Whether its worker threads can be there: a fork leaves them in the parent.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.generation == fork::generation()
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -63,6 +73,16 @@ impl Context {
         self.latency
             .store(start.elapsed().as_secs_f64().to_bits(), Ordering::Relaxed);
         result
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if !self.is_of_this_process() {
+            let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // To drop it would be to wait for threads that this process does not have.
+            std::mem::forget(state.pool.take());
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::backward::{self, Backward, Source};
+use crate::backward::{self, Backward, Source, WhyPath};
 use crate::kernels::Kernels;
 use crate::plan::{Loop, Plan};
 use crate::problem::{Forward, Problem};
@@ -78,7 +78,7 @@ pub(crate) fn forward(call: &Forward, plan: &Plan, kernels: &Kernels) -> String 
     let _ = writeln!(
         text,
         "workspace: {} bytes",
-        crate::forward::workspace(problem, plan, kernels)
+        crate::forward::allocated(problem, plan, kernels)
     );
     text
 }
@@ -111,11 +111,27 @@ pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels
         "threads" => plan.workers.to_string(),
         _ => String::new(),
     };
+    let workers = plan.workers;
+    let reason = |key: &str| match (key, plan.why.path) {
+        ("loop", WhyPath::OnePass) => {
+            "only one of the passes is needed: dQ, or dK and dV".to_string()
+        }
+        ("loop", WhyPath::OneWorker) => "one worker: five products are fewest".into(),
+        ("loop", WhyPath::Heads { busy, count }) => format!(
+            "{count} key/value heads {} {workers} workers busy",
+            if busy { "keep" } else { "do not keep" }
+        ),
+        ("scores", _) => plan.why.scores.into(),
+        ("d", _) => plan.why.d.into(),
+        ("threads", _) if plan.why.inline => "too little work to share".into(),
+        _ => String::new(),
+    };
     let mut text = format!("operation: backward\ndevice: CPU\nisa: {}\n", kernels.isa);
     text += &problem_lines(&call.problem);
     for key in ["loop", "scores", "products", "d", "threads"] {
         let _ = write!(text, "{key}: {}", value(key));
-        if let Some((_, reason)) = plan.reasons.iter().find(|(name, _)| *name == key) {
+        let reason = reason(key);
+        if !reason.is_empty() {
             let _ = write!(text, " ({reason})");
         }
         text.push('\n');
@@ -123,7 +139,7 @@ pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels
     let _ = writeln!(
         text,
         "workspace: {} bytes",
-        backward::workspace(call, plan, kernels)
+        backward::allocated(call, plan, kernels)
     );
     text
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockWriteGuard};
 
 use crate::buffer::Buffer;
 use crate::context::Context;
@@ -17,6 +17,9 @@ const STEP: usize = 16;
 pub(crate) struct Table<T> {
     live: LazyLock<RwLock<HashMap<usize, Arc<T>>>>,
 }
+
+/// A table that nobody else can look into.
+pub(crate) type Held<T> = RwLockWriteGuard<'static, HashMap<usize, Arc<T>>>;
 
 impl<T> Table<T> {
     const fn new() -> Self {
@@ -42,6 +45,11 @@ impl<T> Table<T> {
             .cloned()
     }
 
+    /// Keeps all others out until the guard is dropped.
+    pub(crate) fn hold(&'static self) -> Held<T> {
+        self.live.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn remove(&self, handle: *const c_void) -> Option<Arc<T>> {
         self.live
             .write()
@@ -49,25 +57,36 @@ impl<T> Table<T> {
             .remove(&(handle as usize))
     }
 
-    /// The live objects.
-    pub(crate) fn all(&self) -> Vec<Arc<T>> {
+    /// Calls `f` with each live object.
+    pub(crate) fn each(&self, f: impl FnMut(&Arc<T>)) {
         self.live
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .values()
-            .cloned()
-            .collect()
+            .for_each(f);
     }
 }
 
 pub(crate) static CONTEXTS: Table<Context> = Table::new();
 pub(crate) static BUFFERS: Table<Buffer> = Table::new();
 
-/// The context behind a handle.
-pub(crate) fn context(handle: *const c_void) -> Result<Arc<Context>> {
+/// The context behind a handle, whatever process made it.
+pub(crate) fn any_context(handle: *const c_void) -> Result<Arc<Context>> {
     CONTEXTS
         .get(handle)
         .ok_or_else(|| Error::context(complaint("context", "mfa_create_context", handle)))
+}
+
+/// The context behind a handle.
+pub(crate) fn context(handle: *const c_void) -> Result<Arc<Context>> {
+    let context = any_context(handle)?;
+    if context.is_of_this_process() {
+        return Ok(context);
+    }
+    Err(Error::context(format!(
+        "the context {handle:p} was made before this process was forked, and its threads stayed in the parent; expected a \
+         context that mfa_create_context made in this process"
+    )))
 }
 
 /// The buffer behind a handle; `what` names the argument.

@@ -26,13 +26,12 @@ unsafe impl Sync for Aligned {}
 impl Aligned {
     pub(crate) fn new(len: usize) -> Result<Self> {
         let refused = || Error::allocation(format!("{len} bytes could not be allocated"));
-        // The last large page is one if half of it is used.
-        let large = len.saturating_add(LARGE / 2) / LARGE * LARGE;
-        let layout = match large {
-            0 => Layout::from_size_align(len.max(1), ALIGN),
-            _ => Layout::from_size_align(len.max(large), LARGE),
+        let size = Self::size_for(len).max(1);
+        let (large, align) = match large_bytes(len) {
+            0 => (0, ALIGN),
+            large => (large, LARGE),
         };
-        let layout = layout.map_err(|_| refused())?;
+        let layout = Layout::from_size_align(size, align).map_err(|_| refused())?;
         // SAFETY: the layout's size is not zero.
         let ptr = NonNull::new(unsafe { alloc(layout) }).ok_or_else(refused)?;
         // SAFETY: `large` bytes of this allocation, in which nothing is yet; then all that callers may read.
@@ -43,6 +42,11 @@ impl Aligned {
         Ok(Aligned { ptr, len, layout })
     }
 
+    /// What [`Aligned::new`] asks the allocator for, to hold `len` bytes.
+    pub(crate) fn size_for(len: usize) -> usize {
+        len.max(large_bytes(len))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -50,6 +54,11 @@ impl Aligned {
     pub(crate) fn ptr(&self) -> *mut u8 {
         self.ptr.as_ptr()
     }
+}
+
+/// How many of `len` bytes are to be in large pages: the last one is if half of it is used.
+fn large_bytes(len: usize) -> usize {
+    len.saturating_add(LARGE / 2) / LARGE * LARGE
 }
 
 impl Drop for Aligned {
@@ -74,6 +83,9 @@ unsafe fn prefer_large_pages(at: *mut u8, len: usize) {
 unsafe fn prefer_large_pages(_at: *mut u8, _len: usize) {}
 
 /// Lays out typed arrays one after the other, each aligned: sizes first, pointers once the memory is there.
+///
+/// Sizes saturate. More than the address space can hold is `usize::MAX`, which no allocation gives: so nothing is ever laid
+/// out that is not there.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Arena {
     base: usize,
@@ -91,12 +103,39 @@ impl Arena {
 
     /// The place of the next `n` elements.
     pub(crate) fn take<T>(&mut self, n: usize) -> *mut T {
-        let at = self.base + self.used;
-        self.used += (n * size_of::<T>()).next_multiple_of(ALIGN);
+        let at = self.base.wrapping_add(self.used);
+        let bytes = n.checked_mul(size_of::<T>());
+        let bytes = bytes.and_then(|bytes| bytes.checked_next_multiple_of(ALIGN));
+        self.used = self.used.saturating_add(bytes.unwrap_or(usize::MAX));
         at as *mut T
     }
 
     pub(crate) fn used(&self) -> usize {
         self.used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_past_the_address_space_saturate() {
+        for n in [1 << 62, 1 << 63, usize::MAX / 4, usize::MAX] {
+            let mut arena = Arena::default();
+            arena.take::<f32>(n);
+            assert_eq!(arena.used(), usize::MAX, "{n} floats");
+            arena.take::<f32>(1);
+            assert_eq!(arena.used(), usize::MAX);
+        }
+        assert!(Aligned::new(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn size_is_what_is_asked_for() {
+        for len in [0, 1, 4096, LARGE / 2 - 1, LARGE / 2, LARGE, 3 * LARGE + 5] {
+            let memory = Aligned::new(len).unwrap();
+            assert_eq!(memory.layout.size(), Aligned::size_for(len).max(1));
+        }
     }
 }

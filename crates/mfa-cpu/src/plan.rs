@@ -103,9 +103,9 @@ impl Plan {
         let inline = work < INLINE_WORK;
         let workers = if inline { 1 } else { threads };
         let sequences = &problem.sequences;
-        let most_queries = sequences.iter().map(|s| s.nq).max().unwrap_or(0);
-        let rows = most_queries * problem.group;
-        let most_keys = sequences.iter().map(|s| s.nk).max().unwrap_or(0);
+        let most_queries = sequences.most_q;
+        let rows = most_queries.saturating_mul(problem.group);
+        let most_keys = sequences.most_k;
         let path =
             if rows <= DECODE_ROWS && problem.k.has_dense_rows() && problem.v.has_dense_rows() {
                 Loop::Decode
@@ -134,12 +134,7 @@ impl Plan {
                     true => TILES_PER_WORKER_DIAGONAL,
                     false => TILES_PER_WORKER,
                 };
-                let all_rows: usize = problem
-                    .sequences
-                    .iter()
-                    .map(|s| s.nq)
-                    .sum::<usize>()
-                    .saturating_mul(problem.heads);
+                let all_rows = sequences.total_q.saturating_mul(problem.heads);
                 let share = all_rows.div_ceil(workers * per_worker).max(1);
                 let most = share.next_multiple_of(mr).min(most_rows);
                 sizes::equal_tiles(most, most_queries, problem.group, mr)
@@ -162,7 +157,7 @@ impl Plan {
                 tiles: 0,
             },
         };
-        let tiles = crate::forward::Schedule::new(problem, &plan).tiles();
+        let tiles = crate::forward::count_tiles(problem, &plan);
         plan.why.tiles = tiles;
         if tiles > 0 && tiles < 2 * workers && most_keys >= 2 * SPLIT_KEYS && workers > 1 {
             let wanted = (2 * workers).div_ceil(tiles).min(most_keys / SPLIT_KEYS);

@@ -132,7 +132,10 @@ pub(crate) fn default_threads() -> Result<usize> {
                 "MFA_NUM_THREADS is {text:?}; expected a number from 1 to {MAX_THREADS}"
             ))),
         },
-        Err(_) => Ok(std::thread::available_parallelism()
+        Err(std::env::VarError::NotUnicode(text)) => Err(Error::argument(format!(
+            "MFA_NUM_THREADS is {text:?}; expected a number from 1 to {MAX_THREADS}"
+        ))),
+        Err(std::env::VarError::NotPresent) => Ok(std::thread::available_parallelism()
             .map_or(1, usize::from)
             .min(MAX_THREADS)),
     }

@@ -3,8 +3,10 @@
 use mfa_sys as sys;
 
 use crate::error::{Error, Result, ensure};
+use crate::overlap;
 use crate::precision::Precision;
-use crate::tensor::{Array, Tensor};
+use crate::sequences::Sequences;
+use crate::tensor::Tensor;
 
 /// The largest head dimension.
 pub(crate) const MAX_HEAD_DIM: usize = 512;
@@ -22,23 +24,8 @@ pub(crate) struct Problem {
     pub kv_heads: usize,
     /// Query heads that share a key/value head.
     pub group: usize,
-    pub sequences: Vec<Sequence>,
+    pub sequences: Sequences,
     pub options: Options,
-}
-
-/// One sequence: a batch element, or a run of rows of the packed batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sequence {
-    /// Batch index of the operands.
-    pub batch: usize,
-    /// Batch index of the mask.
-    pub index: usize,
-    pub q0: usize,
-    pub nq: usize,
-    pub k0: usize,
-    pub nk: usize,
-    /// Key position of query row 0.
-    pub shift: i64,
 }
 
 /// The meaning of the attention: see `mfa_attention_options`.
@@ -60,26 +47,6 @@ pub(crate) struct Forward {
     pub problem: Problem,
     pub output: Tensor,
     pub logsumexp: Option<Tensor>,
-}
-
-impl Sequence {
-    /// The keys `lo..hi` that causality and window leave visible to query row `i`. Both ends grow with `i`.
-    pub(crate) fn visible(&self, options: &Options, i: usize) -> (usize, usize) {
-        let (at, nk) = (i as i64 + self.shift, self.nk as i64);
-        let mut lo = 0;
-        let mut hi = nk;
-        if options.causal {
-            hi = hi.min(at.saturating_add(1));
-        }
-        if let Some(right) = options.right {
-            hi = hi.min(at.saturating_add(right).saturating_add(1));
-        }
-        if let Some(left) = options.left {
-            lo = lo.max(at.saturating_sub(left));
-        }
-        let hi = hi.clamp(0, nk);
-        (lo.clamp(0, hi) as usize, hi as usize)
-    }
 }
 
 impl Options {
@@ -107,6 +74,18 @@ impl Forward {
             lse.expect_shape("logsumexp", [batch, heads, rows, 1])?;
             lse.expect_writable("logsumexp")?;
         }
+        let options = &problem.options;
+        overlap::expect_apart(
+            &[(Some(&output), "output"), (logsumexp.as_ref(), "logsumexp")],
+            &[
+                (Some(&problem.q), "query"),
+                (Some(&problem.k), "key"),
+                (Some(&problem.v), "value"),
+                (options.mask.as_ref(), "mask"),
+                (options.alibi.as_ref(), "alibi_slopes"),
+                (options.sinks.as_ref(), "sinks"),
+            ],
+        )?;
         Ok(Forward {
             problem,
             output,
@@ -142,6 +121,11 @@ impl Problem {
                 dimensions,
                 "{what}: head dimension is {columns}; expected 1 to {MAX_HEAD_DIM}"
             );
+            ensure!(
+                columns == 1 || tensor.strides[3] > 0,
+                dimensions,
+                "{what}: the stride of columns is 0; expected 1 or more, for {columns} columns that differ"
+            );
         }
         let [batch, heads, _, d] = q.shape;
         let [_, kv_heads, nk, _] = k.shape;
@@ -154,9 +138,9 @@ impl Problem {
             "query: {heads} heads; expected a multiple of the {kv_heads} key/value heads"
         );
         for (tensor, what) in [(&mut q, "query"), (&mut k, "key"), (&mut v, "value")] {
-            let (precision, shape) = (tensor.precision, tensor.shape);
+            let precision = tensor.precision;
             if let Some(quant) = &mut tensor.quant {
-                quant.check_values(what, precision, shape)?;
+                quant.check_values(what, precision)?;
             }
         }
         // SAFETY: the contract makes `options` NULL or the address of a struct whose struct_size is true.
@@ -176,13 +160,9 @@ impl Problem {
         })
     }
 
-    /// Rows of all sequences, over one head.
+    /// Scores of all sequences and heads.
     pub(crate) fn scores(&self) -> f64 {
-        self.sequences
-            .iter()
-            .map(|s| s.nq as f64 * s.nk as f64)
-            .sum::<f64>()
-            * self.heads as f64
+        self.sequences.pairs * self.heads as f64
     }
 }
 
@@ -191,7 +171,7 @@ impl Options {
         raw: Option<&sys::mfa_attention_options>,
         q: &Tensor,
         k: &Tensor,
-    ) -> Result<(Self, Vec<Sequence>)> {
+    ) -> Result<(Self, Sequences)> {
         let [batch, heads, rows, columns] = q.shape;
         let default_scale = 1.0 / (columns as f32).sqrt();
         let Some(raw) = raw else {
@@ -206,7 +186,7 @@ impl Options {
                 alibi: None,
                 sinks: None,
             };
-            return Ok((options, dense(batch, rows, k.shape[2], false)?));
+            return Ok((options, Sequences::dense(batch, rows, k.shape[2], false)));
         };
         let flags = raw.flags;
         let known = sys::MFA_OPTION_SCALE | sys::MFA_OPTION_CAUSAL | sys::MFA_OPTION_WINDOW;
@@ -254,6 +234,22 @@ impl Options {
             other => return Err(unknown("compute", other, "0 (exact) or 1 (fast)")),
         };
         let window = flags & sys::MFA_OPTION_WINDOW != 0;
+        ensure!(
+            flags & sys::MFA_OPTION_SCALE != 0 || raw.softmax_scale == 0.0,
+            argument,
+            "options: softmax_scale is {} without MFA_OPTION_SCALE; expected both, or 0",
+            raw.softmax_scale
+        );
+        for (name, width) in [
+            ("window_left", raw.window_left),
+            ("window_right", raw.window_right),
+        ] {
+            ensure!(
+                window || matches!(width, 0 | -1),
+                argument,
+                "options: {name} is {width} without MFA_OPTION_WINDOW; expected both, or 0"
+            );
+        }
         let side = |name: &str, width: i64| {
             ensure!(
                 width >= -1,
@@ -279,22 +275,17 @@ impl Options {
                 argument,
                 "options: cu_seqlens without sequence_count; expected both or neither"
             );
-            dense(batch, rows, k.shape[2], bottom_right)?
+            Sequences::dense(batch, rows, k.shape[2], bottom_right)
         } else {
             ensure!(
                 batch == 1,
                 dimensions,
                 "query: batch is {batch}; expected 1 with varlen (sequences lie along rows)"
             );
-            varlen(raw, rows, k.shape[2], bottom_right)?
+            Sequences::packed(raw, (rows, k.shape[2]), bottom_right)?
         };
 
-        let mask_shape = [
-            sequences.len(),
-            heads,
-            sequences.iter().map(|s| s.nq).max().unwrap_or(0),
-            sequences.iter().map(|s| s.nk).max().unwrap_or(0),
-        ];
+        let mask_shape = [sequences.len(), heads, sequences.most_q, sequences.most_k];
         let broadcast =
             |view: &sys::mfa_tensor, what: &str, allowed: &[Precision], shape: [usize; 4]| {
                 Tensor::optional(view, what, allowed)?
@@ -334,94 +325,4 @@ fn unknown(what: &str, found: i32, expected: &str) -> Error {
     Error::argument(format!(
         "options: {what} {found} is unknown; expected {expected}"
     ))
-}
-
-fn shift(bottom_right: bool, nq: usize, nk: usize) -> i64 {
-    if bottom_right {
-        nk as i64 - nq as i64
-    } else {
-        0
-    }
-}
-
-fn dense(batch: usize, nq: usize, nk: usize, bottom_right: bool) -> Result<Vec<Sequence>> {
-    let shift = shift(bottom_right, nq, nk);
-    collect(batch, |batch| Sequence {
-        batch,
-        index: batch,
-        q0: 0,
-        nq,
-        k0: 0,
-        nk,
-        shift,
-    })
-}
-
-/// Collects without aborting where an absurd count does not fit memory.
-fn collect<T>(count: usize, item: impl Fn(usize) -> T) -> Result<Vec<T>> {
-    let mut out = Vec::new();
-    out.try_reserve_exact(count)
-        .map_err(|_| Error::allocation(format!("no memory for {count} sequences")))?;
-    out.extend((0..count).map(item));
-    Ok(out)
-}
-
-fn varlen(
-    raw: &sys::mfa_attention_options,
-    rows_q: usize,
-    rows_k: usize,
-    bottom_right: bool,
-) -> Result<Vec<Sequence>> {
-    let n = raw.sequence_count as usize;
-    let bounds = |buffer, offset, rows: usize, what: &str| {
-        let array = Array::check(buffer, offset, 4 * (n as u128 + 1), 4, what)?;
-        // SAFETY: `check` proved the n + 1 integers to be inside the buffer and aligned.
-        let bounds = unsafe { std::slice::from_raw_parts(array.ptr.cast::<i32>(), n + 1) };
-        ensure!(
-            bounds[0] == 0,
-            argument,
-            "{what}: begins with {}; expected 0",
-            bounds[0]
-        );
-        for pair in bounds.windows(2) {
-            ensure!(
-                pair[0] <= pair[1],
-                argument,
-                "{what}: falls from {} to {}; expected never to fall",
-                pair[0],
-                pair[1]
-            );
-        }
-        ensure!(
-            bounds[n] as usize == rows,
-            argument,
-            "{what}: ends with {}; expected {rows}, the rows",
-            bounds[n]
-        );
-        collect(n + 1, |i| bounds[i] as usize)
-    };
-    let q = bounds(
-        raw.cu_seqlens_q,
-        raw.cu_seqlens_q_offset,
-        rows_q,
-        "cu_seqlens_q",
-    )?;
-    let k = bounds(
-        raw.cu_seqlens_k,
-        raw.cu_seqlens_k_offset,
-        rows_k,
-        "cu_seqlens_k",
-    )?;
-    collect(n, |index| {
-        let (nq, nk) = (q[index + 1] - q[index], k[index + 1] - k[index]);
-        Sequence {
-            batch: 0,
-            index,
-            q0: q[index],
-            nq,
-            k0: k[index],
-            nk,
-            shift: shift(bottom_right, nq, nk),
-        }
-    })
 }

@@ -5,7 +5,7 @@ use mfa_sys as sys;
 
 use crate::error::{Error, Result, ensure};
 use crate::precision::Precision;
-use crate::tensor::Array;
+use crate::tensor::{Array, Tensor};
 
 /// Which elements share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub(crate) struct Quant {
     pub rotated: bool,
     /// FP32 `[batch, heads, columns]`.
     pub mean: Option<Array>,
+    /// Elements of `mean`.
+    means: usize,
 }
 
 /// Scales and zero points.
@@ -52,6 +54,7 @@ pub(crate) enum Params {
         scales: Array,
         half: bool,
         zeros: Option<(Array, usize)>,
+        shape: [usize; 4],
         strides: [usize; 4],
     },
 }
@@ -170,6 +173,7 @@ impl Quant {
             half,
             zeros,
             strides,
+            ..
         } = &self.params
         else {
             return;
@@ -190,17 +194,75 @@ impl Quant {
         }
     }
 
-    /// The part of the scales' shape that is not a repetition by a stride of 0.
-    fn distinct(&self, shape: [usize; 4]) -> [usize; 4] {
-        let Params::Many { strides, .. } = &self.params else {
-            return [1; 4];
+    /// The arrays of scales, zero points and means as views, with their names: for those who write them.
+    pub(crate) fn arrays(&self) -> [(Option<Tensor>, &'static str); 3] {
+        let view = |array: &Array, bytes: usize, shape, strides| {
+            let precision = match bytes {
+                1 => Precision::I8,
+                2 => Precision::F16,
+                _ => Precision::F32,
+            };
+            Tensor::over(array, precision, shape, strides)
         };
-        std::array::from_fn(|axis| {
-            if strides[axis] == 0 {
-                shape[axis].min(1)
-            } else {
-                shape[axis]
+        let (scales, zeros) = match &self.params {
+            Params::One { .. } => (None, None),
+            Params::Many {
+                scales,
+                half,
+                zeros,
+                shape,
+                strides,
+            } => (
+                Some(view(scales, if *half { 2 } else { 4 }, *shape, *strides)),
+                zeros
+                    .as_ref()
+                    .map(|(zeros, bytes)| view(zeros, *bytes, *shape, *strides)),
+            ),
+        };
+        let mean = (self.mean.as_ref()).map(|mean| {
+            view(
+                mean,
+                4,
+                [1, 1, 1, self.means],
+                [self.means, self.means, self.means, 1],
+            )
+        });
+        [
+            (scales, "scale_buffer"),
+            (zeros, "zero_point_buffer"),
+            (mean, "mean_buffer"),
+        ]
+    }
+
+    /// Calls `check` with each scale and zero point that is stored, until it refuses one.
+    fn each(&self, check: impl Fn(f32, i32) -> Result<()>) -> Result<()> {
+        let Params::Many { shape, strides, .. } = &self.params else {
+            return check(self.scale(0, 0, 0, 0), self.zero(0, 0, 0, 0));
+        };
+        if shape.contains(&0) {
+            return Ok(());
+        }
+        // What a stride of 0 repeats is looked at once.
+        let [batch, heads, blocks, groups] =
+            std::array::from_fn(|axis| if strides[axis] == 0 { 1 } else { shape[axis] });
+        for b in 0..batch {
+            for h in 0..heads {
+                for n in 0..blocks {
+                    let row = n.saturating_mul(self.block_rows);
+                    for g in 0..groups {
+                        check(self.scale(b, h, row, g), self.zero(b, h, row, g))?;
+                    }
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Demands scales and zero points that can be rounded with.
+    pub(crate) fn expect_given(&self, what: &str, precision: Precision) -> Result<()> {
+        self.each(|scale, zero| {
+            expect_scale(scale, what)?;
+            expect_zero(zero, what, precision)
         })
     }
 
@@ -217,6 +279,7 @@ impl Quant {
         what: &str,
         precision: Precision,
         shape: [usize; 4],
+        data_strides: [usize; 4],
     ) -> Result<Self> {
         let [batch, heads, rows, columns] = shape;
         let granularity = match q.granularity {
@@ -288,18 +351,21 @@ impl Quant {
                 "{what}: no scale_buffer with granularity {}; expected scales of shape {scales_shape:?}",
                 granularity.name()
             );
-            ensure!(
-                q.scale.is_finite() && q.scale != 0.0,
-                argument,
-                "{what}: scale is {}; expected a finite number other than 0",
-                q.scale
-            );
+            expect_scale(q.scale, what)?;
             expect_zero(q.zero_point, what, precision)?;
             Params::One {
                 scale: q.scale,
                 zero: q.zero_point,
             }
         } else {
+            ensure!(
+                q.scale_strides != [0; 4]
+                    || scales_shape.iter().product::<usize>() <= 1
+                    || is_contiguous(shape, data_strides),
+                argument,
+                "{what}: strides {data_strides:?} of shape {shape:?} are those of a view, without scale_strides; expected \
+                 the strides of its scales {scales_shape:?}"
+            );
             Self::check_arrays(q, what, scales_shape)?
         };
         let mean = if q.mean_buffer.is_null() {
@@ -321,6 +387,7 @@ impl Quant {
             params,
             rotated: q.rotated == 1,
             mean,
+            means: batch.saturating_mul(heads).saturating_mul(columns),
         })
     }
 
@@ -392,48 +459,44 @@ impl Quant {
             scales,
             half,
             zeros,
+            shape,
             strides,
         })
     }
 
     /// Checks what the arrays hold, as far as a wrong value would give a wrong result rather than NaN: reads each zero
     /// point. For a tensor-wise scale, takes the two numbers out of their arrays.
-    pub(crate) fn check_values(
-        &mut self,
-        what: &str,
-        precision: Precision,
-        shape: [usize; 4],
-    ) -> Result<()> {
+    pub(crate) fn check_values(&mut self, what: &str, precision: Precision) -> Result<()> {
         if self.granularity == Granularity::Tensor {
             let (scale, zero) = (self.scale(0, 0, 0, 0), self.zero(0, 0, 0, 0));
-            ensure!(
-                scale.is_finite() && scale != 0.0,
-                argument,
-                "{what}: scale is {scale}; expected a finite number other than 0"
-            );
+            expect_scale(scale, what)?;
             expect_zero(zero, what, precision)?;
             self.params = Params::One { scale, zero };
         } else if matches!(&self.params, Params::Many { zeros: Some((_, bytes)), .. } if precision == Precision::I4 || *bytes == 4)
         {
-            let [batch, heads, rows, columns] = shape;
-            let distinct = self.distinct([
-                batch,
-                heads,
-                rows.div_ceil(self.block_rows),
-                self.groups(columns),
-            ]);
-            for b in 0..distinct[0] {
-                for h in 0..distinct[1] {
-                    for n in 0..distinct[2] {
-                        for g in 0..distinct[3] {
-                            expect_zero(self.zero(b, h, n * self.block_rows, g), what, precision)?;
-                        }
-                    }
-                }
-            }
+            self.each(|_, zero| expect_zero(zero, what, precision))?;
         }
         Ok(())
     }
+}
+
+/// Whether elements follow one another in the order of the axes.
+fn is_contiguous(shape: [usize; 4], strides: [usize; 4]) -> bool {
+    let mut step = 1;
+    (0..4).rev().all(|axis| {
+        let next = step;
+        step *= shape[axis].max(1);
+        shape[axis] <= 1 || strides[axis] == next
+    })
+}
+
+fn expect_scale(scale: f32, what: &str) -> Result<()> {
+    ensure!(
+        scale.is_finite() && scale != 0.0,
+        argument,
+        "{what}: scale is {scale}; expected a finite number other than 0"
+    );
+    Ok(())
 }
 
 fn expect_zero(zero: i32, what: &str, precision: Precision) -> Result<()> {

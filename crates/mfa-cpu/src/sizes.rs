@@ -82,7 +82,12 @@ pub(crate) fn block_and_tile(
 /// Rows of the tiles that `nq` rows of each query head are cut into: at most `most`, a multiple of `mr`, and as equal as
 /// strips allow, because a short tile packs the same keys as a tall one. Tiles are those of [`crate::forward::Schedule`].
 pub(crate) fn equal_tiles(most: usize, nq: usize, group: usize, mr: usize) -> usize {
-    let rows = if nq >= most { nq } else { nq * group }.max(1);
+    let rows = if nq >= most {
+        nq
+    } else {
+        nq.saturating_mul(group)
+    }
+    .max(1);
     rows.div_ceil(rows.div_ceil(most)).next_multiple_of(mr)
 }
 

@@ -94,7 +94,13 @@ impl Tensor {
                     "{what}: a quantization was given for {}; expected NULL unless INT8 or INT4",
                     precision.name()
                 );
-                Some(Quant::check(&quantization, what, precision, shape)?)
+                Some(Quant::check(
+                    &quantization,
+                    what,
+                    precision,
+                    shape,
+                    strides,
+                )?)
             }
             None => {
                 ensure!(
@@ -116,6 +122,23 @@ impl Tensor {
             quant,
             _owner: owner,
         })
+    }
+
+    /// A view of a checked array.
+    pub(crate) fn over(
+        array: &Array,
+        precision: Precision,
+        shape: [usize; 4],
+        strides: [usize; 4],
+    ) -> Self {
+        Tensor {
+            ptr: array.ptr,
+            precision,
+            shape,
+            strides,
+            quant: None,
+            _owner: Arc::clone(&array._owner),
+        }
     }
 
     /// Checks a view that may be absent.

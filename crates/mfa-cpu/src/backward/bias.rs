@@ -3,7 +3,8 @@
 use crate::forward::LOG2_E;
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::precision::Precision;
-use crate::problem::{Options, Problem, Sequence};
+use crate::problem::{Options, Problem};
+use crate::sequences::Sequence;
 use crate::tensor::Tensor;
 
 impl Sequence {

@@ -24,7 +24,7 @@ use super::scratch::Scratch;
 use crate::kernels::parts::Ready;
 use crate::kernels::{Kernels, SCORE_LD, ScoreScales};
 use crate::plan::Scores;
-use crate::problem::Sequence;
+use crate::sequences::Sequence;
 use crate::sizes::padded;
 use crate::tensor::Tensor;
 
@@ -98,7 +98,7 @@ pub(super) struct Cells<'a> {
     pub kernels: &'a Kernels,
     pub bias: &'a Bias<'a>,
     pub d: DValues<'a>,
-    pub scratch: &'a Scratch,
+    pub scratch: Scratch,
     /// For all products of an item.
     pub _ready: Ready<'a>,
 }
@@ -213,7 +213,7 @@ impl Cells<'_> {
 
     /// One strip of keys.
     unsafe fn strip(&self, patch: &Patch<'_>, queries: &Queries, strip: usize, want: Want) {
-        let (problem, scratch, kernels) = (&self.call.problem, self.scratch, self.kernels);
+        let (problem, scratch, kernels) = (&self.call.problem, &self.scratch, self.kernels);
         let options = &problem.options;
         let (mr, nr) = (kernels.mr, kernels.nr);
         let rows = mr.min(patch.keys - strip);
@@ -278,7 +278,7 @@ impl Cells<'_> {
 
     /// Raw scores of a strip of keys and the queries from `skipped` on.
     unsafe fn scores(&self, strip: usize, rows: usize, skipped: usize, panels: usize) {
-        let (problem, scratch, kernels) = (&self.call.problem, self.scratch, self.kernels);
+        let (problem, scratch, kernels) = (&self.call.problem, &self.scratch, self.kernels);
         let d = problem.d;
         // SAFETY: as for `strip`.
         unsafe {
@@ -363,7 +363,7 @@ impl Cells<'_> {
 
     /// Adds the keys of the block to dQ of a tile of queries.
     unsafe fn add_dq(&self, patch: &Patch<'_>, keys: &Keys, tile: usize, dq: Sum) {
-        let (problem, scratch, kernels) = (&self.call.problem, self.scratch, self.kernels);
+        let (problem, scratch, kernels) = (&self.call.problem, &self.scratch, self.kernels);
         let (options, sequence, nr) = (&problem.options, patch.sequence, kernels.nr);
         let rows = kernels.mr.min(patch.n - tile);
         let i = patch.i0 + tile;

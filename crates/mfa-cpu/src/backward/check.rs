@@ -2,8 +2,8 @@
 
 use mfa_sys as sys;
 
-use super::overlap;
 use crate::error::{Result, ensure};
+use crate::overlap;
 use crate::precision::Precision;
 use crate::problem::Problem;
 use crate::tensor::Tensor;
@@ -134,18 +134,7 @@ impl Backward {
             (options.alibi.as_ref(), "alibi_slopes"),
             (options.sinks.as_ref(), "sinks"),
         ];
-        for (i, (result, what)) in results.iter().enumerate() {
-            let Some(result) = result else { continue };
-            for (other, name) in results[i + 1..].iter().chain(&operands) {
-                let Some(other) = other else { continue };
-                ensure!(
-                    !overlap::shared(result, other),
-                    argument,
-                    "{what}: shares elements with {name}; expected memory of its own"
-                );
-            }
-        }
-        Ok(())
+        overlap::expect_apart(&results, &operands)
     }
 }
 

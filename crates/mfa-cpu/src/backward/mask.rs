@@ -10,7 +10,7 @@ use super::cell::{Cells, Sum, Want};
 use super::check::Backward;
 use super::plan::Plan;
 use crate::kernels::SCORE_LD;
-use crate::problem::Sequence;
+use crate::sequences::Sequence;
 use crate::tensor::Tensor;
 
 const WANT: Want = Want {
@@ -84,15 +84,13 @@ impl Cells<'_> {
             }
         }
         let heads = covered(problem.heads, h, 1, shape[1] == 1);
-        for sequence in &problem.sequences {
-            if shape[0] != 1 && sequence.index != b {
-                continue;
-            }
+        let sequences = covered(problem.sequences.len(), b, 1, shape[0] == 1);
+        for sequence in sequences.map(|index| problem.sequences.get(index)) {
             let rows = covered(sequence.nq, row, queries, shape[2] == 1);
             let columns = covered(sequence.nk, column, keys, shape[3] == 1);
             for head in heads.clone() {
                 // SAFETY: by this function's contract.
-                unsafe { self.mask_head(sequence, head, rows.clone(), columns.clone(), (b, h)) };
+                unsafe { self.mask_head(&sequence, head, rows.clone(), columns.clone(), (b, h)) };
             }
         }
     }

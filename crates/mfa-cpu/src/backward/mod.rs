@@ -15,7 +15,6 @@ mod cell;
 mod check;
 mod finish;
 mod mask;
-mod overlap;
 mod pack;
 mod parts;
 mod passes;
@@ -24,7 +23,7 @@ mod scratch;
 mod statistics;
 
 pub(crate) use check::Backward;
-pub(crate) use plan::{Loop, Plan, Source};
+pub(crate) use plan::{Loop, Plan, Source, WhyPath};
 
 use crate::kernels::Kernels;
 use crate::kernels::parts::Ready;
@@ -40,32 +39,68 @@ use scratch::Scratch;
 fn kept_d(call: &Backward) -> usize {
     let [batch, heads, rows, _] = call.problem.q.shape;
     if call.needs_d() && call.d_values.is_none() {
-        batch * heads * rows
+        batch.saturating_mul(heads).saturating_mul(rows)
     } else {
         0
     }
 }
 
+/// Bytes that the call allocates beside its outputs, at most: what [`workspace`] rounds up to, and lists of sequences.
+pub(crate) fn allocated(call: &Backward, plan: &Plan, kernels: &Kernels) -> usize {
+    Aligned::size_for(workspace(call, plan, kernels))
+        .saturating_add(call.problem.sequences.bytes())
+        .saturating_add(plan.heads.bytes())
+}
+
 /// Bytes of memory that the call needs beside its outputs: each worker's scratch, and D.
 pub(crate) fn workspace(call: &Backward, plan: &Plan, kernels: &Kernels) -> usize {
-    let mut worker = Arena::default();
-    Scratch::lay_out(&mut worker, call, plan, kernels);
-    let mut shared = Arena::default();
-    shared.take::<f32>(kept_d(call));
-    worker.used() * plan.workers + shared.used()
+    let mut arena = Arena::default();
+    Room::lay_out(&mut arena, call, plan, kernels);
+    arena.used()
+}
+
+/// What the call's memory is divided into.
+struct Room {
+    /// Bytes of a worker's scratch, and the first.
+    of_worker: usize,
+    workers: *mut u8,
+    d: *mut f32,
+    queries: *mut usize,
+    keys: *mut usize,
+}
+
+// SAFETY: each worker uses its own scratch.
+unsafe impl Sync for Room {}
+
+impl Room {
+    fn lay_out(arena: &mut Arena, call: &Backward, plan: &Plan, kernels: &Kernels) -> Self {
+        let mut worker = Arena::default();
+        Scratch::lay_out(&mut worker, call, plan, kernels);
+        let of_worker = worker.used();
+        Room {
+            of_worker,
+            workers: arena.take(of_worker.saturating_mul(plan.workers)),
+            d: arena.take(kept_d(call)),
+            queries: Blocks::lay_out(arena, call),
+            keys: Blocks::lay_out(arena, call),
+        }
+    }
+
+    /// The scratch of a worker.
+    fn scratch(&self, worker: usize, call: &Backward, plan: &Plan, kernels: &Kernels) -> Scratch {
+        let base = self.workers.wrapping_add(worker * self.of_worker);
+        Scratch::lay_out(&mut Arena::new(base), call, plan, kernels)
+    }
 }
 
 /// Runs a call. `memory` holds at least [`workspace`] bytes.
 pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, memory: &Aligned) {
-    let mut arena = Arena::new(memory.ptr());
-    let scratch: Vec<_> = (0..plan.workers)
-        .map(|_| Scratch::lay_out(&mut arena, call, plan, kernels))
-        .collect();
+    let room = Room::lay_out(&mut Arena::new(memory.ptr()), call, plan, kernels);
     let [_, heads, rows, _] = call.problem.q.shape;
     let d = match &call.d_values {
         Some(tensor) => DValues::Tensor(tensor),
         None if call.needs_d() => DValues::Array {
-            ptr: arena.take(kept_d(call)),
+            ptr: room.d,
             heads,
             rows,
         },
@@ -78,15 +113,17 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
         kernels,
         bias: &bias,
         d,
-        scratch: &scratch[worker],
+        scratch: room.scratch(worker, call, plan, kernels),
         _ready: Ready::new(kernels),
     };
-    for worker in &scratch {
+    for worker in 0..plan.workers {
+        let ones = room.scratch(worker, call, plan, kernels).ones;
         // SAFETY: a strip's ones, inside the memory that was laid out.
-        unsafe { std::slice::from_raw_parts_mut(worker.ones, kernels.mr).fill(1.0) };
+        unsafe { std::slice::from_raw_parts_mut(ones, kernels.mr).fill(1.0) };
     }
 
-    let queries = Blocks::new(call, plan, passes::Side::Queries);
+    // SAFETY: laid out for this call, in memory that is its own.
+    let queries = unsafe { Blocks::new(call, plan, passes::Side::Queries, room.queries) };
     match plan.d {
         Source::Output => pool.run(plan.workers, statistics::items(call), |_, item| {
             statistics::from_output(call, kernels, &bias, d, item);
@@ -98,9 +135,9 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
         Source::Given | Source::Nowhere => {}
     }
     if plan.path == Loop::Fused {
-        pool.run(plan.workers, plan.heads.len(), |worker, item| {
+        pool.run(plan.workers, plan.heads.count(), |worker, item| {
             // SAFETY: as above.
-            unsafe { cells(worker).fused_item(plan.heads[item]) };
+            unsafe { cells(worker).fused_item(plan.heads.get(item)) };
         });
     } else {
         if call.grad_query.is_some() {
@@ -110,7 +147,8 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
             });
         }
         if call.grad_key.is_some() || call.grad_value.is_some() {
-            let keys = Blocks::new(call, plan, passes::Side::Keys);
+            // SAFETY: as above.
+            let keys = unsafe { Blocks::new(call, plan, passes::Side::Keys, room.keys) };
             pool.run(plan.workers, keys.count(), |worker, item| {
                 // SAFETY: as above.
                 unsafe { cells(worker).key_item(&keys.item(item)) };

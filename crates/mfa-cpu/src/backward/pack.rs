@@ -14,7 +14,7 @@ use crate::expand::Basis;
 use crate::forward::LOG2_E;
 use crate::kernels::parts::{FloatRows, STEP};
 use crate::plan::Scores;
-use crate::problem::Sequence;
+use crate::sequences::Sequence;
 use crate::sizes::padded;
 use crate::tensor::Tensor;
 
@@ -173,7 +173,7 @@ impl Cells<'_> {
         block: &mut Queries,
         want: Want,
     ) {
-        let (call, scratch, kernels) = (self.call, self.scratch, self.kernels);
+        let (call, scratch, kernels) = (self.call, &self.scratch, self.kernels);
         let problem = &call.problem;
         let (d, dv, n) = (problem.d, problem.dv, block.n);
         let (at, row) = ((sequence.batch, block.head), sequence.q0 + block.first);
@@ -238,7 +238,7 @@ impl Cells<'_> {
     }
 
     unsafe fn pack_q_i8(&self, sequence: &Sequence, head: usize, row: usize, n: usize) {
-        let (scratch, kernels) = (self.scratch, self.kernels);
+        let (scratch, kernels) = (&self.scratch, self.kernels);
         let (q, k, d) = (
             &self.call.problem.q,
             &self.call.problem.k,
@@ -325,7 +325,7 @@ impl Cells<'_> {
         block: &mut Keys,
         want: Want,
     ) {
-        let (scratch, kernels) = (self.scratch, self.kernels);
+        let (scratch, kernels) = (&self.scratch, self.kernels);
         let problem = &self.call.problem;
         let (d, dv, mr, n) = (problem.d, problem.dv, kernels.mr, block.n);
         let factor = problem.options.scale * LOG2_E;
@@ -360,7 +360,7 @@ impl Cells<'_> {
     }
 
     unsafe fn pack_k_i8(&self, at: (usize, usize), row: usize, n: usize, factor: f32) {
-        let (scratch, kernels) = (self.scratch, self.kernels);
+        let (scratch, kernels) = (&self.scratch, self.kernels);
         let (k, d, mr) = (&self.call.problem.k, self.call.problem.d, self.kernels.mr);
         let Some(quant) = &k.quant else { return };
         // SAFETY: as for `pack_keys`.

@@ -25,7 +25,7 @@ use crate::kernels::parts::{
 };
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::precision::Precision;
-use crate::problem::Sequence;
+use crate::sequences::Sequence;
 use crate::sizes::padded;
 use crate::tensor::Tensor;
 
@@ -196,7 +196,7 @@ impl<'a> Cells<'a> {
 
     /// One strip of keys.
     unsafe fn strip_of_parts(&self, unit: Unit<'_>, patch: &Patch<'_>, strip: usize, want: Want) {
-        let scratch = self.scratch;
+        let scratch = &self.scratch;
         let rows = STEP.min(patch.keys - strip);
         let seen = self.seen(patch, strip, rows, STEP);
         // SAFETY: a strip of the block's keys and whole steps of its queries, for which the scratch has room.
@@ -277,7 +277,7 @@ impl<'a> Cells<'a> {
         [strip, first, n]: [usize; 3],
         want: Want,
     ) -> StripOfParts {
-        let (problem, scratch, products) = (&self.call.problem, self.scratch, unit.products);
+        let (problem, scratch, products) = (&self.call.problem, &self.scratch, unit.products);
         let (parts, weights) = (&scratch.parts, &scratch.weights);
         let (p_parts, ds_parts) = (products.p.parts_of_a(), products.ds.parts_of_a());
         let if_wanted = |wanted: bool, ptr: *mut u16| if wanted { ptr } else { null_mut() };

@@ -8,7 +8,9 @@ use super::check::Backward;
 use super::finish::{Finish, clear_row, load_row};
 use super::plan::{Head, Plan};
 use crate::forward::store_row;
-use crate::problem::{Problem, Sequence};
+use crate::memory::Arena;
+use crate::problem::Problem;
+use crate::sequences::{Numbering, Sequence};
 use crate::sizes::padded;
 use crate::tensor::Tensor;
 
@@ -25,48 +27,57 @@ pub(super) struct Blocks<'a> {
     heads: usize,
     length: usize,
     side: Side,
-    /// The first block of each sequence, and the total.
-    first: Vec<usize>,
+    blocks: Numbering<'a>,
 }
 
 /// A block of a head; rows within the sequence.
-pub(super) struct Block<'a> {
-    sequence: &'a Sequence,
+pub(super) struct Block {
+    sequence: Sequence,
     head: usize,
     rows: Range<usize>,
 }
 
 impl<'a> Blocks<'a> {
-    pub(super) fn new(call: &'a Backward, plan: &Plan, side: Side) -> Self {
+    /// Takes the room that [`Blocks::new`] needs.
+    pub(super) fn lay_out(arena: &mut Arena, call: &Backward) -> *mut usize {
+        Numbering::lay_out(arena, &call.problem.sequences)
+    }
+
+    /// # Safety
+    /// `room` is what `lay_out` gave for this call, in memory that nobody else uses for `'a`.
+    pub(super) unsafe fn new(
+        call: &'a Backward,
+        plan: &Plan,
+        side: Side,
+        room: *mut usize,
+    ) -> Self {
         let problem = &call.problem;
         let (heads, length) = match side {
             Side::Queries => (problem.heads, plan.block_queries),
             Side::Keys => (problem.kv_heads, plan.block_keys),
         };
-        let mut first = vec![0];
-        let mut total = 0;
-        for sequence in &problem.sequences {
-            total += heads * rows(sequence, side).div_ceil(length);
-            first.push(total);
-        }
         Blocks {
             problem,
             heads,
             length,
             side,
-            first,
+            // SAFETY: by this function's contract.
+            blocks: unsafe {
+                Numbering::new(room, &problem.sequences, |sequence| {
+                    heads.saturating_mul(rows(sequence, side).div_ceil(length))
+                })
+            },
         }
     }
 
     pub(super) fn count(&self) -> usize {
-        self.first[self.problem.sequences.len()]
+        self.blocks.total()
     }
 
-    pub(super) fn item(&self, number: usize) -> Block<'a> {
-        let index = self.first.partition_point(|&first| first <= number) - 1;
-        let sequence = &self.problem.sequences[index];
-        let within = number - self.first[index];
-        let rows = rows(sequence, self.side);
+    pub(super) fn item(&self, number: usize) -> Block {
+        let (index, within) = self.blocks.find(number);
+        let sequence = self.problem.sequences.get(index);
+        let rows = rows(&sequence, self.side);
         let blocks = rows.div_ceil(self.length);
         // Under a causal mask late queries and early keys have the most to do: start with them, end with short ones.
         let block = match self.side {
@@ -137,12 +148,12 @@ impl Cells<'_> {
     ///
     /// # Safety
     /// The scratch was laid out for this call, and belongs to the calling worker; so for the other items.
-    pub(super) unsafe fn d_item(&self, block: &Block<'_>) {
+    pub(super) unsafe fn d_item(&self, block: &Block) {
         let want = Want {
             d: true,
             ..Want::default()
         };
-        let (sequence, head) = (block.sequence, block.head);
+        let (sequence, head) = (&block.sequence, block.head);
         let n = block.rows.len();
         // SAFETY: by this function's contract.
         unsafe {
@@ -165,7 +176,7 @@ impl Cells<'_> {
     ///
     /// # Safety
     /// As for [`Cells::d_item`].
-    pub(super) unsafe fn query_item(&self, block: &Block<'_>) {
+    pub(super) unsafe fn query_item(&self, block: &Block) {
         let Some(finish) = self.finish_query() else {
             return;
         };
@@ -173,7 +184,7 @@ impl Cells<'_> {
             dq: true,
             ..Want::default()
         };
-        let (sequence, head) = (block.sequence, block.head);
+        let (sequence, head) = (&block.sequence, block.head);
         let (n, d) = (block.rows.len(), self.call.problem.d);
         let sum = self.dq_scratch();
         // SAFETY: by this function's contract.
@@ -194,8 +205,8 @@ impl Cells<'_> {
     }
 
     /// Calls `each` with first and number of every run of keys that a block of queries sees.
-    unsafe fn over_keys(&self, block: &Block<'_>, each: impl Fn(usize, usize)) {
-        let (sequence, options) = (block.sequence, &self.call.problem.options);
+    unsafe fn over_keys(&self, block: &Block, each: impl Fn(usize, usize)) {
+        let (sequence, options) = (&block.sequence, &self.call.problem.options);
         let lo = sequence.visible(options, block.rows.start).0;
         let hi = sequence.visible(options, block.rows.end - 1).1;
         for (first, n) in runs(lo..hi, self.plan.block_keys) {
@@ -207,7 +218,7 @@ impl Cells<'_> {
     ///
     /// # Safety
     /// As for [`Cells::d_item`].
-    pub(super) unsafe fn key_item(&self, block: &Block<'_>) {
+    pub(super) unsafe fn key_item(&self, block: &Block) {
         // SAFETY: by this function's contract.
         unsafe { self.keys(block, None) };
     }
@@ -218,7 +229,7 @@ impl Cells<'_> {
     /// As for [`Cells::d_item`].
     pub(super) unsafe fn fused_item(&self, at: Head) {
         let problem = &self.call.problem;
-        let sequence = &problem.sequences[at.sequence];
+        let sequence = problem.sequences.get(at.sequence);
         let (Some(finish), Some(gradient)) = (self.finish_query(), &self.call.grad_query) else {
             return;
         };
@@ -230,8 +241,8 @@ impl Cells<'_> {
         };
         if query.last {
             for head in self.group(at.kv_head) {
-                query.begin(sequence, head, 0..sequence.nq);
-                query.end(sequence, head, 0..sequence.nq);
+                query.begin(&sequence, head, 0..sequence.nq);
+                query.end(&sequence, head, 0..sequence.nq);
             }
         }
         for (first, n) in runs(0..sequence.nk, self.plan.block_keys) {
@@ -254,10 +265,10 @@ impl Cells<'_> {
     }
 
     /// dK and dV of a block of keys; adds to dQ, if it is given.
-    unsafe fn keys(&self, block: &Block<'_>, dq: Option<&Accumulated<'_>>) {
-        let (call, scratch) = (self.call, self.scratch);
+    unsafe fn keys(&self, block: &Block, dq: Option<&Accumulated<'_>>) {
+        let (call, scratch) = (self.call, &self.scratch);
         let (problem, options) = (&call.problem, &call.problem.options);
-        let (sequence, kv_head, n) = (block.sequence, block.head, block.rows.len());
+        let (sequence, kv_head, n) = (&block.sequence, block.head, block.rows.len());
         let want = Want {
             dq: dq.is_some(),
             dk: call.grad_key.is_some(),
@@ -365,13 +376,14 @@ impl Cells<'_> {
         n: usize,
         sum: Sum,
     ) {
-        let mut line = vec![0f32; tensor.shape[3]];
+        // SAFETY: the scratch's line has room for a row; `sum` has `n` rows.
+        let line = unsafe { std::slice::from_raw_parts_mut(self.scratch.line, tensor.shape[3]) };
         for i in 0..n {
-            load_row(tensor, b, h, row + i, &mut line);
-            // SAFETY: a row of the scratch.
+            load_row(tensor, b, h, row + i, line);
+            // SAFETY: as above.
             let part = unsafe { std::slice::from_raw_parts(sum.ptr.add(i * sum.ld), line.len()) };
             line.iter_mut().zip(part).for_each(|(x, y)| *x += y);
-            store_row(self.kernels, tensor, b, h, row + i, &line);
+            store_row(self.kernels, tensor, b, h, row + i, line);
         }
     }
 }

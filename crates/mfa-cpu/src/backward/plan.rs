@@ -1,16 +1,18 @@
 //! How a backward call runs: a pure function of the problem, the kernels and the number of threads.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 use super::check::Backward;
 use super::parts;
+use crate::error::Result;
 use crate::kernels::parts::Terms;
 use crate::kernels::{KB, Kernels};
 use crate::plan::{Scores, row_scaled};
+use crate::pool::MAX_THREADS;
 use crate::precision::Precision;
-use crate::problem::{Problem, Sequence};
+use crate::problem::Problem;
 use crate::quantization::Granularity;
+use crate::sequences::{Sequence, reserve};
 use crate::tensor::Tensor;
 
 /// How queries meet keys.
@@ -57,9 +59,39 @@ pub(crate) struct Plan {
     pub block_keys: usize,
     pub workers: usize,
     /// Key/value heads, the longest first.
-    pub heads: Vec<Head>,
+    pub heads: Heads,
     /// Why, for `explain`.
-    pub reasons: Vec<(&'static str, String)>,
+    pub why: Why,
+}
+
+/// What the plan was made from, for `explain`; text is made only there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Why {
+    pub scores: &'static str,
+    pub d: &'static str,
+    pub path: WhyPath,
+    /// Whether there was too little work to share.
+    pub inline: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WhyPath {
+    OnePass,
+    OneWorker,
+    /// Whether the key/value heads, so many, keep the workers busy.
+    Heads {
+        busy: bool,
+        count: usize,
+    },
+}
+
+/// The key/value heads of all sequences by number, those of the most expensive sequences first.
+#[derive(Clone, Debug)]
+pub(crate) struct Heads {
+    /// The sequences in that order; `None` where they are alike.
+    order: Option<Vec<usize>>,
+    kv_heads: usize,
+    count: usize,
 }
 
 /// A key/value head of a sequence.
@@ -97,24 +129,16 @@ const FUSED_COST: f64 = 5.0;
 const BLOCKS_PER_WORKER: usize = 4;
 
 impl Plan {
-    pub(crate) fn new(call: &Backward, kernels: &Kernels, threads: usize) -> Self {
+    pub(crate) fn new(call: &Backward, kernels: &Kernels, threads: usize) -> Result<Self> {
         let problem = &call.problem;
-        let mut reasons = Vec::new();
         let work = problem.scores() * (problem.d + problem.dv) as f64;
-        let workers = if work < INLINE_WORK {
-            reasons.push(("threads", "too little work to share".into()));
-            1
-        } else {
-            threads
-        };
-        let (scores, why) = scores(problem, kernels);
-        reasons.push(("scores", why.into()));
+        let inline = work < INLINE_WORK;
+        let workers = if inline { 1 } else { threads };
+        let (scores, why_scores) = scores(problem, kernels);
         let products = products(call, kernels, scores);
-        let (d, why) = source(call);
-        reasons.push(("d", why.into()));
-        let heads = heads(problem);
-        let (path, why) = path(call, &heads, workers);
-        reasons.push(("loop", why));
+        let (d, why_d) = source(call);
+        let heads = Heads::new(problem)?;
+        let (path, why_path) = path(call, &heads, workers);
 
         let columns = problem.d + problem.dv;
         let (queries, keys) = blocks(columns, products);
@@ -127,24 +151,26 @@ impl Plan {
                 share.next_multiple_of(unit).clamp(unit, most)
             }
         };
-        let total = |rows: fn(&Sequence) -> usize| problem.sequences.iter().map(rows).sum();
-        let longest = |rows: fn(&Sequence) -> usize| {
-            problem.sequences.iter().map(rows).max().unwrap_or(0).max(1)
-        };
+        let sequences = &problem.sequences;
         let (mr, nr) = (kernels.mr, kernels.nr);
-        Plan {
+        Ok(Plan {
             path,
             scores,
             products,
             d,
-            block_queries: share(total(|s| s.nq), problem.heads, queries, nr)
-                .min(longest(|s| s.nq).next_multiple_of(nr)),
-            block_keys: share(total(|s| s.nk), problem.kv_heads, keys, mr)
-                .min(longest(|s| s.nk).next_multiple_of(mr)),
+            block_queries: share(sequences.total_q, problem.heads, queries, nr)
+                .min(sequences.most_q.max(1).next_multiple_of(nr)),
+            block_keys: share(sequences.total_k, problem.kv_heads, keys, mr)
+                .min(sequences.most_k.max(1).next_multiple_of(mr)),
             workers,
             heads,
-            reasons,
-        }
+            why: Why {
+                scores: why_scores,
+                d: why_d,
+                path: why_path,
+                inline,
+            },
+        })
     }
 }
 
@@ -178,61 +204,83 @@ fn cost(problem: &Problem, sequence: &Sequence) -> f64 {
     1.0 + mean * sequence.nq as f64 * problem.group as f64
 }
 
-/// The key/value heads, the most expensive first.
-fn heads(problem: &Problem) -> Vec<Head> {
-    let mut order: Vec<(usize, f64)> = problem
-        .sequences
-        .iter()
-        .enumerate()
-        .map(|(index, sequence)| (index, cost(problem, sequence)))
-        .collect();
-    order.sort_by(|a, b| b.1.total_cmp(&a.1));
-    order
-        .into_iter()
-        .flat_map(|(sequence, _)| {
-            (0..problem.kv_heads).map(move |kv_head| Head { sequence, kv_head })
+impl Heads {
+    fn new(problem: &Problem) -> Result<Self> {
+        let sequences = &problem.sequences;
+        let order = if sequences.are_alike() {
+            None
+        } else {
+            let mut order = reserve(sequences.len())?;
+            order.extend(0..sequences.len());
+            let cost = |index: &usize| Reverse(cost(problem, &sequences.get(*index)) as u64);
+            order.sort_unstable_by_key(|index| (cost(index), *index));
+            Some(order)
+        };
+        Ok(Heads {
+            order,
+            kv_heads: problem.kv_heads,
+            count: sequences.len().saturating_mul(problem.kv_heads),
         })
-        .collect()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) fn get(&self, number: usize) -> Head {
+        let (sequence, kv_head) = (number / self.kv_heads, number % self.kv_heads);
+        let sequence = self
+            .order
+            .as_ref()
+            .map_or(sequence, |order| order[sequence]);
+        Head { sequence, kv_head }
+    }
+
+    /// Bytes of the list.
+    pub(crate) fn bytes(&self) -> usize {
+        let order = self.order.as_ref().map_or(0, Vec::capacity);
+        order * size_of::<usize>()
+    }
+
+    /// The longest time of a worker if each takes the next head when it is done with one, and the time of all heads.
+    fn times(&self, problem: &Problem, workers: usize) -> (f64, f64) {
+        if self.order.is_none() {
+            if self.count == 0 {
+                return (0.0, 0.0);
+            }
+            let each = cost(problem, &problem.sequences.get(0));
+            let longest = self.count.div_ceil(workers) as f64 * each;
+            return (longest, self.count as f64 * each);
+        }
+        let mut busy = [0f64; MAX_THREADS];
+        let busy = &mut busy[..workers.min(MAX_THREADS)];
+        let mut total = 0.0;
+        for number in (0..self.count).step_by(self.kv_heads) {
+            let cost = cost(problem, &problem.sequences.get(self.get(number).sequence));
+            for _ in 0..self.kv_heads {
+                if let Some(least) = busy.iter_mut().min_by(|a, b| a.total_cmp(b)) {
+                    *least += cost;
+                }
+                total += cost;
+            }
+        }
+        (busy.iter().copied().fold(0.0, f64::max), total)
+    }
 }
 
-fn path(call: &Backward, heads: &[Head], workers: usize) -> (Loop, String) {
+fn path(call: &Backward, heads: &Heads, workers: usize) -> (Loop, WhyPath) {
     let keys = call.grad_key.is_some() || call.grad_value.is_some();
     if !keys || call.grad_query.is_none() {
-        return (
-            Loop::Split,
-            "only one of the passes is needed: dQ, or dK and dV".into(),
-        );
+        return (Loop::Split, WhyPath::OnePass);
     }
     if workers == 1 {
-        return (Loop::Fused, "one worker: five products are fewest".into());
+        return (Loop::Fused, WhyPath::OneWorker);
     }
-    // The longest time of a worker, if each takes the next head when it is done with one.
-    let mut busy: BinaryHeap<Reverse<u64>> = (0..workers).map(|_| Reverse(0)).collect();
-    let (mut longest, mut total) = (0u64, 0u64);
-    for head in heads {
-        let cost = cost(&call.problem, &call.problem.sequences[head.sequence]) as u64;
-        let Some(Reverse(before)) = busy.pop() else {
-            break;
-        };
-        let after = before.saturating_add(cost);
-        longest = longest.max(after);
-        total = total.saturating_add(cost);
-        busy.push(Reverse(after));
-    }
-    let fused = FUSED_COST * longest as f64;
-    let split = SPLIT_COST * total as f64 / workers as f64;
-    let count = heads.len();
-    if fused <= split {
-        (
-            Loop::Fused,
-            format!("{count} key/value heads keep {workers} workers busy"),
-        )
-    } else {
-        (
-            Loop::Split,
-            format!("{count} key/value heads do not keep {workers} workers busy"),
-        )
-    }
+    let (longest, total) = heads.times(&call.problem, workers);
+    let count = heads.count();
+    let busy = FUSED_COST * longest <= SPLIT_COST * total / workers as f64;
+    let path = if busy { Loop::Fused } else { Loop::Split };
+    (path, WhyPath::Heads { busy, count })
 }
 
 fn source(call: &Backward) -> (Source, &'static str) {

@@ -5,7 +5,7 @@ use super::cell::DValues;
 use super::check::Backward;
 use crate::expand::Basis;
 use crate::kernels::Kernels;
-use crate::problem::Sequence;
+use crate::sequences::Sequence;
 use crate::tensor::Tensor;
 
 /// Rows of an item.
@@ -74,9 +74,8 @@ fn lines_of(
 
 /// Whether a row of the tensors has no key to attend to: then O is 0, and D too, whatever dO holds.
 fn sees_nothing(call: &Backward, bias: &Bias<'_>, b: usize, head: usize, row: usize) -> bool {
-    let holds = |s: &&Sequence| s.batch == b && (s.q0..s.q0 + s.nq).contains(&row);
-    let sequence = call.problem.sequences.iter().find(holds);
-    sequence.is_none_or(|s| (0..s.nk).all(|j| bias.hides(s, head, row - s.q0, j)))
+    let sequence = call.problem.sequences.of_row(b, row);
+    sequence.is_none_or(|s: Sequence| (0..s.nk).all(|j| bias.hides(&s, head, row - s.q0, j)))
 }
 
 /// The gradient of a head's sink: what the sink took of each row's weights, times -D.

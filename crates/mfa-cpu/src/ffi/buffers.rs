@@ -8,6 +8,7 @@ use super::{guard, write};
 use crate::buffer::Buffer;
 use crate::error::ensure;
 use crate::handle::{self, BUFFERS, CONTEXTS};
+use crate::record::Record;
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mfa_create_buffer(
@@ -90,11 +91,13 @@ pub extern "C" fn mfa_destroy_buffer(buffer: *mut c_void) -> i32 {
         if !buffer.is_null() {
             handle::buffer(buffer, "buffer")?;
             BUFFERS.remove(buffer);
-            for context in CONTEXTS.all() {
-                context
-                    .records()
-                    .retain(|record| !record.operands.contains(&buffer));
-            }
+            CONTEXTS.each(|context| {
+                // Whoever held the records of a parent's context as it forked is not here to let go of them.
+                if context.is_of_this_process() {
+                    let unnamed = |record: &Record| !record.operands.contains(&buffer);
+                    context.records().retain(unnamed);
+                }
+            });
         }
         Ok(())
     })

@@ -93,7 +93,8 @@ pub unsafe extern "C" fn mfa_create_context_on(index: u32, context: *mut *mut c_
 pub extern "C" fn mfa_destroy_context(context: *mut c_void) -> i32 {
     guard(|| {
         if !context.is_null() {
-            handle::context(context)?;
+            // Also of a parent process: what can be freed here is.
+            handle::any_context(context)?;
             CONTEXTS.remove(context);
         }
         Ok(())

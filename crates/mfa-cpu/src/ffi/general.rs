@@ -31,7 +31,7 @@ pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Re
 pub(super) fn run_backward(context: &Context, desc: &sys::mfa_backward_desc) -> Result<()> {
     let call = Backward::check(desc)?;
     context.timed(|state| {
-        let plan = backward::Plan::new(&call, context.kernels, state.threads());
+        let plan = backward::Plan::new(&call, context.kernels, state.threads())?;
         let bytes = backward::workspace(&call, &plan, context.kernels);
         let (pool, memory) = state.resources(bytes)?;
         backward::run(&call, &plan, context.kernels, pool, memory);
@@ -75,24 +75,24 @@ enum Call {
 
 impl Call {
     /// Bytes of memory that the call would need, and its plan as text.
-    fn describe(&self, context: &Context) -> (usize, String) {
+    fn describe(&self, context: &Context) -> Result<(usize, String)> {
         let (kernels, threads) = (context.kernels, context.lock().threads());
-        match self {
+        Ok(match self {
             Call::Forward(call) => {
                 let plan = Plan::new(call, kernels, threads);
                 (
-                    forward::workspace(&call.problem, &plan, kernels),
+                    forward::allocated(&call.problem, &plan, kernels),
                     explain::forward(call, &plan, kernels),
                 )
             }
             Call::Backward(call) => {
-                let plan = backward::Plan::new(call, kernels, threads);
+                let plan = backward::Plan::new(call, kernels, threads)?;
                 (
-                    backward::workspace(call, &plan, kernels),
+                    backward::allocated(call, &plan, kernels),
                     explain::backward(call, &plan, kernels),
                 )
             }
-        }
+        })
     }
 }
 
@@ -129,7 +129,7 @@ pub unsafe extern "C" fn mfa_workspace_size(
     guard(|| {
         let context = handle::context(context)?;
         // SAFETY: as this function's contract.
-        let (size, _) = unsafe { one_of(forward, backward)? }.describe(&context);
+        let (size, _) = unsafe { one_of(forward, backward)? }.describe(&context)?;
         // SAFETY: NULL or valid for writing, by contract.
         unsafe { write(bytes, size as u64, "bytes") }
     })
@@ -147,7 +147,7 @@ pub unsafe extern "C" fn mfa_explain(
     guard(|| {
         let context = handle::context(context)?;
         // SAFETY: as this function's contract.
-        let (_, explained) = unsafe { one_of(forward, backward)? }.describe(&context);
+        let (_, explained) = unsafe { one_of(forward, backward)? }.describe(&context)?;
         // SAFETY: as this function's contract.
         unsafe { write_text(&explained, text, capacity, length, "text") }
     })

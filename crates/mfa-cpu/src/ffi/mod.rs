@@ -102,7 +102,7 @@ pub(crate) unsafe fn sized<T: SizedStruct>(from: *const T, what: &str) -> Result
     // SAFETY: by contract at least the first field is readable; the address may be of any alignment.
     let size = unsafe { from.cast::<u32>().read_unaligned() } as usize;
     ensure!(
-        size >= size_of::<u32>() && size <= 1 << 16,
+        size > 0 && size <= 1 << 16 && size.is_multiple_of(align_of::<T>()),
         argument,
         "{what}: struct_size is {size}; expected {known}, the size of the struct"
     );

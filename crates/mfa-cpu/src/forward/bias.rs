@@ -2,7 +2,8 @@
 
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::precision::Precision;
-use crate::problem::{Problem, Sequence};
+use crate::problem::Problem;
+use crate::sequences::Sequence;
 
 pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
 

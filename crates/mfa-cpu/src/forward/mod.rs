@@ -10,7 +10,7 @@ mod tile;
 
 pub(crate) use bias::LOG2_E;
 pub(crate) use finish::{store_row, store_scaled_row};
-pub(crate) use schedule::Schedule;
+pub(crate) use schedule::{Schedule, count as count_tiles};
 
 use crate::error::Result;
 use crate::kernels::Kernels;
@@ -46,25 +46,66 @@ impl Scratch {
     }
 }
 
-// SAFETY: each worker uses its own scratch.
-unsafe impl Sync for Scratch {}
-
 /// Floats that a split leaves behind per row: O, maximum, sum.
 fn partial_len(problem: &Problem) -> usize {
     problem.dv + 2
 }
 
+/// Bytes that the call allocates beside its outputs, at most: what [`workspace`] rounds up to, and lists of sequences.
+pub(crate) fn allocated(problem: &Problem, plan: &Plan, kernels: &Kernels) -> usize {
+    Aligned::size_for(workspace(problem, plan, kernels)).saturating_add(problem.sequences.bytes())
+}
+
 /// Bytes of memory that the call needs beside its outputs: each worker's scratch, then the splits' partial results.
 pub(crate) fn workspace(problem: &Problem, plan: &Plan, kernels: &Kernels) -> usize {
-    let mut worker = Arena::default();
-    Scratch::lay_out(&mut worker, problem, plan, kernels);
-    let items = Schedule::new(problem, plan).items();
-    let partials = if plan.splits > 1 {
-        items * plan.tile_rows * partial_len(problem) * 4
-    } else {
-        0
-    };
-    worker.used() * plan.workers + partials
+    let mut arena = Arena::default();
+    Room::lay_out(&mut arena, problem, plan, kernels);
+    arena.used()
+}
+
+/// What the call's memory is divided into.
+struct Room {
+    /// Bytes of a worker's scratch, and the first.
+    of_worker: usize,
+    workers: *mut u8,
+    schedule: *mut usize,
+    partials: *mut f32,
+}
+
+// SAFETY: each worker uses its own scratch, and items write disjoint parts of the partial results.
+unsafe impl Sync for Room {}
+
+impl Room {
+    fn lay_out(arena: &mut Arena, problem: &Problem, plan: &Plan, kernels: &Kernels) -> Self {
+        let mut worker = Arena::default();
+        Scratch::lay_out(&mut worker, problem, plan, kernels);
+        let of_worker = worker.used();
+        let partials = if plan.splits > 1 {
+            let items = count_tiles(problem, plan).saturating_mul(plan.splits);
+            items
+                .saturating_mul(plan.tile_rows)
+                .saturating_mul(partial_len(problem))
+        } else {
+            0
+        };
+        Room {
+            of_worker,
+            workers: arena.take(of_worker.saturating_mul(plan.workers)),
+            schedule: Schedule::lay_out(arena, problem),
+            partials: arena.take(partials),
+        }
+    }
+
+    /// Taken through a method, so that closures capture the whole and not the bare pointer.
+    fn partials(&self) -> *mut f32 {
+        self.partials
+    }
+
+    /// The scratch of a worker.
+    fn scratch(&self, worker: usize, problem: &Problem, plan: &Plan, kernels: &Kernels) -> Scratch {
+        let base = self.workers.wrapping_add(worker * self.of_worker);
+        Scratch::lay_out(&mut Arena::new(base), problem, plan, kernels)
+    }
 }
 
 /// Runs a call. `memory` holds at least [`workspace`] bytes.
@@ -76,24 +117,15 @@ pub(crate) fn run(
     memory: &Aligned,
 ) -> Result<()> {
     let problem = &call.problem;
-    let schedule = Schedule::new(problem, plan);
-    let mut arena = Arena::new(memory.ptr());
-    let scratch: Vec<_> = (0..plan.workers)
-        .map(|_| Scratch::lay_out(&mut arena, problem, plan, kernels))
-        .collect();
+    let room = Room::lay_out(&mut Arena::new(memory.ptr()), problem, plan, kernels);
+    // SAFETY: laid out for this problem, in memory that is this call's.
+    let schedule = unsafe { Schedule::new(problem, plan, room.schedule) };
     let bias = Bias::new(problem, kernels);
     let partial = partial_len(problem);
     let item_len = plan.tile_rows * partial;
-    let partials = if plan.splits > 1 {
-        arena.take::<f32>(schedule.items() * item_len)
-    } else {
-        std::ptr::null_mut()
-    };
-    let partials = Shared(partials);
-
     pool.run(plan.workers, schedule.items(), |worker, number| {
         let item = schedule.item(number);
-        let scratch = &scratch[worker];
+        let scratch = &room.scratch(worker, problem, plan, kernels);
         // SAFETY: the scratch was laid out for this problem and plan, and worker numbers are not shared.
         unsafe {
             match scratch {
@@ -128,7 +160,7 @@ pub(crate) fn run(
                 match &finish {
                     Some(finish) => write_row(finish, &item, r, part),
                     None => {
-                        let out = partials.get().add(number * item_len + r * partial);
+                        let out = room.partials().add(number * item_len + r * partial);
                         out.write(part.m);
                         out.add(1).write(part.l);
                         part.o
@@ -148,7 +180,9 @@ pub(crate) fn run(
             for r in 0..item.rows.len() {
                 // SAFETY: the partial results of this tile's items, all written before this second run began.
                 let row = |split: usize| unsafe {
-                    let at = partials.get().add((first + split) * item_len + r * partial);
+                    let at = room
+                        .partials()
+                        .add((first + split) * item_len + r * partial);
                     Partial {
                         m: *at,
                         l: *at.add(1),
@@ -192,16 +226,3 @@ fn write_row(finish: &Finish<'_>, item: &Item, r: usize, part: Partial<'_>) {
     let sequence = &item.rows.sequence;
     finish.row(sequence.batch, head, sequence.q0 + i, part);
 }
-
-/// A pointer that workers share; each writes its own part.
-struct Shared(*mut f32);
-
-impl Shared {
-    /// Taken through a method, so that closures capture the wrapper and not the bare pointer.
-    fn get(&self) -> *mut f32 {
-        self.0
-    }
-}
-
-// SAFETY: items write disjoint parts.
-unsafe impl Sync for Shared {}

@@ -2,15 +2,17 @@
 
 use std::ops::Range;
 
+use crate::memory::Arena;
 use crate::plan::Plan;
-use crate::problem::{Problem, Sequence};
+use crate::problem::Problem;
+use crate::sequences::{Numbering, Sequence};
 
 /// Items of all sequences, numbered so that neighbours share K and V, and the longest causal rows come first.
 pub(crate) struct Schedule<'a> {
     problem: &'a Problem,
     plan: &'a Plan,
-    /// First tile of each sequence (over all its heads), and the total.
-    first_tile: Vec<usize>,
+    /// Tiles of each sequence, over all its heads.
+    tiles: Numbering<'a>,
 }
 
 /// One item.
@@ -86,26 +88,32 @@ impl Rows {
 }
 
 impl<'a> Schedule<'a> {
-    pub(crate) fn new(problem: &'a Problem, plan: &'a Plan) -> Self {
-        let mut first_tile = vec![0];
-        let mut total = 0;
-        for sequence in &problem.sequences {
-            total += problem.kv_heads * tiles(sequence.nq, problem.group, plan.tile_rows);
-            first_tile.push(total);
-        }
+    /// Takes the room that [`Schedule::new`] needs.
+    pub(crate) fn lay_out(arena: &mut Arena, problem: &Problem) -> *mut usize {
+        Numbering::lay_out(arena, &problem.sequences)
+    }
+
+    /// # Safety
+    /// `room` is what `lay_out` gave for this problem, in memory that nobody else uses for `'a`.
+    pub(crate) unsafe fn new(problem: &'a Problem, plan: &'a Plan, room: *mut usize) -> Self {
         Schedule {
             problem,
             plan,
-            first_tile,
+            // SAFETY: by this function's contract.
+            tiles: unsafe {
+                Numbering::new(room, &problem.sequences, |sequence| {
+                    of_sequence(problem, plan, sequence)
+                })
+            },
         }
     }
 
     pub(crate) fn tiles(&self) -> usize {
-        self.first_tile[self.problem.sequences.len()]
+        self.tiles.total()
     }
 
     pub(crate) fn items(&self) -> usize {
-        self.tiles() * self.plan.splits
+        self.tiles().saturating_mul(self.plan.splits)
     }
 
     pub(crate) fn item(&self, number: usize) -> Item {
@@ -125,11 +133,10 @@ impl<'a> Schedule<'a> {
     }
 
     pub(crate) fn rows(&self, tile: usize) -> Rows {
-        let index = self.first_tile.partition_point(|&first| first <= tile) - 1;
-        let sequence = self.problem.sequences[index];
+        let (index, within) = self.tiles.find(tile);
+        let sequence = self.problem.sequences.get(index);
         let (group, tile_rows) = (self.problem.group, self.plan.tile_rows);
         let per_head = tiles(sequence.nq, group, tile_rows);
-        let within = tile - self.first_tile[index];
         // Late rows see the most keys under a causal mask: start with them, end with short ones.
         let (kv_head, at) = (within / per_head, per_head - 1 - within % per_head);
         let (start, end) = if sequence.nq >= tile_rows {
@@ -156,11 +163,22 @@ impl<'a> Schedule<'a> {
     }
 }
 
+/// Tiles of all sequences.
+pub(crate) fn count(problem: &Problem, plan: &Plan) -> usize {
+    (problem.sequences).sum(|sequence| of_sequence(problem, plan, sequence))
+}
+
+/// Tiles of a sequence, over all its heads.
+fn of_sequence(problem: &Problem, plan: &Plan, sequence: &Sequence) -> usize {
+    let of_a_head = tiles(sequence.nq, problem.group, plan.tile_rows);
+    problem.kv_heads.saturating_mul(of_a_head)
+}
+
 /// Tiles of a key/value head's rows. A tile holds rows of one query head, or of several where a head has fewer rows.
 fn tiles(nq: usize, group: usize, tile_rows: usize) -> usize {
     if nq >= tile_rows {
-        nq.div_ceil(tile_rows) * group
+        nq.div_ceil(tile_rows).saturating_mul(group)
     } else {
-        (nq * group).div_ceil(tile_rows)
+        nq.saturating_mul(group).div_ceil(tile_rows)
     }
 }

@@ -9,6 +9,7 @@ use crate::error::{Error, Result, ensure};
 use crate::expand::Basis;
 use crate::hadamard;
 use crate::kernels::Kernels;
+use crate::overlap;
 use crate::pool::Pool;
 use crate::precision::Precision;
 use crate::quantization::{Granularity, Params, Quant};
@@ -101,6 +102,28 @@ impl Quantize {
             }
         );
         let scale_given = has(sys::MFA_QUANTIZE_SCALE_GIVEN);
+        if scale_given {
+            quant.expect_given("destination", destination.precision)?;
+        }
+        let arrays = quant.arrays();
+        let mut results = vec![(Some(&destination), "destination")];
+        let mut operands = vec![(Some(&source), "source")];
+        for (array, what) in &arrays {
+            let given = if *what == "mean_buffer" {
+                mean_given
+            } else {
+                scale_given
+            };
+            if given {
+                operands.push((array.as_ref(), what));
+                continue;
+            }
+            if let Some(array) = array {
+                array.expect_writable(&format!("destination: {what}"))?;
+            }
+            results.push((array.as_ref(), what));
+        }
+        overlap::expect_apart(&results, &operands)?;
         Ok(Quantize {
             source,
             destination,
@@ -124,11 +147,12 @@ impl Quantize {
         let block = self.quant.block_rows.min(rows.max(1));
         let blocks = rows.div_ceil(block);
         let chunks = blocks.div_ceil(CHUNK);
-        let heads_all = batch * heads;
+        let heads_all = batch.saturating_mul(heads);
         let whole = self.quant.granularity == Granularity::Tensor;
         if self.source.shape.contains(&0) {
             // A mean over no rows is 0, and no elements are an all-zero group: what is read later must be legal.
-            if self.smooth && !self.mean_given {
+            // Where there are no columns, there are no means: of any number of heads.
+            if self.smooth && !self.mean_given && columns > 0 {
                 (0..heads_all)
                     .for_each(|item| self.write_mean(kernels, item / heads, item % heads));
             }
@@ -445,13 +469,17 @@ pub(crate) struct Dequantize {
 impl Dequantize {
     pub(crate) fn check(source: &sys::mfa_tensor, destination: &sys::mfa_tensor) -> Result<Self> {
         let mut source = Tensor::required(source, "source", &Precision::INTEGERS)?;
-        let (precision, shape) = (source.precision, source.shape);
+        let precision = source.precision;
         if let Some(quant) = &mut source.quant {
-            quant.check_values("source", precision, shape)?;
+            quant.check_values("source", precision)?;
         }
         let destination = Tensor::required(destination, "destination", &Precision::FLOATS)?;
         destination.expect_shape("destination", source.shape)?;
         destination.expect_writable("destination")?;
+        overlap::expect_apart(
+            &[(Some(&destination), "destination")],
+            &[(Some(&source), "source")],
+        )?;
         Ok(Dequantize {
             source,
             destination,

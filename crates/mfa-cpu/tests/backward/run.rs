@@ -66,10 +66,18 @@ pub(crate) fn store(
             null_mut::<c_void>()
         }
     };
+    let blocks = rows.div_ceil(block.max(1) as usize);
+    let groups = match granularity {
+        sys::MFA_GRANULARITY_ROW if group > 0 => columns.div_ceil(group as usize),
+        sys::MFA_GRANULARITY_CHANNEL => columns,
+        _ => 1,
+    };
+    let scale_strides = [heads * blocks * groups, blocks * groups, groups, 1];
     let quantization = Box::new(sys::mfa_quantization {
         granularity,
         block_rows: block,
         group_size: group,
+        scale_strides: scale_strides.map(|stride| stride as i64),
         scale_buffer: session.buffer(4 * count),
         scale_precision: if half {
             sys::MFA_PRECISION_FP16

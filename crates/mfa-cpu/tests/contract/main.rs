@@ -1,6 +1,9 @@
 //! The C contract refuses what is wrong, with the documented code and a sentence, and leaves outputs as they were.
 
+mod extremes;
+mod forks;
 mod nonsense;
+mod rounding;
 mod session;
 mod specials;
 
@@ -79,6 +82,117 @@ fn handles() {
 }
 
 #[test]
+fn struct_sizes_end_between_fields() {
+    let session = Session::new();
+    let size = size_of::<sys::mfa_forward_desc>() as u32;
+    for struct_size in (0..size).filter(|size| *size == 0 || size % 8 != 0) {
+        let mut desc = session.legal();
+        desc.struct_size = struct_size;
+        ends_with(&session, &desc, ARGUMENT, "struct_size");
+        let options = sys::mfa_attention_options {
+            struct_size,
+            ..sys::mfa_attention_options::new()
+        };
+        let desc = sys::mfa_forward_desc {
+            options: &raw const options,
+            ..session.legal()
+        };
+        ends_with(&session, &desc, ARGUMENT, "struct_size");
+    }
+}
+
+#[test]
+fn options_without_their_flag_are_refused() {
+    let session = Session::new();
+    let check = |edit: &dyn Fn(&mut sys::mfa_attention_options), status: i32, word: &str| {
+        let mut options = sys::mfa_attention_options::new();
+        edit(&mut options);
+        let desc = sys::mfa_forward_desc {
+            options: &raw const options,
+            ..session.legal()
+        };
+        ends_with(&session, &desc, status, word);
+    };
+    check(&|o| o.softmax_scale = 0.5, ARGUMENT, "MFA_OPTION_SCALE");
+    check(
+        &|o| o.softmax_scale = f32::NAN,
+        ARGUMENT,
+        "MFA_OPTION_SCALE",
+    );
+    check(&|o| o.window_left = 3, ARGUMENT, "window_left is 3 without");
+    check(
+        &|o| o.window_right = 1,
+        ARGUMENT,
+        "window_right is 1 without",
+    );
+    check(
+        &|o| o.window_right = -2,
+        ARGUMENT,
+        "window_right is -2 without",
+    );
+    // No limit, as without a window.
+    check(&|o| o.window_left = -1, sys::MFA_SUCCESS, "");
+    let window = |o: &mut sys::mfa_attention_options| o.flags = sys::MFA_OPTION_WINDOW;
+    check(&|o| (window(o), o.window_left = 3).1, sys::MFA_SUCCESS, "");
+    check(
+        &|o| (window(o), o.softmax_scale = 1.0).1,
+        ARGUMENT,
+        "MFA_OPTION_SCALE",
+    );
+}
+
+#[test]
+fn outputs_have_memory_of_their_own() {
+    let session = Session::new();
+    let check = |edit: &dyn Fn(&mut sys::mfa_forward_desc), word: &str| {
+        let mut desc = session.legal();
+        // As large as all of them, so that anything can be a view of it.
+        desc.output.buffer = session.buffer(4 * 2 * 160);
+        desc.logsumexp = session.tensor([1, 4, 5, 1]);
+        edit(&mut desc);
+        ends_with(&session, &desc, ARGUMENT, word);
+    };
+    let shares = |what: &str, name: &str| format!("{what}: shares elements with {name}");
+    check(&|d| d.query = d.output, &shares("output", "query"));
+    check(
+        &|d| d.key.buffer = d.output.buffer,
+        &shares("output", "key"),
+    );
+    check(
+        &|d| d.value.buffer = d.output.buffer,
+        &shares("output", "value"),
+    );
+    check(
+        &|d| d.logsumexp.buffer = d.output.buffer,
+        &shares("output", "logsumexp"),
+    );
+    check(
+        &|d| {
+            (
+                d.logsumexp.buffer = d.query.buffer,
+                d.logsumexp.byte_offset = 4,
+            )
+                .0
+        },
+        &shares("logsumexp", "query"),
+    );
+    // Rows of one buffer in turn: bytes between the ends are shared, elements are not.
+    let mut desc = session.legal();
+    let both = session.buffer(4 * 2 * 160);
+    for (tensor, offset) in [(&mut desc.query, 0), (&mut desc.output, 32)] {
+        tensor.buffer = both;
+        tensor.byte_offset = offset;
+        tensor.strides = [0, 80, 16, 1];
+    }
+    assert_eq!(
+        session.forward(&desc),
+        sys::MFA_SUCCESS,
+        "{}",
+        session.sentence()
+    );
+}
+
+#[test]
 fn shapes() {
     let session = Session::new();
     let check = |edit: &dyn Fn(&mut sys::mfa_forward_desc), status: i32, word: &str| {
@@ -103,6 +217,16 @@ fn shapes() {
         "more elements",
     );
     check(&|d| d.query.strides[0] = i64::MAX, sys::MFA_SUCCESS, "");
+    check(
+        &|d| d.query.strides = [0; 4],
+        DIMENSIONS,
+        "query: the stride of columns is 0",
+    );
+    check(
+        &|d| d.value.strides[3] = 0,
+        DIMENSIONS,
+        "value: the stride of columns is 0",
+    );
     let wide = session.tensor([1, 1, 1, 513]);
     check(
         &|d| (d.query, d.key, d.value) = (wide, wide, wide),
@@ -285,6 +409,24 @@ fn quantizations() {
     };
     check(int8, &|_, q| row(q, 4 * 14), sys::MFA_SUCCESS, "");
     check(int8, &|_, q| row(q, 4 * 14 - 1), ARGUMENT, "56 bytes");
+    // The first rows of a longer cache: its scales are not where those of a tensor of its own would be.
+    let part =
+        |t: &mut sys::mfa_tensor| (t.buffer, t.strides) = (session.buffer(256), [0, 128, 8, 1]);
+    check(
+        int8,
+        &|t, q| (part(t), row(q, 4 * 32)).1,
+        ARGUMENT,
+        "expected the strides of its scales",
+    );
+    let cache = |q: &mut sys::mfa_quantization| q.scale_strides = [32, 16, 1, 1];
+    check(
+        int8,
+        &|t, q| (part(t), row(q, 4 * 32), cache(q)).2,
+        sys::MFA_SUCCESS,
+        "",
+    );
+    // One scale is where it is.
+    check(int8, &|t, _| part(t), sys::MFA_SUCCESS, "");
     check(
         int8,
         &|_, q| (row(q, 56), q.scale_precision = 8).1,

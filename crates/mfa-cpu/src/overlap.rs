@@ -1,6 +1,26 @@
 //! Whether two views have an element in common.
 
+use crate::error::{Result, ensure};
 use crate::tensor::Tensor;
+
+/// Demands that none of `results` shares an element with another one, or with any of `operands`.
+pub(crate) fn expect_apart(
+    results: &[(Option<&Tensor>, &str)],
+    operands: &[(Option<&Tensor>, &str)],
+) -> Result<()> {
+    for (i, (result, what)) in results.iter().enumerate() {
+        let Some(result) = result else { continue };
+        for (other, name) in results[i + 1..].iter().chain(operands) {
+            let Some(other) = other else { continue };
+            ensure!(
+                !shared(result, other),
+                argument,
+                "{what}: shares elements with {name}; expected memory of its own"
+            );
+        }
+    }
+    Ok(())
+}
 
 /// Steps of the search, at most: views that occur need a few, and undecided ones are the caller's promise.
 const STEPS: usize = 10_000;
@@ -14,7 +34,7 @@ struct Term {
 
 /// Whether an element of `a` lies where one of `b` does. Exact for views that nest their dimensions, as Q, K and V of one
 /// packed buffer do: there the bytes between first and last element overlap, and the elements do not.
-pub(super) fn shared(a: &Tensor, b: &Tensor) -> bool {
+pub(crate) fn shared(a: &Tensor, b: &Tensor) -> bool {
     let (Some(bytes_a), Some(bytes_b)) = (span(a), span(b)) else {
         return false;
     };
