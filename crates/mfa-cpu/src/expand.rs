@@ -34,6 +34,7 @@ impl<F> PerPrecision<F> {
             Precision::F32 => &self.f32,
             Precision::F16 => &self.f16,
             Precision::Bf16 => &self.bf16,
+            Precision::F64 => unreachable!("FP64 has a path of its own"),
             Precision::I8 | Precision::Bool => &self.i8,
             Precision::I4 => &self.i4,
         }
@@ -169,11 +170,58 @@ impl Tensor {
         }
     }
 
+    /// The number of a head, of a tensor that has one for each.
+    pub(crate) fn number(&self, b: usize, h: usize) -> f32 {
+        // SAFETY: a checked view holds this element.
+        unsafe { self.element(self.at(b, h, 0, 0)) }
+    }
+
+    /// One number of a tensor of floats. For what is not worth a kernel.
+    pub(crate) fn get(&self, [b, h, n, c]: [usize; 4]) -> f64 {
+        let at = self.at(b, h, n, c);
+        // SAFETY: a checked view holds this element, aligned to its size.
+        unsafe {
+            match self.precision {
+                Precision::F64 => at.cast::<f64>().read(),
+                _ => f64::from(self.element(at)),
+            }
+        }
+    }
+
+    /// Numbers of a row from column `c` on.
+    pub(crate) fn get_row(&self, [b, h, n, c]: [usize; 4], out: &mut [f64]) {
+        if self.is_plain_f32() {
+            let at = self.at(b, h, n, c).cast::<f32>();
+            // SAFETY: a checked view holds these elements, one after the other.
+            let row = unsafe { std::slice::from_raw_parts(at, out.len()) };
+            (out.iter_mut().zip(row)).for_each(|(x, from)| *x = f64::from(*from));
+            return;
+        }
+        for (i, x) in out.iter_mut().enumerate() {
+            *x = self.get([b, h, n, c + i]);
+        }
+    }
+
+    /// Rounds `x` to one number of a tensor of floats.
+    pub(crate) fn set(&self, [b, h, n, c]: [usize; 4], x: f64) {
+        let at = self.at(b, h, n, c);
+        // SAFETY: as for `get`; writers to one tensor write different elements.
+        unsafe {
+            match self.precision {
+                Precision::F64 => at.cast::<f64>().write(x),
+                Precision::F16 => at.cast::<f16>().write(f16::from_f64(x)),
+                Precision::Bf16 => at.cast::<bf16>().write(bf16::from_f64(x)),
+                _ => at.cast::<f32>().write(x as f32),
+            }
+        }
+    }
+
     /// One stored number; not for INT4, whose columns are contiguous.
     unsafe fn element(&self, at: *const u8) -> f32 {
         // SAFETY: `at` is an element of the tensor, aligned to its size.
         unsafe {
             match self.precision {
+                Precision::F64 => at.cast::<f64>().read() as f32,
                 Precision::F32 => at.cast::<f32>().read(),
                 Precision::F16 => at.cast::<f16>().read().to_f32(),
                 Precision::Bf16 => at.cast::<bf16>().read().to_f32(),

@@ -20,6 +20,7 @@ mod hadamard;
 mod handle;
 mod kernels;
 mod memory;
+mod merge;
 mod overlap;
 mod plan;
 mod pool;
@@ -60,6 +61,8 @@ pub fn api() -> mfa_sys::Api {
         mfa_dequantize,
         mfa_forward,
         mfa_backward,
+        mfa_merge,
+        mfa_merge_backward,
         mfa_workspace_size,
         mfa_explain,
         mfa_attention_forward,

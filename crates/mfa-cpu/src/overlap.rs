@@ -35,6 +35,9 @@ struct Term {
 /// Whether an element of `a` lies where one of `b` does. Exact for views that nest their dimensions, as Q, K and V of one
 /// packed buffer do: there the bytes between first and last element overlap, and the elements do not.
 pub(crate) fn shared(a: &Tensor, b: &Tensor) -> bool {
+    if !a.has_memory() || !b.has_memory() {
+        return false;
+    }
     let (Some(bytes_a), Some(bytes_b)) = (span(a), span(b)) else {
         return false;
     };

@@ -5,6 +5,7 @@ use mfa_sys as sys;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Precision {
     F32,
+    F64,
     F16,
     Bf16,
     I4,
@@ -26,12 +27,14 @@ impl Precision {
             sys::MFA_PRECISION_INT4 => Precision::I4,
             sys::MFA_PRECISION_INT8 => Precision::I8,
             sys::MFA_PRECISION_BOOL => Precision::Bool,
+            sys::MFA_PRECISION_FP64 => Precision::F64,
             _ => return None,
         })
     }
 
     pub(crate) fn bits(self) -> usize {
         match self {
+            Precision::F64 => 64,
             Precision::F32 => 32,
             Precision::F16 | Precision::Bf16 => 16,
             Precision::I8 | Precision::Bool => 8,
@@ -49,7 +52,10 @@ impl Precision {
     }
 
     pub(crate) fn is_float(self) -> bool {
-        matches!(self, Precision::F32 | Precision::F16 | Precision::Bf16)
+        matches!(
+            self,
+            Precision::F64 | Precision::F32 | Precision::F16 | Precision::Bf16
+        )
     }
 
     /// The largest magnitude of a symmetrically quantized integer.
@@ -68,6 +74,7 @@ impl Precision {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Precision::F64 => "FP64",
             Precision::F32 => "FP32",
             Precision::F16 => "FP16",
             Precision::Bf16 => "BF16",

@@ -6,18 +6,20 @@ use crate::error::{Error, Result, ensure};
 use crate::overlap;
 use crate::precision::Precision;
 use crate::sequences::Sequences;
-use crate::tensor::Tensor;
+use crate::tensor::{Access, Tensor};
 
 /// The largest head dimension.
-pub(crate) const MAX_HEAD_DIM: usize = 512;
+pub(crate) const MAX_HEAD_DIM: usize = 1024;
 
 /// What forward and backward share.
 pub(crate) struct Problem {
     pub q: Tensor,
     pub k: Tensor,
     pub v: Tensor,
-    /// Columns of Q and K.
+    /// Columns of Q and K: 1 of zeros where the caller's have none.
     pub d: usize,
+    /// The caller's columns of Q and K.
+    pub columns: usize,
     /// Columns of V.
     pub dv: usize,
     pub heads: usize,
@@ -57,19 +59,19 @@ impl Options {
 }
 
 impl Forward {
-    pub(crate) fn check(desc: &sys::mfa_forward_desc) -> Result<Self> {
+    pub(crate) fn check(desc: &sys::mfa_forward_desc, access: Access) -> Result<Self> {
         ensure!(
             desc.reserved == 0,
             argument,
             "forward: reserved is {}; expected 0",
             desc.reserved
         );
-        let problem = Problem::check(&desc.query, &desc.key, &desc.value, desc.options)?;
+        let problem = Problem::check([&desc.query, &desc.key, &desc.value], desc.options, access)?;
         let [batch, heads, rows, _] = problem.q.shape;
-        let output = Tensor::required(&desc.output, "output", &Precision::FLOATS)?;
+        let output = access.required(&desc.output, "output", &Precision::FLOATS)?;
         output.expect_shape("output", [batch, heads, rows, problem.dv])?;
         output.expect_writable("output")?;
-        let logsumexp = Tensor::optional(&desc.logsumexp, "logsumexp", &[Precision::F32])?;
+        let logsumexp = access.optional(&desc.logsumexp, "logsumexp", &[Precision::F32])?;
         if let Some(lse) = &logsumexp {
             lse.expect_shape("logsumexp", [batch, heads, rows, 1])?;
             lse.expect_writable("logsumexp")?;
@@ -96,44 +98,34 @@ impl Forward {
 
 impl Problem {
     pub(crate) fn check(
-        query: &sys::mfa_tensor,
-        key: &sys::mfa_tensor,
-        value: &sys::mfa_tensor,
+        [query, key, value]: [&sys::mfa_tensor; 3],
         options: *const sys::mfa_attention_options,
+        access: Access,
     ) -> Result<Self> {
-        let mut q = Tensor::required(query, "query", &Precision::OPERANDS)?;
-        let mut k = Tensor::required(key, "key", &Precision::OPERANDS)?;
-        let mut v = Tensor::required(value, "value", &Precision::OPERANDS)?;
-        for (tensor, what) in [(&mut q, "query"), (&mut k, "key"), (&mut v, "value")] {
-            let [batch, heads, _, columns] = tensor.shape;
+        let mut q = access.required(query, "query", &Precision::OPERANDS)?;
+        let mut k = access.required(key, "key", &Precision::OPERANDS)?;
+        let mut v = access.required(value, "value", &Precision::OPERANDS)?;
+        for (tensor, what) in [(&q, "query"), (&k, "key"), (&v, "value")] {
+            let columns = tensor.shape[3];
+            let least = usize::from(what == "value");
             ensure!(
-                batch > 0,
+                (least..=MAX_HEAD_DIM).contains(&columns),
                 dimensions,
-                "{what}: batch is 0; expected at least 1"
+                "{what}: head dimension is {columns}; expected {least} to {MAX_HEAD_DIM}"
             );
             ensure!(
-                heads > 0,
-                dimensions,
-                "{what}: heads is 0; expected at least 1"
-            );
-            ensure!(
-                (1..=MAX_HEAD_DIM).contains(&columns),
-                dimensions,
-                "{what}: head dimension is {columns}; expected 1 to {MAX_HEAD_DIM}"
-            );
-            ensure!(
-                columns == 1 || tensor.strides[3] > 0,
+                columns == 1 || tensor.strides[3] > 0 || tensor.shape.contains(&0),
                 dimensions,
                 "{what}: the stride of columns is 0; expected 1 or more, for {columns} columns that differ"
             );
         }
-        let [batch, heads, _, d] = q.shape;
+        let [batch, heads, rows, columns] = q.shape;
         let [_, kv_heads, nk, _] = k.shape;
         let dv = v.shape[3];
-        k.expect_shape("key", [batch, kv_heads, nk, d])?;
+        k.expect_shape("key", [batch, kv_heads, nk, columns])?;
         v.expect_shape("value", [batch, kv_heads, nk, dv])?;
         ensure!(
-            heads % kv_heads == 0,
+            heads == 0 || (kv_heads > 0 && heads % kv_heads == 0),
             dimensions,
             "query: {heads} heads; expected a multiple of the {kv_heads} key/value heads"
         );
@@ -143,15 +135,21 @@ impl Problem {
                 quant.check_values(what, precision)?;
             }
         }
+        if columns == 0 {
+            // A product without terms is 0: what a column of zeros gives.
+            q = Tensor::zeros([batch, heads, rows, 1]);
+            k = Tensor::zeros([batch, kv_heads, nk, 1]);
+        }
         // SAFETY: the contract makes `options` NULL or the address of a struct whose struct_size is true.
         let raw = unsafe { crate::ffi::sized(options, "options")? };
-        let (options, sequences) = Options::check(raw.as_ref(), &q, &k)?;
+        let (options, sequences) = Options::check(raw.as_ref(), &q, &k, access)?;
         Ok(Problem {
-            d,
+            d: q.shape[3],
+            columns,
             dv,
             heads,
             kv_heads,
-            group: heads / kv_heads,
+            group: heads.checked_div(kv_heads).unwrap_or(0),
             sequences,
             options,
             q,
@@ -171,6 +169,7 @@ impl Options {
         raw: Option<&sys::mfa_attention_options>,
         q: &Tensor,
         k: &Tensor,
+        access: Access,
     ) -> Result<(Self, Sequences)> {
         let [batch, heads, rows, columns] = q.shape;
         let default_scale = 1.0 / (columns as f32).sqrt();
@@ -186,7 +185,8 @@ impl Options {
                 alibi: None,
                 sinks: None,
             };
-            return Ok((options, Sequences::dense(batch, rows, k.shape[2], false)));
+            let sequences = Sequences::new(None, batch, (rows, k.shape[2]), false)?;
+            return Ok((options, sequences));
         };
         let flags = raw.flags;
         let known = sys::MFA_OPTION_SCALE | sys::MFA_OPTION_CAUSAL | sys::MFA_OPTION_WINDOW;
@@ -269,38 +269,24 @@ impl Options {
             None
         };
 
-        let sequences = if raw.sequence_count == 0 {
-            ensure!(
-                raw.cu_seqlens_q.is_null() && raw.cu_seqlens_k.is_null(),
-                argument,
-                "options: cu_seqlens without sequence_count; expected both or neither"
-            );
-            Sequences::dense(batch, rows, k.shape[2], bottom_right)
-        } else {
-            ensure!(
-                batch == 1,
-                dimensions,
-                "query: batch is {batch}; expected 1 with varlen (sequences lie along rows)"
-            );
-            Sequences::packed(raw, (rows, k.shape[2]), bottom_right)?
-        };
-
-        let mask_shape = [sequences.len(), heads, sequences.most_q, sequences.most_k];
+        let sequences = Sequences::new(Some(raw), batch, (rows, k.shape[2]), bottom_right)?;
+        let mask_shape = [sequences.named, heads, sequences.most_q, sequences.most_k];
         let broadcast =
             |view: &sys::mfa_tensor, what: &str, allowed: &[Precision], shape: [usize; 4]| {
-                Tensor::optional(view, what, allowed)?
+                access
+                    .optional(view, what, allowed)?
                     .map(|tensor| tensor.broadcast(what, shape))
                     .transpose()
             };
         let masks = [&[Precision::Bool], &Precision::FLOATS[..]].concat();
         let mask = broadcast(&raw.mask, "mask", &masks, mask_shape)?;
         let per_head = |view: &sys::mfa_tensor, what: &str, shape: [usize; 4]| {
-            broadcast(view, what, &[Precision::F32], shape)
+            broadcast(view, what, &Precision::FLOATS, shape)
         };
         let alibi = per_head(
             &raw.alibi_slopes,
             "alibi_slopes",
-            [sequences.len(), heads, 1, 1],
+            [sequences.named, heads, 1, 1],
         )?;
         let sinks = per_head(&raw.sinks, "sinks", [1, heads, 1, 1])?;
         let causal = flags & sys::MFA_OPTION_CAUSAL != 0;

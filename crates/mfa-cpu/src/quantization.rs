@@ -5,7 +5,7 @@ use mfa_sys as sys;
 
 use crate::error::{Error, Result, ensure};
 use crate::precision::Precision;
-use crate::tensor::{Array, Tensor};
+use crate::tensor::{Access, Array, Tensor};
 
 /// Which elements share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,8 +278,8 @@ impl Quant {
         q: &sys::mfa_quantization,
         what: &str,
         precision: Precision,
-        shape: [usize; 4],
-        data_strides: [usize; 4],
+        (shape, data_strides): ([usize; 4], [usize; 4]),
+        access: Access,
     ) -> Result<Self> {
         let [batch, heads, rows, columns] = shape;
         let granularity = match q.granularity {
@@ -344,7 +344,8 @@ impl Quant {
                 columns.div_ceil(group),
             ],
         };
-        let params = if q.scale_buffer.is_null() {
+        let in_place = granularity == Granularity::Tensor && q.scale != 0.0;
+        let params = if q.scale_buffer.is_null() && (access == Access::Run || in_place) {
             ensure!(
                 granularity == Granularity::Tensor,
                 argument,
@@ -366,13 +367,13 @@ impl Quant {
                 "{what}: strides {data_strides:?} of shape {shape:?} are those of a view, without scale_strides; expected \
                  the strides of its scales {scales_shape:?}"
             );
-            Self::check_arrays(q, what, scales_shape)?
+            Self::check_arrays(q, what, scales_shape, access)?
         };
         let mean = if q.mean_buffer.is_null() {
             None
         } else {
             let bytes = 4 * batch as u128 * heads as u128 * columns as u128;
-            Some(Array::check(
+            Some(access.array(
                 q.mean_buffer,
                 q.mean_offset,
                 bytes,
@@ -391,7 +392,12 @@ impl Quant {
         })
     }
 
-    fn check_arrays(q: &sys::mfa_quantization, what: &str, shape: [usize; 4]) -> Result<Params> {
+    fn check_arrays(
+        q: &sys::mfa_quantization,
+        what: &str,
+        shape: [usize; 4],
+        access: Access,
+    ) -> Result<Params> {
         let half = match q.scale_precision {
             sys::MFA_PRECISION_FP32 => false,
             sys::MFA_PRECISION_FP16 => true,
@@ -427,7 +433,7 @@ impl Quant {
             .sum();
         let count = if empty { 0 } else { last + 1 };
         let size = if half { 2 } else { 4 };
-        let scales = Array::check(
+        let scales = access.array(
             q.scale_buffer,
             q.scale_offset,
             count * size as u128,
@@ -445,7 +451,7 @@ impl Quant {
             );
             let name = format!("{what}: zero_point_buffer");
             Some((
-                Array::check(
+                access.array(
                     q.zero_point_buffer,
                     q.zero_point_offset,
                     count * bytes as u128,
@@ -467,6 +473,16 @@ impl Quant {
     /// Checks what the arrays hold, as far as a wrong value would give a wrong result rather than NaN: reads each zero
     /// point. For a tensor-wise scale, takes the two numbers out of their arrays.
     pub(crate) fn check_values(&mut self, what: &str, precision: Precision) -> Result<()> {
+        if matches!(&self.params, Params::Many { scales, .. } if !scales.has_memory()) {
+            // Only a plan is wanted, and no plan depends on the numbers.
+            if self.granularity == Granularity::Tensor {
+                self.params = Params::One {
+                    scale: 1.0,
+                    zero: 0,
+                };
+            }
+            return Ok(());
+        }
         if self.granularity == Granularity::Tensor {
             let (scale, zero) = (self.scale(0, 0, 0, 0), self.zero(0, 0, 0, 0));
             expect_scale(scale, what)?;

@@ -1,11 +1,13 @@
 //! The sequences of a call: batch elements, or runs of rows of a packed batch.
 
+use std::ops::Range;
+
 use mfa_sys as sys;
 
 use crate::error::{Error, Result, ensure};
 use crate::memory::Arena;
 use crate::problem::Options;
-use crate::tensor::Array;
+use crate::tensor::Access;
 
 /// One sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +47,9 @@ impl Sequence {
 /// All sequences of a call. Batch elements that are alike take no memory, however many there are.
 pub(crate) struct Sequences {
     kind: Kind,
-    bottom_right: bool,
+    /// Those that the caller named: rows after the last packed one are one more, without keys.
+    pub named: usize,
+    pub bottom_right: bool,
     /// Of all sequences.
     pub most_q: usize,
     pub most_k: usize,
@@ -56,20 +60,68 @@ pub(crate) struct Sequences {
 }
 
 enum Kind {
-    /// Batch elements of the same lengths.
+    /// Batch elements, of as many keys as are stored.
     Alike { count: usize, nq: usize, nk: usize },
-    /// Runs of rows, from one bound to the next.
-    Packed { q: Vec<usize>, k: Vec<usize> },
+    /// Batch elements, of as many keys as the list says.
+    Lengths {
+        nq: usize,
+        stored: usize,
+        lengths: Vec<usize>,
+    },
+    /// Runs of rows, from one bound to the next; of as many keys as the list says, if there is one.
+    Packed {
+        q: Vec<usize>,
+        k: Vec<usize>,
+        lengths: Option<Vec<usize>>,
+    },
 }
 
 impl Sequences {
-    pub(crate) fn dense(batch: usize, nq: usize, nk: usize, bottom_right: bool) -> Self {
+    /// The sequences of `batch` elements of `rows` of query and key. Without options: all alike.
+    pub(crate) fn new(
+        raw: Option<&sys::mfa_attention_options>,
+        batch: usize,
+        rows: (usize, usize),
+        bottom_right: bool,
+    ) -> Result<Self> {
+        let Some(raw) = raw else {
+            return Ok(Self::alike(batch, rows, bottom_right));
+        };
+        if raw.sequence_count == 0 {
+            ensure!(
+                raw.cu_seqlens_q.is_null() && raw.cu_seqlens_k.is_null(),
+                argument,
+                "options: cu_seqlens without sequence_count; expected both or neither"
+            );
+            return match lengths(raw, batch, |_| rows.1)? {
+                None => Ok(Self::alike(batch, rows, bottom_right)),
+                Some(lengths) => Ok(Self::listed(
+                    Kind::Lengths {
+                        nq: rows.0,
+                        stored: rows.1,
+                        lengths,
+                    },
+                    batch,
+                    bottom_right,
+                )),
+            };
+        }
+        ensure!(
+            batch == 1,
+            dimensions,
+            "query: batch is {batch}; expected 1 with varlen (sequences lie along rows)"
+        );
+        Self::packed(raw, rows, bottom_right)
+    }
+
+    fn alike(batch: usize, (nq, nk): (usize, usize), bottom_right: bool) -> Self {
         Sequences {
             kind: Kind::Alike {
                 count: batch,
                 nq,
                 nk,
             },
+            named: batch,
             bottom_right,
             most_q: nq,
             most_k: nk,
@@ -79,46 +131,67 @@ impl Sequences {
         }
     }
 
-    /// Packed sequences of `rows` of query and key.
-    pub(crate) fn packed(
+    fn packed(
         raw: &sys::mfa_attention_options,
         rows: (usize, usize),
         bottom_right: bool,
     ) -> Result<Self> {
         let n = raw.sequence_count as usize;
-        let q = bounds(
+        let q = (raw.cu_seqlens_q, raw.cu_seqlens_q_offset);
+        let k = (raw.cu_seqlens_k, raw.cu_seqlens_k_offset);
+        let mut q = bounds(n, q, rows.0, "cu_seqlens_q")?;
+        let mut k = bounds(n, k, rows.1, "cu_seqlens_k")?;
+        let mut lengths = lengths(raw, n, |index| k[index + 1] - k[index])?;
+        if q[n] < rows.0 || k[n] < rows.1 {
+            // Rows after the last sequence are one more, without keys.
+            let mut some = match lengths {
+                Some(lengths) => lengths,
+                None => {
+                    let mut all = reserve(n + 1)?;
+                    all.extend(k.windows(2).map(|pair| pair[1] - pair[0]));
+                    all
+                }
+            };
+            some.push(0);
+            lengths = Some(some);
+            q.push(rows.0);
+            k.push(rows.1);
+        }
+        Ok(Self::listed(
+            Kind::Packed { q, k, lengths },
             n,
-            (raw.cu_seqlens_q, raw.cu_seqlens_q_offset),
-            rows.0,
-            "cu_seqlens_q",
-        )?;
-        let k = bounds(
-            n,
-            (raw.cu_seqlens_k, raw.cu_seqlens_k_offset),
-            rows.1,
-            "cu_seqlens_k",
-        )?;
+            bottom_right,
+        ))
+    }
+
+    fn listed(kind: Kind, named: usize, bottom_right: bool) -> Self {
         let mut all = Sequences {
-            kind: Kind::Packed { q, k },
+            kind,
+            named,
             bottom_right,
             most_q: 0,
             most_k: 0,
-            total_q: rows.0,
-            total_k: rows.1,
+            total_q: 0,
+            total_k: 0,
             pairs: 0.0,
         };
-        for index in 0..n {
-            let sequence = all.get(index);
-            all.most_q = all.most_q.max(sequence.nq);
-            all.most_k = all.most_k.max(sequence.nk);
-            all.pairs += sequence.nq as f64 * sequence.nk as f64;
+        for index in 0..all.len() {
+            let Sequence { nq, nk, .. } = all.get(index);
+            if index < named {
+                all.most_q = all.most_q.max(nq);
+                all.most_k = all.most_k.max(nk);
+            }
+            all.total_q += nq;
+            all.total_k += nk;
+            all.pairs += nq as f64 * nk as f64;
         }
-        Ok(all)
+        all
     }
 
     pub(crate) fn len(&self) -> usize {
         match &self.kind {
             Kind::Alike { count, .. } => *count,
+            Kind::Lengths { lengths, .. } => lengths.len(),
             Kind::Packed { q, .. } => q.len() - 1,
         }
     }
@@ -126,9 +199,11 @@ impl Sequences {
     pub(crate) fn get(&self, index: usize) -> Sequence {
         let (batch, q0, nq, k0, nk) = match &self.kind {
             Kind::Alike { nq, nk, .. } => (index, 0, *nq, 0, *nk),
-            Kind::Packed { q, k } => {
-                let (nq, nk) = (q[index + 1] - q[index], k[index + 1] - k[index]);
-                (0, q[index], nq, k[index], nk)
+            Kind::Lengths { nq, lengths, .. } => (index, 0, *nq, 0, lengths[index]),
+            Kind::Packed { q, k, lengths } => {
+                let stored = k[index + 1] - k[index];
+                let nk = lengths.as_ref().map_or(stored, |lengths| lengths[index]);
+                (0, q[index], q[index + 1] - q[index], k[index], nk)
             }
         };
         Sequence {
@@ -146,6 +221,26 @@ impl Sequences {
         }
     }
 
+    /// Rows of the key tensor that are stored with a sequence and do not belong to it.
+    pub(crate) fn spare_keys(&self, index: usize) -> Range<usize> {
+        let sequence = self.get(index);
+        let end = match &self.kind {
+            Kind::Alike { nk, .. } => *nk,
+            Kind::Lengths { stored, .. } => *stored,
+            Kind::Packed { k, .. } => k[index + 1],
+        };
+        sequence.k0 + sequence.nk..end
+    }
+
+    /// Whether there can be such rows.
+    pub(crate) fn have_spare_keys(&self) -> bool {
+        match &self.kind {
+            Kind::Alike { .. } => false,
+            Kind::Lengths { .. } => true,
+            Kind::Packed { lengths, .. } => lengths.is_some(),
+        }
+    }
+
     /// Whether all sequences have the same lengths.
     pub(crate) fn are_alike(&self) -> bool {
         matches!(self.kind, Kind::Alike { .. })
@@ -154,7 +249,7 @@ impl Sequences {
     /// The sequence that query row `row` of batch element `batch` belongs to.
     pub(crate) fn of_row(&self, batch: usize, row: usize) -> Option<Sequence> {
         match &self.kind {
-            Kind::Alike { .. } => Some(self.get(batch)),
+            Kind::Alike { .. } | Kind::Lengths { .. } => Some(self.get(batch)),
             // The last of those that begin here: the others are empty.
             Kind::Packed { q, .. } => {
                 let index = q.partition_point(|&first| first <= row).checked_sub(1)?;
@@ -176,12 +271,16 @@ impl Sequences {
             .fold(0, usize::saturating_add)
     }
 
-    /// Bytes of the lists behind packed sequences.
+    /// Bytes of the lists.
     pub(crate) fn bytes(&self) -> usize {
-        match &self.kind {
+        let numbers = match &self.kind {
             Kind::Alike { .. } => 0,
-            Kind::Packed { q, k } => (q.capacity() + k.capacity()) * size_of::<usize>(),
-        }
+            Kind::Lengths { lengths, .. } => lengths.capacity(),
+            Kind::Packed { q, k, lengths } => {
+                q.capacity() + k.capacity() + lengths.as_ref().map_or(0, Vec::capacity)
+            }
+        };
+        numbers * size_of::<usize>()
     }
 }
 
@@ -192,7 +291,7 @@ fn bounds(
     rows: usize,
     what: &str,
 ) -> Result<Vec<usize>> {
-    let array = Array::check(buffer, offset, 4 * (n as u128 + 1), 4, what)?;
+    let array = Access::Run.array(buffer, offset, 4 * (n as u128 + 1), 4, what)?;
     // SAFETY: `check` proved the n + 1 integers to be inside the buffer and aligned.
     let bounds = unsafe { std::slice::from_raw_parts(array.ptr.cast::<i32>(), n + 1) };
     ensure!(
@@ -201,7 +300,8 @@ fn bounds(
         "{what}: begins with {}; expected 0",
         bounds[0]
     );
-    let mut out = reserve(n + 1)?;
+    // Room for one more: see `Sequences::packed`.
+    let mut out = reserve(n + 2)?;
     for &bound in bounds {
         // What was copied is checked, not what is read again.
         let last = out.last().copied().unwrap_or(0);
@@ -214,11 +314,43 @@ fn bounds(
     }
     let end = out[n];
     ensure!(
-        end == rows,
+        end <= rows,
         argument,
-        "{what}: ends with {end}; expected {rows}, the rows"
+        "{what}: ends with {end}; expected at most {rows}, the rows"
     );
     Ok(out)
+}
+
+/// The keys of `n` sequences, if they are given: each at most as many as are `stored`.
+fn lengths(
+    raw: &sys::mfa_attention_options,
+    n: usize,
+    stored: impl Fn(usize) -> usize,
+) -> Result<Option<Vec<usize>>> {
+    if raw.seqlens_k.is_null() {
+        ensure!(
+            raw.seqlens_k_offset == 0,
+            argument,
+            "seqlens_k: an offset of {} without a buffer; expected both or neither",
+            raw.seqlens_k_offset
+        );
+        return Ok(None);
+    }
+    let (buffer, offset) = (raw.seqlens_k, raw.seqlens_k_offset);
+    let array = Access::Run.array(buffer, offset, 4 * n as u128, 4, "seqlens_k")?;
+    let mut out = reserve(n + 1)?;
+    for index in 0..n {
+        // SAFETY: `check` proved the n integers to be inside the buffer and aligned.
+        let length = unsafe { array.ptr.cast::<i32>().add(index).read() };
+        let most = stored(index);
+        ensure!(
+            usize::try_from(length).is_ok_and(|length| length <= most),
+            argument,
+            "seqlens_k: sequence {index} has {length}; expected 0 to {most}, its rows of key"
+        );
+        out.push(length as usize);
+    }
+    Ok(Some(out))
 }
 
 /// An empty list with room for `count`, or the refusal where an absurd count does not fit memory.

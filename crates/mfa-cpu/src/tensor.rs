@@ -23,8 +23,8 @@ pub(crate) struct Tensor {
     /// Elements.
     pub strides: [usize; 4],
     pub quant: Option<Quant>,
-    /// Keeps the memory alive during the call.
-    _owner: Arc<Buffer>,
+    /// Keeps the memory alive during the call; `None` where there is none: see [`Access::Plan`].
+    owner: Option<Arc<Buffer>>,
 }
 
 // SAFETY: a view is as shareable as its buffer; writers to one tensor write disjoint rows.
@@ -36,25 +36,44 @@ unsafe impl Sync for Tensor {}
 #[derive(Clone)]
 pub(crate) struct Array {
     pub ptr: *mut u8,
-    _owner: Arc<Buffer>,
+    owner: Option<Arc<Buffer>>,
 }
-impl Tensor {
+
+/// What a call does with the memory of its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Reads and writes it.
+    Run,
+    /// Nothing: tensors need none. One without a buffer is absent only if its shape is zero.
+    Plan,
+}
+
+impl Access {
+    /// The buffer of a handle.
+    fn buffer(self, handle: sys::mfa_buffer_t, what: &str) -> Result<Option<Arc<Buffer>>> {
+        if handle.is_null() && self == Access::Plan {
+            return Ok(None);
+        }
+        handle::buffer(handle, what).map(Some)
+    }
+
     /// Checks a view that must be there, of one of the precisions `allowed`. `what` names it in sentences.
     pub(crate) fn required(
+        self,
         view: &sys::mfa_tensor,
         what: &str,
         allowed: &[Precision],
-    ) -> Result<Self> {
+    ) -> Result<Tensor> {
         ensure!(
-            !view.buffer.is_null(),
+            self == Access::Plan || !view.buffer.is_null(),
             argument,
             "{what}: the buffer is NULL; expected a handle from mfa_create_buffer"
         );
-        let owner = handle::buffer(view.buffer, what)?;
+        let owner = self.buffer(view.buffer, what)?;
         let precision = Precision::from_code(view.precision);
         let Some(precision) = precision else {
             return Err(crate::error::Error::argument(format!(
-                "{what}: precision code {} is unknown; expected 0 (FP32), 1 (FP16), 2 (BF16), 4 (INT4), 8 (INT8) or 16 (BOOL)",
+                "{what}: precision code {} is unknown; expected 0 (FP32), 1 (FP16), 2 (BF16), 4 (INT4), 8 (INT8), 16 (BOOL) or 64 (FP64)",
                 view.precision
             )));
         };
@@ -81,7 +100,7 @@ impl Tensor {
             &view.shape,
             &view.strides,
             view.byte_offset,
-            &owner,
+            owner.as_deref(),
         )?;
         // SAFETY: the contract makes `quantization` NULL or the address of a struct whose struct_size is true.
         let quant = match unsafe {
@@ -98,8 +117,8 @@ impl Tensor {
                     &quantization,
                     what,
                     precision,
-                    shape,
-                    strides,
+                    (shape, strides),
+                    self,
                 )?)
             }
             None => {
@@ -113,15 +132,92 @@ impl Tensor {
             }
         };
         // SAFETY: `extent` proved that the offset lies inside the buffer (or the view is empty).
-        let ptr = owner.ptr().wrapping_add(view.byte_offset as usize);
+        let ptr = first_byte(owner.as_deref(), view.byte_offset);
         Ok(Tensor {
             ptr,
             precision,
             shape,
             strides,
             quant,
-            _owner: owner,
+            owner,
         })
+    }
+
+    /// Checks a view that may be absent.
+    pub(crate) fn optional(
+        self,
+        view: &sys::mfa_tensor,
+        what: &str,
+        allowed: &[Precision],
+    ) -> Result<Option<Tensor>> {
+        let absent = view.buffer.is_null() && (self == Access::Run || view.shape == [0; 4]);
+        if absent {
+            Ok(None)
+        } else {
+            self.required(view, what, allowed).map(Some)
+        }
+    }
+
+    /// `bytes` of an array inside a buffer, aligned to `align`.
+    pub(crate) fn array(
+        self,
+        buffer: sys::mfa_buffer_t,
+        offset: u64,
+        bytes: u128,
+        align: usize,
+        what: &str,
+    ) -> Result<Array> {
+        let owner = self.buffer(buffer, what)?;
+        let ptr = first_byte(owner.as_deref(), offset);
+        if let Some(owner) = &owner {
+            let end = u128::from(offset) + bytes;
+            ensure!(
+                end <= owner.len() as u128,
+                argument,
+                "{what}: {bytes} bytes at byte {offset} are needed; the buffer has {}",
+                owner.len()
+            );
+            ensure!(
+                (ptr as usize).is_multiple_of(align),
+                argument,
+                "{what}: starts at {ptr:p}; expected an address that is a multiple of {align}"
+            );
+        }
+        Ok(Array { ptr, owner })
+    }
+}
+
+/// The address `offset` bytes into a buffer; NULL where there is none.
+fn first_byte(buffer: Option<&Buffer>, offset: u64) -> *mut u8 {
+    buffer.map_or(std::ptr::null_mut(), |buffer| {
+        buffer.ptr().wrapping_add(offset as usize)
+    })
+}
+
+impl Array {
+    /// Whether there is memory behind it.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.owner.is_some()
+    }
+}
+
+impl Tensor {
+    /// Whether there is memory behind it.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.owner.is_some()
+    }
+
+    /// `shape` of zeros, which take no more memory than one.
+    pub(crate) fn zeros(shape: [usize; 4]) -> Self {
+        static ZERO: f32 = 0.0;
+        Tensor {
+            ptr: std::ptr::from_ref(&ZERO).cast_mut().cast(),
+            precision: Precision::F32,
+            shape,
+            strides: [0; 4],
+            quant: None,
+            owner: None,
+        }
     }
 
     /// A view of a checked array.
@@ -137,20 +233,7 @@ impl Tensor {
             shape,
             strides,
             quant: None,
-            _owner: Arc::clone(&array._owner),
-        }
-    }
-
-    /// Checks a view that may be absent.
-    pub(crate) fn optional(
-        view: &sys::mfa_tensor,
-        what: &str,
-        allowed: &[Precision],
-    ) -> Result<Option<Self>> {
-        if view.buffer.is_null() {
-            Ok(None)
-        } else {
-            Self::required(view, what, allowed).map(Some)
+            owner: array.owner.clone(),
         }
     }
 
@@ -207,6 +290,12 @@ impl Tensor {
         Ok(self)
     }
 
+    /// Whether it is the same elements in the same order.
+    pub(crate) fn is_same(&self, other: &Tensor) -> bool {
+        let place = |tensor: &Tensor| (tensor.ptr, tensor.precision, tensor.shape, tensor.strides);
+        place(self) == place(other)
+    }
+
     /// Byte address of an element (for INT4: of the byte that holds it).
     pub(crate) fn at(&self, b: usize, h: usize, n: usize, c: usize) -> *mut u8 {
         let element =
@@ -227,7 +316,7 @@ fn extent(
     shape: &[u64; 4],
     strides: &[i64; 4],
     offset: u64,
-    buffer: &Buffer,
+    buffer: Option<&Buffer>,
 ) -> Result<([usize; 4], [usize; 4])> {
     let mut last: u128 = 0;
     let mut count: u128 = 1;
@@ -256,13 +345,15 @@ fn extent(
         "{what}: byte_offset is {offset}; expected a multiple of {size} for {}",
         precision.name()
     );
-    ensure!(
-        (buffer.ptr() as usize).is_multiple_of(precision.bytes()),
-        argument,
-        "{what}: the buffer starts at {:p}; expected an address aligned to {size} for {}",
-        buffer.ptr(),
-        precision.name()
-    );
+    if let Some(buffer) = buffer {
+        ensure!(
+            (buffer.ptr() as usize).is_multiple_of(precision.bytes()),
+            argument,
+            "{what}: the buffer starts at {:p}; expected an address aligned to {size} for {}",
+            buffer.ptr(),
+            precision.name()
+        );
+    }
     if precision == Precision::I4 {
         ensure!(
             shape[3].is_multiple_of(2),
@@ -291,7 +382,9 @@ fn extent(
         dimensions,
         "{what}: shape {shape:?} with strides {strides:?} has more elements than can be addressed"
     );
-    if count > 0 {
+    if let Some(buffer) = buffer
+        && count > 0
+    {
         let bytes = ((last + 1) * precision.bits() as u128).div_ceil(8);
         let end = bytes + u128::from(offset);
         ensure!(
@@ -313,31 +406,4 @@ fn extent(
         };
     }
     Ok(out)
-}
-
-impl Array {
-    /// `bytes` of an array inside a buffer, aligned to `align`.
-    pub(crate) fn check(
-        buffer: sys::mfa_buffer_t,
-        offset: u64,
-        bytes: u128,
-        align: usize,
-        what: &str,
-    ) -> Result<Self> {
-        let owner = handle::buffer(buffer, what)?;
-        let end = u128::from(offset) + bytes;
-        ensure!(
-            end <= owner.len() as u128,
-            argument,
-            "{what}: {bytes} bytes at byte {offset} are needed; the buffer has {}",
-            owner.len()
-        );
-        let ptr = owner.ptr().wrapping_add(offset as usize);
-        ensure!(
-            (ptr as usize).is_multiple_of(align),
-            argument,
-            "{what}: starts at {ptr:p}; expected an address that is a multiple of {align}"
-        );
-        Ok(Array { ptr, _owner: owner })
-    }
 }

@@ -54,14 +54,17 @@ enum mfa_status {
 
 /* How an element is stored. BOOL (one byte, 0 = false, anything else = true) is for masks only. INT4 is two's
  * complement, element 2i of a row in the low nibble of byte i, element 2i + 1 in the high nibble; the column stride is 1,
- * the number of columns and the other strides are even. */
+ * the number of columns and the other strides are even. FP64 is the slow, exact path of the CPU driver: in a call with an
+ * FP64 query every other tensor of floats is FP64 too, and everything is computed in FP64; other devices refuse it with
+ * MFA_ERROR_UNSUPPORTED. */
 enum mfa_precision {
   MFA_PRECISION_FP32 = 0,
   MFA_PRECISION_FP16 = 1,
   MFA_PRECISION_BF16 = 2,
   MFA_PRECISION_INT4 = 4,
   MFA_PRECISION_INT8 = 8,
-  MFA_PRECISION_BOOL = 16
+  MFA_PRECISION_BOOL = 16,
+  MFA_PRECISION_FP64 = 64
 };
 
 /* Which elements of a quantized tensor share one scale (and zero point), and the shape of the array of scales. */
@@ -138,7 +141,8 @@ typedef struct mfa_quantization {
   uint64_t zero_point_offset;     /* bytes */
   uint32_t zero_point_bytes;      /* 1 (int8_t) or 4 (int32_t); 0 where there is no zero_point_buffer */
   uint32_t reserved;              /* 0 */
-  int64_t scale_strides[4];       /* elements, of the array of scales; all 0: contiguous */
+  int64_t scale_strides[4];       /* elements, of the array of scales; all 0: contiguous, which only a tensor may say whose
+                                     own elements are contiguous (a view of part of a cache gives the cache's strides) */
   mfa_buffer_t mean_buffer;       /* FP32 [batch, heads, columns], contiguous; NULL: no mean */
   uint64_t mean_offset;           /* bytes */
 } mfa_quantization;
@@ -150,7 +154,8 @@ typedef struct mfa_tensor {
   int32_t precision;                    /* enum mfa_precision */
   uint32_t reserved;                    /* 0 */
   uint64_t shape[4];                    /* [batch, heads, rows, columns] */
-  int64_t strides[4];                   /* elements, none negative; 0 = broadcast (inputs only) */
+  int64_t strides[4];                   /* elements, none negative; 0 = broadcast (inputs only; not the columns of query, key
+                                           and value) */
   const mfa_quantization* quantization; /* for INT8 and INT4; otherwise NULL */
 } mfa_tensor;
 
@@ -167,33 +172,39 @@ typedef struct mfa_tensor {
 typedef struct mfa_attention_options {
   uint32_t struct_size;
   uint32_t flags;            /* enum mfa_option */
-  float softmax_scale;       /* finite; with MFA_OPTION_SCALE */
+  float softmax_scale;       /* finite; with MFA_OPTION_SCALE, otherwise 0 */
   float softcap;             /* finite, >= 0; 0 = none */
   int32_t alignment;         /* enum mfa_alignment */
   int32_t compute;           /* enum mfa_compute */
   int64_t window_left;       /* with MFA_OPTION_WINDOW: row i sees key positions >= i + shift - window_left; */
-  int64_t window_right;      /*   and <= i + shift + window_right; -1 = no limit on that side */
-  mfa_tensor mask;           /* BOOL (true = attend) or FP32, FP16, BF16 (added): [batch, heads, rows of query, rows of
+  int64_t window_right;      /*   and <= i + shift + window_right; -1 = no limit on that side. Otherwise 0 or -1. */
+  mfa_tensor mask;           /* BOOL (true = attend) or FP32, FP16, BF16, FP64 (added): [batch, heads, rows of query, rows of
                                 key], each dimension full or broadcast: size 1 or stride 0. May be absent. With varlen:
                                 [sequences, heads, longest query, longest key], indexed within the sequence. */
-  mfa_tensor alibi_slopes;   /* FP32 [batch or 1, heads, 1, 1]. May be absent. */
-  mfa_tensor sinks;          /* FP32 [1, heads, 1, 1]. May be absent. */
+  mfa_tensor alibi_slopes;   /* FP32, FP16, BF16 or FP64 [batch or 1, heads, 1, 1]. May be absent. */
+  mfa_tensor sinks;          /* FP32, FP16, BF16 or FP64 [1, heads, 1, 1]. May be absent. */
   uint32_t sequence_count;   /* varlen: number of sequences n; 0 = not varlen */
   uint32_t reserved;         /* 0 */
-  mfa_buffer_t cu_seqlens_q; /* varlen: int32_t[n + 1], from 0, never falling, to the rows of query. Batch is 1. */
+  mfa_buffer_t cu_seqlens_q; /* varlen: int32_t[n + 1], from 0, never falling, to at most the rows of query. Batch is 1.
+                                Rows after the last sequence attend to nothing; their gradients are 0. */
   uint64_t cu_seqlens_q_offset; /* bytes */
   mfa_buffer_t cu_seqlens_k; /* varlen: the same for the rows of key and value */
   uint64_t cu_seqlens_k_offset; /* bytes */
+  mfa_buffer_t seqlens_k;    /* int32_t[batch] (varlen: [n]): how many of its rows of key and value each sequence has, from
+                                its first on; 0 ... its rows. The others are not read, and their gradients are 0. The shift
+                                of MFA_ALIGNMENT_BOTTOM_RIGHT is that of the sequence's own last key. NULL: all. */
+  uint64_t seqlens_k_offset; /* bytes */
 } mfa_attention_options;
 
-/* One forward call. Head dimensions (columns) are 1 ... 512; heads of query are a multiple of the heads of key. */
+/* One forward call. Head dimensions (columns) are 1 ... 1024 (on a GPU as far as its memory reaches); heads of query are a multiple of the heads of key. */
 typedef struct mfa_forward_desc {
   uint32_t struct_size;
   uint32_t reserved;                    /* 0 */
   mfa_tensor query;                     /* [batch, heads, rows of query, columns]: any precision but BOOL */
   mfa_tensor key;                       /* [batch, key heads, rows of key, columns] */
   mfa_tensor value;                     /* [batch, key heads, rows of key, value columns] */
-  mfa_tensor output;                    /* [batch, heads, rows of query, value columns]: FP32, FP16 or BF16; written */
+  mfa_tensor output;                    /* [batch, heads, rows of query, value columns]: FP32, FP16 or BF16; written. Like
+                                           logsumexp, it shares no element with another tensor of the call. */
   mfa_tensor logsumexp;                 /* FP32 [batch, heads, rows of query, 1], natural log; written. May be absent. */
   const mfa_attention_options* options; /* NULL: all defaults */
 } mfa_forward_desc;
@@ -204,8 +215,8 @@ typedef struct mfa_forward_desc {
  * share an element with another or with an operand. With P and S as in mfa_attention_options, L the logsumexp, and dS
  * the gradient of S before the bias is added:
  *
- *   P = exp(S - L);  dV = P^T dO;  dP = dO V^T;  D = rowsum(P * dP) = rowsum(dO * O);  dmask = P * (dP - D)
- *   dS = dmask * (1 - tanh^2);  dQ = softmax_scale * dS K;  dK = softmax_scale * dS^T Q;  dsink = -sum exp(sink - L) D
+ *   P = exp(S - L);  dV = P^T dO;  dP = dO V^T;  D = rowsum(P * dP) = rowsum(dO * O);  dmask = P * (dP - D + dL)
+ *   dS = dmask * (1 - tanh^2);  dQ = softmax_scale * dS K;  dK = softmax_scale * dS^T Q;  dsink = sum exp(sink - L) (dL - D)
  *
  * A row of which L is -infinity adds nothing to any gradient.
  */
@@ -227,7 +238,38 @@ typedef struct mfa_backward_desc {
                                            dimensions). May be absent. */
   mfa_tensor grad_sinks;                /* FP32 [1, heads, 1, 1]. May be absent. */
   const mfa_attention_options* options; /* as in forward */
+  mfa_tensor grad_logsumexp;            /* FP32 [batch, heads, rows of query, 1]: dL, the gradient of logsumexp. May be absent:
+                                           then it is 0. It is in no d_values. */
 } mfa_backward_desc;
+
+/* Merges attention over parts of the keys, each with its own softmax, into attention over all of them:
+ *
+ *   L = ln sum exp(L_i);  O = sum exp(L_i - L) O_i
+ *
+ * A part of which L_i is -infinity adds nothing, whatever its O_i holds. The result of one row depends on that row alone. */
+typedef struct mfa_merge_desc {
+  uint32_t struct_size;
+  uint32_t count;               /* parts: at least 1 */
+  const mfa_tensor* outputs;    /* count tensors [batch, heads, rows, columns]: FP32, FP16 or BF16, or all FP64 */
+  const mfa_tensor* logsumexps; /* count tensors [batch, heads, rows, 1]: FP32 (of FP64 outputs: FP64) */
+  mfa_tensor output;            /* FP32, FP16 or BF16 (FP64); written. It may be one of outputs, but not part of one. */
+  mfa_tensor logsumexp;         /* as logsumexps; written. May be absent. It may be one of logsumexps. */
+} mfa_merge_desc;
+
+/* The gradient of a merge: with w_i = exp(L_i - L),
+ *
+ *   dO_i = w_i dO;  dL_i = w_i (dL + dO . (O_i - O))
+ */
+typedef struct mfa_merge_backward_desc {
+  uint32_t struct_size;
+  uint32_t count;                    /* as in the merge */
+  const mfa_tensor* outputs;
+  const mfa_tensor* logsumexps;
+  mfa_tensor grad_output;            /* FP32, FP16 or BF16 (FP64) [batch, heads, rows, columns] */
+  mfa_tensor grad_logsumexp;         /* FP32 (FP64) [batch, heads, rows, 1]. May be absent: then it is 0. */
+  const mfa_tensor* grad_outputs;    /* count tensors FP32 (FP64), written. NULL: none is wanted; so for one that is absent. */
+  const mfa_tensor* grad_logsumexps; /* count tensors FP32 (FP64) [batch, heads, rows, 1], written; likewise */
+} mfa_merge_backward_desc;
 
 /* What rounding did to a tensor, over all its elements. */
 typedef struct mfa_quantization_error {
@@ -324,8 +366,11 @@ MFA_API int32_t mfa_dequantize(void* context, const mfa_tensor* source, const mf
 
 MFA_API int32_t mfa_forward(void* context, const mfa_forward_desc* desc);
 MFA_API int32_t mfa_backward(void* context, const mfa_backward_desc* desc);
+MFA_API int32_t mfa_merge(void* context, const mfa_merge_desc* desc);
+MFA_API int32_t mfa_merge_backward(void* context, const mfa_merge_backward_desc* desc);
 
-/* Bytes that a call would allocate beside its outputs, at most. Exactly one of forward and backward is not NULL. */
+/* Bytes that a call would allocate beside its outputs, at most. Exactly one of forward and backward is not NULL. Here and in
+ * mfa_explain() tensors need no memory: a tensor without a buffer is absent only if its shape is zero. */
 MFA_API int32_t mfa_workspace_size(void* context, const mfa_forward_desc* forward, const mfa_backward_desc* backward,
                                    uint64_t* bytes);
 

@@ -105,7 +105,14 @@ pub struct Api {
         context: *mut ::core::ffi::c_void,
         desc: *const mfa_backward_desc,
     ) -> i32,
-    /// Bytes that a call would allocate beside its outputs, at most. Exactly one of forward and backward is not NULL.
+    pub mfa_merge:
+        unsafe extern "C" fn(context: *mut ::core::ffi::c_void, desc: *const mfa_merge_desc) -> i32,
+    pub mfa_merge_backward: unsafe extern "C" fn(
+        context: *mut ::core::ffi::c_void,
+        desc: *const mfa_merge_backward_desc,
+    ) -> i32,
+    /// Bytes that a call would allocate beside its outputs, at most. Exactly one of forward and backward is not NULL. Here and in
+    /// mfa_explain() tensors need no memory: a tensor without a buffer is absent only if its shape is zero.
     pub mfa_workspace_size: unsafe extern "C" fn(
         context: *mut ::core::ffi::c_void,
         forward: *const mfa_forward_desc,
@@ -277,6 +284,10 @@ impl Api {
             mfa_dequantize: unsafe { transmute::<NonNull<c_void>, _>(find(c"mfa_dequantize")?) },
             mfa_forward: unsafe { transmute::<NonNull<c_void>, _>(find(c"mfa_forward")?) },
             mfa_backward: unsafe { transmute::<NonNull<c_void>, _>(find(c"mfa_backward")?) },
+            mfa_merge: unsafe { transmute::<NonNull<c_void>, _>(find(c"mfa_merge")?) },
+            mfa_merge_backward: unsafe {
+                transmute::<NonNull<c_void>, _>(find(c"mfa_merge_backward")?)
+            },
             mfa_workspace_size: unsafe {
                 transmute::<NonNull<c_void>, _>(find(c"mfa_workspace_size")?)
             },
@@ -321,6 +332,8 @@ pub const SYMBOLS: &[&str] = &[
     "mfa_dequantize",
     "mfa_forward",
     "mfa_backward",
+    "mfa_merge",
+    "mfa_merge_backward",
     "mfa_workspace_size",
     "mfa_explain",
     "mfa_attention_forward",

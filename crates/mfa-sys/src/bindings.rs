@@ -31,10 +31,13 @@ pub const MFA_PRECISION_BF16: mfa_precision = 2;
 pub const MFA_PRECISION_INT4: mfa_precision = 4;
 pub const MFA_PRECISION_INT8: mfa_precision = 8;
 pub const MFA_PRECISION_BOOL: mfa_precision = 16;
+pub const MFA_PRECISION_FP64: mfa_precision = 64;
 
 /// How an element is stored. BOOL (one byte, 0 = false, anything else = true) is for masks only. INT4 is two's
 /// complement, element 2i of a row in the low nibble of byte i, element 2i + 1 in the high nibble; the column stride is 1,
-/// the number of columns and the other strides are even.
+/// the number of columns and the other strides are even. FP64 is the slow, exact path of the CPU driver: in a call with an
+/// FP64 query every other tensor of floats is FP64 too, and everything is computed in FP64; other devices refuse it with
+/// MFA_ERROR_UNSUPPORTED.
 pub type mfa_precision = i32;
 
 /// all of them: [1]
@@ -138,7 +141,8 @@ pub struct mfa_quantization {
     pub zero_point_bytes: u32,
     /// 0
     pub reserved: u32,
-    /// elements, of the array of scales; all 0: contiguous
+    /// elements, of the array of scales; all 0: contiguous, which only a tensor may say whose
+    /// own elements are contiguous (a view of part of a cache gives the cache's strides)
     pub scale_strides: [i64; 4usize],
     /// FP32 [batch, heads, columns], contiguous; NULL: no mean
     pub mean_buffer: mfa_buffer_t,
@@ -210,7 +214,8 @@ pub struct mfa_tensor {
     pub reserved: u32,
     /// [batch, heads, rows, columns]
     pub shape: [u64; 4usize],
-    /// elements, none negative; 0 = broadcast (inputs only)
+    /// elements, none negative; 0 = broadcast (inputs only; not the columns of query, key
+    /// and value)
     pub strides: [i64; 4usize],
     /// for INT8 and INT4; otherwise NULL
     pub quantization: *const mfa_quantization,
@@ -259,7 +264,7 @@ pub struct mfa_attention_options {
     pub struct_size: u32,
     /// enum mfa_option
     pub flags: u32,
-    /// finite; with MFA_OPTION_SCALE
+    /// finite; with MFA_OPTION_SCALE, otherwise 0
     pub softmax_scale: f32,
     /// finite, >= 0; 0 = none
     pub softcap: f32,
@@ -269,21 +274,22 @@ pub struct mfa_attention_options {
     pub compute: i32,
     /// with MFA_OPTION_WINDOW: row i sees key positions >= i + shift - window_left;
     pub window_left: i64,
-    ///   and <= i + shift + window_right; -1 = no limit on that side
+    ///   and <= i + shift + window_right; -1 = no limit on that side. Otherwise 0 or -1.
     pub window_right: i64,
-    /// BOOL (true = attend) or FP32, FP16, BF16 (added): [batch, heads, rows of query, rows of
+    /// BOOL (true = attend) or FP32, FP16, BF16, FP64 (added): [batch, heads, rows of query, rows of
     /// key], each dimension full or broadcast: size 1 or stride 0. May be absent. With varlen:
     /// [sequences, heads, longest query, longest key], indexed within the sequence.
     pub mask: mfa_tensor,
-    /// FP32 [batch or 1, heads, 1, 1]. May be absent.
+    /// FP32, FP16, BF16 or FP64 [batch or 1, heads, 1, 1]. May be absent.
     pub alibi_slopes: mfa_tensor,
-    /// FP32 [1, heads, 1, 1]. May be absent.
+    /// FP32, FP16, BF16 or FP64 [1, heads, 1, 1]. May be absent.
     pub sinks: mfa_tensor,
     /// varlen: number of sequences n; 0 = not varlen
     pub sequence_count: u32,
     /// 0
     pub reserved: u32,
-    /// varlen: int32_t[n + 1], from 0, never falling, to the rows of query. Batch is 1.
+    /// varlen: int32_t[n + 1], from 0, never falling, to at most the rows of query. Batch is 1.
+    /// Rows after the last sequence attend to nothing; their gradients are 0.
     pub cu_seqlens_q: mfa_buffer_t,
     /// bytes
     pub cu_seqlens_q_offset: u64,
@@ -291,12 +297,18 @@ pub struct mfa_attention_options {
     pub cu_seqlens_k: mfa_buffer_t,
     /// bytes
     pub cu_seqlens_k_offset: u64,
+    /// int32_t[batch] (varlen: [n]): how many of its rows of key and value each sequence has, from
+    /// its first on; 0 ... its rows. The others are not read, and their gradients are 0. The shift
+    /// of MFA_ALIGNMENT_BOTTOM_RIGHT is that of the sequence's own last key. NULL: all.
+    pub seqlens_k: mfa_buffer_t,
+    /// bytes
+    pub seqlens_k_offset: u64,
 }
 
 #[cfg(target_pointer_width = "64")]
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mfa_attention_options"][::core::mem::size_of::<mfa_attention_options>() - 368usize];
+    ["Size of mfa_attention_options"][::core::mem::size_of::<mfa_attention_options>() - 384usize];
     ["Alignment of mfa_attention_options"]
         [::core::mem::align_of::<mfa_attention_options>() - 8usize];
     ["Offset of field: mfa_attention_options::struct_size"]
@@ -333,6 +345,10 @@ const _: () = {
         [::core::mem::offset_of!(mfa_attention_options, cu_seqlens_k) - 352usize];
     ["Offset of field: mfa_attention_options::cu_seqlens_k_offset"]
         [::core::mem::offset_of!(mfa_attention_options, cu_seqlens_k_offset) - 360usize];
+    ["Offset of field: mfa_attention_options::seqlens_k"]
+        [::core::mem::offset_of!(mfa_attention_options, seqlens_k) - 368usize];
+    ["Offset of field: mfa_attention_options::seqlens_k_offset"]
+        [::core::mem::offset_of!(mfa_attention_options, seqlens_k_offset) - 376usize];
 };
 
 impl Default for mfa_attention_options {
@@ -345,7 +361,7 @@ impl Default for mfa_attention_options {
     }
 }
 
-/// One forward call. Head dimensions (columns) are 1 ... 512; heads of query are a multiple of the heads of key.
+/// One forward call. Head dimensions (columns) are 1 ... 1024 (on a GPU as far as its memory reaches); heads of query are a multiple of the heads of key.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct mfa_forward_desc {
@@ -358,7 +374,8 @@ pub struct mfa_forward_desc {
     pub key: mfa_tensor,
     /// [batch, key heads, rows of key, value columns]
     pub value: mfa_tensor,
-    /// [batch, heads, rows of query, value columns]: FP32, FP16 or BF16; written
+    /// [batch, heads, rows of query, value columns]: FP32, FP16 or BF16; written. Like
+    /// logsumexp, it shares no element with another tensor of the call.
     pub output: mfa_tensor,
     /// FP32 [batch, heads, rows of query, 1], natural log; written. May be absent.
     pub logsumexp: mfa_tensor,
@@ -404,8 +421,8 @@ impl Default for mfa_forward_desc {
 /// share an element with another or with an operand. With P and S as in mfa_attention_options, L the logsumexp, and dS
 /// the gradient of S before the bias is added:
 ///
-///   P = exp(S - L);  dV = P^T dO;  dP = dO V^T;  D = rowsum(P * dP) = rowsum(dO * O);  dmask = P * (dP - D)
-///   dS = dmask * (1 - tanh^2);  dQ = softmax_scale * dS K;  dK = softmax_scale * dS^T Q;  dsink = -sum exp(sink - L) D
+///   P = exp(S - L);  dV = P^T dO;  dP = dO V^T;  D = rowsum(P * dP) = rowsum(dO * O);  dmask = P * (dP - D + dL)
+///   dS = dmask * (1 - tanh^2);  dQ = softmax_scale * dS K;  dK = softmax_scale * dS^T Q;  dsink = sum exp(sink - L) (dL - D)
 ///
 /// A row of which L is -infinity adds nothing to any gradient.
 #[repr(C)]
@@ -440,12 +457,15 @@ pub struct mfa_backward_desc {
     pub grad_sinks: mfa_tensor,
     /// as in forward
     pub options: *const mfa_attention_options,
+    /// FP32 [batch, heads, rows of query, 1]: dL, the gradient of logsumexp. May be absent:
+    /// then it is 0. It is in no d_values.
+    pub grad_logsumexp: mfa_tensor,
 }
 
 #[cfg(target_pointer_width = "64")]
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mfa_backward_desc"][::core::mem::size_of::<mfa_backward_desc>() - 1168usize];
+    ["Size of mfa_backward_desc"][::core::mem::size_of::<mfa_backward_desc>() - 1264usize];
     ["Alignment of mfa_backward_desc"][::core::mem::align_of::<mfa_backward_desc>() - 8usize];
     ["Offset of field: mfa_backward_desc::struct_size"]
         [::core::mem::offset_of!(mfa_backward_desc, struct_size) - 0usize];
@@ -477,9 +497,117 @@ const _: () = {
         [::core::mem::offset_of!(mfa_backward_desc, grad_sinks) - 1064usize];
     ["Offset of field: mfa_backward_desc::options"]
         [::core::mem::offset_of!(mfa_backward_desc, options) - 1160usize];
+    ["Offset of field: mfa_backward_desc::grad_logsumexp"]
+        [::core::mem::offset_of!(mfa_backward_desc, grad_logsumexp) - 1168usize];
 };
 
 impl Default for mfa_backward_desc {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+
+/// Merges attention over parts of the keys, each with its own softmax, into attention over all of them:
+///
+///   L = ln sum exp(L_i);  O = sum exp(L_i - L) O_i
+///
+/// A part of which L_i is -infinity adds nothing, whatever its O_i holds. The result of one row depends on that row alone.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct mfa_merge_desc {
+    pub struct_size: u32,
+    /// parts: at least 1
+    pub count: u32,
+    /// count tensors [batch, heads, rows, columns]: FP32, FP16 or BF16, or all FP64
+    pub outputs: *const mfa_tensor,
+    /// count tensors [batch, heads, rows, 1]: FP32 (of FP64 outputs: FP64)
+    pub logsumexps: *const mfa_tensor,
+    /// FP32, FP16 or BF16 (FP64); written. It may be one of outputs, but not part of one.
+    pub output: mfa_tensor,
+    /// as logsumexps; written. May be absent. It may be one of logsumexps.
+    pub logsumexp: mfa_tensor,
+}
+
+#[cfg(target_pointer_width = "64")]
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mfa_merge_desc"][::core::mem::size_of::<mfa_merge_desc>() - 216usize];
+    ["Alignment of mfa_merge_desc"][::core::mem::align_of::<mfa_merge_desc>() - 8usize];
+    ["Offset of field: mfa_merge_desc::struct_size"]
+        [::core::mem::offset_of!(mfa_merge_desc, struct_size) - 0usize];
+    ["Offset of field: mfa_merge_desc::count"]
+        [::core::mem::offset_of!(mfa_merge_desc, count) - 4usize];
+    ["Offset of field: mfa_merge_desc::outputs"]
+        [::core::mem::offset_of!(mfa_merge_desc, outputs) - 8usize];
+    ["Offset of field: mfa_merge_desc::logsumexps"]
+        [::core::mem::offset_of!(mfa_merge_desc, logsumexps) - 16usize];
+    ["Offset of field: mfa_merge_desc::output"]
+        [::core::mem::offset_of!(mfa_merge_desc, output) - 24usize];
+    ["Offset of field: mfa_merge_desc::logsumexp"]
+        [::core::mem::offset_of!(mfa_merge_desc, logsumexp) - 120usize];
+};
+
+impl Default for mfa_merge_desc {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+
+/// The gradient of a merge: with w_i = exp(L_i - L),
+///
+///   dO_i = w_i dO;  dL_i = w_i (dL + dO . (O_i - O))
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct mfa_merge_backward_desc {
+    pub struct_size: u32,
+    /// as in the merge
+    pub count: u32,
+    pub outputs: *const mfa_tensor,
+    pub logsumexps: *const mfa_tensor,
+    /// FP32, FP16 or BF16 (FP64) [batch, heads, rows, columns]
+    pub grad_output: mfa_tensor,
+    /// FP32 (FP64) [batch, heads, rows, 1]. May be absent: then it is 0.
+    pub grad_logsumexp: mfa_tensor,
+    /// count tensors FP32 (FP64), written. NULL: none is wanted; so for one that is absent.
+    pub grad_outputs: *const mfa_tensor,
+    /// count tensors FP32 (FP64) [batch, heads, rows, 1], written; likewise
+    pub grad_logsumexps: *const mfa_tensor,
+}
+
+#[cfg(target_pointer_width = "64")]
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mfa_merge_backward_desc"]
+        [::core::mem::size_of::<mfa_merge_backward_desc>() - 232usize];
+    ["Alignment of mfa_merge_backward_desc"]
+        [::core::mem::align_of::<mfa_merge_backward_desc>() - 8usize];
+    ["Offset of field: mfa_merge_backward_desc::struct_size"]
+        [::core::mem::offset_of!(mfa_merge_backward_desc, struct_size) - 0usize];
+    ["Offset of field: mfa_merge_backward_desc::count"]
+        [::core::mem::offset_of!(mfa_merge_backward_desc, count) - 4usize];
+    ["Offset of field: mfa_merge_backward_desc::outputs"]
+        [::core::mem::offset_of!(mfa_merge_backward_desc, outputs) - 8usize];
+    ["Offset of field: mfa_merge_backward_desc::logsumexps"]
+        [::core::mem::offset_of!(mfa_merge_backward_desc, logsumexps) - 16usize];
+    ["Offset of field: mfa_merge_backward_desc::grad_output"]
+        [::core::mem::offset_of!(mfa_merge_backward_desc, grad_output) - 24usize];
+    ["Offset of field: mfa_merge_backward_desc::grad_logsumexp"]
+        [::core::mem::offset_of!(mfa_merge_backward_desc, grad_logsumexp) - 120usize];
+    ["Offset of field: mfa_merge_backward_desc::grad_outputs"]
+        [::core::mem::offset_of!(mfa_merge_backward_desc, grad_outputs) - 216usize];
+    ["Offset of field: mfa_merge_backward_desc::grad_logsumexps"]
+        [::core::mem::offset_of!(mfa_merge_backward_desc, grad_logsumexps) - 224usize];
+};
+
+impl Default for mfa_merge_backward_desc {
     fn default() -> Self {
         let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
         unsafe {

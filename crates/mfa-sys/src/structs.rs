@@ -21,6 +21,7 @@ macro_rules! sized {
 }
 
 sized!(mfa_quantization mfa_attention_options mfa_forward_desc mfa_backward_desc mfa_quantize_desc);
+sized!(mfa_merge_desc mfa_merge_backward_desc);
 
 impl mfa_tensor {
     /// A tensor that is not there.

@@ -25,6 +25,8 @@
   X(mfa_dequantize)                         \
   X(mfa_forward)                            \
   X(mfa_backward)                           \
+  X(mfa_merge)                              \
+  X(mfa_merge_backward)                     \
   X(mfa_workspace_size)                     \
   X(mfa_explain)                            \
   X(mfa_attention_forward)                  \

@@ -166,10 +166,7 @@ impl<'a> Bias<'a> {
                     }
                 }
                 if let Some(slopes) = &options.alibi {
-                    let slope = slopes
-                        .at(sequence.index, patch.head, 0, 0)
-                        .cast::<f32>()
-                        .read();
+                    let slope = slopes.number(sequence.index, patch.head);
                     let at = j as i64 - sequence.shift - patch.i0 as i64;
                     (self.kernels.alibi)(s, n, slope * LOG2_E, at as f32);
                 }

@@ -6,7 +6,7 @@ use crate::error::{Result, ensure};
 use crate::overlap;
 use crate::precision::Precision;
 use crate::problem::Problem;
-use crate::tensor::Tensor;
+use crate::tensor::{Access, Tensor};
 
 /// A checked backward call.
 pub(crate) struct Backward {
@@ -23,10 +23,11 @@ pub(crate) struct Backward {
     pub grad_value: Option<Tensor>,
     pub grad_mask: Option<Tensor>,
     pub grad_sinks: Option<Tensor>,
+    pub grad_logsumexp: Option<Tensor>,
 }
 
 impl Backward {
-    pub(crate) fn check(desc: &sys::mfa_backward_desc) -> Result<Self> {
+    pub(crate) fn check(desc: &sys::mfa_backward_desc, access: Access) -> Result<Self> {
         let known = sys::MFA_BACKWARD_D_GIVEN | sys::MFA_BACKWARD_CLIP;
         ensure!(
             desc.flags & !known == 0,
@@ -34,22 +35,22 @@ impl Backward {
             "backward: flags is {:#x}; expected bits of {known:#x}",
             desc.flags
         );
-        let problem = Problem::check(&desc.query, &desc.key, &desc.value, desc.options)?;
+        let problem = Problem::check([&desc.query, &desc.key, &desc.value], desc.options, access)?;
         let [batch, heads, rows, _] = problem.q.shape;
         let like_output = [batch, heads, rows, problem.dv];
         let per_row = [batch, heads, rows, 1];
 
-        let output = Tensor::optional(&desc.output, "output", &Precision::FLOATS)?;
+        let output = access.optional(&desc.output, "output", &Precision::FLOATS)?;
         if let Some(output) = &output {
             output.expect_shape("output", like_output)?;
         }
-        let grad_output = Tensor::required(&desc.grad_output, "grad_output", &Precision::FLOATS)?;
+        let grad_output = access.required(&desc.grad_output, "grad_output", &Precision::FLOATS)?;
         grad_output.expect_shape("grad_output", like_output)?;
-        let logsumexp = Tensor::required(&desc.logsumexp, "logsumexp", &[Precision::F32])?;
+        let logsumexp = access.required(&desc.logsumexp, "logsumexp", &[Precision::F32])?;
         logsumexp.expect_shape("logsumexp", per_row)?;
 
         let d_given = desc.flags & sys::MFA_BACKWARD_D_GIVEN != 0;
-        let d_values = Tensor::optional(&desc.d_values, "d_values", &[Precision::F32])?;
+        let d_values = access.optional(&desc.d_values, "d_values", &[Precision::F32])?;
         ensure!(
             d_values.is_some() || !d_given,
             argument,
@@ -62,15 +63,22 @@ impl Backward {
             }
         }
         let written = |view: &sys::mfa_tensor, what: &str, shape: [usize; 4]| {
-            let tensor = Tensor::optional(view, what, &[Precision::F32])?;
+            let tensor = access.optional(view, what, &[Precision::F32])?;
             if let Some(tensor) = &tensor {
                 tensor.expect_shape(what, shape)?;
                 tensor.expect_writable(what)?;
             }
             Ok(tensor)
         };
-        let grad_query = written(&desc.grad_query, "grad_query", problem.q.shape)?;
-        let grad_key = written(&desc.grad_key, "grad_key", problem.k.shape)?;
+        let [of_q, of_k] = [&problem.q, &problem.k].map(|operand| {
+            let [batch, heads, rows, _] = operand.shape;
+            [batch, heads, rows, problem.columns]
+        });
+        let grad_query = written(&desc.grad_query, "grad_query", of_q)?;
+        let grad_key = written(&desc.grad_key, "grad_key", of_k)?;
+        // Gradients without columns have no elements.
+        let [grad_query, grad_key] =
+            [grad_query, grad_key].map(|gradient| gradient.filter(|_| problem.columns > 0));
         let grad_value = written(&desc.grad_value, "grad_value", problem.v.shape)?;
         let mask_shape = mask_shape(desc, &problem)?;
         let grad_mask = written(&desc.grad_mask, "grad_mask", mask_shape)?;
@@ -80,6 +88,12 @@ impl Backward {
             "grad_sinks: given without sinks; expected both or only sinks"
         );
         let grad_sinks = written(&desc.grad_sinks, "grad_sinks", [1, heads, 1, 1])?;
+
+        let grad_logsumexp =
+            access.optional(&desc.grad_logsumexp, "grad_logsumexp", &[Precision::F32])?;
+        if let Some(gradient) = &grad_logsumexp {
+            gradient.expect_shape("grad_logsumexp", per_row)?;
+        }
 
         let call = Backward {
             problem,
@@ -94,9 +108,19 @@ impl Backward {
             grad_value,
             grad_mask,
             grad_sinks,
+            grad_logsumexp,
         };
         call.expect_apart()?;
         Ok(call)
+    }
+
+    /// The gradient of a row's logsumexp: it is subtracted from D wherever D is used.
+    pub(crate) fn grad_of_logsumexp(&self, b: usize, h: usize, row: usize) -> f32 {
+        let gradient = self.grad_logsumexp.as_ref();
+        // SAFETY: the view was checked to be [batch, heads, rows, 1] floats.
+        gradient.map_or(0.0, |gradient| unsafe {
+            gradient.at(b, h, row, 0).cast::<f32>().read()
+        })
     }
 
     /// Whether any result needs D.
@@ -130,6 +154,7 @@ impl Backward {
             (Some(&self.grad_output), "grad_output"),
             (Some(&self.logsumexp), "logsumexp"),
             (read_d, "d_values"),
+            (self.grad_logsumexp.as_ref(), "grad_logsumexp"),
             (options.mask.as_ref(), "mask"),
             (options.alibi.as_ref(), "alibi_slopes"),
             (options.sinks.as_ref(), "sinks"),

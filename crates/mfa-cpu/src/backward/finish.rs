@@ -1,5 +1,6 @@
 //! From accumulators to gradients: the softmax scale, the clip option, the caller's strides.
 
+use super::check::Backward;
 use crate::forward::{store_row, store_scaled_row};
 use crate::hadamard;
 use crate::kernels::Kernels;
@@ -96,6 +97,17 @@ pub(super) fn clear_row(tensor: &Tensor, b: usize, h: usize, n: usize) {
     for c in 0..columns {
         // SAFETY: the gradient is FP32 and has these columns.
         unsafe { at.add(c * tensor.strides[3]).write(0.0) };
+    }
+}
+
+/// Zeroes the gradients of keys and values that are stored with a sequence and do not belong to it.
+pub(super) fn clear_spare_keys(call: &Backward, index: usize, head: usize) {
+    let sequences = &call.problem.sequences;
+    let batch = sequences.get(index).batch;
+    for gradient in [&call.grad_key, &call.grad_value].into_iter().flatten() {
+        for row in sequences.spare_keys(index) {
+            clear_row(gradient, batch, head, row);
+        }
     }
 }
 

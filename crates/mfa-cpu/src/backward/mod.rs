@@ -155,6 +155,13 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
             });
         }
     }
+    let sequences = &call.problem.sequences;
+    if sequences.have_spare_keys() {
+        let heads = call.problem.kv_heads;
+        pool.run(plan.workers, sequences.len() * heads, |_, item| {
+            finish::clear_spare_keys(call, item / heads, item % heads);
+        });
+    }
     let mask = mask::Items::new(call, plan);
     pool.run(plan.workers, mask.count(), |worker, item| {
         // SAFETY: as above.

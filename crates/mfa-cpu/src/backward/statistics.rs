@@ -83,8 +83,7 @@ pub(super) fn sink(call: &Backward, d: DValues<'_>, head: usize) {
     let (Some(sinks), Some(gradient)) = (&call.problem.options.sinks, &call.grad_sinks) else {
         return;
     };
-    // SAFETY: sinks were broadcast to [1, heads, 1, 1] floats.
-    let sink = f64::from(unsafe { sinks.at(0, head, 0, 0).cast::<f32>().read() });
+    let sink = f64::from(sinks.number(0, head));
     let [batch, _, rows, _] = call.problem.q.shape;
     let mut sum = 0f64;
     for b in 0..batch {
@@ -92,7 +91,8 @@ pub(super) fn sink(call: &Backward, d: DValues<'_>, head: usize) {
             // SAFETY: the view was checked to be [batch, heads, rows, 1] floats.
             let l = f64::from(unsafe { call.logsumexp.at(b, head, row, 0).cast::<f32>().read() });
             if l != f64::NEG_INFINITY {
-                sum += (sink - l).exp() * f64::from(d.read(b, head, row));
+                let d = d.read(b, head, row) - call.grad_of_logsumexp(b, head, row);
+                sum += (sink - l).exp() * f64::from(d);
             }
         }
     }

@@ -11,6 +11,7 @@ use super::guard;
 use crate::error::{Error, Result, ensure};
 use crate::handle;
 use crate::precision::Precision;
+use crate::problem::MAX_HEAD_DIM;
 use crate::record::{self, OPERANDS, Record};
 
 const FP32: i32 = sys::MFA_PRECISION_FP32;
@@ -88,7 +89,7 @@ impl Record {
         ensure!(
             self.head_dim > 0,
             dimensions,
-            "head_dim is 0; expected 1 to 512"
+            "head_dim is 0; expected 1 to {MAX_HEAD_DIM}"
         );
         let mut tensors = [sys::mfa_tensor::ABSENT; 3];
         for (i, what) in OPERANDS.into_iter().enumerate() {

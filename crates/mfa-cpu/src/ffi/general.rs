@@ -12,13 +12,15 @@ use crate::error::{Result, ensure};
 use crate::explain;
 use crate::forward;
 use crate::handle;
+use crate::merge::{Merge, MergeBackward};
 use crate::plan::Plan;
 use crate::problem::Forward;
 use crate::quantize::{Dequantize, Quantize};
+use crate::tensor::Access;
 
 /// Validates, plans and runs a forward call.
 pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Result<()> {
-    let call = Forward::check(desc)?;
+    let call = Forward::check(desc, Access::Run)?;
     context.timed(|state| {
         let plan = Plan::new(&call, context.kernels, state.threads());
         let bytes = forward::workspace(&call.problem, &plan, context.kernels);
@@ -29,7 +31,7 @@ pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Re
 
 /// Validates, plans and runs a backward call.
 pub(super) fn run_backward(context: &Context, desc: &sys::mfa_backward_desc) -> Result<()> {
-    let call = Backward::check(desc)?;
+    let call = Backward::check(desc, Access::Run)?;
     context.timed(|state| {
         let plan = backward::Plan::new(&call, context.kernels, state.threads())?;
         let bytes = backward::workspace(&call, &plan, context.kernels);
@@ -63,6 +65,40 @@ pub unsafe extern "C" fn mfa_backward(
         // SAFETY: NULL or a struct of its struct_size, by contract.
         run_backward(&context, &unsafe {
             sized_required(desc, "backward descriptor")?
+        })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_merge(context: *mut c_void, desc: *const sys::mfa_merge_desc) -> i32 {
+    guard(|| {
+        let context = handle::context(context)?;
+        // SAFETY: NULL or a struct of its struct_size, whose pointers are NULL or to `count` tensors, by contract.
+        let call = unsafe { Merge::check(&sized_required(desc, "merge descriptor")?)? };
+        context.timed(|state| {
+            let threads = state.threads();
+            let (pool, _) = state.resources(0)?;
+            call.run(pool, threads);
+            Ok(())
+        })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_merge_backward(
+    context: *mut c_void,
+    desc: *const sys::mfa_merge_backward_desc,
+) -> i32 {
+    guard(|| {
+        let context = handle::context(context)?;
+        // SAFETY: as for `mfa_merge`.
+        let call =
+            unsafe { MergeBackward::check(&sized_required(desc, "merge backward descriptor")?)? };
+        context.timed(|state| {
+            let threads = state.threads();
+            let (pool, _) = state.resources(0)?;
+            call.run(pool, threads);
+            Ok(())
         })
     })
 }
@@ -112,10 +148,16 @@ unsafe fn one_of(
     unsafe {
         if forward.is_null() {
             let desc = sized_required(backward, "backward descriptor")?;
-            return Ok(Call::Backward(Box::new(Backward::check(&desc)?)));
+            return Ok(Call::Backward(Box::new(Backward::check(
+                &desc,
+                Access::Plan,
+            )?)));
         }
         let desc = sized_required(forward, "forward descriptor")?;
-        Ok(Call::Forward(Box::new(Forward::check(&desc)?)))
+        Ok(Call::Forward(Box::new(Forward::check(
+            &desc,
+            Access::Plan,
+        )?)))
     }
 }
 

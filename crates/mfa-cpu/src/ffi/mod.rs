@@ -90,6 +90,11 @@ unsafe impl SizedStruct for sys::mfa_backward_desc {}
 // SAFETY: as above.
 unsafe impl SizedStruct for sys::mfa_quantize_desc {}
 
+// SAFETY: as above.
+unsafe impl SizedStruct for sys::mfa_merge_desc {}
+// SAFETY: as above.
+unsafe impl SizedStruct for sys::mfa_merge_backward_desc {}
+
 /// Reads a sized struct: what the caller's version lacks is zero; what ours lacks must be zero. NULL is `None`.
 ///
 /// # Safety

@@ -48,7 +48,7 @@ impl<'a> Bias<'a> {
                     (self.kernels.softcap)(s, n, options.softcap * LOG2_E);
                 }
                 if let Some(slopes) = &options.alibi {
-                    let slope = slopes.at(sequence.index, head, 0, 0).cast::<f32>().read();
+                    let slope = slopes.number(sequence.index, head);
                     let at = i as i64 + sequence.shift - first as i64;
                     (self.kernels.alibi)(s, n, slope * LOG2_E, at as f32);
                 }

@@ -35,10 +35,7 @@ impl Finish<'_> {
             .options
             .sinks
             .as_ref()
-            .map_or(f32::NEG_INFINITY, |sinks| {
-                // SAFETY: sinks were broadcast to [1, heads, 1, 1] floats.
-                LOG2_E * unsafe { sinks.at(0, head, 0, 0).cast::<f32>().read() }
-            });
+            .map_or(f32::NEG_INFINITY, |sinks| LOG2_E * sinks.number(0, head));
         // A NaN sink must show: `max` would drop it.
         let top = if sink.is_nan() {
             sink

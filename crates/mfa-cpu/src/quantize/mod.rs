@@ -13,7 +13,7 @@ use crate::overlap;
 use crate::pool::Pool;
 use crate::precision::Precision;
 use crate::quantization::{Granularity, Params, Quant};
-use crate::tensor::Tensor;
+use crate::tensor::{Access, Tensor};
 
 pub(crate) use statistics::ErrorSum;
 
@@ -44,7 +44,7 @@ impl Quantize {
             "quantize: flags is {flags:#x}; expected bits of {known:#x}"
         );
         let has = |flag: u32| flags & flag != 0;
-        let source = Tensor::required(&desc.source, "source", &Precision::FLOATS)?;
+        let source = Access::Run.required(&desc.source, "source", &Precision::FLOATS)?;
         // SAFETY: the contract makes `quantization` NULL or the address of a struct whose struct_size is true.
         let named = unsafe { crate::ffi::sized(desc.destination.quantization, "destination")? };
         if let Some(quantization) = named {
@@ -54,7 +54,8 @@ impl Quantize {
                 "destination: scale_buffer is NULL; expected a buffer that receives the scales"
             );
         }
-        let destination = Tensor::required(&desc.destination, "destination", &Precision::INTEGERS)?;
+        let destination =
+            Access::Run.required(&desc.destination, "destination", &Precision::INTEGERS)?;
         destination.expect_shape("destination", source.shape)?;
         destination.expect_writable("destination")?;
         let Some(quant) = destination.quant.clone() else {
@@ -468,12 +469,12 @@ pub(crate) struct Dequantize {
 
 impl Dequantize {
     pub(crate) fn check(source: &sys::mfa_tensor, destination: &sys::mfa_tensor) -> Result<Self> {
-        let mut source = Tensor::required(source, "source", &Precision::INTEGERS)?;
+        let mut source = Access::Run.required(source, "source", &Precision::INTEGERS)?;
         let precision = source.precision;
         if let Some(quant) = &mut source.quant {
             quant.check_values("source", precision)?;
         }
-        let destination = Tensor::required(destination, "destination", &Precision::FLOATS)?;
+        let destination = Access::Run.required(destination, "destination", &Precision::FLOATS)?;
         destination.expect_shape("destination", source.shape)?;
         destination.expect_writable("destination")?;
         overlap::expect_apart(

@@ -200,9 +200,13 @@ fn shapes() {
         edit(&mut desc);
         ends_with(&session, &desc, status, word);
     };
-    check(&|d| d.query.shape[3] = 0, DIMENSIONS, "head dimension is 0");
-    check(&|d| d.query.shape[0] = 0, DIMENSIONS, "batch is 0");
-    check(&|d| d.key.shape[1] = 0, DIMENSIONS, "heads is 0");
+    check(&|d| d.value.shape[3] = 0, DIMENSIONS, "head dimension is 0");
+    check(&|d| d.query.shape[0] = 0, DIMENSIONS, "key");
+    check(
+        &|d| (d.key.shape[1], d.value.shape[1]) = (0, 0),
+        DIMENSIONS,
+        "a multiple of the 0",
+    );
     check(&|d| d.query.shape[1] = 3, DIMENSIONS, "3 heads");
     check(&|d| d.key.shape[2] = 6, DIMENSIONS, "value");
     check(&|d| d.key.shape[3] = 7, DIMENSIONS, "key");
@@ -227,11 +231,11 @@ fn shapes() {
         DIMENSIONS,
         "value: the stride of columns is 0",
     );
-    let wide = session.tensor([1, 1, 1, 513]);
+    let wide = session.tensor([1, 1, 1, 1025]);
     check(
         &|d| (d.query, d.key, d.value) = (wide, wide, wide),
         DIMENSIONS,
-        "513",
+        "1025",
     );
     check(&|d| d.query.byte_offset = 4, ARGUMENT, "needs");
     check(&|d| d.query.byte_offset = 2, ARGUMENT, "multiple of 4");
@@ -320,7 +324,7 @@ fn options() {
     check(
         &|o| (o.sequence_count, o.cu_seqlens_q, o.cu_seqlens_k) = (2, q, lengths([0, 3, 8])),
         ARGUMENT,
-        "ends with 8; expected 7",
+        "ends with 8; expected at most 7",
     );
     check(
         &|o| (o.sequence_count, o.cu_seqlens_q, o.cu_seqlens_k) = (2, lengths([1, 2, 5]), k),

@@ -26,7 +26,10 @@ class Status(IntEnum):
 class Precision(IntEnum):
     """How an element is stored. BOOL (one byte, 0 = false, anything else = true) is for masks only.
     INT4 is two's complement, element 2i of a row in the low nibble of byte i, element 2i + 1 in the
-    high nibble; the column stride is 1, the number of columns and the other strides are even."""
+    high nibble; the column stride is 1, the number of columns and the other strides are even. FP64
+    is the slow, exact path of the CPU driver: in a call with an FP64 query every other tensor of
+    floats is FP64 too, and everything is computed in FP64; other devices refuse it with
+    MFA_ERROR_UNSUPPORTED."""
 
     FP32 = 0
     FP16 = 1
@@ -34,6 +37,7 @@ class Precision(IntEnum):
     INT4 = 4
     INT8 = 8
     BOOL = 16
+    FP64 = 64
 
 
 class Granularity(IntEnum):

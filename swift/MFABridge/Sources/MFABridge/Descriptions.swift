@@ -51,6 +51,9 @@ extension OptionsDescription {
   static func read(_ from: UnsafePointer<mfa_attention_options>?) -> Optionally<OptionsDescription> {
     optionally { () throws(AttentionError) in
       guard let found = try sized(from, mfa_attention_options(), "options") else { return nil }
+      try ensure(
+        found.seqlens_k == nil, .unsupported,
+        "seqlens_k: this driver takes no key lengths; expected NULL, or the CPU driver")
       return OptionsDescription(found)
     }
   }

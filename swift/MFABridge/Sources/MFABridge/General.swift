@@ -17,7 +17,28 @@ public func backward(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<m
   guarded { () throws(AttentionError) in
     let context = try context(handle)
     let found = try sizedRequired(desc, mfa_backward_desc(), "backward descriptor")
+    try ensure(
+      found.grad_logsumexp.buffer == nil, .unsupported,
+      "grad_logsumexp: this driver takes none; expected an absent tensor, or the CPU driver")
     try context.attention.backward(BackwardDescription(found))
+  }
+}
+
+@_cdecl("mfa_merge")
+public func merge(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<mfa_merge_desc>?) -> Int32 {
+  guarded { () throws(AttentionError) in
+    _ = try context(handle)
+    throw AttentionError(.unsupported, "mfa_merge: this driver does not merge; expected the CPU driver")
+  }
+}
+
+@_cdecl("mfa_merge_backward")
+public func mergeBackward(
+  _ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<mfa_merge_backward_desc>?
+) -> Int32 {
+  guarded { () throws(AttentionError) in
+    _ = try context(handle)
+    throw AttentionError(.unsupported, "mfa_merge_backward: this driver does not merge; expected the CPU driver")
   }
 }
 
