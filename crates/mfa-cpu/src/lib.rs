@@ -8,6 +8,7 @@
 //! The instruction set is chosen once per process, or forced by `MFA_CPU_ISA`; see `kernels`.
 
 mod backward;
+mod base2;
 mod buffer;
 mod context;
 mod error;
@@ -19,6 +20,7 @@ mod forward;
 mod hadamard;
 mod handle;
 mod kernels;
+mod mask;
 mod memory;
 mod merge;
 mod overlap;

@@ -2,6 +2,7 @@
 
 use mfa_sys as sys;
 
+use crate::base2::LOG2_E;
 use crate::error::{Error, Result, ensure};
 use crate::overlap;
 use crate::precision::Precision;
@@ -52,6 +53,21 @@ pub(crate) struct Forward {
 }
 
 impl Options {
+    /// Whether there is a softcap. One that no score comes near bends none.
+    pub(crate) fn caps(&self) -> bool {
+        self.softcap > 0.0 && self.softcap < 1e30
+    }
+
+    /// The softcap of scores in base 2.
+    pub(crate) fn softcap_in_base2(&self) -> f32 {
+        self.softcap * LOG2_E
+    }
+
+    /// What scores are multiplied by, to be in base 2.
+    pub(crate) fn factor(&self) -> f32 {
+        (self.scale * LOG2_E).clamp(-f32::MAX, f32::MAX)
+    }
+
     /// Whether causality or window hides any key.
     pub(crate) fn has_diagonal(&self) -> bool {
         self.causal || self.left.is_some() || self.right.is_some()

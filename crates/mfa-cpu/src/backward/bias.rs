@@ -1,6 +1,6 @@
 //! Softcap, ALiBi, masks, causality and window on transposed scores: a row is a key, a column a query.
 
-use crate::forward::LOG2_E;
+use crate::base2::to_base2;
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::precision::Precision;
 use crate::problem::{Options, Problem};
@@ -54,7 +54,7 @@ impl<'a> Bias<'a> {
         Bias {
             problem,
             kernels,
-            passes: options.softcap > 0.0 || options.alibi.is_some() || options.mask.is_some(),
+            passes: options.caps() || options.alibi.is_some() || options.mask.is_some(),
         }
     }
 
@@ -157,8 +157,8 @@ impl<'a> Bias<'a> {
             // SAFETY: all passes stay within the row's `n` scores.
             unsafe {
                 let s = s.add(r * SCORE_LD);
-                if options.softcap > 0.0 {
-                    let cap2 = options.softcap * LOG2_E;
+                if options.caps() {
+                    let cap2 = options.softcap_in_base2();
                     (self.kernels.softcap)(s, n, cap2);
                     for i in 0..n {
                         let t = *s.add(i) / cap2;
@@ -168,7 +168,7 @@ impl<'a> Bias<'a> {
                 if let Some(slopes) = &options.alibi {
                     let slope = slopes.number(sequence.index, patch.head);
                     let at = j as i64 - sequence.shift - patch.i0 as i64;
-                    (self.kernels.alibi)(s, n, slope * LOG2_E, at as f32);
+                    (self.kernels.alibi)(s, n, to_base2(slope), at as f32);
                 }
                 if options.mask.is_some() {
                     (self.kernels.mask_add)(s, mask.add(r * SCORE_LD), n);

@@ -258,7 +258,7 @@ impl Cells<'_> {
                     self.add_wild(&seen, &self.call.grad_output, skipped, i, s, out, ld);
                 }
             }
-            if options.softcap > 0.0 && (want.dq || want.dk) {
+            if options.caps() && (want.dq || want.dk) {
                 multiply(dp, slope, rows, n);
             }
             if want.dk {

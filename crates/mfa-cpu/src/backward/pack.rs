@@ -10,8 +10,8 @@ use std::ptr::null;
 
 use super::cell::{Cells, Want};
 use super::scratch::stride;
+use crate::base2::{BEND, to_base2};
 use crate::expand::Basis;
-use crate::forward::LOG2_E;
 use crate::kernels::parts::{FloatRows, STEP};
 use crate::plan::Scores;
 use crate::sequences::Sequence;
@@ -215,6 +215,7 @@ impl Cells<'_> {
                     f32::NEG_INFINITY => f32::INFINITY,
                     f32::INFINITY => f32::NAN,
                     _ if l.is_nan() => f32::NAN,
+                    _ if l.abs() > BEND => to_base2(l),
                     _ => (f64::from(l) * std::f64::consts::LOG2_E) as f32,
                 };
                 *self.scratch.d.add(i) = self.d.read(at.0, at.1, row + i)
@@ -287,7 +288,7 @@ impl Cells<'_> {
                         .zip(mean)
                         .map(|(x, m)| (f32::from(*x) - zero as f32) * m)
                         .sum();
-                    *scratch.l.add(j) -= dot * scale * self.call.problem.options.scale * LOG2_E;
+                    *scratch.l.add(j) -= dot * scale * self.call.problem.options.factor();
                 }
             }
         }
@@ -329,7 +330,7 @@ impl Cells<'_> {
         let (scratch, kernels) = (&self.scratch, self.kernels);
         let problem = &self.call.problem;
         let (d, dv, mr, n) = (problem.d, problem.dv, kernels.mr, block.n);
-        let factor = problem.options.scale * LOG2_E;
+        let factor = problem.options.factor();
         let (at, row) = ((sequence.batch, kv_head), sequence.k0 + block.first);
         // SAFETY: as for `pack_keys`.
         unsafe {

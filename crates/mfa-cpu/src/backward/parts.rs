@@ -18,7 +18,6 @@ use super::bias::Patch;
 use super::cell::{Cells, Sum, Want, clear};
 use super::pack::{Keys, Queries};
 use super::plan::Products;
-use crate::forward::LOG2_E;
 use crate::kernels::gradient::{GradientParts, PartsFactors, PartsStrip, PartsSum, StripOfParts};
 use crate::kernels::parts::{
     FloatRows, PartKernels, STEP, Terms, long_row_len, panel_len, row_len,
@@ -314,10 +313,10 @@ impl<'a> Cells<'a> {
                         false => scratch.ds,
                     },
                     n,
-                    scale: problem.options.scale * LOG2_E,
+                    scale: problem.options.factor(),
                     l: scratch.l.add(first),
                     d: scratch.d.add(first),
-                    slope: if problem.options.softcap > 0.0 {
+                    slope: if problem.options.caps() {
                         scratch.slope
                     } else {
                         null_mut()

@@ -351,7 +351,7 @@ fn scores(problem: &Problem, kernels: &Kernels) -> (Scores, &'static str) {
     if q_quant.mean.is_some() {
         return (Scores::F32, "Q has a mean");
     }
-    if k_quant.mean.is_some() && problem.options.softcap > 0.0 {
+    if k_quant.mean.is_some() && problem.options.caps() {
         return (Scores::F32, "the softcap comes after the mean of K");
     }
     if k_quant.has_zeros() && k_quant.granularity != Granularity::Tensor {

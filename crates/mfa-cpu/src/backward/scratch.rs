@@ -136,7 +136,7 @@ impl Scratch {
         let most = queries.max(keys);
         let masked = problem.options.mask.is_some();
         let if_masked = |n: usize| if masked { n } else { 0 };
-        let capped = problem.options.softcap > 0.0;
+        let capped = problem.options.caps();
         // Blocks of floats and parts of P and dS are never in use together: they share their memory.
         let (mut floats, mut parts) = (*arena, *arena);
         let q_panels = floats.take(queries * 4 * d);

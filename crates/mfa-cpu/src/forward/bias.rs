@@ -1,11 +1,14 @@
 //! What comes between the scores and their softmax: softcap, ALiBi, masks, causality and window.
 
+use std::ops::Range;
+
+use crate::base2::to_base2;
+use crate::forward::schedule::{Rows, Run};
 use crate::kernels::{Kernels, SCORE_LD};
+use crate::mask::hides_all;
 use crate::precision::Precision;
 use crate::problem::Problem;
 use crate::sequences::Sequence;
-
-pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 /// The passes over score rows that a call needs, if any.
 pub(crate) struct Bias<'a> {
@@ -18,7 +21,7 @@ pub(crate) struct Bias<'a> {
 impl<'a> Bias<'a> {
     pub(crate) fn new(problem: &'a Problem, kernels: &'a Kernels) -> Self {
         let options = &problem.options;
-        let passes = options.softcap > 0.0 || options.alibi.is_some() || options.mask.is_some();
+        let passes = options.caps() || options.alibi.is_some() || options.mask.is_some();
         Bias {
             problem,
             kernels,
@@ -44,13 +47,13 @@ impl<'a> Bias<'a> {
         // SAFETY: all passes stay within the row's `n` scores; `scratch` holds a row of the mask.
         unsafe {
             if self.passes {
-                if options.softcap > 0.0 {
-                    (self.kernels.softcap)(s, n, options.softcap * LOG2_E);
+                if options.caps() {
+                    (self.kernels.softcap)(s, n, options.softcap_in_base2());
                 }
                 if let Some(slopes) = &options.alibi {
                     let slope = slopes.number(sequence.index, head);
                     let at = i as i64 + sequence.shift - first as i64;
-                    (self.kernels.alibi)(s, n, slope * LOG2_E, at as f32);
+                    (self.kernels.alibi)(s, n, to_base2(slope), at as f32);
                 }
                 if options.mask.is_some() {
                     self.mask(sequence, head, i, first, n, s, scratch);
@@ -117,6 +120,32 @@ impl<'a> Bias<'a> {
                 }
             }
             (self.kernels.mask_add)(s, scratch, n);
+        }
+    }
+
+    /// Whether the mask hides `keys` from the tile's rows `from..to`.
+    pub(crate) fn hides_all(
+        &self,
+        rows: &Rows,
+        from: usize,
+        to: usize,
+        keys: Range<usize>,
+    ) -> bool {
+        let Some(mask) = &self.problem.options.mask else {
+            return false;
+        };
+        let sequence = &rows.sequence;
+        // Of heads that share a mask, the first stands for all.
+        let mut runs = rows.runs(from, to);
+        let hides = |run: Run| {
+            let first = run.at - sequence.q0;
+            let at = (sequence.index, run.head);
+            hides_all(mask, at, first..first + run.len, keys.clone())
+        };
+        if mask.strides[1] == 0 && mask.strides[2] == 0 {
+            runs.next().is_none_or(hides)
+        } else {
+            runs.all(hides)
         }
     }
 

@@ -7,7 +7,7 @@
 use std::ptr::null;
 
 use crate::expand::Basis;
-use crate::forward::bias::{Bias, LOG2_E};
+use crate::forward::bias::Bias;
 use crate::forward::schedule::{Item, Rows};
 use crate::hadamard;
 use crate::kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD};
@@ -28,6 +28,8 @@ pub(super) struct Scratch {
     pub o: *mut f32,
     pub m: *mut f32,
     pub l: *mut f32,
+    /// Nothing is rounded here.
+    pub left: *mut f32,
     zero_sum: *mut f32,
     alpha: *mut f32,
     s: *mut f32,
@@ -47,6 +49,7 @@ impl Scratch {
             o: arena.take(DECODE_ROWS * ldo),
             m: arena.take(DECODE_ROWS),
             l: arena.take(DECODE_ROWS),
+            left: arena.take(DECODE_ROWS),
             zero_sum: arena.take(DECODE_ROWS),
             alpha: arena.take(DECODE_ROWS),
             s: arena.take(DECODE_ROWS * SCORE_LD),
@@ -97,6 +100,21 @@ impl Decode<'_> {
     /// # Safety
     /// The scratch was laid out for this problem and belongs to the calling worker.
     pub(super) unsafe fn run(&self, item: &Item) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let masked = self.attend(item, false);
+            let n = item.rows.len() * padded(self.problem.dv, self.kernels);
+            let o = std::slice::from_raw_parts(self.scratch.o, n);
+            // A value that some row does not see may have reached it as 0 times NaN.
+            if masked && !o.iter().fold(0.0f32, |sum, x| sum + x * 0.0).is_finite() {
+                self.attend(item, true);
+            }
+        }
+    }
+
+    /// Attends to the item's keys; returns whether some row did not see some of them. `careful`: no value reaches a row
+    /// that does not see its key, whatever it is.
+    unsafe fn attend(&self, item: &Item, careful: bool) -> bool {
         let (problem, kernels, scratch, rows) =
             (self.problem, self.kernels, self.scratch, &item.rows);
         let ldo = padded(problem.dv, kernels);
@@ -107,6 +125,7 @@ impl Decode<'_> {
             scratch.o.write_bytes(0, DECODE_ROWS * ldo);
             std::slice::from_raw_parts_mut(scratch.m, DECODE_ROWS).fill(f32::NEG_INFINITY);
             scratch.l.write_bytes(0, DECODE_ROWS);
+            scratch.left.write_bytes(0, DECODE_ROWS);
             scratch.zero_sum.write_bytes(0, DECODE_ROWS);
             let (low, high) = rows.span(0, n_rows);
             let (first_visible, last_visible) = (
@@ -116,12 +135,16 @@ impl Decode<'_> {
             let lo = first_visible.0.max(item.keys.start);
             let hi = last_visible.1.min(item.keys.end);
             if lo >= hi {
-                return;
+                return false;
             }
+            let mut any_masked = false;
             self.load_q(rows);
             let at = (sequence.batch, rows.kv_head);
             for first in (lo..hi).step_by(KB) {
                 let n = KB.min(hi - first);
+                if self.bias.hides_all(rows, 0, n_rows, first..first + n) {
+                    continue;
+                }
                 self.scores(at, sequence.k0 + first, n, n_rows);
                 let ragged = first < last_visible.0 || first + n > first_visible.1;
                 let masked = ragged || self.bias.passes;
@@ -135,15 +158,19 @@ impl Decode<'_> {
                         scratch.s,
                         scratch.line,
                     );
-                    self.note_hidden(n_rows, n);
+                    if careful {
+                        self.note_hidden(n_rows, n);
+                    }
+                    any_masked = true;
                 }
                 let state = RowState {
                     m: scratch.m,
                     l: scratch.l,
                     alpha: scratch.alpha,
+                    left: scratch.left,
                 };
                 (kernels.softmax_f32)(scratch.s, n_rows, n, state);
-                self.values(at, sequence.k0 + first, n, n_rows, masked, ldo);
+                self.values(at, sequence.k0 + first, n, n_rows, masked && careful, ldo);
             }
             for r in 0..n_rows {
                 let zeros = *scratch.zero_sum.add(r);
@@ -152,6 +179,7 @@ impl Decode<'_> {
                     o.iter_mut().for_each(|x| *x -= zeros);
                 }
             }
+            any_masked
         }
     }
 
@@ -179,7 +207,7 @@ impl Decode<'_> {
             Some(quant) if !self.expands_k() => quant.constant().unwrap_or((1.0, 0.0)),
             _ => (1.0, 0.0),
         };
-        let factor = problem.options.scale * LOG2_E;
+        let factor = problem.options.factor();
         for r in 0..rows.len() {
             let (head, i) = rows.place(r);
             let mean = q.mean(b, head);
@@ -279,7 +307,7 @@ impl Decode<'_> {
         row: usize,
         n: usize,
         rows: usize,
-        masked: bool,
+        careful: bool,
         ldo: usize,
     ) {
         let (kernels, scratch, v, dv) =
@@ -287,6 +315,9 @@ impl Decode<'_> {
         let (o, alpha) = (scratch.o, scratch.alpha.cast_const());
         // SAFETY: as for `scores`.
         unsafe {
+            if !row_scaled(v) && careful {
+                return self.axpy_careful(at, row, n, rows, ldo);
+            }
             if !row_scaled(v) {
                 let ones = [1.0f32; DECODE_ROWS];
                 let ld = stride(dv);
@@ -309,9 +340,8 @@ impl Decode<'_> {
                 return;
             }
             self.scale_weights(at, row, n, rows);
-            if masked && v.precision.is_float() && self.any_hidden_is_not_finite(at, row, n) {
-                self.axpy_careful(at, row, n, rows, ldo);
-                return;
+            if careful && v.precision.is_float() {
+                return self.axpy_careful(at, row, n, rows, ldo);
             }
             let axpy = *kernels.axpy_rows.of(v.precision);
             let from = v.at(at.0, at.1, row, 0).cast_const();
@@ -340,9 +370,9 @@ impl Decode<'_> {
             for r in 0..rows {
                 let p = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
                 if !constant {
-                    p.iter_mut()
-                        .zip(scales.iter())
-                        .for_each(|(x, scale)| *x *= scale);
+                    // A weight of 0 is that of a hidden key, whose scale may be anything.
+                    (p.iter_mut().zip(scales.iter()))
+                        .for_each(|(x, scale)| *x = if *x == 0.0 { 0.0 } else { *x * scale });
                 }
                 if has_zeros {
                     let sum = p
@@ -369,16 +399,6 @@ impl Decode<'_> {
             // SAFETY: a flag per key.
             unsafe { *self.scratch.hidden.add(j) = bits };
         }
-    }
-
-    unsafe fn any_hidden_is_not_finite(&self, at: (usize, usize), row: usize, n: usize) -> bool {
-        (0..n).any(|j| {
-            // SAFETY: keys of the block; one staged row.
-            unsafe {
-                *self.scratch.hidden.add(j) != 0
-                    && !self.value_row(at, row + j).iter().all(|x| x.is_finite())
-            }
-        })
     }
 
     unsafe fn value_row(&self, at: (usize, usize), row: usize) -> &[f32] {

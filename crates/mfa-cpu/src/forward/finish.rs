@@ -3,17 +3,19 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::forward::bias::LOG2_E;
+use crate::base2::{to_base2, to_natural};
 use crate::hadamard;
 use crate::kernels::Kernels;
 use crate::precision::Precision;
 use crate::problem::Forward;
 use crate::tensor::Tensor;
 
-/// A row's part of the softmax: `o` unnormalised, relative to the maximum `m` (base 2) and with the sum `l`.
+/// A row's part of the softmax: `o` unnormalised, relative to the maximum `m` (base 2) and with the sum `l` of what was
+/// multiplied, which lacks `left`.
 pub(crate) struct Partial<'a> {
     pub m: f32,
     pub l: f32,
+    pub left: f32,
     pub o: &'a mut [f32],
 }
 
@@ -35,7 +37,7 @@ impl Finish<'_> {
             .options
             .sinks
             .as_ref()
-            .map_or(f32::NEG_INFINITY, |sinks| LOG2_E * sinks.number(0, head));
+            .map_or(f32::NEG_INFINITY, |sinks| to_base2(sinks.number(0, head)));
         // A NaN sink must show: `max` would drop it.
         let top = if sink.is_nan() {
             sink
@@ -52,7 +54,8 @@ impl Finish<'_> {
         let factor = if l == 0.0 { 0.0 } else { weight / l };
         if let Some(lse) = &self.call.logsumexp {
             // log2 in f64: the sum may lie just beside 1, where f32 loses the small term beside a large maximum.
-            let value = (f64::from(finite_top) + f64::from(l).log2()) * std::f64::consts::LN_2;
+            let sum = f64::from(l) + f64::from(weight) * f64::from(part.left);
+            let value = to_natural(finite_top, sum.log2());
             // SAFETY: the view was checked to be [batch, heads, rows, 1] floats; each row is written once.
             unsafe { lse.at(b, head, n, 0).cast::<f32>().write(value as f32) };
         }
@@ -147,6 +150,7 @@ pub(crate) fn merge(into: &mut Partial<'_>, part: &Partial<'_>) {
     let (a, b) = ((into.m - finite_top).exp2(), (part.m - finite_top).exp2());
     into.m = top;
     into.l = into.l * a + part.l * b;
+    into.left = into.left * a + part.left * b;
     into.o
         .iter_mut()
         .zip(part.o.iter())

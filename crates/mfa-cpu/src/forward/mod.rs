@@ -8,7 +8,6 @@ mod parts;
 mod schedule;
 mod tile;
 
-pub(crate) use bias::LOG2_E;
 pub(crate) use finish::{store_row, store_scaled_row};
 pub(crate) use schedule::{Schedule, count as count_tiles};
 
@@ -37,18 +36,18 @@ impl Scratch {
         }
     }
 
-    /// O, maxima and sums.
-    fn results(&self) -> (*mut f32, *mut f32, *mut f32) {
+    /// O, maxima, sums, and what rounding left out of them.
+    fn results(&self) -> (*mut f32, [*mut f32; 3]) {
         match self {
-            Scratch::Tile(s) => (s.o, s.m, s.l),
-            Scratch::Decode(s) => (s.o, s.m, s.l),
+            Scratch::Tile(s) => (s.o, [s.m, s.l, s.left]),
+            Scratch::Decode(s) => (s.o, [s.m, s.l, s.left]),
         }
     }
 }
 
-/// Floats that a split leaves behind per row: O, maximum, sum.
+/// Floats that a split leaves behind per row: maximum, sum, what rounding left out of it, and O.
 fn partial_len(problem: &Problem) -> usize {
-    problem.dv + 2
+    3 + problem.dv
 }
 
 /// Bytes that the call allocates beside its outputs, at most: what [`workspace`] rounds up to, and lists of sequences.
@@ -146,7 +145,7 @@ pub(crate) fn run(
                 .run(&item),
             }
         }
-        let (o, m, l) = scratch.results();
+        let (o, [m, l, left]) = scratch.results();
         let ldo = padded(problem.dv, kernels);
         let finish = (plan.splits == 1).then(|| finish_of(call, plan, kernels, &item));
         for r in 0..item.rows.len() {
@@ -155,6 +154,7 @@ pub(crate) fn run(
                 let part = Partial {
                     m: *m.add(r),
                     l: *l.add(r),
+                    left: *left.add(r),
                     o: std::slice::from_raw_parts_mut(o.add(r * ldo), problem.dv),
                 };
                 match &finish {
@@ -163,9 +163,10 @@ pub(crate) fn run(
                         let out = room.partials().add(number * item_len + r * partial);
                         out.write(part.m);
                         out.add(1).write(part.l);
+                        out.add(2).write(part.left);
                         part.o
                             .as_ptr()
-                            .copy_to_nonoverlapping(out.add(2), problem.dv);
+                            .copy_to_nonoverlapping(out.add(3), problem.dv);
                     }
                 }
             }
@@ -186,7 +187,8 @@ pub(crate) fn run(
                     Partial {
                         m: *at,
                         l: *at.add(1),
-                        o: std::slice::from_raw_parts_mut(at.add(2), problem.dv),
+                        left: *at.add(2),
+                        o: std::slice::from_raw_parts_mut(at.add(3), problem.dv),
                     }
                 };
                 let mut sum = row(0);

@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::ptr::null;
 
 use crate::expand::Basis;
-use crate::forward::bias::LOG2_E;
 use crate::forward::schedule::Rows;
 use crate::forward::tile::Tile;
 use crate::kernels::parts::{Float, FloatRows};
@@ -23,7 +22,9 @@ pub(super) struct Block {
     /// The same of Q and K, where they are packed as parts.
     pub finite_scores: bool,
     pub scales: ScoreScales,
+    /// Scales of V by key; null where those of all keys are `v_factor`.
     pub v_scale: *const f32,
+    pub v_factor: f32,
     pub v_zero: i32,
 }
 
@@ -102,7 +103,7 @@ impl Tile<'_> {
             if let Scores::Parts(terms) = self.plan.scores {
                 return self.pack_q_parts(terms, from, strip, n);
             }
-            let factor = problem.options.scale * LOG2_E;
+            let factor = problem.options.factor();
             let out = scratch.q.cast::<f32>().add(strip * d);
             (kernels.pack_q_f32)(from.ptr.cast(), from.ld, n, d, factor, out);
         }
@@ -114,7 +115,7 @@ impl Tile<'_> {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
         let (q, d, b, mr) = (&problem.q, problem.d, rows.sequence.batch, kernels.mr);
         let Some(quant) = &q.quant else { return };
-        let factor = problem.options.scale * LOG2_E;
+        let factor = problem.options.factor();
         let k_scale = match &problem.k.quant {
             Some(Quant {
                 params: Params::One { scale, .. },
@@ -186,6 +187,7 @@ impl Tile<'_> {
                 row_add: null(),
             },
             v_scale: null(),
+            v_factor: 1.0,
             v_zero: 0,
         };
         // SAFETY: `n <= block_keys <= KB` rows fit every array of the scratch; rows are inside the tensors.
@@ -325,7 +327,14 @@ impl Tile<'_> {
             if !matches!(quant.params, Params::One { .. }) {
                 let scales = std::slice::from_raw_parts_mut(scratch.v_scale, n);
                 quant.row_scales(at.0, at.1, row, scales);
-                block.v_scale = scratch.v_scale;
+                let adds_nothing = |j: usize| {
+                    let zero = quant.zero(at.0, at.1, row + j, 0);
+                    (0..dv).all(|c| i32::from(*from.add(j * ld + c)) == zero)
+                };
+                match common_scale(scales, adds_nothing) {
+                    Some(scale) => block.v_factor = scale,
+                    None => block.v_scale = scratch.v_scale,
+                }
             }
             if self.plan.values == Values::U8 {
                 block.v_zero = quant.zero(at.0, at.1, row, 0);
@@ -342,4 +351,19 @@ impl Tile<'_> {
             (kernels.pack_v_i16)(from, ld, n, dv, zeros, scratch.v.cast());
         }
     }
+}
+
+/// The scale of all keys, if it is the same. A key whose values are all zero adds nothing: whatever its scale is, it is that
+/// of the others, or 0, so that it does not set the size of a step of P.
+fn common_scale(scales: &mut [f32], adds_nothing: impl Fn(usize) -> bool) -> Option<f32> {
+    let mut common = None;
+    let mut same = true;
+    for (j, scale) in scales.iter_mut().enumerate() {
+        if scale.is_finite() && adds_nothing(j) {
+            *scale = 0.0;
+            continue;
+        }
+        same &= *common.get_or_insert(*scale) == *scale;
+    }
+    same.then(|| common.unwrap_or(1.0))
 }

@@ -1,6 +1,5 @@
 //! A strip on products of parts: see [`crate::kernels::parts`].
 
-use crate::forward::bias::LOG2_E;
 use crate::forward::pack::Block;
 use crate::forward::tile::Tile;
 use crate::kernels::parts::{
@@ -28,7 +27,7 @@ impl Tile<'_> {
 
     /// Q in few parts keeps its bits only if it is not multiplied; no step of softmax but that of parts multiplies.
     pub(super) fn factor(&self) -> Factor {
-        let factor = self.problem.options.scale * LOG2_E;
+        let factor = self.problem.options.factor();
         let (before, after) = match self.plan.values {
             Values::Parts(_) if factor == 0.0 => (factor, 1.0),
             Values::Parts(_) => (factor.signum(), factor.abs()),

@@ -40,6 +40,8 @@ pub(super) struct Scratch {
     /// Running maximum and sum, per row of the tile.
     pub m: *mut f32,
     pub l: *mut f32,
+    /// See [`RowState::left`].
+    pub left: *mut f32,
     pub row_scale: *mut f32,
     pub row_sum: *mut f32,
     pub row_add: *mut f32,
@@ -62,6 +64,8 @@ pub(super) struct Scratch {
     /// A row of the mask; scales of V's columns.
     pub line: *mut f32,
     pub hidden: *mut u8,
+    /// For each strip, whether it sees none of the block's keys.
+    pub unseen: *mut bool,
 }
 
 impl Scratch {
@@ -88,6 +92,7 @@ impl Scratch {
             o: arena.take(tile * ldo),
             m: arena.take(tile),
             l: arena.take(tile),
+            left: arena.take(tile),
             row_scale: arena.take(tile),
             row_sum: arena.take(tile),
             row_add: arena.take(tile),
@@ -107,6 +112,7 @@ impl Scratch {
             v_zero: arena.take(KB),
             line: arena.take(KB.max(ldo)),
             hidden: arena.take(kernels.mr * KB),
+            unseen: arena.take(tile.div_ceil(kernels.mr)),
         }
     }
 }
@@ -137,6 +143,7 @@ impl Tile<'_> {
             scratch.o.write_bytes(0, padded_rows * ldo);
             std::slice::from_raw_parts_mut(scratch.m, padded_rows).fill(f32::NEG_INFINITY);
             scratch.l.write_bytes(0, padded_rows);
+            scratch.left.write_bytes(0, padded_rows);
             let (low, high) = rows.span(0, rows.len());
             let lo = rows.sequence.visible(options, low).0.max(item.keys.start);
             let hi = rows.sequence.visible(options, high).1.min(item.keys.end);
@@ -158,9 +165,20 @@ impl Tile<'_> {
             // Blocks start at multiples of their size, whatever the window, so that blocks of scales are not straddled.
             for first in (lo - lo % step..hi).step_by(step) {
                 let end = (first + step).min(hi);
+                let strips = (0..rows.len()).step_by(mr);
+                let hidden = std::slice::from_raw_parts_mut(scratch.unseen, strips.len());
+                for (strip, hidden) in strips.clone().zip(hidden.iter_mut()) {
+                    let to = (strip + mr).min(rows.len());
+                    *hidden = self.bias.hides_all(rows, strip, to, first..end);
+                }
+                if hidden.iter().all(|hidden| *hidden) {
+                    continue;
+                }
                 let block = self.pack_block(rows, first..end, k_basis, v_basis, packed.finite);
-                for strip in (0..rows.len()).step_by(mr) {
-                    self.strip(rows, strip, &block, ldo);
+                for (strip, hidden) in strips.zip(hidden.iter()) {
+                    if !hidden {
+                        self.strip(rows, strip, &block, ldo);
+                    }
                 }
             }
         }
@@ -196,6 +214,7 @@ impl Tile<'_> {
                 m,
                 l,
                 alpha: scratch.alpha,
+                left: scratch.left.add(strip),
             };
             let o = scratch.o.add(strip * ldo);
             // What the scores are still to be multiplied by, to be in base 2.
@@ -292,6 +311,7 @@ impl Tile<'_> {
                 Values::I16 => {
                     let p: *mut i16 = scratch.p.cast();
                     (kernels.softmax_i16)(scratch.s, n_rows, n, state, v_scale, p, scratch.p_scale);
+                    self.scale_p(n_rows, block.v_factor);
                     let v = scratch.v.cast::<i16>().add(skipped * nr);
                     let (alpha, p_scale) = (scratch.alpha, scratch.p_scale);
                     (kernels.pv_i16)(
@@ -311,6 +331,7 @@ impl Tile<'_> {
                 Values::U8 => {
                     let (p, p_scale, p_sum) = (scratch.p, scratch.p_scale, scratch.p_sum);
                     (kernels.softmax_u8)(scratch.s, n_rows, n, state, v_scale, p, p_scale, p_sum);
+                    self.scale_p(n_rows, block.v_factor);
                     let v = scratch.v.cast::<i8>().add(skipped * nr);
                     let zero = block.v_zero;
                     (kernels.pv_u8)(
@@ -330,6 +351,13 @@ impl Tile<'_> {
                 }
             }
         }
+    }
+
+    /// Multiplies the scales of a strip of P.
+    unsafe fn scale_p(&self, rows: usize, factor: f32) {
+        // SAFETY: a scale per row of the strip.
+        let scales = unsafe { std::slice::from_raw_parts_mut(self.scratch.p_scale, rows) };
+        scales.iter_mut().for_each(|x| *x *= factor);
     }
 
     /// Remembers which scores are masked, before softmax makes them 0.

@@ -65,6 +65,15 @@ pub(crate) const SCORE_LD: usize = KB + 16;
 pub(crate) const P16_LD: usize = KB + 32;
 /// Distance of rows of 8-bit P, in elements.
 pub(crate) const P8_LD: usize = KB + 64;
+/// The largest bias of ALiBi: far keys have next to no weight, but are not hidden.
+pub(crate) const MOST_ALIBI: f32 = 3e38;
+/// Keys that FP32 sums of P V take one after the other, before they are added to those before: a few small weights at a time
+/// are rounded to the size of a large one.
+pub(crate) const SUM_RUN: usize = 64;
+/// What the largest weight of 16-bit P becomes: one less than the largest number, for what rounding carries to it.
+pub(crate) const TOP16: f32 = 32766.0;
+/// The same of 8-bit P.
+pub(crate) const TOP8: f32 = 254.0;
 /// Rows of the decode kernels, at most.
 pub(crate) const DECODE_ROWS: usize = 8;
 /// The largest `mr` of any table.
@@ -97,6 +106,9 @@ pub(crate) struct RowState {
     pub l: *mut f32,
     /// Out: what the rows of O must be multiplied by, `exp2(m_old - m_new)`.
     pub alpha: *mut f32,
+    /// What rounding left out of `l`, per row: together they are the sum of the weights as they were. Starts at 0. Only
+    /// kernels of integer P touch it.
+    pub left: *mut f32,
 }
 
 /// `s[i][j] = sum_d q[d][i] * k[d][j]` for `rows <= mr` rows and `panels * nr` keys.
@@ -120,8 +132,12 @@ pub(crate) type QkI8 = unsafe fn(
 /// Scores of -infinity give exactly 0; NaN reaches `l`. The relative error of exp2 is below 2^-22.
 pub(crate) type SoftmaxF32 = unsafe fn(s: *mut f32, rows: usize, n: usize, state: RowState);
 /// As [`SoftmaxF32`], but P leaves as integers: with `w_j = exp2(s_j - block maximum) * (v_scale ? v_scale[j] : 1)`,
-/// `p = round(w / max |w| * 32767)`, and `p_scale[i] = max |w| / 32767 * exp2(block maximum - m)`. `s` is scratch.
-/// `l` sums the weights before rounding, without `v_scale`.
+/// `p = round(w / max |w| * TOP16)`, and `p_scale[i] = max |w| / TOP16 * exp2(block maximum - m)`. `s` is scratch. A score of
+/// -infinity has the weight 0, whatever `v_scale` is.
+///
+/// What rounding leaves over is carried from key to key, in chains that kernels choose: each `p` is within one step, and so
+/// is the sum over a flat run of keys. `l` sums what is multiplied: the weights without `v_scale`, less what is left over in
+/// the end in units of `1 / TOP16`, which is `p / TOP16` where all of `v_scale` is the same; `left` sums the rest.
 pub(crate) type SoftmaxI16 = unsafe fn(
     s: *mut f32,
     rows: usize,
@@ -131,7 +147,7 @@ pub(crate) type SoftmaxI16 = unsafe fn(
     p: *mut i16,
     p_scale: *mut f32,
 );
-/// As [`SoftmaxI16`] with 255 in place of 32767, for `v_scale` that are not negative; `p_sum[i]` is the sum of the row's
+/// As [`SoftmaxI16`] with `TOP8` in place of `TOP16`, for `v_scale` that are not negative; `p_sum[i]` is the sum of the row's
 /// integers.
 pub(crate) type SoftmaxU8 = unsafe fn(
     s: *mut f32,
@@ -241,11 +257,11 @@ pub(crate) type AxpyRows = unsafe fn(
 /// Passes over one row of scores (base 2) before softmax.
 /// `s[j] = -infinity` where `mask[j] == 0`.
 pub(crate) type MaskBool = unsafe fn(s: *mut f32, mask: *const u8, n: usize);
-/// `s[j] += mask[j] * log2(e)`; a mask of -infinity gives -infinity whatever `s[j]` was.
+/// `s[j] += to_base2(mask[j])`; a mask of -infinity gives -infinity whatever `s[j]` was.
 pub(crate) type MaskAdd = unsafe fn(s: *mut f32, mask: *const f32, n: usize);
 /// `s[j] = cap2 * tanh(s[j] / cap2)`, where `cap2 = softcap * log2(e)`. NaN stays NaN.
 pub(crate) type Softcap = unsafe fn(s: *mut f32, n: usize, cap2: f32);
-/// `s[j] -= slope2 * |first - j|`, where `slope2 = slope * log2(e)` and `first` is the row's position less that of key 0.
+/// `s[j] -= slope2 * |first - j|`, at most [`MOST_ALIBI`], where `slope2 = slope * log2(e)` and `first` is the row's position less that of key 0.
 pub(crate) type Alibi = unsafe fn(s: *mut f32, n: usize, slope2: f32, first: f32);
 
 /// `out[j] = factor * x[j]` for one row of an output; `out` may be `x`.

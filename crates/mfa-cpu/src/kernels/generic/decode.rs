@@ -6,7 +6,7 @@
 use std::mem::MaybeUninit;
 
 use crate::kernels::simd::Simd;
-use crate::kernels::{DECODE_ROWS, SCORE_LD};
+use crate::kernels::{DECODE_ROWS, SCORE_LD, SUM_RUN};
 
 /// How a chunk is read.
 pub(crate) trait Element<S: Simd> {
@@ -264,6 +264,28 @@ unsafe fn columns<S: Simd, E: Element<S>, const R: usize, const C: usize>(
     o: *mut f32,
     ldo: usize,
 ) {
+    let mut first = 0;
+    while first < n {
+        let run = SUM_RUN.min(n - first);
+        let v = v.add(first * stride);
+        let alpha = (first == 0).then_some(alpha);
+        column_run::<S, E, R, C>(p.add(first), v, stride, run, width, alpha, o, ldo);
+        first += run;
+    }
+}
+
+/// The same of a few keys; without `alpha` the sums are added to those before.
+#[inline(always)]
+unsafe fn column_run<S: Simd, E: Element<S>, const R: usize, const C: usize>(
+    p: *const f32,
+    v: *const u8,
+    stride: usize,
+    n: usize,
+    width: usize,
+    alpha: Option<*const f32>,
+    o: *mut f32,
+    ldo: usize,
+) {
     let chunk = 2 * S::LANES;
     let last = if C > 1 { chunk } else { width };
     let mut acc = [[[S::splat(0.0); 2]; C]; R];
@@ -283,7 +305,10 @@ unsafe fn columns<S: Simd, E: Element<S>, const R: usize, const C: usize>(
         }
     }
     for (i, acc) in acc.iter().enumerate() {
-        let alpha = S::splat(*alpha.add(i));
+        let alpha = S::splat(match alpha {
+            Some(alpha) => *alpha.add(i),
+            None => 1.0,
+        });
         for (c, x) in acc.iter().enumerate() {
             let o = o.add(i * ldo + c * chunk);
             let x = ordered::<S, E>(*x);

@@ -1,7 +1,7 @@
 //! Passes over one row of scores, or of an output.
 
-use std::f32::consts::LOG2_E;
-
+use crate::base2::{BEND, BENT, LOG2_E, SLOPE};
+use crate::kernels::MOST_ALIBI;
 use crate::kernels::exp2::CENTRED_6;
 use crate::kernels::simd::Simd;
 
@@ -59,7 +59,12 @@ pub(crate) unsafe fn mask_add<S: Simd>(s: *mut f32, mask: *const f32, n: usize) 
         let count = S::LANES.min(n - j);
         let x = S::load_n(s.add(j), count, 0.0);
         let mask = S::load_n(mask.add(j), count, 0.0);
-        let sum = S::fma(mask, S::splat(LOG2_E), x);
+        // As `to_base2`: the lines cross where they are to be exchanged.
+        let steep = S::mul(mask, S::splat(LOG2_E));
+        let above = S::fma(mask, S::splat(SLOPE), S::splat(BENT - BEND * SLOPE));
+        let below = S::fma(mask, S::splat(SLOPE), S::splat(BEND * SLOPE - BENT));
+        let bias = S::max(below, S::min(above, steep));
+        let sum = S::add(x, bias);
         S::store_n(s.add(j), count, S::select_eq(mask, none, none, sum));
         j += count;
     }
@@ -78,7 +83,12 @@ pub(crate) unsafe fn alibi<S: Simd>(s: *mut f32, n: usize, slope2: f32, first: f
         let count = S::LANES.min(n - j);
         let distance = S::abs(S::sub(S::splat(first - j as f32), lanes));
         let x = S::load_n(s.add(j), count, 0.0);
-        S::store_n(s.add(j), count, S::fma(distance, slope, x));
+        let bias = S::mul(distance, slope);
+        // Finite, however far: and without `max`, which may drop NaN.
+        let (most, zero) = (S::splat(MOST_ALIBI), S::splat(0.0));
+        let less = S::min(most, S::sub(zero, bias));
+        let bias = S::min(most, S::sub(zero, less));
+        S::store_n(s.add(j), count, S::add(x, bias));
         j += count;
     }
 }

@@ -4,7 +4,7 @@
 //! running statistics of these rows are brought up to date as one vector.
 
 use crate::kernels::simd::Simd;
-use crate::kernels::{P8_LD, P16_LD, RowState, SCORE_LD};
+use crate::kernels::{P8_LD, P16_LD, RowState, SCORE_LD, TOP8, TOP16};
 
 /// A vector per row.
 #[repr(align(64))]
@@ -139,7 +139,6 @@ pub(crate) unsafe fn softmax_i16<S: Simd, P: Store16<S, V>, const V: usize>(
     p: *mut i16,
     p_scale: *mut f32,
 ) {
-    const TOP: f32 = 32767.0;
     let mut first = 0;
     while first < rows {
         let count = S::LANES.min(rows - first);
@@ -148,15 +147,18 @@ pub(crate) unsafe fn softmax_i16<S: Simd, P: Store16<S, V>, const V: usize>(
         let block = maxima::<S>(s, count, n);
         let origins = per_row::<S>(finite_or_zero::<S>(block));
         let mut sums = Partial([0.0; 256]);
-        let mut inverse = S::splat(TOP);
+        let mut left = Partial([0.0; 256]);
+        let mut inverse = S::splat(TOP16);
         if v_scale.is_null() {
             for i in 0..count {
                 let row = s.add(i * SCORE_LD);
                 let origin = S::splat(origins.0[i]);
                 let mut sum = S::splat(0.0);
+                let mut carry = staggered::<S, V>();
                 let mut j = 0;
                 while j < n {
-                    let w = weights::<S, V, 5>(row, j, n, origin, TOP);
+                    let w = weights::<S, V, 5>(row, j, n, origin, TOP16);
+                    let w = rounded::<S, V>(w, &mut carry);
                     for pair in w.chunks_exact(2) {
                         sum = S::add(sum, S::add(pair[0], pair[1]));
                     }
@@ -164,23 +166,32 @@ pub(crate) unsafe fn softmax_i16<S: Simd, P: Store16<S, V>, const V: usize>(
                     j += V * S::LANES;
                 }
                 S::store(sums.0.as_mut_ptr().add(i * S::LANES), sum);
+                left_over::<S, V>(&mut left, i, carry, TOP16);
             }
         } else {
             let largest = scaled::<S, 5>(s, count, n, &origins, v_scale, &mut sums);
-            inverse = S::min(S::splat(f32::MAX), S::div(S::splat(TOP), largest));
+            inverse = S::min(S::splat(f32::MAX), S::div(S::splat(TOP16), largest));
             let inverses = per_row::<S>(inverse);
             for i in 0..count {
                 let inverse = S::splat(inverses.0[i]);
+                let mut carry = staggered::<S, V>();
                 let mut j = 0;
                 while j < n {
                     let w = products::<S, V>(s.add(i * SCORE_LD), j, n, inverse);
+                    let w = rounded::<S, V>(w, &mut carry);
                     P::store(p.add(i * P16_LD), j, w);
                     j += V * S::LANES;
                 }
+                left_over::<S, V>(&mut left, i, carry, TOP16);
             }
         }
-        let top = if v_scale.is_null() { TOP } else { 1.0 };
-        let beta = advance::<S>(state, first, count, block, &sums, top);
+        let summed = Summed {
+            sums: &sums,
+            top: if v_scale.is_null() { TOP16 } else { 1.0 },
+            left: &left,
+            rounded: v_scale.is_null(),
+        };
+        let beta = advance::<S>(state, first, count, block, &summed);
         S::store_n(p_scale.add(first), count, S::div(beta, inverse));
         first += count;
     }
@@ -198,7 +209,6 @@ pub(crate) unsafe fn softmax_u8<S: Simd>(
     p_scale: *mut f32,
     p_sum: *mut i32,
 ) {
-    const TOP: f32 = 255.0;
     let mut first = 0;
     while first < rows {
         let count = S::LANES.min(rows - first);
@@ -207,42 +217,54 @@ pub(crate) unsafe fn softmax_u8<S: Simd>(
         let block = maxima::<S>(s, count, n);
         let origins = per_row::<S>(finite_or_zero::<S>(block));
         let mut sums = Partial([0.0; 256]);
+        let mut left = Partial([0.0; 256]);
         let mut p_sums = Partial([0.0; 256]);
-        let mut inverse = S::splat(TOP);
+        let mut inverse = S::splat(TOP8);
         if v_scale.is_null() {
             for i in 0..count {
                 let row = s.add(i * SCORE_LD);
                 let origin = S::splat(origins.0[i]);
                 let mut sum = S::splat(0.0);
                 let mut p_sum = S::splat_i(0);
+                let mut carry = staggered::<S, 4>();
                 let mut j = 0;
                 while j < n {
-                    let w = weights::<S, 4, 4>(row, j, n, origin, TOP);
+                    let w = weights::<S, 4, 4>(row, j, n, origin, TOP8);
+                    let w = rounded::<S, 4>(w, &mut carry);
                     sum = S::add(sum, S::add(S::add(w[0], w[1]), S::add(w[2], w[3])));
                     p_sum = S::store_u8(p.add(i * P8_LD + j), w, p_sum);
                     j += 4 * S::LANES;
                 }
                 S::store(sums.0.as_mut_ptr().add(i * S::LANES), sum);
                 S::store(p_sums.0.as_mut_ptr().add(i * S::LANES), S::to_f(p_sum));
+                left_over::<S, 4>(&mut left, i, carry, TOP8);
             }
         } else {
             let largest = scaled::<S, 4>(s, count, n, &origins, v_scale, &mut sums);
-            inverse = S::min(S::splat(f32::MAX), S::div(S::splat(TOP), largest));
+            inverse = S::min(S::splat(f32::MAX), S::div(S::splat(TOP8), largest));
             let inverses = per_row::<S>(inverse);
             for i in 0..count {
                 let inverse = S::splat(inverses.0[i]);
                 let mut p_sum = S::splat_i(0);
+                let mut carry = staggered::<S, 4>();
                 let mut j = 0;
                 while j < n {
                     let w = products::<S, 4>(s.add(i * SCORE_LD), j, n, inverse);
+                    let w = rounded::<S, 4>(w, &mut carry);
                     p_sum = S::store_u8(p.add(i * P8_LD + j), w, p_sum);
                     j += 4 * S::LANES;
                 }
                 S::store(p_sums.0.as_mut_ptr().add(i * S::LANES), S::to_f(p_sum));
+                left_over::<S, 4>(&mut left, i, carry, TOP8);
             }
         }
-        let top = if v_scale.is_null() { TOP } else { 1.0 };
-        let beta = advance::<S>(state, first, count, block, &sums, top);
+        let summed = Summed {
+            sums: &sums,
+            top: if v_scale.is_null() { TOP8 } else { 1.0 },
+            left: &left,
+            rounded: v_scale.is_null(),
+        };
+        let beta = advance::<S>(state, first, count, block, &summed);
         S::store_n(p_scale.add(first), count, S::div(beta, inverse));
         let totals = per_row::<S>(S::across::<true>(p_sums.0.as_ptr()));
         for i in 0..count {
@@ -250,6 +272,62 @@ pub(crate) unsafe fn softmax_u8<S: Simd>(
         }
         first += count;
     }
+}
+
+/// What rounding left over before the first key: nothing in total, and something else for each chain. A run of equal weights
+/// then leaves over next to nothing either. In the order of reversed bits, so that few keys have balanced chains too.
+#[inline(always)]
+unsafe fn staggered<S: Simd, const V: usize>() -> [S::F; V] {
+    let mut out = [S::splat(0.0); V];
+    for (v, out) in out.iter_mut().enumerate() {
+        let chains = (V * S::LANES) as u32;
+        let chain = |lane: usize| {
+            let at = ((v * S::LANES + lane) as u32).reverse_bits() >> (32 - chains.ilog2());
+            (at as f32 + 0.5) / chains as f32 - 0.5
+        };
+        let lanes: [f32; 16] = std::array::from_fn(chain);
+        *out = S::load(lanes.as_ptr());
+    }
+    out
+}
+
+/// Weights as integers. What rounding leaves over of a key is carried to a later one: so the sum of any flat run of keys is
+/// right to about one step, however small they are beside the largest. Nothing is carried to a key of weight 0.
+#[inline(always)]
+unsafe fn rounded<S: Simd, const V: usize>(x: [S::F; V], carry: &mut [S::F; V]) -> [S::F; V] {
+    let mut out = x;
+    for (out, carry) in out.iter_mut().zip(carry) {
+        let with = S::add(*out, *carry);
+        *out = S::round(with);
+        *carry = S::sub(with, *out);
+    }
+    out
+}
+
+/// Notes what was left over of row `i` in the end, where the largest weight is 1.
+#[inline(always)]
+unsafe fn left_over<S: Simd, const V: usize>(
+    left: &mut Partial,
+    i: usize,
+    carry: [S::F; V],
+    top: f32,
+) {
+    let mut sum = S::splat(0.0);
+    for carry in carry {
+        sum = S::fma(carry, S::splat(1.0 / top), sum);
+    }
+    S::store(left.0.as_mut_ptr().add(i * S::LANES), sum);
+}
+
+/// What the weights of a block add up to, by row.
+struct Summed<'a> {
+    /// Times `top`.
+    sums: &'a Partial,
+    top: f32,
+    /// What rounding left over.
+    left: &'a Partial,
+    /// Whether `sums` is of rounded weights.
+    rounded: bool,
 }
 
 /// The maximum of each of `count <= LANES` rows, NaN left out.
@@ -333,7 +411,7 @@ unsafe fn block<S: Simd, const V: usize>(
     x
 }
 
-/// Replaces scores by `exp2(s - origin) * v_scale`, leaves the sums without `v_scale` in `sums`, and returns the largest
+/// Replaces scores by `exp2(s - origin) * v_scale` (0 where a key is hidden, whatever its scale is), leaves the sums without `v_scale` in `sums`, and returns the largest
 /// magnitude of each row.
 #[inline(always)]
 unsafe fn scaled<S: Simd, const DEGREE: usize>(
@@ -344,6 +422,7 @@ unsafe fn scaled<S: Simd, const DEGREE: usize>(
     v_scale: *const f32,
     sums: &mut Partial,
 ) -> S::F {
+    let (hidden, zero) = (S::splat(f32::NEG_INFINITY), S::splat(0.0));
     let mut largest = Partial([0.0; 256]);
     for i in 0..count {
         let row = s.add(i * SCORE_LD);
@@ -352,9 +431,11 @@ unsafe fn scaled<S: Simd, const DEGREE: usize>(
         let mut top = S::splat(0.0);
         let mut j = 0;
         while j + S::LANES <= n {
-            let w = S::exp2::<DEGREE>(S::sub(S::load(row.add(j)), origin), 1.0);
+            let x = S::load(row.add(j));
+            let w = S::exp2::<DEGREE>(S::sub(x, origin), 1.0);
             sum = S::add(sum, w);
             let w = S::mul(w, S::load(v_scale.add(j)));
+            let w = S::select_eq(x, hidden, zero, w);
             top = S::max(S::abs(w), top);
             S::store(row.add(j), w);
             j += S::LANES;
@@ -364,6 +445,7 @@ unsafe fn scaled<S: Simd, const DEGREE: usize>(
             let w = S::exp2::<DEGREE>(S::sub(x, origin), 1.0);
             sum = S::add(sum, w);
             let w = S::mul(w, S::load_n(v_scale.add(j), n - j, 0.0));
+            let w = S::select_eq(x, hidden, zero, w);
             top = S::max(S::abs(w), top);
             S::store_n(row.add(j), n - j, w);
         }
@@ -373,26 +455,32 @@ unsafe fn scaled<S: Simd, const DEGREE: usize>(
     S::across::<false>(largest.0.as_ptr())
 }
 
-/// Brings the state of `count` rows up to date with a block whose maxima are `block` and whose weights add up to
-/// `sums / top`; returns what the weights of the block are worth beside those of the blocks before.
+/// Brings the state of `count` rows up to date with a block whose maxima are `block`; returns what the weights of the block
+/// are worth beside those of the blocks before.
 #[inline(always)]
 unsafe fn advance<S: Simd>(
     state: RowState,
     first: usize,
     count: usize,
     block: S::F,
-    sums: &Partial,
-    top: f32,
+    summed: &Summed<'_>,
 ) -> S::F {
     let old = S::load_n(state.m.add(first), count, 0.0);
     let m = S::max(old, block);
     let origin = finite_or_zero::<S>(m);
     let alpha = S::exp2::<5>(S::sub(old, origin), 1.0);
     let beta = S::exp2::<5>(S::sub(block, origin), 1.0);
-    let sum = S::div(S::across::<true>(sums.0.as_ptr()), S::splat(top));
-    let l = S::load_n(state.l.add(first), count, 0.0);
-    let l = S::fma(alpha, l, S::mul(beta, sum));
-    S::store_n(state.l.add(first), count, l);
+    let left = S::across::<true>(summed.left.0.as_ptr());
+    let sum = S::across::<true>(summed.sums.0.as_ptr());
+    let mut sum = S::div(sum, S::splat(summed.top));
+    if !summed.rounded {
+        sum = S::sub(sum, left);
+    }
+    for (at, of_block) in [(state.l, sum), (state.left, left)] {
+        let before = S::load_n(at.add(first), count, 0.0);
+        let both = S::fma(alpha, before, S::mul(beta, of_block));
+        S::store_n(at.add(first), count, both);
+    }
     S::store_n(state.alpha.add(first), count, alpha);
     S::store_n(state.m.add(first), count, m);
     beta

@@ -1,7 +1,7 @@
 //! FP32 tiles: scores and outputs are the same product with different strides.
 
-use crate::kernels::SCORE_LD;
 use crate::kernels::simd::Simd;
+use crate::kernels::{SCORE_LD, SUM_RUN};
 
 /// `R` rows times `P` panels of `NV` vectors each. `a[i][t]` is at `a + i * row + t * step`.
 #[inline(always)]
@@ -121,17 +121,30 @@ unsafe fn outputs<S: Simd, const R: usize, const NV: usize, const P: usize>(
     o: *mut f32,
     ldo: usize,
 ) {
-    let acc = product::<S, R, NV, P>(p, SCORE_LD, 1, v, NV * S::LANES * packed, n);
-    for (i, acc) in acc.iter().enumerate() {
-        if i >= rows {
-            break;
-        }
-        let alpha = S::splat(*alpha.add(i));
-        for (panel, acc) in acc.iter().enumerate() {
-            for (v, x) in acc.iter().enumerate() {
-                let o = o.add(i * ldo + (panel * NV + v) * S::LANES);
-                S::store(o, S::fma(alpha, S::load(o), *x));
+    let nr = NV * S::LANES;
+    let mut first = 0;
+    while first < n {
+        let run = SUM_RUN.min(n - first);
+        let acc = product::<S, R, NV, P>(
+            p.add(first),
+            SCORE_LD,
+            1,
+            v.add(first * nr),
+            nr * packed,
+            run,
+        );
+        for (i, acc) in acc.iter().enumerate() {
+            if i >= rows {
+                break;
+            }
+            let alpha = S::splat(if first == 0 { *alpha.add(i) } else { 1.0 });
+            for (panel, acc) in acc.iter().enumerate() {
+                for (v, x) in acc.iter().enumerate() {
+                    let o = o.add(i * ldo + (panel * NV + v) * S::LANES);
+                    S::store(o, S::fma(alpha, S::load(o), *x));
+                }
             }
         }
+        first += run;
     }
 }

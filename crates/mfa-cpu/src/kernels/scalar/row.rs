@@ -1,6 +1,7 @@
 //! Passes over one row of scores, or of an output.
 
-use std::f32::consts::LOG2_E;
+use crate::base2::to_base2;
+use crate::kernels::MOST_ALIBI;
 
 /// See [`crate::kernels::MaskBool`].
 pub(super) unsafe fn mask_bool(s: *mut f32, mask: *const u8, n: usize) {
@@ -21,7 +22,7 @@ pub(super) unsafe fn mask_add(s: *mut f32, mask: *const f32, n: usize) {
         *s = if mask == f32::NEG_INFINITY {
             mask
         } else {
-            *s + mask * LOG2_E
+            *s + to_base2(mask)
         };
     }
 }
@@ -36,7 +37,12 @@ pub(super) unsafe fn softcap(s: *mut f32, n: usize, cap2: f32) {
 /// See [`crate::kernels::Alibi`].
 pub(super) unsafe fn alibi(s: *mut f32, n: usize, slope2: f32, first: f32) {
     for j in 0..n {
-        *s.add(j) -= slope2 * (first - j as f32).abs();
+        let bias = slope2 * (first - j as f32).abs();
+        *s.add(j) -= if bias.is_nan() {
+            bias
+        } else {
+            bias.clamp(-MOST_ALIBI, MOST_ALIBI)
+        };
     }
 }
 

@@ -1,6 +1,6 @@
 //! Steps of online softmax.
 
-use crate::kernels::{P8_LD, P16_LD, RowState, SCORE_LD};
+use crate::kernels::{P8_LD, P16_LD, RowState, SCORE_LD, TOP8, TOP16};
 
 /// See [`crate::kernels::SoftmaxF32`].
 pub(super) unsafe fn softmax_f32(s: *mut f32, rows: usize, n: usize, state: RowState) {
@@ -32,12 +32,9 @@ pub(super) unsafe fn softmax_i16(
     for i in 0..rows {
         let row = std::slice::from_raw_parts_mut(s.add(i * SCORE_LD), n);
         let p = std::slice::from_raw_parts_mut(p.add(i * P16_LD), n.next_multiple_of(2));
-        let (inverse, beta) = weigh(row, i, state, v_scale, 32767.0);
         p.fill(0);
-        for (p, w) in p.iter_mut().zip(row) {
-            *p = (*w * inverse).round_ties_even() as i16;
-        }
-        *p_scale.add(i) = beta / inverse;
+        let store = |j: usize, x: f32| p[j] = x as i16;
+        *p_scale.add(i) = weigh(row, i, state, v_scale, TOP16, store);
     }
 }
 
@@ -55,50 +52,63 @@ pub(super) unsafe fn softmax_u8(
     for i in 0..rows {
         let row = std::slice::from_raw_parts_mut(s.add(i * SCORE_LD), n);
         let p = std::slice::from_raw_parts_mut(p.add(i * P8_LD), n.next_multiple_of(4));
-        let (inverse, beta) = weigh(row, i, state, v_scale, 255.0);
         p.fill(0);
         let mut sum = 0i32;
-        for (p, w) in p.iter_mut().zip(row) {
-            *p = (*w * inverse).round_ties_even() as u8;
-            sum += i32::from(*p);
-        }
-        *p_scale.add(i) = beta / inverse;
+        let store = |j: usize, x: f32| {
+            p[j] = x as u8;
+            sum += i32::from(p[j]);
+        };
+        *p_scale.add(i) = weigh(row, i, state, v_scale, TOP8, store);
         *p_sum.add(i) = sum;
     }
 }
 
-/// Replaces the scores of row `i` by their weights `w`, brings its state up to date, and returns what makes the
-/// largest weight `top`, and what the weights of this block are worth beside those of the blocks before.
+/// Weighs the scores of row `i`, stores the weights as integers of which the largest is `top`, brings the row's state up to
+/// date, and returns what a step is worth beside the blocks before.
 unsafe fn weigh(
     row: &mut [f32],
     i: usize,
     state: RowState,
     v_scale: *const f32,
     top: f32,
-) -> (f32, f32) {
+    mut store: impl FnMut(usize, f32),
+) -> f32 {
     let block = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let origin = finite_or_zero(block);
     let mut sum = 0f32;
-    let mut largest = 1f32;
-    for x in row.iter_mut() {
+    let mut largest = if v_scale.is_null() { 1f32 } else { 0.0 };
+    for (j, x) in row.iter_mut().enumerate() {
+        let hidden = *x == f32::NEG_INFINITY;
         *x = (*x - origin).exp2();
         sum += *x;
-    }
-    if !v_scale.is_null() {
-        largest = 0.0;
-        for (j, x) in row.iter_mut().enumerate() {
-            *x *= *v_scale.add(j);
+        if !v_scale.is_null() {
+            *x = if hidden { 0.0 } else { *x * *v_scale.add(j) };
             largest = largest.max(x.abs());
         }
     }
+    // Scales of V so small that the quotient overflows keep fewer bits, instead of none.
+    let inverse = (top / largest).min(f32::MAX);
+    let (mut carry, mut steps) = (0f32, 0f32);
+    for (j, w) in row.iter().enumerate() {
+        let with = w * inverse + carry;
+        let step = with.round_ties_even();
+        carry = with - step;
+        steps += step;
+        store(j, step);
+    }
+    let sum = if v_scale.is_null() {
+        steps / top
+    } else {
+        sum - carry / top
+    };
     let m = (*state.m.add(i)).max(block);
     let mx = finite_or_zero(m);
     let beta = (block - mx).exp2();
     *state.alpha.add(i) = (*state.m.add(i) - mx).exp2();
     *state.l.add(i) = *state.alpha.add(i) * *state.l.add(i) + beta * sum;
+    *state.left.add(i) = *state.alpha.add(i) * *state.left.add(i) + beta * (carry / top);
     *state.m.add(i) = m;
-    // Scales of V so small that the quotient overflows keep fewer bits, instead of none.
-    ((top / largest).min(f32::MAX), beta)
+    beta / inverse
 }
 
 /// The origin of the exponentials; a row that is masked so far has none, and any finite value gives it weights of 0.

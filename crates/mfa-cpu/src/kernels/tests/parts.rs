@@ -440,6 +440,7 @@ fn weights_in_parts() {
                     m: m.as_mut_ptr(),
                     l: l.as_mut_ptr(),
                     alpha: alpha.as_mut_ptr(),
+                    left: std::ptr::null_mut(),
                 };
                 // SAFETY: operands have the sizes of their layouts.
                 unsafe {
