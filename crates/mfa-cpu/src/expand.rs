@@ -8,8 +8,9 @@ use half::{bf16, f16};
 use crate::hadamard;
 use crate::kernels::parts::{Float, FloatRows};
 use crate::kernels::{Kernels, PerPrecision};
+use crate::line::Line;
 use crate::precision::Precision;
-use crate::quantization::Granularity;
+use crate::quantization::{Granularity, Quant};
 use crate::tensor::Tensor;
 
 /// How rows of a tensor are expanded.
@@ -47,6 +48,26 @@ impl Tensor {
         self.quant.as_ref().is_some_and(|q| q.rotated)
     }
 
+    /// The quantization of an operand whose plan is one of integers.
+    pub(crate) fn expect_quant(&self) -> &Quant {
+        match &self.quant {
+            Some(quant) => quant,
+            None => unreachable!(
+                "a plan of integers, and an operand of {}",
+                self.precision.name()
+            ),
+        }
+    }
+
+    /// Whether scales differ within a row.
+    pub(crate) fn has_scales_within_rows(&self) -> bool {
+        (self.quant.as_ref()).is_some_and(|quant| match quant.granularity {
+            Granularity::Tensor | Granularity::Block => false,
+            Granularity::Row => quant.group < self.shape[3],
+            Granularity::Channel => true,
+        })
+    }
+
     /// Whether the columns of a row follow one another.
     pub(crate) fn has_dense_rows(&self) -> bool {
         self.shape[3] == 1 || self.strides[3] == 1
@@ -73,12 +94,12 @@ impl Tensor {
     }
 
     /// The column means of a head in the stored basis; `None` without means.
-    pub(crate) fn mean(&self, b: usize, h: usize) -> Option<Vec<f32>> {
+    pub(crate) fn mean(&self, b: usize, h: usize) -> Option<Line> {
         let quant = self.quant.as_ref()?;
         let mean = quant.mean.as_ref()?;
         let columns = self.shape[3];
         // SAFETY: the array was checked to hold [batch, heads, columns] floats.
-        let row = unsafe {
+        let stored = unsafe {
             std::slice::from_raw_parts(
                 mean.ptr
                     .cast::<f32>()
@@ -86,7 +107,8 @@ impl Tensor {
                 columns,
             )
         };
-        let mut row = row.to_vec();
+        let mut row = Line::new(columns);
+        row.copy_from_slice(stored);
         if quant.rotated {
             hadamard::rotate(&mut row);
         }

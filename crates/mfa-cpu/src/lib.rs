@@ -20,6 +20,7 @@ mod forward;
 mod hadamard;
 mod handle;
 mod kernels;
+mod line;
 mod mask;
 mod memory;
 mod merge;

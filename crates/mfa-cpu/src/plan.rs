@@ -6,7 +6,6 @@ use crate::precision::Precision;
 use crate::problem::{Forward, Problem};
 use crate::quantization::Granularity;
 use crate::sizes;
-use crate::tensor::Tensor;
 
 /// How the query rows meet the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,15 +167,6 @@ impl Plan {
     }
 }
 
-/// Whether one scale (and zero point) holds for a whole row.
-pub(crate) fn row_scaled(tensor: &Tensor) -> bool {
-    tensor.quant.as_ref().is_some_and(|q| match q.granularity {
-        Granularity::Tensor | Granularity::Block => true,
-        Granularity::Row => q.group >= tensor.shape[3],
-        Granularity::Channel => false,
-    })
-}
-
 /// Products of parts that lose nothing that FP32 products keep.
 fn terms_of_scores(problem: &Problem, values: Values) -> Terms {
     // Other steps of softmax take scores in base 2: the factor goes into Q, which has all the bits of an FP32 then.
@@ -216,7 +206,7 @@ fn scores(problem: &Problem, kernels: &Kernels, path: Loop) -> (Scores, &'static
     if !kernels.int8 {
         return (Scores::F32, "this instruction set has no fast INT8 product");
     }
-    if !row_scaled(q) || !row_scaled(k) {
+    if q.has_scales_within_rows() || k.has_scales_within_rows() {
         return (
             Scores::F32,
             "scales within a row: products cannot be summed as integers",
@@ -254,7 +244,7 @@ fn values(problem: &Problem, kernels: &Kernels, path: Loop) -> (Values, &'static
             "this instruction set has no fast integer product",
         );
     }
-    if !row_scaled(v) {
+    if v.has_scales_within_rows() {
         return (Values::F32, "scales of V within a row");
     }
     let tensor_zero = !quant.has_zeros() || quant.granularity == Granularity::Tensor;

@@ -286,7 +286,12 @@ impl Options {
         };
 
         let sequences = Sequences::new(Some(raw), batch, (rows, k.shape[2]), bottom_right)?;
-        let mask_shape = [sequences.named, heads, sequences.most_q, sequences.most_k];
+        let mask_shape = [
+            sequences.named,
+            heads,
+            sequences.most_q,
+            sequences.most_stored_k,
+        ];
         let broadcast =
             |view: &sys::mfa_tensor, what: &str, allowed: &[Precision], shape: [usize; 4]| {
                 access

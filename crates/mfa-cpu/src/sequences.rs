@@ -53,6 +53,8 @@ pub(crate) struct Sequences {
     /// Of all sequences.
     pub most_q: usize,
     pub most_k: usize,
+    /// The same of keys as they are stored, which masks have columns for.
+    pub most_stored_k: usize,
     pub total_q: usize,
     pub total_k: usize,
     /// Pairs of a query and a key, over one head.
@@ -125,6 +127,7 @@ impl Sequences {
             bottom_right,
             most_q: nq,
             most_k: nk,
+            most_stored_k: nk,
             total_q: batch.saturating_mul(nq),
             total_k: batch.saturating_mul(nk),
             pairs: batch as f64 * nq as f64 * nk as f64,
@@ -171,6 +174,7 @@ impl Sequences {
             bottom_right,
             most_q: 0,
             most_k: 0,
+            most_stored_k: 0,
             total_q: 0,
             total_k: 0,
             pairs: 0.0,
@@ -180,6 +184,7 @@ impl Sequences {
             if index < named {
                 all.most_q = all.most_q.max(nq);
                 all.most_k = all.most_k.max(nk);
+                all.most_stored_k = all.most_stored_k.max(all.stored_keys(index));
             }
             all.total_q += nq;
             all.total_k += nk;
@@ -221,15 +226,19 @@ impl Sequences {
         }
     }
 
+    /// Rows of the key tensor that are stored with a sequence, whether they belong to it or not.
+    fn stored_keys(&self, index: usize) -> usize {
+        match &self.kind {
+            Kind::Alike { nk, .. } => *nk,
+            Kind::Lengths { stored, .. } => *stored,
+            Kind::Packed { k, .. } => k[index + 1] - k[index],
+        }
+    }
+
     /// Rows of the key tensor that are stored with a sequence and do not belong to it.
     pub(crate) fn spare_keys(&self, index: usize) -> Range<usize> {
         let sequence = self.get(index);
-        let end = match &self.kind {
-            Kind::Alike { nk, .. } => *nk,
-            Kind::Lengths { stored, .. } => *stored,
-            Kind::Packed { k, .. } => k[index + 1],
-        };
-        sequence.k0 + sequence.nk..end
+        sequence.k0 + sequence.nk..sequence.k0 + self.stored_keys(index)
     }
 
     /// Whether there can be such rows.

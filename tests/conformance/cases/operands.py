@@ -69,8 +69,10 @@ def describe(text: str) -> Description:
     return Description(NAMES[name], scheme, words)
 
 
-def read_scales(record: Record, tensor: Quantized, words: frozenset[str]) -> Quantization:
-    """The quantization of an input, with the buffers it needs."""
+def read_scales(
+    record: Record, tensor: Quantized, words: frozenset[str], layout: str = "packed"
+) -> Quantization:
+    """The quantization of an input in one of LAYOUTS, with the buffers it needs."""
     scheme = tensor.scheme
     result = Quantization(
         scheme.granularity, scheme.block_rows, scheme.group_size, rotated=int(scheme.rotated)
@@ -84,7 +86,7 @@ def read_scales(record: Record, tensor: Quantized, words: frozenset[str]) -> Qua
     result.scale_precision = scheme.scale_precision
     result.scale_buffer = record.data(fill(view, tensor.scale, scheme.scale_precision))
     result.scale_offset = view.byte_offset(scheme.scale_precision)
-    if "strided" in words:
+    if "strided" in words or layout != "packed":
         result.scale_strides = view.strides
     if scheme.asymmetric:
         width = 4 if "zero32" in words else 1
@@ -115,7 +117,7 @@ def store(record: Record, role: str, values: NDArray, text: str, layout: str) ->
     if description.precision in INTEGERS:
         tensor = quantize(values, description.scheme)
         record.input(role, tensor.data, description.precision, view)
-        record.quantizations[role] = read_scales(record, tensor, description.words)
+        record.quantizations[role] = read_scales(record, tensor, description.words, layout)
         return operand(tensor)
     record.input(role, values, description.precision, view)
     if description.precision == BOOL:

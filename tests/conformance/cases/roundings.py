@@ -96,7 +96,9 @@ def _output_buffer(record: Record, view: View, stored: NDArray, precision: int) 
     return buffer
 
 
-def _written_scales(record: Record, tensor: Quantized, words: frozenset[str]) -> Quantization:
+def _written_scales(
+    record: Record, tensor: Quantized, words: frozenset[str], layout: str
+) -> Quantization:
     scheme = tensor.scheme
     result = Quantization(
         scheme.granularity, scheme.block_rows, scheme.group_size, rotated=int(scheme.rotated)
@@ -109,7 +111,7 @@ def _written_scales(record: Record, tensor: Quantized, words: frozenset[str]) ->
     result.scale_buffer = record.room(len(storage))
     result.scale_offset = view.byte_offset(scheme.scale_precision)
     record.expect_bytes(result.scale_buffer, storage)
-    if "strided" in words:
+    if "strided" in words or layout != "packed":
         result.scale_strides = view.strides
     if scheme.asymmetric:
         width = 4 if "zero32" in words else 1
@@ -131,15 +133,16 @@ def build_quantize(case: Rounding) -> Record:
     record.flags |= (MEAN_GIVEN if case.mean_given else 0) | (
         SCALE_GIVEN if case.scale_given else 0
     )
-    view = place(case.shape, case.layouts.get("destination", "packed"))
+    layout = case.layouts.get("destination", "packed")
+    view = place(case.shape, layout)
     buffer = _output_buffer(record, view, tensor.data, scheme.precision)
     record.output("destination", scheme.precision, view)
     record.buffers.pop()
     record.tensors["destination"].buffer = buffer
     if case.scale_given:
-        quantization = read_scales(record, tensor, description.words | {"buffer"})
+        quantization = read_scales(record, tensor, description.words | {"buffer"}, layout)
     else:
-        quantization = _written_scales(record, tensor, description.words)
+        quantization = _written_scales(record, tensor, description.words, layout)
     if tensor.mean is not None and quantization.mean_buffer < 0:
         content = tensor.mean.astype("<f4").tobytes()
         if case.mean_given:
@@ -171,9 +174,10 @@ def build_dequantize(case: Rounding, to: str) -> Record:
     record, description = Record(case.name, "dequantize"), describe(case.to)
     scheme = description.scheme
     tensor = quantize(case.values(case.name, case.shape), scheme)
-    view = place(case.shape, case.layouts.get("source", "packed"))
+    layout = case.layouts.get("source", "packed")
+    view = place(case.shape, layout)
     record.input("source", tensor.data, scheme.precision, view)
-    record.quantizations["source"] = read_scales(record, tensor, description.words)
+    record.quantizations["source"] = read_scales(record, tensor, description.words, layout)
     real = dequantize(tensor)
     record.output(
         "destination", NAMES[to], place(case.shape, case.layouts.get("destination", "packed"))

@@ -1,7 +1,10 @@
 //! Softcap, ALiBi, masks, causality and window on transposed scores: a row is a key, a column a query.
 
+use std::ops::Range;
+
 use crate::base2::to_base2;
 use crate::kernels::{Kernels, SCORE_LD};
+use crate::mask::hides_all;
 use crate::precision::Precision;
 use crate::problem::{Options, Problem};
 use crate::sequences::Sequence;
@@ -77,6 +80,18 @@ impl<'a> Bias<'a> {
         // SAFETY: as above; one element.
         unsafe { (self.kernels.widen.of(mask.precision))(at, 1, &raw mut value) };
         value == f32::NEG_INFINITY
+    }
+
+    /// Whether the mask hides all of these keys from all of these queries.
+    pub(super) fn hides_all(
+        &self,
+        sequence: &Sequence,
+        head: usize,
+        queries: Range<usize>,
+        keys: Range<usize>,
+    ) -> bool {
+        let mask = self.problem.options.mask.as_ref();
+        mask.is_some_and(|mask| hides_all(mask, (sequence.index, head), queries, keys))
     }
 
     /// Writes the mask of a patch as numbers to add: `tile[key][query]`, keys [`SCORE_LD`] apart. False becomes -infinity.

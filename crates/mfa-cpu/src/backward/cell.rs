@@ -254,7 +254,7 @@ impl Cells<'_> {
                 let ld = padded(problem.dv, kernels);
                 let (columns, out) = (scratch.do_columns, scratch.dv.add(strip * ld));
                 self.add_rows(s, columns.add(skipped * nr), patch.n, n, rows, out, ld);
-                for &i in &queries.wild_do {
+                for i in queries.wild_do.iter() {
                     self.add_wild(&seen, &self.call.grad_output, skipped, i, s, out, ld);
                 }
             }
@@ -265,7 +265,7 @@ impl Cells<'_> {
                 let ld = padded(problem.d, kernels);
                 let (columns, out) = (scratch.q_columns, scratch.dk.add(strip * ld));
                 self.add_rows(dp, columns.add(skipped * nr), patch.n, n, rows, out, ld);
-                for &i in &queries.wild_q {
+                for i in queries.wild_q.iter() {
                     self.add_wild(&seen, &problem.q, skipped, i, dp, out, ld);
                 }
             }
@@ -385,7 +385,7 @@ impl Cells<'_> {
             let out = dq.ptr.add(tile * dq.ld);
             let (ones, n) = (scratch.ones, to - from);
             (kernels.gradient.ptv_f32)(ds, columns, patch.keys, n, rows, panels, ones, out, dq.ld);
-            for &j in keys.wild_k.iter().filter(|j| (from..to).contains(*j)) {
+            for j in keys.wild_k.iter().filter(|j| (from..to).contains(j)) {
                 let at = (sequence.batch, patch.head / problem.group);
                 let line = scratch.line;
                 self.expand(&problem.k, at, sequence.k0 + patch.j0 + j, 1, line);

@@ -4,6 +4,7 @@ use super::check::Backward;
 use crate::forward::{store_row, store_scaled_row};
 use crate::hadamard;
 use crate::kernels::Kernels;
+use crate::line::Line;
 use crate::tensor::Tensor;
 
 /// How the rows of one gradient are written.
@@ -39,7 +40,7 @@ impl Finish<'_> {
             let row = unsafe { std::slice::from_raw_parts_mut(at, columns) };
             return self.apply(b, h, n, row);
         }
-        let mut row = vec![0.0; columns];
+        let mut row = Line::new(columns);
         load_row(self.gradient, b, h, n, &mut row);
         self.row(b, h, n, &mut row);
     }
@@ -66,7 +67,7 @@ impl Finish<'_> {
         } else {
             (-precision.symmetric_max(), precision.symmetric_max())
         };
-        let mut codes = vec![0i8; row.len()];
+        let mut codes = Line::<i8>::new(row.len());
         // SAFETY: one row of the operand into as many integers.
         unsafe {
             self.operand
@@ -75,8 +76,8 @@ impl Finish<'_> {
         if quant.rotated {
             hadamard::rotate(row);
         }
-        for (x, code) in row.iter_mut().zip(codes) {
-            let code = i32::from(code);
+        for (x, code) in row.iter_mut().zip(codes.iter()) {
+            let code = i32::from(*code);
             if code <= low || code >= high {
                 *x = 0.0;
             }

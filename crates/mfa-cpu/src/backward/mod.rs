@@ -125,8 +125,9 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
     // SAFETY: laid out for this call, in memory that is its own.
     let queries = unsafe { Blocks::new(call, plan, passes::Side::Queries, room.queries) };
     match plan.d {
-        Source::Output => pool.run(plan.workers, statistics::items(call), |_, item| {
-            statistics::from_output(call, kernels, &bias, d, item);
+        Source::Output => pool.run(plan.workers, statistics::items(call), |worker, item| {
+            let lines = room.scratch(worker, call, plan, kernels).lines;
+            statistics::from_output(call, kernels, &bias, d, lines, item);
         }),
         Source::Weights => pool.run(plan.workers, queries.count(), |worker, item| {
             // SAFETY: the scratch was laid out for this call, and worker numbers are not shared.
@@ -156,7 +157,8 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
         }
     }
     let sequences = &call.problem.sequences;
-    if sequences.have_spare_keys() {
+    let of_keys = call.grad_key.is_some() || call.grad_value.is_some();
+    if of_keys && sequences.have_spare_keys() {
         let heads = call.problem.kv_heads;
         pool.run(plan.workers, sequences.len() * heads, |_, item| {
             finish::clear_spare_keys(call, item / heads, item % heads);

@@ -13,6 +13,7 @@ use super::scratch::stride;
 use crate::base2::{BEND, to_base2};
 use crate::expand::Basis;
 use crate::kernels::parts::{FloatRows, STEP};
+use crate::line::RowSet;
 use crate::plan::Scores;
 use crate::sequences::Sequence;
 use crate::sizes::padded;
@@ -26,8 +27,8 @@ pub(super) struct Queries {
     pub first: usize,
     pub n: usize,
     /// Rows (of the block) of Q and dO that hold NaN or infinities.
-    pub wild_q: Vec<usize>,
-    pub wild_do: Vec<usize>,
+    pub wild_q: RowSet,
+    pub wild_do: RowSet,
     /// The largest magnitudes of Q and dO, if they are packed as parts: those of finite numbers only.
     pub parts: Option<[f32; 2]>,
 }
@@ -37,7 +38,7 @@ pub(super) struct Queries {
 pub(super) struct Keys {
     pub first: usize,
     pub n: usize,
-    pub wild_k: Vec<usize>,
+    pub wild_k: RowSet,
     /// As in [`Queries`], of K and V.
     pub parts: Option<[f32; 2]>,
 }
@@ -111,16 +112,16 @@ impl Cells<'_> {
     }
 
     /// Packs rows as panels of columns, and returns those that were replaced by zeros.
-    unsafe fn columns(&self, rows: Rows, n: usize, columns: usize, out: *mut f32) -> Vec<usize> {
+    unsafe fn columns(&self, rows: Rows, n: usize, columns: usize, out: *mut f32) -> RowSet {
         let pack = self.kernels.pack_v_f32;
         // SAFETY: `n` rows are readable, by the caller; staged rows fit the scratch.
         unsafe {
             if pack(rows.ptr, rows.ld, n, columns, out) {
-                return Vec::new();
+                return RowSet::default();
             }
             let staged = self.scratch.rows;
             let ld = stride(columns);
-            let mut wild = Vec::new();
+            let mut wild = RowSet::default();
             for i in 0..n {
                 let from = rows.ptr.add(i * rows.ld);
                 let to = staged.add(i * ld);
@@ -130,7 +131,7 @@ impl Cells<'_> {
                 let row = std::slice::from_raw_parts_mut(to, columns);
                 if !row.iter().all(|x| x.is_finite()) {
                     row.fill(0.0);
-                    wild.push(i);
+                    wild.insert(i);
                 }
             }
             pack(staged, ld, n, columns, out);
@@ -151,8 +152,8 @@ impl Cells<'_> {
             head,
             first,
             n,
-            wild_q: Vec::new(),
-            wild_do: Vec::new(),
+            wild_q: RowSet::default(),
+            wild_do: RowSet::default(),
             parts: None,
         };
         // SAFETY: `n <= block_queries` rows fit every array of the scratch; rows are inside the tensors.
@@ -246,9 +247,7 @@ impl Cells<'_> {
             &self.call.problem.k,
             self.call.problem.d,
         );
-        let (Some(q_quant), Some(k_quant)) = (&q.quant, &k.quant) else {
-            return;
-        };
+        let (q_quant, k_quant) = (q.expect_quant(), k.expect_quant());
         let (b, kv_head) = (sequence.batch, head / self.call.problem.group);
         // SAFETY: as for `pack_queries`.
         unsafe {
@@ -285,7 +284,7 @@ impl Cells<'_> {
                     let row = std::slice::from_raw_parts(rows.add(j * ld), d);
                     let dot: f32 = row
                         .iter()
-                        .zip(mean)
+                        .zip(mean.iter())
                         .map(|(x, m)| (f32::from(*x) - zero as f32) * m)
                         .sum();
                     *scratch.l.add(j) -= dot * scale * self.call.problem.options.factor();
@@ -306,7 +305,7 @@ impl Cells<'_> {
         let mut block = Keys {
             first,
             n,
-            wild_k: Vec::new(),
+            wild_k: RowSet::default(),
             parts: None,
         };
         // SAFETY: `n <= block_keys` rows fit every array of the scratch; rows are inside the tensors.
@@ -364,7 +363,7 @@ impl Cells<'_> {
     unsafe fn pack_k_i8(&self, at: (usize, usize), row: usize, n: usize, factor: f32) {
         let (scratch, kernels) = (&self.scratch, self.kernels);
         let (k, d, mr) = (&self.call.problem.k, self.call.problem.d, self.kernels.mr);
-        let Some(quant) = &k.quant else { return };
+        let quant = k.expect_quant();
         // SAFETY: as for `pack_keys`.
         unsafe {
             let staged: *mut i8 = scratch.rows.cast();

@@ -210,7 +210,10 @@ impl Cells<'_> {
         let lo = sequence.visible(options, block.rows.start).0;
         let hi = sequence.visible(options, block.rows.end - 1).1;
         for (first, n) in runs(lo..hi, self.plan.block_keys) {
-            each(first, n);
+            let rows = block.rows.clone();
+            if !(self.bias).hides_all(sequence, block.head, rows, first..first + n) {
+                each(first, n);
+            }
         }
     }
 
@@ -295,9 +298,21 @@ impl Cells<'_> {
                 }
             }
             if lo < hi {
-                let keys = self.pack_keys(sequence, kv_head, block.rows.start, n, want);
+                let mut packed = None;
                 for head in self.group(kv_head) {
                     for (first, n) in runs(lo..hi, self.plan.block_queries) {
+                        let (of_q, of_k) = (first..first + n, block.rows.clone());
+                        if self.bias.hides_all(sequence, head, of_q.clone(), of_k) {
+                            if let Some(dq) = dq {
+                                dq.begin(sequence, head, of_q.clone());
+                                dq.end(sequence, head, of_q);
+                            }
+                            continue;
+                        }
+                        let (from, count) = (block.rows.start, block.rows.len());
+                        let keys = packed.get_or_insert_with(|| {
+                            self.pack_keys(sequence, kv_head, from, count, want)
+                        });
                         let queries = self.pack_queries(sequence, head, first, n, want);
                         let at = (sequence.batch, head, sequence.q0 + first);
                         let in_place = dq.and_then(|dq| self.in_place(dq.gradient, at));
@@ -308,7 +323,7 @@ impl Cells<'_> {
                                 sum.ptr.write_bytes(0, n * sum.ld);
                             }
                         }
-                        self.add(sequence, kv_head, &queries, &keys, want, sum);
+                        self.add(sequence, kv_head, &queries, keys, want, sum);
                         if let Some(dq) = dq {
                             if in_place.is_none() {
                                 self.add_to_rows(dq.gradient, at, n, sum);

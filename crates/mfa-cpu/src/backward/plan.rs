@@ -7,7 +7,7 @@ use super::parts;
 use crate::error::Result;
 use crate::kernels::parts::Terms;
 use crate::kernels::{KB, Kernels};
-use crate::plan::{Scores, row_scaled};
+use crate::plan::Scores;
 use crate::pool::MAX_THREADS;
 use crate::precision::Precision;
 use crate::problem::Problem;
@@ -339,7 +339,7 @@ fn scores(problem: &Problem, kernels: &Kernels) -> (Scores, &'static str) {
     if !kernels.int8 {
         return (Scores::F32, "this instruction set has no fast INT8 product");
     }
-    if !row_scaled(q) || !row_scaled(k) {
+    if q.has_scales_within_rows() || k.has_scales_within_rows() {
         return (
             Scores::F32,
             "scales within a row: products cannot be summed as integers",

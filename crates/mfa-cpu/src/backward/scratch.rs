@@ -1,7 +1,8 @@
 //! A worker's memory.
 
 use super::check::Backward;
-use super::plan::{Plan, Products};
+use super::plan::{Plan, Products, Source};
+use super::statistics::LINES;
 use crate::kernels::parts::{STEP, Terms, long_row_len};
 use crate::kernels::{Kernels, SCORE_LD};
 use crate::memory::Arena;
@@ -39,6 +40,8 @@ pub(super) struct Scratch {
     /// Expanded rows, before packing.
     pub rows: *mut f32,
     pub line: *mut f32,
+    /// Rows of O and dO, for D.
+    pub lines: *mut f32,
     /// For INT8 scores: per query and per key, as in [`crate::kernels::ScoreScales`].
     pub sums: *mut i32,
     pub col_bias: *mut i32,
@@ -171,6 +174,10 @@ impl Scratch {
             ones: arena.take(kernels.mr),
             rows: arena.take(most * stride(d.max(dv))),
             line: arena.take(stride(d.max(dv))),
+            lines: arena.take(match plan.d {
+                Source::Output => LINES * dv,
+                _ => 0,
+            }),
             sums: arena.take(queries.max(kernels.mr)),
             col_bias: arena.take(queries),
             col_scale: arena.take(queries),

@@ -12,6 +12,8 @@ use crate::tensor::Tensor;
 const CHUNK: usize = 128;
 /// Rows that are expanded at a time: they stay in the first-level cache until they are multiplied.
 const RUN: usize = 32;
+/// Rows of O and of dO that are expanded at a time.
+pub(super) const LINES: usize = 2 * RUN;
 
 /// Items of [`from_output`].
 pub(super) fn items(call: &Backward) -> usize {
@@ -25,6 +27,7 @@ pub(super) fn from_output(
     kernels: &Kernels,
     bias: &Bias<'_>,
     d: DValues<'_>,
+    lines: *mut f32,
     item: usize,
 ) {
     let Some(output) = &call.output else { return };
@@ -34,7 +37,8 @@ pub(super) fn from_output(
     let (b, h) = (head / heads, head % heads);
     let rows = chunk * CHUNK..((chunk + 1) * CHUNK).min(rows);
     let columns = call.problem.dv;
-    let mut lines = vec![0f32; 2 * RUN * columns];
+    // SAFETY: laid out for `LINES` rows of O and of dO.
+    let lines = unsafe { std::slice::from_raw_parts_mut(lines, LINES * columns) };
     let (o_lines, grad_lines) = lines.split_at_mut(RUN * columns);
     let mut sums = [0f32; RUN];
     for first in rows.clone().step_by(RUN) {

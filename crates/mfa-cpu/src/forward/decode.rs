@@ -11,9 +11,9 @@ use crate::forward::bias::Bias;
 use crate::forward::schedule::{Item, Rows};
 use crate::hadamard;
 use crate::kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD};
+use crate::line::Line;
 use crate::memory::Arena;
 use crate::problem::Problem;
-use crate::quantization::Granularity;
 use crate::sizes::padded;
 use crate::tensor::Tensor;
 
@@ -75,23 +75,14 @@ pub(super) struct Decode<'a> {
 }
 
 /// What [`Decode::run`] leaves to the end: a scale of V that all keys share, and its mean.
-pub(super) fn deferred(v: &Tensor, at: (usize, usize)) -> (f32, Option<Vec<f32>>) {
+pub(super) fn deferred(v: &Tensor, at: (usize, usize)) -> (f32, Option<Line>) {
     let constant = v.quant.as_ref().and_then(|quant| quant.constant());
-    let scale = if row_scaled(v) {
-        constant.map_or(1.0, |(scale, _)| scale)
-    } else {
+    let scale = if v.has_scales_within_rows() {
         1.0
+    } else {
+        constant.map_or(1.0, |(scale, _)| scale)
     };
     (scale, v.mean(at.0, at.1))
-}
-
-/// Whether one scale and zero point hold for each stored row.
-fn row_scaled(tensor: &Tensor) -> bool {
-    tensor.quant.as_ref().is_none_or(|q| match q.granularity {
-        Granularity::Tensor | Granularity::Block => true,
-        Granularity::Row => q.group >= tensor.shape[3],
-        Granularity::Channel => false,
-    })
 }
 
 impl Decode<'_> {
@@ -185,7 +176,7 @@ impl Decode<'_> {
 
     /// Whether K is expanded to the queries' basis and scales before it meets them.
     fn expands_k(&self) -> bool {
-        self.rotates_k() || !row_scaled(&self.problem.k)
+        self.rotates_k() || self.problem.k.has_scales_within_rows()
     }
 
     /// Whether K must be rotated to meet Q.
@@ -222,7 +213,8 @@ impl Decode<'_> {
                 q.expand(self.kernels, (b, head), i, 1, basis, out, stride(d));
                 let row = std::slice::from_raw_parts_mut(out, d);
                 row.iter_mut().for_each(|x| *x *= factor);
-                let meet = |mean: &Vec<f32>| row.iter().zip(mean).map(|(x, m)| x * m).sum::<f32>();
+                let meet =
+                    |mean: &Line| row.iter().zip(mean.iter()).map(|(x, m)| x * m).sum::<f32>();
                 let add = k_mean.as_ref().map_or(0.0, meet);
                 row.iter_mut().for_each(|x| *x *= k_scale);
                 let sum: f32 = row.iter().sum();
@@ -315,10 +307,10 @@ impl Decode<'_> {
         let (o, alpha) = (scratch.o, scratch.alpha.cast_const());
         // SAFETY: as for `scores`.
         unsafe {
-            if !row_scaled(v) && careful {
+            if v.has_scales_within_rows() && careful {
                 return self.axpy_careful(at, row, n, rows, ldo);
             }
-            if !row_scaled(v) {
+            if v.has_scales_within_rows() {
                 let ones = [1.0f32; DECODE_ROWS];
                 let ld = stride(dv);
                 let bytes = scratch.rows.cast::<u8>().cast_const();

@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use crate::base2::{to_base2, to_natural};
 use crate::hadamard;
 use crate::kernels::Kernels;
+use crate::line::Line;
 use crate::precision::Precision;
 use crate::problem::Forward;
 use crate::tensor::Tensor;
@@ -26,7 +27,7 @@ pub(crate) struct Finish<'a> {
     /// Scale of V that was left out of the accumulator.
     pub v_scale: f32,
     /// Mean of V that was left out, in the stored basis.
-    pub v_mean: Option<Vec<f32>>,
+    pub v_mean: Option<Line>,
 }
 
 impl Finish<'_> {
@@ -70,7 +71,7 @@ impl Finish<'_> {
             let share = factor * part.l;
             part.o
                 .iter_mut()
-                .zip(mean)
+                .zip(mean.iter())
                 .for_each(|(x, m)| *x += share * m);
         }
         if problem.v.is_rotated() {

@@ -114,7 +114,7 @@ impl Tile<'_> {
     unsafe fn pack_q_i8(&self, rows: &Rows, strip: usize, n: usize, k_mean: Option<&[f32]>) {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
         let (q, d, b, mr) = (&problem.q, problem.d, rows.sequence.batch, kernels.mr);
-        let Some(quant) = &q.quant else { return };
+        let quant = q.expect_quant();
         let factor = problem.options.factor();
         let k_scale = match &problem.k.quant {
             Some(Quant {
@@ -252,9 +252,7 @@ impl Tile<'_> {
     unsafe fn pack_k_i8(&self, at: (usize, usize), row: usize, n: usize, block: &mut Block) {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
         let (k, d) = (&problem.k, problem.d);
-        let (Some(quant), Some(q_quant)) = (&k.quant, &problem.q.quant) else {
-            return;
-        };
+        let (quant, q_quant) = (k.expect_quant(), problem.q.expect_quant());
         // SAFETY: as for `pack_block`.
         unsafe {
             let (from, ld) = if k.is_plain_i8() {
@@ -311,7 +309,7 @@ impl Tile<'_> {
     unsafe fn pack_v_int(&self, at: (usize, usize), row: usize, n: usize, block: &mut Block) {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
         let (v, dv) = (&problem.v, problem.dv);
-        let Some(quant) = &v.quant else { return };
+        let quant = v.expect_quant();
         // SAFETY: as for `pack_block`.
         unsafe {
             let (from, ld) = if v.is_plain_i8() {
