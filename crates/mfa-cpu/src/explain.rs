@@ -5,13 +5,27 @@ use std::fmt::Write;
 use crate::backward::{self, Backward, Source, WhyPath};
 use crate::kernels::Kernels;
 use crate::plan::{Loop, Plan};
+use crate::precision::Precision;
 use crate::problem::{Forward, Problem};
+use crate::quantization::{Granularity, Params};
 use crate::tensor::Tensor;
 
 fn operand(tensor: &Tensor) -> String {
     let mut text = tensor.precision.name().to_string();
     if let Some(quant) = &tensor.quant {
         let _ = write!(text, "/{}", quant.granularity.name());
+        match quant.granularity {
+            Granularity::Row if tensor.has_scales_within_rows() => {
+                let _ = write!(text, " of {} columns", quant.group);
+            }
+            Granularity::Block | Granularity::Channel => {
+                let _ = write!(text, " of {} rows", quant.block_rows);
+            }
+            _ => {}
+        }
+        if let Params::Many { half: true, .. } = quant.params {
+            text += "+FP16 scales";
+        }
         if quant.has_zeros() {
             text += "+zero points";
         }
@@ -28,7 +42,7 @@ fn operand(tensor: &Tensor) -> String {
 fn problem_lines(problem: &Problem) -> String {
     let [batch, heads, rows, columns] = problem.q.shape;
     let keys = problem.k.shape[2];
-    format!(
+    let operands = format!(
         "query: {} [{batch}, {heads}, {rows}, {columns}]\nkey: {} [{batch}, {}, {keys}, {columns}]\nvalue: {} [{batch}, {}, {keys}, {}]\n",
         operand(&problem.q),
         operand(&problem.k),
@@ -36,7 +50,80 @@ fn problem_lines(problem: &Problem) -> String {
         operand(&problem.v),
         problem.kv_heads,
         problem.dv,
-    )
+    );
+    operands + &meaning(problem)
+}
+
+/// What the scores become before their softmax, and which keys a row sees: a line for each option that is set.
+fn meaning(problem: &Problem) -> String {
+    let (options, sequences) = (&problem.options, &problem.sequences);
+    let mut text = format!("scale: {}\n", options.scale);
+    if options.softcap > 0.0 {
+        let _ = writeln!(text, "softcap: {}", options.softcap);
+    }
+    if !sequences.are_alike() {
+        let _ = writeln!(
+            text,
+            "sequences: {}{}, of at most {} queries and {} keys",
+            sequences.named,
+            if sequences.are_packed() {
+                " packed"
+            } else {
+                ""
+            },
+            sequences.most_q,
+            sequences.most_k,
+        );
+    }
+    let limit = |width: Option<i64>| width.map_or("any".into(), |width| width.to_string());
+    if options.left.is_some() || options.right.is_some() {
+        let (left, right) = (limit(options.left), limit(options.right));
+        let _ = writeln!(
+            text,
+            "window: {left} keys before the diagonal, {right} after it"
+        );
+    }
+    if options.has_diagonal() || options.alibi.is_some() {
+        let alignment = if sequences.bottom_right {
+            "bottom right"
+        } else {
+            "top left"
+        };
+        let _ = write!(text, "diagonal: {alignment}");
+        if options.causal {
+            text += ", causal";
+        }
+        // Of the first sequence that has any.
+        let sequence = (0..sequences.named.min(64))
+            .map(|index| sequences.get(index))
+            .find(|sequence| sequence.nq > 0);
+        if let Some(sequence) = sequence {
+            let seen = |row: usize| match sequence.visible(options, row) {
+                (lo, hi) if lo < hi => format!("row {row} sees keys {lo} to {}", hi - 1),
+                _ => format!("row {row} sees no key"),
+            };
+            let _ = write!(text, "; {}", seen(0));
+            if sequence.nq > 1 {
+                let _ = write!(text, ", {}", seen(sequence.nq - 1));
+            }
+            let _ = write!(text, ", of {}", sequence.nk);
+        }
+        text.push('\n');
+    }
+    if let Some(mask) = &options.mask {
+        let what = if mask.precision == Precision::Bool {
+            "true attends"
+        } else {
+            "added"
+        };
+        let _ = writeln!(text, "mask: {} ({what})", mask.precision.name());
+    }
+    for (tensor, name) in [(&options.alibi, "alibi"), (&options.sinks, "sinks")] {
+        if let Some(tensor) = tensor {
+            let _ = writeln!(text, "{name}: {}", tensor.precision.name());
+        }
+    }
+    text
 }
 
 /// Lines of `key: value`; a reason follows what it explains.
@@ -142,4 +229,13 @@ pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels
         backward::allocated(call, plan, kernels)
     );
     text
+}
+
+/// The same for a call on FP64 operands.
+pub(crate) fn double(operation: &str, problem: &Problem, workers: usize, bytes: usize) -> String {
+    format!(
+        "operation: {operation}\ndevice: CPU\n{}loop: plain tiles (FP64 operands: exact, and slow)\nscores: FP64 products\n\
+         values: FP64 products\nthreads: {workers}\nworkspace: {bytes} bytes\n",
+        problem_lines(problem)
+    )
 }

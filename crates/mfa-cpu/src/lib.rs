@@ -11,6 +11,7 @@ mod backward;
 mod base2;
 mod buffer;
 mod context;
+mod double;
 mod error;
 mod expand;
 mod explain;

@@ -15,6 +15,8 @@ pub(crate) enum Precision {
 
 impl Precision {
     pub(crate) const FLOATS: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+    /// What tensors of floats beside an FP64 query are stored in.
+    pub(crate) const DOUBLE: [Self; 1] = [Self::F64];
     pub(crate) const INTEGERS: [Self; 2] = [Self::I8, Self::I4];
     /// What queries, keys and values are stored in.
     pub(crate) const OPERANDS: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::I8, Self::I4];

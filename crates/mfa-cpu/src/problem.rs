@@ -34,6 +34,8 @@ pub(crate) struct Problem {
 /// The meaning of the attention: see `mfa_attention_options`.
 pub(crate) struct Options {
     pub scale: f32,
+    /// The same in FP64: it differs where it is the default.
+    pub exact_scale: f64,
     pub softcap: f32,
     pub causal: bool,
     /// Keys before and after the diagonal; `None`: no limit.
@@ -84,10 +86,10 @@ impl Forward {
         );
         let problem = Problem::check([&desc.query, &desc.key, &desc.value], desc.options, access)?;
         let [batch, heads, rows, _] = problem.q.shape;
-        let output = access.required(&desc.output, "output", &Precision::FLOATS)?;
+        let output = access.required(&desc.output, "output", problem.floats())?;
         output.expect_shape("output", [batch, heads, rows, problem.dv])?;
         output.expect_writable("output")?;
-        let logsumexp = access.optional(&desc.logsumexp, "logsumexp", &[Precision::F32])?;
+        let logsumexp = access.optional(&desc.logsumexp, "logsumexp", problem.exact())?;
         if let Some(lse) = &logsumexp {
             lse.expect_shape("logsumexp", [batch, heads, rows, 1])?;
             lse.expect_writable("logsumexp")?;
@@ -118,9 +120,13 @@ impl Problem {
         options: *const sys::mfa_attention_options,
         access: Access,
     ) -> Result<Self> {
-        let mut q = access.required(query, "query", &Precision::OPERANDS)?;
-        let mut k = access.required(key, "key", &Precision::OPERANDS)?;
-        let mut v = access.required(value, "value", &Precision::OPERANDS)?;
+        let operands = match query.precision {
+            sys::MFA_PRECISION_FP64 => &Precision::DOUBLE[..],
+            _ => &Precision::OPERANDS,
+        };
+        let mut q = access.required(query, "query", operands)?;
+        let mut k = access.required(key, "key", operands)?;
+        let mut v = access.required(value, "value", operands)?;
         for (tensor, what) in [(&q, "query"), (&k, "key"), (&v, "value")] {
             let columns = tensor.shape[3];
             let least = usize::from(what == "value");
@@ -153,8 +159,8 @@ impl Problem {
         }
         if columns == 0 {
             // A product without terms is 0: what a column of zeros gives.
-            q = Tensor::zeros([batch, heads, rows, 1]);
-            k = Tensor::zeros([batch, kv_heads, nk, 1]);
+            q = Tensor::zeros(q.precision, [batch, heads, rows, 1]);
+            k = Tensor::zeros(k.precision, [batch, kv_heads, nk, 1]);
         }
         // SAFETY: the contract makes `options` NULL or the address of a struct whose struct_size is true.
         let raw = unsafe { crate::ffi::sized(options, "options")? };
@@ -174,6 +180,34 @@ impl Problem {
         })
     }
 
+    /// Whether the operands are FP64, and everything is computed in FP64.
+    pub(crate) fn is_double(&self) -> bool {
+        self.v.precision == Precision::F64
+    }
+
+    /// What outputs and their gradients may be stored in.
+    pub(crate) fn floats(&self) -> &'static [Precision] {
+        if self.is_double() {
+            &Precision::DOUBLE
+        } else {
+            &Precision::FLOATS
+        }
+    }
+
+    /// What logsumexp, D and the gradients of operands are stored in.
+    pub(crate) fn exact(&self) -> &'static [Precision] {
+        if self.is_double() {
+            &Precision::DOUBLE
+        } else {
+            &[Precision::F32]
+        }
+    }
+
+    /// Multiply-adds of the two products.
+    pub(crate) fn work(&self) -> f64 {
+        self.scores() * (self.d + self.dv) as f64
+    }
+
     /// Scores of all sequences and heads.
     pub(crate) fn scores(&self) -> f64 {
         self.sequences.pairs * self.heads as f64
@@ -189,9 +223,15 @@ impl Options {
     ) -> Result<(Self, Sequences)> {
         let [batch, heads, rows, columns] = q.shape;
         let default_scale = 1.0 / (columns as f32).sqrt();
+        let exact_default = 1.0 / (columns as f64).sqrt();
+        let floats = match q.precision {
+            Precision::F64 => &Precision::DOUBLE[..],
+            _ => &Precision::FLOATS,
+        };
         let Some(raw) = raw else {
             let options = Options {
                 scale: default_scale,
+                exact_scale: exact_default,
                 softcap: 0.0,
                 causal: false,
                 left: None,
@@ -217,10 +257,10 @@ impl Options {
             "options: reserved is {}; expected 0",
             raw.reserved
         );
-        let scale = if flags & sys::MFA_OPTION_SCALE != 0 {
-            raw.softmax_scale
+        let (scale, exact_scale) = if flags & sys::MFA_OPTION_SCALE != 0 {
+            (raw.softmax_scale, f64::from(raw.softmax_scale))
         } else {
-            default_scale
+            (default_scale, exact_default)
         };
         ensure!(
             scale.is_finite(),
@@ -299,10 +339,10 @@ impl Options {
                     .map(|tensor| tensor.broadcast(what, shape))
                     .transpose()
             };
-        let masks = [&[Precision::Bool], &Precision::FLOATS[..]].concat();
+        let masks = [&[Precision::Bool], floats].concat();
         let mask = broadcast(&raw.mask, "mask", &masks, mask_shape)?;
         let per_head = |view: &sys::mfa_tensor, what: &str, shape: [usize; 4]| {
-            broadcast(view, what, &Precision::FLOATS, shape)
+            broadcast(view, what, floats, shape)
         };
         let alibi = per_head(
             &raw.alibi_slopes,
@@ -314,6 +354,7 @@ impl Options {
         Ok((
             Options {
                 scale,
+                exact_scale,
                 softcap: raw.softcap,
                 causal,
                 left,

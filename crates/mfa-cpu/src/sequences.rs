@@ -250,6 +250,11 @@ impl Sequences {
         }
     }
 
+    /// Whether they are runs of rows of one batch element.
+    pub(crate) fn are_packed(&self) -> bool {
+        matches!(self.kind, Kind::Packed { .. })
+    }
+
     /// Whether all sequences have the same lengths.
     pub(crate) fn are_alike(&self) -> bool {
         matches!(self.kind, Kind::Alike { .. })

@@ -143,6 +143,11 @@ impl Access {
         })
     }
 
+    /// Whether a view that may be absent is.
+    pub(crate) fn is_absent(self, view: &sys::mfa_tensor) -> bool {
+        view.buffer.is_null() && (self == Access::Run || view.shape == [0; 4])
+    }
+
     /// Checks a view that may be absent.
     pub(crate) fn optional(
         self,
@@ -150,8 +155,7 @@ impl Access {
         what: &str,
         allowed: &[Precision],
     ) -> Result<Option<Tensor>> {
-        let absent = view.buffer.is_null() && (self == Access::Run || view.shape == [0; 4]);
-        if absent {
+        if self.is_absent(view) {
             Ok(None)
         } else {
             self.required(view, what, allowed).map(Some)
@@ -208,11 +212,16 @@ impl Tensor {
     }
 
     /// `shape` of zeros, which take no more memory than one.
-    pub(crate) fn zeros(shape: [usize; 4]) -> Self {
-        static ZERO: f32 = 0.0;
+    pub(crate) fn zeros(precision: Precision, shape: [usize; 4]) -> Self {
+        // Zero in every precision.
+        static ZERO: f64 = 0.0;
+        let precision = match precision {
+            Precision::F64 => precision,
+            _ => Precision::F32,
+        };
         Tensor {
             ptr: std::ptr::from_ref(&ZERO).cast_mut().cast(),
-            precision: Precision::F32,
+            precision,
             shape,
             strides: [0; 4],
             quant: None,

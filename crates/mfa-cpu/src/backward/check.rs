@@ -4,7 +4,6 @@ use mfa_sys as sys;
 
 use crate::error::{Result, ensure};
 use crate::overlap;
-use crate::precision::Precision;
 use crate::problem::Problem;
 use crate::tensor::{Access, Tensor};
 
@@ -40,17 +39,17 @@ impl Backward {
         let like_output = [batch, heads, rows, problem.dv];
         let per_row = [batch, heads, rows, 1];
 
-        let output = access.optional(&desc.output, "output", &Precision::FLOATS)?;
+        let output = access.optional(&desc.output, "output", problem.floats())?;
         if let Some(output) = &output {
             output.expect_shape("output", like_output)?;
         }
-        let grad_output = access.required(&desc.grad_output, "grad_output", &Precision::FLOATS)?;
+        let grad_output = access.required(&desc.grad_output, "grad_output", problem.floats())?;
         grad_output.expect_shape("grad_output", like_output)?;
-        let logsumexp = access.required(&desc.logsumexp, "logsumexp", &[Precision::F32])?;
+        let logsumexp = access.required(&desc.logsumexp, "logsumexp", problem.exact())?;
         logsumexp.expect_shape("logsumexp", per_row)?;
 
         let d_given = desc.flags & sys::MFA_BACKWARD_D_GIVEN != 0;
-        let d_values = access.optional(&desc.d_values, "d_values", &[Precision::F32])?;
+        let d_values = access.optional(&desc.d_values, "d_values", problem.exact())?;
         ensure!(
             d_values.is_some() || !d_given,
             argument,
@@ -63,7 +62,7 @@ impl Backward {
             }
         }
         let written = |view: &sys::mfa_tensor, what: &str, shape: [usize; 4]| {
-            let tensor = access.optional(view, what, &[Precision::F32])?;
+            let tensor = access.optional(view, what, problem.exact())?;
             if let Some(tensor) = &tensor {
                 tensor.expect_shape(what, shape)?;
                 tensor.expect_writable(what)?;
@@ -80,17 +79,17 @@ impl Backward {
         let [grad_query, grad_key] =
             [grad_query, grad_key].map(|gradient| gradient.filter(|_| problem.columns > 0));
         let grad_value = written(&desc.grad_value, "grad_value", problem.v.shape)?;
-        let mask_shape = mask_shape(desc, &problem)?;
+        let mask_shape = mask_shape(desc, &problem, access)?;
         let grad_mask = written(&desc.grad_mask, "grad_mask", mask_shape)?;
         ensure!(
-            desc.grad_sinks.buffer.is_null() || problem.options.sinks.is_some(),
+            access.is_absent(&desc.grad_sinks) || problem.options.sinks.is_some(),
             argument,
             "grad_sinks: given without sinks; expected both or only sinks"
         );
         let grad_sinks = written(&desc.grad_sinks, "grad_sinks", [1, heads, 1, 1])?;
 
         let grad_logsumexp =
-            access.optional(&desc.grad_logsumexp, "grad_logsumexp", &[Precision::F32])?;
+            access.optional(&desc.grad_logsumexp, "grad_logsumexp", problem.exact())?;
         if let Some(gradient) = &grad_logsumexp {
             gradient.expect_shape("grad_logsumexp", per_row)?;
         }
@@ -164,8 +163,12 @@ impl Backward {
 }
 
 /// The shape that a gradient of the mask must have.
-fn mask_shape(desc: &sys::mfa_backward_desc, problem: &Problem) -> Result<[usize; 4]> {
-    if desc.grad_mask.buffer.is_null() {
+fn mask_shape(
+    desc: &sys::mfa_backward_desc,
+    problem: &Problem,
+    access: Access,
+) -> Result<[usize; 4]> {
+    if access.is_absent(&desc.grad_mask) {
         return Ok([0; 4]);
     }
     // SAFETY: the contract makes `options` NULL or the address of a struct whose struct_size is true.

@@ -8,10 +8,12 @@ use mfa_sys as sys;
 use super::{guard, sized_required, write, write_text};
 use crate::backward::{self, Backward};
 use crate::context::Context;
+use crate::double;
 use crate::error::{Result, ensure};
 use crate::explain;
 use crate::forward;
 use crate::handle;
+use crate::memory::Aligned;
 use crate::merge::{Merge, MergeBackward};
 use crate::plan::Plan;
 use crate::problem::Forward;
@@ -22,6 +24,13 @@ use crate::tensor::Access;
 pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Result<()> {
     let call = Forward::check(desc, Access::Run)?;
     context.timed(|state| {
+        if call.problem.is_double() {
+            let threads = state.threads();
+            let bytes = double::workspace_forward(&call.problem, threads);
+            let (pool, memory) = state.resources(bytes)?;
+            double::run_forward(&call, pool, threads, memory);
+            return Ok(());
+        }
         let plan = Plan::new(&call, context.kernels, state.threads());
         let bytes = forward::workspace(&call.problem, &plan, context.kernels);
         let (pool, memory) = state.resources(bytes)?;
@@ -33,6 +42,13 @@ pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Re
 pub(super) fn run_backward(context: &Context, desc: &sys::mfa_backward_desc) -> Result<()> {
     let call = Backward::check(desc, Access::Run)?;
     context.timed(|state| {
+        if call.problem.is_double() {
+            let threads = state.threads();
+            let bytes = double::workspace_backward(&call, threads);
+            let (pool, memory) = state.resources(bytes)?;
+            double::run_backward(&call, pool, threads, memory);
+            return Ok(());
+        }
         let plan = backward::Plan::new(&call, context.kernels, state.threads())?;
         let bytes = backward::workspace(&call, &plan, context.kernels);
         let (pool, memory) = state.resources(bytes)?;
@@ -113,6 +129,19 @@ impl Call {
     /// Bytes of memory that the call would need, and its plan as text.
     fn describe(&self, context: &Context) -> Result<(usize, String)> {
         let (kernels, threads) = (context.kernels, context.lock().threads());
+        let problem = match self {
+            Call::Forward(call) => &call.problem,
+            Call::Backward(call) => &call.problem,
+        };
+        if problem.is_double() {
+            let (operation, bytes) = match self {
+                Call::Forward(_) => ("forward", double::workspace_forward(problem, threads)),
+                Call::Backward(call) => ("backward", double::workspace_backward(call, threads)),
+            };
+            let bytes = Aligned::size_for(bytes).saturating_add(problem.sequences.bytes());
+            let workers = double::workers(problem.work(), threads);
+            return Ok((bytes, explain::double(operation, problem, workers, bytes)));
+        }
         Ok(match self {
             Call::Forward(call) => {
                 let plan = Plan::new(call, kernels, threads);
