@@ -93,26 +93,31 @@ impl Tensor {
         })
     }
 
-    /// The column means of a head in the stored basis; `None` without means.
+    /// The column means of a head in the stored basis; `None` without means. For operands of attention.
     pub(crate) fn mean(&self, b: usize, h: usize) -> Option<Line> {
-        let quant = self.quant.as_ref()?;
-        let mean = quant.mean.as_ref()?;
-        let columns = self.shape[3];
-        // SAFETY: the array was checked to hold [batch, heads, columns] floats.
-        let stored = unsafe {
-            std::slice::from_raw_parts(
-                mean.ptr
-                    .cast::<f32>()
-                    .add((b * self.shape[1] + h) * columns),
-                columns,
-            )
+        self.quant.as_ref()?.mean.as_ref()?;
+        let mut row = Line::new(self.shape[3]);
+        self.mean_into(b, h, &mut row).then_some(row)
+    }
+
+    /// Writes the column means of a head in the stored basis; false without means.
+    pub(crate) fn mean_into(&self, b: usize, h: usize, row: &mut [f32]) -> bool {
+        let Some(quant) = &self.quant else {
+            return false;
         };
-        let mut row = Line::new(columns);
+        let Some(mean) = &quant.mean else {
+            return false;
+        };
+        let columns = self.shape[3];
+        let first = (b * self.shape[1] + h) * columns;
+        // SAFETY: the array was checked to hold [batch, heads, columns] floats.
+        let stored =
+            unsafe { std::slice::from_raw_parts(mean.ptr.cast::<f32>().add(first), columns) };
         row.copy_from_slice(stored);
         if quant.rotated {
-            hadamard::rotate(&mut row);
+            hadamard::rotate(row);
         }
-        Some(row)
+        true
     }
 
     /// Expands `count` rows from row `n` to f32, `ld` apart.

@@ -10,8 +10,10 @@
  *   Handles    (contexts, buffers) are opaque and validated on every call: NULL, a destroyed handle and a handle of the
  *              other kind are refused, not dereferenced. The bytes behind mfa_buffer_from_ptr() are the caller's promise.
  *   Errors     every operation returns an int32_t of enum mfa_status; mfa_last_error() has the sentence. A failed call
- *              has not changed any output buffer, unless its status is MFA_ERROR_KERNEL_EXECUTION. No call aborts.
+ *              has not changed any output buffer, unless its status is MFA_ERROR_KERNEL_EXECUTION. No call aborts, as long
+ *              as allocations of a few kilobytes succeed.
  *   Threads    contexts are independent. Calls on one context from several threads are safe and run one after another.
+ *   Forks      a context that the parent made is refused in the child, which makes its own; buffers are copied by the fork.
  *   Blocking   every operation has finished when it returns.
  *   Structs    that may grow begin with struct_size = sizeof(the struct) as the caller was compiled. A newer library
  *              takes the missing tail as zero; an older library refuses a longer struct whose tail is not zero.

@@ -236,8 +236,14 @@ pub unsafe extern "C" fn mfa_quantize(
         let call = Quantize::check(&desc)?;
         let error = context.timed(|state| {
             let threads = state.threads();
-            let (pool, _) = state.resources(0)?;
-            call.run(context.kernels, pool, threads, !desc.error.is_null())
+            let (pool, memory) = state.resources(call.workspace(threads))?;
+            call.run(
+                context.kernels,
+                pool,
+                threads,
+                memory,
+                !desc.error.is_null(),
+            )
         })?;
         if !desc.error.is_null() {
             // SAFETY: not NULL, so valid for writing by contract.
@@ -271,8 +277,8 @@ pub unsafe extern "C" fn mfa_dequantize(
         let call = Dequantize::check(&source, &destination)?;
         context.timed(|state| {
             let threads = state.threads();
-            let (pool, _) = state.resources(0)?;
-            call.run(context.kernels, pool, threads);
+            let (pool, memory) = state.resources(call.workspace(threads))?;
+            call.run(context.kernels, pool, threads, memory);
             Ok(())
         })
     })

@@ -1,7 +1,11 @@
 //! Rounding to INT8 and INT4, and back. The formulas are those of `mfa_quantize_desc`.
 
+mod dequantize;
+mod room;
 mod round;
 mod statistics;
+
+use std::sync::OnceLock;
 
 use mfa_sys as sys;
 
@@ -9,13 +13,17 @@ use crate::error::{Error, Result, ensure};
 use crate::expand::Basis;
 use crate::hadamard;
 use crate::kernels::Kernels;
+use crate::memory::Aligned;
 use crate::overlap;
 use crate::pool::Pool;
 use crate::precision::Precision;
 use crate::quantization::{Granularity, Params, Quant};
 use crate::tensor::{Access, Tensor};
 
+pub(crate) use dequantize::Dequantize;
 pub(crate) use statistics::ErrorSum;
+
+use room::{Room, Work};
 
 /// A checked quantization.
 pub(crate) struct Quantize {
@@ -32,6 +40,11 @@ pub(crate) struct Quantize {
 const CHUNK: usize = 32;
 
 impl Quantize {
+    /// Bytes of memory that [`Quantize::run`] needs.
+    pub(crate) fn workspace(&self, threads: usize) -> usize {
+        room::workspace(self.source.shape[3], threads)
+    }
+
     pub(crate) fn check(desc: &sys::mfa_quantize_desc) -> Result<Self> {
         let flags = desc.flags;
         let known = sys::MFA_QUANTIZE_ASYMMETRIC
@@ -142,8 +155,10 @@ impl Quantize {
         kernels: &Kernels,
         pool: &Pool,
         threads: usize,
+        memory: &Aligned,
         want_error: bool,
     ) -> Result<ErrorSum> {
+        let room = Room::new(memory, self.source.shape[3]);
         let [batch, heads, rows, columns] = self.source.shape;
         let block = self.quant.block_rows.min(rows.max(1));
         let blocks = rows.div_ceil(block);
@@ -154,52 +169,48 @@ impl Quantize {
             // A mean over no rows is 0, and no elements are an all-zero group: what is read later must be legal.
             // Where there are no columns, there are no means: of any number of heads.
             if self.smooth && !self.mean_given && columns > 0 {
-                (0..heads_all)
-                    .for_each(|item| self.write_mean(kernels, item / heads, item % heads));
+                for item in 0..heads_all {
+                    self.write_mean(kernels, item / heads, item % heads, &mut room.of(0));
+                }
             }
             if whole && !self.scale_given {
                 self.quant.store(0, 0, 0, 0, 1.0, 0);
             }
             return Ok(ErrorSum::default());
         }
-        let largest = self.largest(kernels, pool, threads)?;
+        let largest = self.largest(kernels, pool, threads, &room)?;
         self.check_half_scale(largest)?;
         if self.smooth && !self.mean_given {
-            pool.run(threads, heads_all, |_, item| {
-                self.write_mean(kernels, item / heads, item % heads)
+            pool.run(threads, heads_all, |worker, item| {
+                self.write_mean(kernels, item / heads, item % heads, &mut room.of(worker));
             });
         }
         if whole && !self.scale_given {
-            let parts = statistics::collect(pool, threads, heads_all, |item| {
+            let parts = statistics::collect(pool, threads, heads_all, |worker, item| {
                 let mut range = statistics::Range::default();
-                let mut row = vec![0.0; columns];
+                let row = room.of(worker).row;
                 let prepared = self.prepare(item / heads, item % heads);
                 for n in 0..rows {
-                    prepared.row(self, kernels, n, &mut row);
-                    range.extend(&row);
+                    prepared.row(self, kernels, n, row);
+                    range.extend(row);
                 }
                 range
-            });
-            let range = parts
-                .iter()
+            })?;
+            let range = (parts.iter().filter_map(OnceLock::get))
                 .fold(statistics::Range::default(), |a, b| a.join(b));
             let (scale, zero) = self.parameters(range);
             self.quant.store(0, 0, 0, 0, scale, zero);
         }
-        let parts = statistics::collect(pool, threads, heads_all * chunks, |item| {
+        let parts = statistics::collect(pool, threads, heads_all * chunks, |worker, item| {
             let (head, chunk) = (item / chunks, item % chunks);
             let (b, h) = (head / heads, head % heads);
             let prepared = self.prepare(b, h);
-            let mut work = Work {
-                row: vec![0.0; columns],
-                codes: vec![0; columns],
-                back: vec![0.0; columns],
-            };
+            let mut work = room.of(worker);
             let mut error = ErrorSum::default();
             for index in chunk * CHUNK..((chunk + 1) * CHUNK).min(blocks) {
                 let range = index * block..((index + 1) * block).min(rows);
                 if !whole && !self.scale_given {
-                    self.write_parameters(kernels, &prepared, (b, h), range.clone(), &mut work.row);
+                    self.write_parameters(kernels, &prepared, (b, h), range.clone(), &mut work);
                 }
                 for n in range {
                     self.round_row(kernels, &prepared, (b, h), n, &mut work);
@@ -209,15 +220,16 @@ impl Quantize {
                 }
             }
             error
-        });
-        Ok(parts.iter().fold(ErrorSum::default(), |a, b| a.join(b)))
+        })?;
+        let parts = parts.iter().filter_map(OnceLock::get);
+        Ok(parts.fold(ErrorSum::default(), |a, b| a.join(b)))
     }
 
     /// The largest magnitude of the source; refuses NaN and infinities before anything is written.
-    fn largest(&self, kernels: &Kernels, pool: &Pool, threads: usize) -> Result<f32> {
+    fn largest(&self, kernels: &Kernels, pool: &Pool, threads: usize, room: &Room) -> Result<f32> {
         let [batch, heads, rows, columns] = self.source.shape;
-        let parts = statistics::collect(pool, threads, batch * heads, |item| {
-            let mut row = vec![0.0; columns];
+        let parts = statistics::collect(pool, threads, batch * heads, |worker, item| {
+            let row = room.of(worker).row;
             let mut largest = 0.0f32;
             for n in 0..rows {
                 // SAFETY: one row of the source into a row of floats.
@@ -233,7 +245,7 @@ impl Quantize {
                     );
                 }
                 let mut sum = 0.0f32;
-                for x in &row {
+                for x in row.iter() {
                     largest = largest.max(x.abs());
                     sum += x * 0.0;
                 }
@@ -242,9 +254,13 @@ impl Quantize {
                 }
             }
             Ok(largest)
-        });
+        })?;
         let mut largest = 0.0f32;
-        for (item, part) in parts.into_iter().enumerate() {
+        for (item, part) in parts
+            .into_iter()
+            .filter_map(OnceLock::into_inner)
+            .enumerate()
+        {
             match part {
                 Ok(x) => largest = largest.max(x),
                 Err((n, c)) => {
@@ -278,11 +294,11 @@ impl Quantize {
         Ok(())
     }
 
-    fn write_mean(&self, kernels: &Kernels, b: usize, h: usize) {
+    fn write_mean(&self, kernels: &Kernels, b: usize, h: usize, work: &mut Work<'_>) {
         let [_, heads, rows, columns] = self.source.shape;
         let Some(mean) = &self.quant.mean else { return };
-        let mut sum = vec![0.0f64; columns];
-        let mut row = vec![0.0f32; columns];
+        let (sum, row) = (&mut *work.sum, &mut *work.row);
+        sum.fill(0.0);
         for n in 0..rows {
             // SAFETY: one row of the source into a row of floats.
             unsafe {
@@ -297,7 +313,7 @@ impl Quantize {
                 )
             };
             sum.iter_mut()
-                .zip(&row)
+                .zip(row.iter())
                 .for_each(|(s, x)| *s += f64::from(*x));
         }
         for (c, s) in sum.iter().enumerate() {
@@ -311,13 +327,12 @@ impl Quantize {
         }
     }
 
-    fn prepare(&self, b: usize, h: usize) -> Prepared {
+    fn prepare(&self, b: usize, h: usize) -> Prepared<'_> {
         let columns = self.source.shape[3];
         let mean = self.quant.mean.as_ref().map(|mean| {
             let first = (b * self.source.shape[1] + h) * columns;
             // SAFETY: the array holds [batch, heads, columns] floats.
             unsafe { std::slice::from_raw_parts(mean.ptr.cast::<f32>().add(first), columns) }
-                .to_vec()
         });
         Prepared { at: (b, h), mean }
     }
@@ -330,21 +345,23 @@ impl Quantize {
     fn write_parameters(
         &self,
         kernels: &Kernels,
-        prepared: &Prepared,
+        prepared: &Prepared<'_>,
         (b, h): (usize, usize),
         rows: std::ops::Range<usize>,
-        row: &mut [f32],
+        work: &mut Work<'_>,
     ) {
         let first = rows.start;
-        let mut ranges = vec![statistics::Range::default(); self.quant.groups(row.len())];
+        let row = &mut *work.row;
+        let ranges = &mut work.ranges[..self.quant.groups(row.len())];
+        ranges.fill(statistics::Range::default());
         for n in rows {
             prepared.row(self, kernels, n, row);
             for (range, part) in ranges.iter_mut().zip(row.chunks(self.quant.group)) {
                 range.extend(part);
             }
         }
-        for (g, range) in ranges.into_iter().enumerate() {
-            let (scale, zero) = self.parameters(range);
+        for (g, range) in ranges.iter().enumerate() {
+            let (scale, zero) = self.parameters(*range);
             self.quant.store(b, h, first, g, scale, zero);
         }
     }
@@ -352,12 +369,12 @@ impl Quantize {
     fn round_row(
         &self,
         kernels: &Kernels,
-        prepared: &Prepared,
+        prepared: &Prepared<'_>,
         (b, h): (usize, usize),
         n: usize,
-        work: &mut Work,
+        work: &mut Work<'_>,
     ) {
-        prepared.row(self, kernels, n, &mut work.row);
+        prepared.row(self, kernels, n, work.row);
         let precision = self.destination.precision;
         for (g, (x, codes)) in work
             .row
@@ -389,21 +406,21 @@ impl Quantize {
     fn difference<'a>(
         &self,
         kernels: &Kernels,
-        prepared: &Prepared,
+        prepared: &Prepared<'_>,
         (b, h): (usize, usize),
         n: usize,
-        work: &'a mut Work,
+        work: &'a mut Work<'_>,
     ) -> statistics::RowError<'a> {
         let columns = work.row.len();
-        for (back, code) in work.back.iter_mut().zip(&work.codes) {
+        for (back, code) in work.back.iter_mut().zip(work.codes.iter()) {
             *back = f32::from(*code);
         }
-        self.destination.dequantize_row((b, h), n, &mut work.back);
+        self.destination.dequantize_row((b, h), n, work.back);
         if self.quant.rotated {
-            hadamard::rotate(&mut work.back);
+            hadamard::rotate(work.back);
         }
         if let Some(mean) = &prepared.mean {
-            work.back.iter_mut().zip(mean).for_each(|(x, m)| *x += m);
+            (work.back.iter_mut().zip(mean.iter())).for_each(|(x, m)| *x += m);
         }
         // SAFETY: one row of the source into a row of floats.
         unsafe {
@@ -418,26 +435,19 @@ impl Quantize {
             )
         };
         statistics::RowError {
-            dequantized: &work.back,
-            source: &work.row,
+            dequantized: work.back,
+            source: work.row,
         }
     }
 }
 
-/// One row's buffers.
-struct Work {
-    row: Vec<f32>,
-    codes: Vec<i8>,
-    back: Vec<f32>,
-}
-
 /// What the rows of a head share.
-struct Prepared {
+struct Prepared<'a> {
     at: (usize, usize),
-    mean: Option<Vec<f32>>,
+    mean: Option<&'a [f32]>,
 }
 
-impl Prepared {
+impl Prepared<'_> {
     /// The source's row less the mean, rotated: what is rounded.
     fn row(&self, call: &Quantize, kernels: &Kernels, n: usize, row: &mut [f32]) {
         // SAFETY: one row of the source into a row of floats.
@@ -453,63 +463,10 @@ impl Prepared {
             )
         };
         if let Some(mean) = &self.mean {
-            row.iter_mut().zip(mean).for_each(|(x, m)| *x -= m);
+            row.iter_mut().zip(*mean).for_each(|(x, m)| *x -= m);
         }
         if call.quant.rotated {
             hadamard::rotate(row);
         }
-    }
-}
-
-/// A checked `mfa_dequantize`.
-pub(crate) struct Dequantize {
-    source: Tensor,
-    destination: Tensor,
-}
-
-impl Dequantize {
-    pub(crate) fn check(source: &sys::mfa_tensor, destination: &sys::mfa_tensor) -> Result<Self> {
-        let mut source = Access::Run.required(source, "source", &Precision::INTEGERS)?;
-        let precision = source.precision;
-        if let Some(quant) = &mut source.quant {
-            quant.check_values("source", precision)?;
-        }
-        let destination = Access::Run.required(destination, "destination", &Precision::FLOATS)?;
-        destination.expect_shape("destination", source.shape)?;
-        destination.expect_writable("destination")?;
-        overlap::expect_apart(
-            &[(Some(&destination), "destination")],
-            &[(Some(&source), "source")],
-        )?;
-        Ok(Dequantize {
-            source,
-            destination,
-        })
-    }
-
-    pub(crate) fn run(&self, kernels: &Kernels, pool: &Pool, threads: usize) {
-        let [batch, heads, rows, columns] = self.source.shape;
-        if self.source.shape.contains(&0) {
-            return;
-        }
-        let chunks = rows.div_ceil(CHUNK);
-        pool.run(threads, batch * heads * chunks, |_, item| {
-            let (head, chunk) = (item / chunks, item % chunks);
-            let (b, h) = (head / heads, head % heads);
-            let mean = self.source.mean(b, h);
-            let basis = Basis {
-                rotate: self.source.is_rotated(),
-                mean: mean.as_ref().map_or(std::ptr::null(), |m| m.as_ptr()),
-            };
-            let mut row = vec![0.0; columns];
-            for n in chunk * CHUNK..((chunk + 1) * CHUNK).min(rows) {
-                // SAFETY: one row of the source into a row of floats.
-                unsafe {
-                    self.source
-                        .expand(kernels, (b, h), n, 1, basis, row.as_mut_ptr(), columns)
-                };
-                crate::forward::store_row(kernels, &self.destination, b, h, n, &row);
-            }
-        });
     }
 }

@@ -2,20 +2,25 @@
 
 use std::sync::OnceLock;
 
+use crate::error::{Error, Result};
 use crate::pool::Pool;
 
-/// Runs `part` for each item and returns the results in order.
+/// Runs `part` for each item, with the number of the worker, and returns the results in order.
 pub(super) fn collect<T: Send + Sync>(
     pool: &Pool,
     threads: usize,
     items: usize,
-    part: impl Fn(usize) -> T + Sync,
-) -> Vec<T> {
-    let slots: Vec<OnceLock<T>> = (0..items).map(|_| OnceLock::new()).collect();
-    pool.run(threads, items, |_, item| {
-        slots[item].get_or_init(|| part(item));
+    part: impl Fn(usize, usize) -> T + Sync,
+) -> Result<Vec<OnceLock<T>>> {
+    let mut slots = Vec::new();
+    slots
+        .try_reserve_exact(items)
+        .map_err(|_| Error::allocation(format!("no memory for the results of {items} items")))?;
+    slots.resize_with(items, OnceLock::new);
+    pool.run(threads, items, |worker, item| {
+        slots[item].get_or_init(|| part(worker, item));
     });
-    slots.into_iter().filter_map(OnceLock::into_inner).collect()
+    Ok(slots)
 }
 
 /// Smallest and largest value; starts at 0, which every range includes.

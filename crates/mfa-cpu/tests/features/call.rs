@@ -53,13 +53,13 @@ fn encode(values: &[f64], precision: &str) -> Vec<u8> {
 fn decode(bytes: &[u8], precision: &str) -> Vec<f64> {
     match precision {
         "fp64" => (bytes.chunks_exact(8))
-            .map(|b| f64::from_le_bytes(b.try_into().unwrap()))
+            .map(|b| f64::from_le_bytes(std::array::from_fn(|i| b[i])))
             .collect(),
         "fp32" => (bytes.chunks_exact(4))
-            .map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap())))
+            .map(|b| f64::from(f32::from_le_bytes(std::array::from_fn(|i| b[i]))))
             .collect(),
         _ => (bytes.chunks_exact(2))
-            .map(|b| f16::from_le_bytes(b.try_into().unwrap()).to_f64())
+            .map(|b| f16::from_le_bytes(std::array::from_fn(|i| b[i])).to_f64())
             .collect(),
     }
 }
@@ -69,10 +69,8 @@ impl Driver {
         let api = mfa_cpu::api();
         let mut context = null_mut();
         // SAFETY: a place for the handle.
-        assert_eq!(
-            unsafe { (api.mfa_create_context)(&mut context) },
-            sys::MFA_SUCCESS
-        );
+        let status = unsafe { (api.mfa_create_context)(&mut context) };
+        assert_eq!(status, sys::MFA_SUCCESS);
         Driver { api, context }
     }
 
@@ -393,7 +391,7 @@ impl<'a> Call<'a> {
                 )
             };
             self.driver.expect(status);
-            String::from_utf8(text[..length].to_vec()).unwrap()
+            String::from_utf8_lossy(&text[..length]).into_owned()
         };
         [text(&forward, null()), text(null(), &backward)]
     }

@@ -281,9 +281,8 @@ pub(crate) fn attention(p: &Problem) -> Results {
                         out.dq[q_row(i) * d + c] += ds * p.k[k_row(j) * d + c];
                         out.dk[k_row(j) * d + c] += ds * p.q[q_row(i) * d + c];
                     }
-                    for c in 0..dv {
-                        out.dv[k_row(j) * dv + c] += weights[j] * grad[c];
-                    }
+                    let dv_row = &mut out.dv[k_row(j) * dv..][..dv];
+                    (dv_row.iter_mut().zip(grad)).for_each(|(x, g)| *x += weights[j] * g);
                 }
                 if p.sinks.is_some() {
                     out.dsinks[head] -= (sink - l).exp() * rest;

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import umfa
-from umfa.bench import accuracy, cases, numbers, plot, process, record, report, session
+from umfa.bench import accuracy, cases, masks, numbers, plot, process, record, report, session
 from umfa.bench.cases import Case
 from umfa.bench.modes import MODES
 from umfa.bench.record import Record
@@ -30,7 +31,9 @@ PEER_HELP = (
 def bench(
     preset: Annotated[
         Optional[str],
-        typer.Option(help=f"Comma-separated: {', '.join((*cases.PRESETS, cases.ALL))}."),
+        typer.Option(
+            help=f"Comma-separated: {', '.join((*cases.PRESETS, cases.ALL))}; or {masks.PRESET}."
+        ),
     ] = None,
     shape: Annotated[Optional[str], typer.Option(help=SHAPE_HELP)] = None,
     kv_heads: Annotated[Optional[int], typer.Option(help="Heads of key and value.")] = None,
@@ -101,6 +104,14 @@ def bench(
         figures = _accuracy(problem, operands, seed)
         if json_file is not None:
             json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        return
+
+    if preset == masks.PRESET:
+        if threads is not None:
+            umfa.set_num_threads(threads)
+        times = _masks(seconds, seed)
+        if json_file is not None:
+            json_file.write_text(json.dumps(times, indent=2) + "\n")
         return
 
     chosen = _cases(preset or ("" if shape else "seeds"))
@@ -223,6 +234,20 @@ def _accuracy(problem: Problem, quantized: str, seed: int) -> dict[str, Any]:
         "quantized": quantized,
         "results": [asdict(one) for one in found],
     }
+
+
+def _masks(seconds: float, seed: int) -> list[dict[str, Any]]:
+    with _console(stderr=True).status("measuring") as status:
+        found = masks.measure_all(seconds, seed, status.update)
+    table = Table(title="Masks: umfa alone, FP32", title_justify="left")
+    for name in ("shape", "", "way", "ms", "x no mask"):
+        table.add_column(name, justify="right" if name in ("ms", "x no mask") else "left")
+    for one in found:
+        first = one.way == "no mask"
+        name, label = (one.shape, one.label) if first else ("", "")
+        table.add_row(name, label, one.way, f"{one.seconds * 1e3:.3f}", f"{one.ratio:.2f}")
+    _console().print(table)
+    return masks.to_json(found)
 
 
 def _console(stderr: bool = False) -> Console:

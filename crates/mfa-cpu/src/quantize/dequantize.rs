@@ -1,0 +1,77 @@
+//! Back to real numbers.
+
+use mfa_sys as sys;
+
+use super::CHUNK;
+use super::room::{self, Room, Work};
+use crate::error::Result;
+use crate::expand::Basis;
+use crate::kernels::Kernels;
+use crate::memory::Aligned;
+use crate::overlap;
+use crate::pool::Pool;
+use crate::precision::Precision;
+use crate::tensor::{Access, Tensor};
+
+/// A checked `mfa_dequantize`.
+pub(crate) struct Dequantize {
+    source: Tensor,
+    destination: Tensor,
+}
+
+impl Dequantize {
+    /// Bytes of memory that [`Dequantize::run`] needs.
+    pub(crate) fn workspace(&self, threads: usize) -> usize {
+        room::workspace(self.source.shape[3], threads)
+    }
+
+    pub(crate) fn check(source: &sys::mfa_tensor, destination: &sys::mfa_tensor) -> Result<Self> {
+        let mut source = Access::Run.required(source, "source", &Precision::INTEGERS)?;
+        let precision = source.precision;
+        if let Some(quant) = &mut source.quant {
+            quant.check_values("source", precision)?;
+        }
+        let destination = Access::Run.required(destination, "destination", &Precision::FLOATS)?;
+        destination.expect_shape("destination", source.shape)?;
+        destination.expect_writable("destination")?;
+        overlap::expect_apart(
+            &[(Some(&destination), "destination")],
+            &[(Some(&source), "source")],
+        )?;
+        Ok(Dequantize {
+            source,
+            destination,
+        })
+    }
+
+    pub(crate) fn run(&self, kernels: &Kernels, pool: &Pool, threads: usize, memory: &Aligned) {
+        let room = Room::new(memory, self.source.shape[3]);
+        let [batch, heads, rows, columns] = self.source.shape;
+        if self.source.shape.contains(&0) {
+            return;
+        }
+        let chunks = rows.div_ceil(CHUNK);
+        pool.run(threads, batch * heads * chunks, |worker, item| {
+            let (head, chunk) = (item / chunks, item % chunks);
+            let (b, h) = (head / heads, head % heads);
+            let Work { row, back, .. } = room.of(worker);
+            let has_mean = self.source.mean_into(b, h, back);
+            let basis = Basis {
+                rotate: self.source.is_rotated(),
+                mean: if has_mean {
+                    back.as_ptr()
+                } else {
+                    std::ptr::null()
+                },
+            };
+            for n in chunk * CHUNK..((chunk + 1) * CHUNK).min(rows) {
+                // SAFETY: one row of the source into a row of floats.
+                unsafe {
+                    self.source
+                        .expand(kernels, (b, h), n, 1, basis, row.as_mut_ptr(), columns)
+                };
+                crate::forward::store_row(kernels, &self.destination, b, h, n, row);
+            }
+        });
+    }
+}

@@ -1,0 +1,73 @@
+//! The memory of workers that round.
+
+use super::statistics::Range;
+use crate::memory::{Aligned, Arena};
+
+/// A worker's memory: rows of as many columns as the source has.
+pub(super) struct Work<'a> {
+    pub row: &'a mut [f32],
+    pub back: &'a mut [f32],
+    pub codes: &'a mut [i8],
+    pub sum: &'a mut [f64],
+    pub ranges: &'a mut [Range],
+}
+
+/// The memory of all workers.
+pub(super) struct Room {
+    first: *mut u8,
+    each: usize,
+    columns: usize,
+}
+
+// SAFETY: each worker uses its own part.
+unsafe impl Sync for Room {}
+
+/// Bytes of memory that `threads` workers need for rows of `columns`.
+pub(super) fn workspace(columns: usize, threads: usize) -> usize {
+    let mut arena = Arena::default();
+    Room::lay_out(&mut arena, columns);
+    arena.used().saturating_mul(threads)
+}
+
+type Parts = (*mut f32, *mut f32, *mut i8, *mut f64, *mut Range);
+
+impl Room {
+    fn lay_out(arena: &mut Arena, columns: usize) -> Parts {
+        (
+            arena.take(columns),
+            arena.take(columns),
+            arena.take(columns),
+            arena.take(columns),
+            arena.take(columns),
+        )
+    }
+
+    /// `memory` holds [`workspace`] bytes, for the workers that ask for theirs.
+    pub(super) fn new(memory: &Aligned, columns: usize) -> Self {
+        let mut arena = Arena::default();
+        Room::lay_out(&mut arena, columns);
+        Room {
+            first: memory.ptr(),
+            each: arena.used(),
+            columns,
+        }
+    }
+
+    /// A worker's part. What it holds is of no meaning: all of it is plain numbers, zero in fresh memory.
+    #[allow(clippy::mut_from_ref)] // Each worker asks for its own, and has one at a time.
+    pub(super) fn of(&self, worker: usize) -> Work<'_> {
+        let base = self.first.wrapping_add(worker * self.each);
+        let (row, back, codes, sum, ranges) = Room::lay_out(&mut Arena::new(base), self.columns);
+        let n = self.columns;
+        // SAFETY: laid out for `n` of each, in memory that this worker alone uses.
+        unsafe {
+            Work {
+                row: std::slice::from_raw_parts_mut(row, n),
+                back: std::slice::from_raw_parts_mut(back, n),
+                codes: std::slice::from_raw_parts_mut(codes, n),
+                sum: std::slice::from_raw_parts_mut(sum, n),
+                ranges: std::slice::from_raw_parts_mut(ranges, n),
+            }
+        }
+    }
+}
