@@ -10,6 +10,10 @@ use crate::error::{Error, Result};
 /// as much as half a short call. So looking never costs more than twice what sleeping at once would have.
 const LOOK: Duration = Duration::from_micros(100);
 
+/// How often, and after what time, threads are tried again that could not be started.
+const TURNS: usize = 4;
+const TURN: Duration = Duration::from_millis(100);
+
 /// A fixed number of workers.
 pub(crate) struct Pool {
     helpers: Option<rayon::ThreadPool>,
@@ -21,13 +25,25 @@ pub(crate) struct Pool {
 impl Pool {
     pub(crate) fn new(threads: usize) -> Result<Self> {
         let build = |n: usize| {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(n)
-                .thread_name(|i| format!("mfa-{i}"))
-                .build()
-                .map_err(|e| {
-                    Error::allocation(format!("{n} worker threads could not be started: {e}"))
-                })
+            let mut turns = TURNS;
+            loop {
+                let built = rayon::ThreadPoolBuilder::new()
+                    .num_threads(n)
+                    .thread_name(|i| format!("mfa-{i}"))
+                    .build();
+                match built {
+                    Ok(pool) => return Ok(pool),
+                    Err(_) if turns > 0 => {
+                        // Those that an earlier attempt did start end by themselves, and have their memory until then.
+                        std::thread::sleep(TURN);
+                        turns -= 1;
+                    }
+                    Err(e) => {
+                        let text = format!("{n} worker threads could not be started: {e}");
+                        return Err(Error::allocation(text));
+                    }
+                }
+            }
         };
         let helpers = if threads > 1 {
             Some(build(threads - 1)?)
