@@ -168,13 +168,18 @@ impl Sequences {
     }
 
     fn listed(kind: Kind, named: usize, bottom_right: bool) -> Self {
+        // Batch elements have their rows, even where there are none of them.
+        let (most_q, most_stored_k) = match &kind {
+            Kind::Lengths { nq, stored, .. } => (*nq, *stored),
+            _ => (0, 0),
+        };
         let mut all = Sequences {
             kind,
             named,
             bottom_right,
-            most_q: 0,
+            most_q,
             most_k: 0,
-            most_stored_k: 0,
+            most_stored_k,
             total_q: 0,
             total_k: 0,
             pairs: 0.0,

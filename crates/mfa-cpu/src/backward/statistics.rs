@@ -90,6 +90,7 @@ pub(super) fn sink(call: &Backward, d: DValues<'_>, head: usize) {
     let sink = f64::from(sinks.number(0, head));
     let [batch, _, rows, _] = call.problem.q.shape;
     let mut sum = 0f64;
+    let batch = if rows == 0 { 0 } else { batch };
     for b in 0..batch {
         for row in 0..rows {
             // SAFETY: the view was checked to be [batch, heads, rows, 1] floats.

@@ -403,6 +403,7 @@ impl Pass<'_> {
         let sink = sinks.get([0, head, 0, 0]);
         let [batch, _, rows, _] = self.call.problem.q.shape;
         let mut sum = 0.0;
+        let batch = if rows == 0 { 0 } else { batch };
         for b in 0..batch {
             for row in 0..rows {
                 let l = self.call.logsumexp.get([b, head, row, 0]);

@@ -95,6 +95,15 @@ fn key_lengths() {
     }
 }
 
+/// A mask has the rows of the tensors, even of a batch of none.
+#[test]
+fn key_lengths_of_an_empty_batch() {
+    let mut problem = Problem::random(15, [0, 9, 1], [17, 5], [8, 8]);
+    problem.lengths = Some(Vec::new());
+    problem.add_mask(1);
+    check(&problem, "empty batch");
+}
+
 /// Rows beyond a sequence's keys are never read, and their gradients are 0.
 #[test]
 fn what_lies_beyond_the_keys_is_not_read() {
