@@ -331,7 +331,7 @@ impl Decode<'_> {
                 }
                 return;
             }
-            self.scale_weights(at, row, n, rows);
+            self.scale_weights(at, row, n, rows, careful);
             if careful && v.precision.is_float() {
                 return self.axpy_careful(at, row, n, rows, ldo);
             }
@@ -342,7 +342,14 @@ impl Decode<'_> {
     }
 
     /// Multiplies weights by the scales of V that differ by key, and sums what zero points take off every column.
-    unsafe fn scale_weights(&self, at: (usize, usize), row: usize, n: usize, rows: usize) {
+    unsafe fn scale_weights(
+        &self,
+        at: (usize, usize),
+        row: usize,
+        n: usize,
+        rows: usize,
+        careful: bool,
+    ) {
         let scratch = self.scratch;
         let Some(quant) = &self.problem.v.quant else {
             return;
@@ -361,10 +368,12 @@ impl Decode<'_> {
             }
             for r in 0..rows {
                 let p = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
-                if !constant {
+                if !constant && careful {
                     // A weight of 0 is that of a hidden key, whose scale may be anything.
                     (p.iter_mut().zip(scales.iter()))
                         .for_each(|(x, scale)| *x = if *x == 0.0 { 0.0 } else { *x * scale });
+                } else if !constant {
+                    (p.iter_mut().zip(scales.iter())).for_each(|(x, scale)| *x *= scale);
                 }
                 if has_zeros {
                     let sum = p

@@ -25,6 +25,8 @@ pub(super) struct Block {
     /// Scales of V by key; null where those of all keys are `v_factor`.
     pub v_scale: *const f32,
     pub v_factor: f32,
+    /// Whether some of the scales are not finite.
+    pub odd_scales: bool,
     pub v_zero: i32,
 }
 
@@ -188,6 +190,7 @@ impl Tile<'_> {
             },
             v_scale: null(),
             v_factor: 1.0,
+            odd_scales: false,
             v_zero: 0,
         };
         // SAFETY: `n <= block_keys <= KB` rows fit every array of the scratch; rows are inside the tensors.
@@ -331,7 +334,10 @@ impl Tile<'_> {
                 };
                 match common_scale(scales, adds_nothing) {
                     Some(scale) => block.v_factor = scale,
-                    None => block.v_scale = scratch.v_scale,
+                    None => {
+                        block.odd_scales = !scales.iter().all(|scale| scale.is_finite());
+                        block.v_scale = scratch.v_scale;
+                    }
                 }
             }
             if self.plan.values == Values::U8 {

@@ -310,7 +310,18 @@ impl Tile<'_> {
                 }
                 Values::I16 => {
                     let p: *mut i16 = scratch.p.cast();
-                    (kernels.softmax_i16)(scratch.s, n_rows, n, state, v_scale, p, scratch.p_scale);
+                    for (first, count) in self.turns(block, n_rows) {
+                        let v_scale = self.scales_of_seen(block, first, v_scale, n);
+                        (kernels.softmax_i16)(
+                            scratch.s.add(first * SCORE_LD),
+                            count,
+                            n,
+                            state.from(first),
+                            v_scale,
+                            p.add(first * P16_LD),
+                            scratch.p_scale.add(first),
+                        );
+                    }
                     self.scale_p(n_rows, block.v_factor);
                     let v = scratch.v.cast::<i16>().add(skipped * nr);
                     let (alpha, p_scale) = (scratch.alpha, scratch.p_scale);
@@ -330,7 +341,19 @@ impl Tile<'_> {
                 }
                 Values::U8 => {
                     let (p, p_scale, p_sum) = (scratch.p, scratch.p_scale, scratch.p_sum);
-                    (kernels.softmax_u8)(scratch.s, n_rows, n, state, v_scale, p, p_scale, p_sum);
+                    for (first, count) in self.turns(block, n_rows) {
+                        let v_scale = self.scales_of_seen(block, first, v_scale, n);
+                        (kernels.softmax_u8)(
+                            scratch.s.add(first * SCORE_LD),
+                            count,
+                            n,
+                            state.from(first),
+                            v_scale,
+                            p.add(first * P8_LD),
+                            p_scale.add(first),
+                            p_sum.add(first),
+                        );
+                    }
                     self.scale_p(n_rows, block.v_factor);
                     let v = scratch.v.cast::<i8>().add(skipped * nr);
                     let zero = block.v_zero;
@@ -351,6 +374,34 @@ impl Tile<'_> {
                 }
             }
         }
+    }
+
+    /// The rows of a strip that softmax takes at once: all of them, but where scales of V must be looked at row by row.
+    fn turns(&self, block: &Block, rows: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let step = if block.odd_scales { 1 } else { rows };
+        (0..rows).step_by(step).map(move |first| (first, step))
+    }
+
+    /// Scales of V for a row of scores: without those of keys that it does not see, if some are not finite.
+    unsafe fn scales_of_seen(
+        &self,
+        block: &Block,
+        row: usize,
+        scales: *const f32,
+        n: usize,
+    ) -> *const f32 {
+        if !block.odd_scales {
+            return scales;
+        }
+        let scratch = self.scratch;
+        // SAFETY: a row of scores, as many scales, and a line that holds a block's keys.
+        unsafe {
+            for j in 0..n {
+                let hidden = *scratch.s.add(row * SCORE_LD + j) == f32::NEG_INFINITY;
+                *scratch.line.add(j) = if hidden { 0.0 } else { *scales.add(j) };
+            }
+        }
+        scratch.line
     }
 
     /// Multiplies the scales of a strip of P.

@@ -111,6 +111,18 @@ pub(crate) struct RowState {
     pub left: *mut f32,
 }
 
+impl RowState {
+    /// The state of the rows from `row` on.
+    pub(crate) fn from(self, row: usize) -> Self {
+        RowState {
+            m: self.m.wrapping_add(row),
+            l: self.l.wrapping_add(row),
+            alpha: self.alpha.wrapping_add(row),
+            left: self.left.wrapping_add(row),
+        }
+    }
+}
+
 /// `s[i][j] = sum_d q[d][i] * k[d][j]` for `rows <= mr` rows and `panels * nr` keys.
 ///
 /// Tiles read the strips of Q and P as a whole, all `mr` rows; whatever else has something per row has it for `rows`.
@@ -132,8 +144,7 @@ pub(crate) type QkI8 = unsafe fn(
 /// Scores of -infinity give exactly 0; NaN reaches `l`. The relative error of exp2 is below 2^-22.
 pub(crate) type SoftmaxF32 = unsafe fn(s: *mut f32, rows: usize, n: usize, state: RowState);
 /// As [`SoftmaxF32`], but P leaves as integers: with `w_j = exp2(s_j - block maximum) * (v_scale ? v_scale[j] : 1)`,
-/// `p = round(w / max |w| * TOP16)`, and `p_scale[i] = max |w| / TOP16 * exp2(block maximum - m)`. `s` is scratch. A score of
-/// -infinity has the weight 0, whatever `v_scale` is.
+/// `p = round(w / max |w| * TOP16)`, and `p_scale[i] = max |w| / TOP16 * exp2(block maximum - m)`. `s` is scratch.
 ///
 /// What rounding leaves over is carried from key to key, in chains that kernels choose: each `p` is within one step, and so
 /// is the sum over a flat run of keys. `l` sums what is multiplied: the weights without `v_scale`, less what is left over in

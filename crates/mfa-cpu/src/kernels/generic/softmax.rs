@@ -144,8 +144,8 @@ pub(crate) unsafe fn softmax_i16<S: Simd, P: Store16<S, V>, const V: usize>(
         let count = S::LANES.min(rows - first);
         let s = s.add(first * SCORE_LD);
         let p = p.add(first * P16_LD);
-        let block = maxima::<S>(s, count, n);
-        let origins = per_row::<S>(finite_or_zero::<S>(block));
+        let most = maxima::<S>(s, count, n);
+        let origins = per_row::<S>(finite_or_zero::<S>(most));
         let mut sums = Partial([0.0; 256]);
         let mut left = Partial([0.0; 256]);
         let mut inverse = S::splat(TOP16);
@@ -177,8 +177,8 @@ pub(crate) unsafe fn softmax_i16<S: Simd, P: Store16<S, V>, const V: usize>(
                 let mut carry = staggered::<S, V>();
                 let mut j = 0;
                 while j < n {
-                    let w = products::<S, V>(s.add(i * SCORE_LD), j, n, inverse);
-                    let w = rounded::<S, V>(w, &mut carry);
+                    let w = block::<S, V>(s.add(i * SCORE_LD), j, n, 0.0);
+                    let w = rounded_products::<S, V>(w, inverse, &mut carry);
                     P::store(p.add(i * P16_LD), j, w);
                     j += V * S::LANES;
                 }
@@ -191,7 +191,7 @@ pub(crate) unsafe fn softmax_i16<S: Simd, P: Store16<S, V>, const V: usize>(
             left: &left,
             rounded: v_scale.is_null(),
         };
-        let beta = advance::<S>(state, first, count, block, &summed);
+        let beta = advance::<S>(state, first, count, most, &summed);
         S::store_n(p_scale.add(first), count, S::div(beta, inverse));
         first += count;
     }
@@ -214,8 +214,8 @@ pub(crate) unsafe fn softmax_u8<S: Simd>(
         let count = S::LANES.min(rows - first);
         let s = s.add(first * SCORE_LD);
         let p = p.add(first * P8_LD);
-        let block = maxima::<S>(s, count, n);
-        let origins = per_row::<S>(finite_or_zero::<S>(block));
+        let most = maxima::<S>(s, count, n);
+        let origins = per_row::<S>(finite_or_zero::<S>(most));
         let mut sums = Partial([0.0; 256]);
         let mut left = Partial([0.0; 256]);
         let mut p_sums = Partial([0.0; 256]);
@@ -249,8 +249,8 @@ pub(crate) unsafe fn softmax_u8<S: Simd>(
                 let mut carry = staggered::<S, 4>();
                 let mut j = 0;
                 while j < n {
-                    let w = products::<S, 4>(s.add(i * SCORE_LD), j, n, inverse);
-                    let w = rounded::<S, 4>(w, &mut carry);
+                    let w = block::<S, 4>(s.add(i * SCORE_LD), j, n, 0.0);
+                    let w = rounded_products::<S, 4>(w, inverse, &mut carry);
                     p_sum = S::store_u8(p.add(i * P8_LD + j), w, p_sum);
                     j += 4 * S::LANES;
                 }
@@ -264,7 +264,7 @@ pub(crate) unsafe fn softmax_u8<S: Simd>(
             left: &left,
             rounded: v_scale.is_null(),
         };
-        let beta = advance::<S>(state, first, count, block, &summed);
+        let beta = advance::<S>(state, first, count, most, &summed);
         S::store_n(p_scale.add(first), count, S::div(beta, inverse));
         let totals = per_row::<S>(S::across::<true>(p_sums.0.as_ptr()));
         for i in 0..count {
@@ -274,19 +274,34 @@ pub(crate) unsafe fn softmax_u8<S: Simd>(
     }
 }
 
-/// What rounding left over before the first key: nothing in total, and something else for each chain. A run of equal weights
-/// then leaves over next to nothing either. In the order of reversed bits, so that few keys have balanced chains too.
+/// What rounding left over before the first key, by chain: nothing in total, and something else for each. A run of equal
+/// weights then leaves over next to nothing either. In the order of reversed bits, so that few keys have balanced chains too.
+#[repr(align(64))]
+struct Staggered([f32; 64]);
+
+impl Staggered {
+    const fn new(chains: u32) -> Self {
+        let mut out = [0.0; 64];
+        let mut chain = 0;
+        while chain < chains {
+            let at = chain.reverse_bits() >> (32 - chains.ilog2());
+            out[chain as usize] = (at as f32 + 0.5) / chains as f32 - 0.5;
+            chain += 1;
+        }
+        Staggered(out)
+    }
+}
+
 #[inline(always)]
 unsafe fn staggered<S: Simd, const V: usize>() -> [S::F; V] {
+    let table: &'static Staggered = match V * S::LANES {
+        0..=16 => &const { Staggered::new(16) },
+        17..=32 => &const { Staggered::new(32) },
+        _ => &const { Staggered::new(64) },
+    };
     let mut out = [S::splat(0.0); V];
     for (v, out) in out.iter_mut().enumerate() {
-        let chains = (V * S::LANES) as u32;
-        let chain = |lane: usize| {
-            let at = ((v * S::LANES + lane) as u32).reverse_bits() >> (32 - chains.ilog2());
-            (at as f32 + 0.5) / chains as f32 - 0.5
-        };
-        let lanes: [f32; 16] = std::array::from_fn(chain);
-        *out = S::load(lanes.as_ptr());
+        *out = S::load(table.0.as_ptr().add(v * S::LANES));
     }
     out
 }
@@ -298,6 +313,22 @@ unsafe fn rounded<S: Simd, const V: usize>(x: [S::F; V], carry: &mut [S::F; V]) 
     let mut out = x;
     for (out, carry) in out.iter_mut().zip(carry) {
         let with = S::add(*out, *carry);
+        *out = S::round(with);
+        *carry = S::sub(with, *out);
+    }
+    out
+}
+
+/// The same of `w * inverse`.
+#[inline(always)]
+unsafe fn rounded_products<S: Simd, const V: usize>(
+    w: [S::F; V],
+    inverse: S::F,
+    carry: &mut [S::F; V],
+) -> [S::F; V] {
+    let mut out = w;
+    for (out, carry) in out.iter_mut().zip(carry) {
+        let with = S::fma(*out, inverse, *carry);
         *out = S::round(with);
         *carry = S::sub(with, *out);
     }
@@ -374,21 +405,6 @@ unsafe fn weights<S: Simd, const V: usize, const DEGREE: usize>(
     x
 }
 
-/// `w * inverse` of `V` vectors from `j` on; 0 from `n` on.
-#[inline(always)]
-unsafe fn products<S: Simd, const V: usize>(
-    row: *const f32,
-    j: usize,
-    n: usize,
-    inverse: S::F,
-) -> [S::F; V] {
-    let mut w = block::<S, V>(row, j, n, 0.0);
-    for w in &mut w {
-        *w = S::mul(*w, inverse);
-    }
-    w
-}
-
 /// `V` vectors from `j` on; `fill` from `n` on.
 #[inline(always)]
 unsafe fn block<S: Simd, const V: usize>(
@@ -411,7 +427,7 @@ unsafe fn block<S: Simd, const V: usize>(
     x
 }
 
-/// Replaces scores by `exp2(s - origin) * v_scale` (0 where a key is hidden, whatever its scale is), leaves the sums without `v_scale` in `sums`, and returns the largest
+/// Replaces scores by `exp2(s - origin) * v_scale`, leaves the sums without `v_scale` in `sums`, and returns the largest
 /// magnitude of each row.
 #[inline(always)]
 unsafe fn scaled<S: Simd, const DEGREE: usize>(
@@ -422,7 +438,6 @@ unsafe fn scaled<S: Simd, const DEGREE: usize>(
     v_scale: *const f32,
     sums: &mut Partial,
 ) -> S::F {
-    let (hidden, zero) = (S::splat(f32::NEG_INFINITY), S::splat(0.0));
     let mut largest = Partial([0.0; 256]);
     for i in 0..count {
         let row = s.add(i * SCORE_LD);
@@ -431,11 +446,9 @@ unsafe fn scaled<S: Simd, const DEGREE: usize>(
         let mut top = S::splat(0.0);
         let mut j = 0;
         while j + S::LANES <= n {
-            let x = S::load(row.add(j));
-            let w = S::exp2::<DEGREE>(S::sub(x, origin), 1.0);
+            let w = S::exp2::<DEGREE>(S::sub(S::load(row.add(j)), origin), 1.0);
             sum = S::add(sum, w);
             let w = S::mul(w, S::load(v_scale.add(j)));
-            let w = S::select_eq(x, hidden, zero, w);
             top = S::max(S::abs(w), top);
             S::store(row.add(j), w);
             j += S::LANES;
@@ -445,7 +458,6 @@ unsafe fn scaled<S: Simd, const DEGREE: usize>(
             let w = S::exp2::<DEGREE>(S::sub(x, origin), 1.0);
             sum = S::add(sum, w);
             let w = S::mul(w, S::load_n(v_scale.add(j), n - j, 0.0));
-            let w = S::select_eq(x, hidden, zero, w);
             top = S::max(S::abs(w), top);
             S::store_n(row.add(j), n - j, w);
         }

@@ -78,11 +78,10 @@ unsafe fn weigh(
     let mut sum = 0f32;
     let mut largest = if v_scale.is_null() { 1f32 } else { 0.0 };
     for (j, x) in row.iter_mut().enumerate() {
-        let hidden = *x == f32::NEG_INFINITY;
         *x = (*x - origin).exp2();
         sum += *x;
         if !v_scale.is_null() {
-            *x = if hidden { 0.0 } else { *x * *v_scale.add(j) };
+            *x *= *v_scale.add(j);
             largest = largest.max(x.abs());
         }
     }

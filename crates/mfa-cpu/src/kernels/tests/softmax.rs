@@ -522,29 +522,3 @@ fn flat_tails_keep_their_mass() {
         }
     }
 }
-
-/// What a hidden key has for a scale is of no account.
-#[test]
-fn scales_of_hidden_keys() {
-    let mut random = Random(16);
-    for (table, _) in tables() {
-        let (rows, n) = (table.mr, 70);
-        let mut s = scores(&mut random, table.mr, rows, n, 6.0);
-        let plain = Guarded::from_fn(n, |_| 0.1 + random.float().abs());
-        let mut odd = Guarded::from_slice(&plain);
-        let scales = [f32::NAN, f32::INFINITY, 1e30, f32::NEG_INFINITY];
-        for (at, j) in [0, 3, 16, 33, 69].into_iter().enumerate() {
-            odd[j] = scales[at % scales.len()];
-            for i in 0..rows {
-                s[i * SCORE_LD + j] = f32::NEG_INFINITY;
-            }
-        }
-        for run in [run_i16, run_u8] {
-            let want = run(table, &s, rows, n, State::new(rows), Some(&plain));
-            let got = run(table, &s, rows, n, State::new(rows), Some(&odd));
-            assert_eq!(got.p, want.p, "{}", table.isa);
-            assert_eq!(got.p_scale.to_vec(), want.p_scale.to_vec());
-            assert_eq!(got.state.l.to_vec(), want.state.l.to_vec());
-        }
-    }
-}
