@@ -213,6 +213,15 @@ impl<'py> Array<'py> {
         })
     }
 
+    /// What keeps the memory in place for longer than a call, also while the caller resizes the object or gives it other
+    /// memory: the exported memoryview, the DLPack capsule, or an alias of the array.
+    pub(crate) fn lasting_owner(&self) -> PyResult<Bound<'py, PyAny>> {
+        match &self.kind {
+            Kind::Torch(_) => pinned(&self.owner),
+            _ => Ok(self.owner.clone()),
+        }
+    }
+
     fn numpy(
         array: &Bound<'py, PyUntypedArray>,
         name: &str,
@@ -259,6 +268,17 @@ impl<'py> Array<'py> {
             owner: array.clone().into_any(),
         })
     }
+}
+
+/// An alias of a contiguous tensor that keeps its memory, and forbids to resize it, whatever the tensor does later: torch
+/// promises both to NumPy.
+fn pinned<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let bytes = tensor.py().import("torch")?.getattr("uint8")?;
+    tensor
+        .call_method0("detach")?
+        .call_method1("reshape", (-1,))?
+        .call_method1("view", (bytes,))?
+        .call_method0("numpy")
 }
 
 /// The byte order that this machine doesn't have, as NumPy writes it.

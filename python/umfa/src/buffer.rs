@@ -21,7 +21,7 @@ pub(crate) struct Memory {
     data: *mut u8,
     bytes: usize,
     readonly: bool,
-    /// The array whose memory is wrapped.
+    /// What keeps the wrapped memory where it is.
     _owner: Option<Py<PyAny>>,
 }
 
@@ -121,7 +121,8 @@ impl Buffer {
         Buffer::holding(py, memory)
     }
 
-    /// Wraps a contiguous array without copying it. The array is kept alive.
+    /// Wraps a contiguous array without copying it. The memory is kept alive, and cannot be resized, as long as the buffer
+    /// or an array of it lives.
     #[staticmethod]
     fn from_array(
         py: Python<'_>,
@@ -138,7 +139,7 @@ impl Buffer {
         let handle = handle(py, Some(context))?;
         let (data, bytes) = (read.view.data, read.view.extent());
         let mut raw = ptr::null_mut();
-        // SAFETY: the array owns these bytes and lives as long as the buffer.
+        // SAFETY: what `lasting_owner` gives keeps these bytes, and lives as long as the buffer.
         let status = unsafe {
             (handle.api().mfa_buffer_from_ptr)(
                 handle.raw(),
@@ -154,7 +155,7 @@ impl Buffer {
             data: ptr::null_mut(),
             bytes,
             readonly: read.view.readonly,
-            _owner: Some(array.clone().unbind()),
+            _owner: Some(read.lasting_owner()?.unbind()),
         };
         memory.locate()?;
         Buffer::holding(py, memory)

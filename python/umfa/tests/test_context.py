@@ -268,3 +268,58 @@ def test_what_is_installed() -> None:
     assert umfa.__version__.count(".") == 2
     assert isinstance(umfa.is_metal_available(), bool)
     assert umfa.is_metal_available() == any(d.kind == "metal" for d in umfa.devices())
+
+
+def test_a_buffer_holds_the_memory_that_was_exported(context: umfa.MFAContext) -> None:
+    memory = bytearray(1 << 20)
+    buffer = umfa.MFABuffer.from_array(context, memory)
+    for change in (memory.clear, lambda: memory.extend(b"x")):
+        with pytest.raises(BufferError):
+            change()
+    seen = buffer.as_array("uint8")
+    buffer.close()
+    with pytest.raises(BufferError):
+        memory.clear()
+    seen[3] = 7
+    assert memory[3] == 7
+    del seen
+    gc.collect()
+    memory.clear()
+
+
+def test_a_buffer_outlives_what_exported_its_memory(context: umfa.MFAContext) -> None:
+    exported: list[Any] = []
+
+    class Exporter:
+        """Exports memory that nothing but the capsule keeps."""
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return (1, 0)
+
+        def __dlpack__(self, **_: Any) -> Any:
+            array = np.full(1 << 18, 3.0, np.float32)
+            exported.append(weakref.ref(array))
+            return array.__dlpack__()
+
+    exporter = Exporter()
+    buffer = umfa.MFABuffer.from_array(context, exporter)
+    del exporter
+    gc.collect()
+    assert exported[-1]() is not None
+    assert (buffer.as_array() == 3.0).all()
+    del buffer
+    gc.collect()
+    assert exported[-1]() is None
+
+
+def test_a_buffer_outlives_the_memory_of_a_tensor(context: umfa.MFAContext, torch: Any) -> None:
+    tensor = torch.full((1 << 18,), 3.0)
+    buffer = umfa.MFABuffer.from_array(context, tensor)
+    with pytest.raises(RuntimeError, match="not resizable"):
+        tensor.resize_(1 << 20)
+    tensor.set_(torch.zeros(2))
+    gc.collect()
+    assert (buffer.as_array() == 3.0).all()
+    for dtype in (torch.bfloat16, torch.bool, torch.int64):
+        other = torch.ones((2, 3), dtype=dtype)
+        assert umfa.MFABuffer.from_array(context, other).address == other.data_ptr()
