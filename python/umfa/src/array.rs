@@ -120,7 +120,7 @@ impl View {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shape().iter().product()
+        (self.shape().iter().copied()).fold(1, usize::saturating_mul)
     }
 
     /// Bytes from the first element to the end of the last one.
@@ -359,7 +359,18 @@ impl<'py> Kind<'py> {
 pub(crate) fn numpy_dtype<'py>(py: Python<'py>, dtype: Dtype) -> PyResult<Bound<'py, PyAny>> {
     let numpy = py.import(intern!(py, "numpy"))?;
     let argument = match dtype {
-        Dtype::BFloat16 => py.import(intern!(py, "ml_dtypes"))?.getattr("bfloat16")?,
+        Dtype::BFloat16 => {
+            let module = py.import(intern!(py, "ml_dtypes")).map_err(|cause| {
+                let raised = error::unsupported(
+                    "bfloat16: NumPy has it from the package ml_dtypes, which could not be imported; expected ml_dtypes \
+                     (pip install ml_dtypes) or another dtype"
+                        .into(),
+                );
+                raised.set_cause(py, Some(cause));
+                raised
+            })?;
+            module.getattr(intern!(py, "bfloat16"))?
+        }
         _ => PyString::new(py, dtype.name()).into_any(),
     };
     numpy.call_method1(intern!(py, "dtype"), (argument,))

@@ -5,12 +5,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::array::Array;
-use crate::call::{Call, Placed, displayed, displayed_rows, place, place_rows};
+use crate::call::{Call, Effort, Placed, displayed, displayed_rows, place, place_rows};
 use crate::context::{Context, Handle, handle};
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{Layout, Options, boolean};
-use crate::prepare::{Effort, Extras, Mask, Operand, Prepared, operands, writable};
+use crate::prepare::{Extras, Mask, Operand, Prepared, operands, writable};
 
 /// Options of forward alone.
 #[derive(Default)]
@@ -84,8 +84,8 @@ fn forward<'py>(
             "quantized_attention: no operand is quantized, expected a QuantizedTensor or precision=".into(),
         ));
     }
-    let mut call = Call::new(handle);
-    let prepared = operands(py, &mut call, &inputs, &options, Effort::Run)?;
+    let mut call = Call::new(handle, Effort::Run);
+    let prepared = operands(py, &mut call, &inputs, &options)?;
     let (layout, varlen) = (inputs[0].layout(options.layout), options.is_varlen());
     let extras = Extras::read(&options, prepared.rank, layout)?;
     let described = extras.describe(&mut call, &options)?;
@@ -166,8 +166,8 @@ fn planned<T>(
         Operand::read(k, "k")?,
         Operand::read(v, "v")?,
     ];
-    let mut call = Call::new(handle);
-    let prepared = operands(py, &mut call, &inputs, &options, Effort::Plan)?;
+    let mut call = Call::new(handle, Effort::Plan);
+    let prepared = operands(py, &mut call, &inputs, &options)?;
     let quantized_bytes = call.scratch_bytes;
     let layout = inputs[0].layout(options.layout);
     let extras = Extras::read(&options, prepared.rank, layout)?;
@@ -451,7 +451,7 @@ pub(crate) fn _operand(
         None => Layout::Bhnd,
     };
     let handle = handle(py, context)?;
-    let mut call = Call::new(&handle);
+    let mut call = Call::new(&handle, Effort::Run);
     let operand = Operand::read(x, "x")?;
     let tensor = match &operand {
         Operand::Array(array) => call.tensor(&place(array, "x", layout, false)?)?,

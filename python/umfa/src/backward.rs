@@ -5,12 +5,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyNone, PyTuple};
 
 use crate::array::{Array, Kind};
-use crate::call::{Call, Placed, displayed, displayed_rows, place, place_rows};
+use crate::call::{Call, Effort, Placed, displayed, displayed_rows, place, place_rows};
 use crate::context::{Context, handle};
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{Options, boolean};
-use crate::prepare::{Effort, Extras, Operand, operands, same_shape};
+use crate::prepare::{Extras, Operand, operands, same_shape};
 
 /// Options of backward alone.
 #[derive(Default)]
@@ -89,8 +89,8 @@ pub(crate) fn flash_attention_backward<'py>(
         Operand::read(k, "k")?,
         Operand::read(v, "v")?,
     ];
-    let mut call = Call::new(&handle);
-    let prepared = operands(py, &mut call, &inputs, &options, Effort::Run)?;
+    let mut call = Call::new(&handle, Effort::Run);
+    let prepared = operands(py, &mut call, &inputs, &options)?;
     let (layout, varlen) = (inputs[0].layout(options.layout), options.is_varlen());
     let rank = prepared.rank;
     let extras = Extras::read(&options, rank, layout)?;

@@ -1,5 +1,6 @@
 //! One call of the driver: wraps memory, holds what descriptors point to, runs without the GIL, reports failures.
 
+use std::alloc::{self, Layout as MemoryLayout};
 use std::ffi::c_void;
 use std::ptr;
 
@@ -140,9 +141,19 @@ pub(crate) fn place_rows(view: &View, rank: usize, layout: Layout, varlen: bool)
     Placed::new(view, rows)
 }
 
+/// Whether a call runs, or is only planned: then its temporary memory is never touched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    Run,
+    Plan,
+}
+
 /// Owns the buffer handles and quantizations of one call.
 pub(crate) struct Call<'a> {
     handle: &'a Handle,
+    pub(crate) effort: Effort,
+    /// Addresses for plans, freed after the buffers over them.
+    reserved: Vec<(*mut u8, MemoryLayout)>,
     buffers: Vec<*mut c_void>,
     // Boxed, so that descriptors can point at them while more are added.
     #[allow(clippy::vec_box)]
@@ -150,6 +161,9 @@ pub(crate) struct Call<'a> {
     /// Bytes of temporary memory.
     pub(crate) scratch_bytes: u64,
 }
+
+/// Pages of the systems that there are: what devices wrap begins at one.
+const PAGE: usize = 16 << 10;
 
 /// Carries descriptors, which are full of pointers, into a closure that runs without the GIL.
 struct Detached<T>(T);
@@ -164,9 +178,11 @@ impl<T> Detached<T> {
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new(handle: &'a Handle) -> Call<'a> {
+    pub(crate) fn new(handle: &'a Handle, effort: Effort) -> Call<'a> {
         Call {
             handle,
+            effort,
+            reserved: Vec::new(),
             buffers: Vec::with_capacity(8),
             quantizations: Vec::new(),
             scratch_bytes: 0,
@@ -214,8 +230,13 @@ impl<'a> Call<'a> {
         self.wrap(ends.as_ptr().cast_mut().cast(), size_of_val(ends))
     }
 
-    /// Temporary memory of the device.
+    /// Temporary memory: of the device, or for a plan addresses that the system has given no memory yet.
     pub(crate) fn scratch(&mut self, bytes: usize) -> PyResult<*mut c_void> {
+        self.scratch_bytes += bytes as u64;
+        if self.effort == Effort::Plan {
+            let data = self.reserve(bytes)?;
+            return self.wrap(data, bytes);
+        }
         let mut buffer = ptr::null_mut();
         // SAFETY: the out pointer is a local variable.
         let status = unsafe {
@@ -223,8 +244,20 @@ impl<'a> Call<'a> {
         };
         self.check(status)?;
         self.buffers.push(buffer);
-        self.scratch_bytes += bytes as u64;
         Ok(buffer)
+    }
+
+    /// Memory that nobody reads or writes. Large sizes come from the system, page by page as they are touched.
+    fn reserve(&mut self, bytes: usize) -> PyResult<*mut u8> {
+        let none = || error::allocation(format!("{bytes} bytes could not be allocated"));
+        let layout = MemoryLayout::from_size_align(bytes.max(1), PAGE).map_err(|_| none())?;
+        // SAFETY: the size is not zero.
+        let data = unsafe { alloc::alloc(layout) };
+        if data.is_null() {
+            return Err(none());
+        }
+        self.reserved.push((data, layout));
+        Ok(data)
     }
 
     /// Where the driver finds the bytes of a buffer.
@@ -279,6 +312,10 @@ impl Drop for Call<'_> {
             // SAFETY: these handles were made by this call and are destroyed once. Destroying cannot be acted upon
             // if it fails.
             unsafe { (self.handle.api().mfa_destroy_buffer)(buffer) };
+        }
+        for (data, layout) in self.reserved.drain(..) {
+            // SAFETY: allocated by `reserve` with this layout; the buffers over it are gone.
+            unsafe { alloc::dealloc(data, layout) };
         }
     }
 }

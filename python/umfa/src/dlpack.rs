@@ -9,7 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 
-use crate::array::View;
+use crate::array::{MAX_RANK, View};
 use crate::dtype::{self, Dtype};
 use crate::error;
 
@@ -113,15 +113,31 @@ pub(crate) fn view<'py>(
                 dtype::list(allowed)
             ))
         })?;
-    let rank = usize::try_from(tensor.ndim).unwrap_or(0);
+    let lie = |found: String, expected: &str| {
+        error::dimensions(format!("{name}: DLPack {found}, expected {expected}"))
+    };
+    let rank = match usize::try_from(tensor.ndim) {
+        Ok(rank) if rank <= MAX_RANK => rank,
+        _ => {
+            let found = format!("rank {}", tensor.ndim);
+            return Err(lie(found, &format!("0 to {MAX_RANK}")));
+        }
+    };
+    if rank > 0 && tensor.shape.is_null() {
+        return Err(lie(format!("rank {rank} without a shape"), "its sizes"));
+    }
     // SAFETY: shape and (unless NULL) strides have ndim entries; strides may be NULL for C order before version 1.2.
     let (shape, strides) = unsafe { (slice(tensor.shape, rank), slice(tensor.strides, rank)) };
     let shape: Vec<usize> = (shape.iter())
-        .map(|size| usize::try_from(*size).unwrap_or(0))
-        .collect();
+        .map(|size| {
+            usize::try_from(*size).map_err(|_| lie(format!("shape {shape:?}"), "sizes of 0 or more"))
+        })
+        .collect::<PyResult<_>>()?;
     let strides: Vec<isize> = match strides {
         [] => (0..rank)
-            .map(|axis| shape[axis + 1..].iter().product::<usize>() as isize)
+            .map(|axis| {
+                (shape[axis + 1..].iter().copied()).fold(1, usize::saturating_mul) as isize
+            })
             .collect(),
         given => given.iter().map(|stride| *stride as isize).collect(),
     };

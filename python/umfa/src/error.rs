@@ -14,6 +14,11 @@ mod python {
     pyo3::import_exception!(umfa._errors, Unsupported);
 }
 
+/// Memory that could not be had: `MemoryError`.
+pub(crate) fn allocation(message: String) -> PyErr {
+    python::BufferAllocation::new_err(message)
+}
+
 /// An argument that is wrong in itself: `ValueError`.
 pub(crate) fn argument(message: String) -> PyErr {
     python::InvalidArgument::new_err(message)

@@ -6,7 +6,7 @@ use mfa::raw::sys;
 use pyo3::prelude::*;
 
 use crate::array::{Array, Kind, View, shape_text};
-use crate::call::{Call, Placed, contiguous_strides, place};
+use crate::call::{Call, Effort, Placed, contiguous_strides, place};
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{Layout, Options, Role};
@@ -63,13 +63,6 @@ impl<'py> Operand<'py> {
     }
 }
 
-/// Whether on-the-fly quantization runs, or only its memory is had (for plans).
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effort {
-    Run,
-    Plan,
-}
-
 /// The three operands of a call, as tensors.
 pub(crate) struct Prepared {
     pub(crate) placed: [Placed; 3],
@@ -99,7 +92,6 @@ pub(crate) fn operands(
     call: &mut Call<'_>,
     operands: &[Operand<'_>; 3],
     options: &Options<'_>,
-    effort: Effort,
 ) -> PyResult<Prepared> {
     let rank = operands[0].view().rank;
     let mut placed = Vec::with_capacity(3);
@@ -126,7 +118,7 @@ pub(crate) fn operands(
                     None => (placed, source),
                     Some(precision) => {
                         let tensor =
-                            on_the_fly(py, call, &source, options, role, precision, effort);
+                            on_the_fly(py, call, &source, options, role, precision);
                         (placed, tensor.map_err(|problem| named(py, name, problem))?)
                     }
                 }
@@ -162,7 +154,6 @@ fn on_the_fly(
     options: &Options<'_>,
     role: Role,
     precision: i32,
-    effort: Effort,
 ) -> PyResult<sys::mfa_tensor> {
     let quantizing = &options.quantizing;
     let scheme = Scheme::new(
@@ -193,7 +184,7 @@ fn on_the_fly(
     } else {
         4
     };
-    if effort == Effort::Plan && scheme.granularity == sys::MFA_GRANULARITY_TENSOR {
+    if call.effort == Effort::Plan && scheme.granularity == sys::MFA_GRANULARITY_TENSOR {
         // Drivers look at this one value, and 0 is none; the others are only read when computing.
         quantization.scale = 1.0;
     } else {
@@ -224,7 +215,7 @@ fn on_the_fly(
         quantization: call.keep(quantization),
         ..sys::mfa_tensor::ABSENT
     };
-    if effort == Effort::Run {
+    if call.effort == Effort::Run {
         let desc = sys::mfa_quantize_desc {
             flags,
             source: *source,

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::array::{Array, Kind, contiguous, shape_text};
-use crate::call::{Call, Placed, axes};
+use crate::call::{Call, Effort, Placed, axes};
 use crate::context::{Context, handle};
 use crate::dtype::Dtype;
 use crate::error;
@@ -98,7 +98,7 @@ pub(crate) fn quantize<'py>(
 ) -> PyResult<Py<QuantizedTensor>> {
     let handle = handle(py, context)?;
     let source = Array::read(x, "x", Dtype::FLOATS)?;
-    let mut call = Call::new(&handle);
+    let mut call = Call::new(&handle, Effort::Run);
 
     if let Some(out) = out {
         let settings: [(&str, &Option<Bound<'py, PyAny>>); 13] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 from typing import Any, Callable
 
 import numpy as np
@@ -200,3 +201,60 @@ def test_broadcast_operands_of_size_one_have_any_stride(normal: Draw) -> None:
     x = normal(3, 8)
     odd = np.lib.stride_tricks.as_strided(x, (1, 1, 3, 8), (-4, 12, 32, 4))
     np.testing.assert_array_equal(umfa.attention(odd, odd, odd)[0, 0], umfa.attention(x, x, x))
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor and the rest of DLManagedTensor."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+        ("manager", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+    )
+
+
+class Liar:
+    """Exports what it is told to."""
+
+    def __init__(self, ndim: int, shape: tuple[int, ...] | None) -> None:
+        self.memory = np.zeros(64, np.float32)
+        self.tensor = _Tensor(self.memory.ctypes.data, (1, 0), ndim, 2, 32, 1)
+        if shape is not None:
+            self.shape = (ctypes.c_int64 * len(shape))(*shape)
+            self.tensor.shape = ctypes.cast(self.shape, ctypes.POINTER(ctypes.c_int64))
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def __dlpack__(self) -> Any:
+        make = ctypes.pythonapi.PyCapsule_New
+        make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p,) * 3
+        self.name = ctypes.create_string_buffer(b"dltensor")
+        return make(ctypes.addressof(self.tensor), ctypes.addressof(self.name), None)
+
+
+@pytest.mark.parametrize(
+    ("ndim", "shape", "found"),
+    [
+        (4, None, "rank 4 without a shape"),
+        (1, None, "rank 1 without a shape"),
+        (-1, (2, 4), "rank -1"),
+        (1 << 30, None, "rank 1073741824"),
+        (2, (-2, 4), r"shape \[-2, 4\]"),
+        (3, (1, 2, -1), r"shape \[1, 2, -1\]"),
+    ],
+)
+def test_dlpack_that_lies(ndim: int, shape: Any, found: str) -> None:
+    x = np.zeros((2, 4), np.float32)
+    for arguments in ((Liar(ndim, shape), x, x), (x, x, Liar(ndim, shape))):
+        with pytest.raises(umfa.InvalidDimensions, match=f"DLPack {found}.*, expected"):
+            umfa.attention(*arguments)
+    assert umfa.attention(Liar(2, (2, 4)), x, x).shape == (2, 4)

@@ -242,6 +242,16 @@ def test_bfloat16_of_buffers(context: umfa.MFAContext, ml_dtypes: Any) -> None:
     assert umfa.MFABuffer(context, 8).as_array("bfloat16").dtype == ml_dtypes.bfloat16
 
 
+def test_bfloat16_without_its_package(
+    context: umfa.MFAContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(umfa.Unsupported, match="expected ml_dtypes") as caught:
+        umfa.MFABuffer(context, 8).as_array("bfloat16", 4)
+    assert isinstance(caught.value.__cause__, ImportError)
+    assert umfa.MFABuffer(context, 8).as_array("float16", 4).shape == (4,)
+
+
 def test_bad_buffers(context: umfa.MFAContext) -> None:
     buffer = umfa.MFABuffer(context, 16)
     assert umfa.MFABuffer(context, 0).as_array().shape == (0,)

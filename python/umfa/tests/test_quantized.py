@@ -275,3 +275,29 @@ def test_layout_bnhd_of_quantized_operands(normal: Draw) -> None:
     np.testing.assert_allclose(
         found, umfa.attention(q, real, real, layout="BNHD"), rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.parametrize(
+    ("part", "shape"),
+    [("scale", (64,)), ("zero_point", (1, 64, 1, 1)), ("mean", (16,)), ("data", (1, 2, 32, 16))],
+)
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_parts_that_were_reshaped_are_refused(
+    normal: Draw, precision: Any, part: str, shape: tuple[int, ...]
+) -> None:
+    q, x = normal(1, 1, 3, 16), normal(1, 1, 64, 16)
+    stored = umfa.quantize(x, precision, "row", symmetric=False, smooth=True)
+    if precision == "int4" and part == "data":
+        shape = (1, 1, 128, 4)
+    getattr(stored, part).shape = shape
+    calls: list[Callable[[], Any]] = [
+        lambda: umfa.attention(q, stored, x),
+        lambda: umfa.attention(q, x, stored),
+        lambda: umfa.workspace_size(q, stored, stored),
+        lambda: umfa.quantize(x, out=stored),
+        lambda: stored[:, :, :5],
+        stored.dequantize,
+    ]
+    for call in calls:
+        with pytest.raises(umfa.InvalidDimensions, match="expected"):
+            call()

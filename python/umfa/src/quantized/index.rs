@@ -16,6 +16,7 @@ impl QuantizedTensor {
         py: Python<'py>,
         index: &Bound<'py, PyAny>,
     ) -> PyResult<QuantizedTensor> {
+        self.read(py, "data")?;
         let ranges = self.ranges(py, index)?;
         let axes = self.axes();
         let cut = |object: &Py<PyAny>, ranges: &[Option<(usize, usize)>]| {

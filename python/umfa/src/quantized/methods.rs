@@ -6,7 +6,7 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyNone, PyTuple};
 
 use super::{QuantizedTensor, Recipe};
 use crate::array::{Array, contiguous, shape_text, shape_tuple};
-use crate::call::{Call, Placed};
+use crate::call::{Call, Effort, Placed};
 use crate::context::{Context, handle};
 use crate::dtype::{self, Dtype};
 use crate::options::{
@@ -210,7 +210,7 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
                 "out: memory shared with data, expected other memory".into(),
             ));
         }
-        let mut call = Call::new(&handle);
+        let mut call = Call::new(&handle, Effort::Run);
         let source = self.tensor(&mut call, &parts, false)?;
         let destination = call.tensor(&destination)?;
         call.run(py, |api, raw| {

@@ -73,28 +73,35 @@ impl QuantizedTensor {
             layout: recipe.layout,
             shape: Vec::new(),
         };
-        let parts = tensor.read(py, "data")?;
+        let parts = tensor.arrays(py, "data")?;
+        let shape = tensor.check(&parts)?;
+        drop(parts);
+        Ok(QuantizedTensor { shape, ..tensor })
+    }
+
+    /// The tensor's shape, after a look at whether the arrays fit together.
+    fn check(&self, parts: &Parts<'_>) -> PyResult<Vec<usize>> {
         let mut shape = parts.data.view.shape().to_vec();
-        let Some(axes) = axes(shape.len(), tensor.layout, false) else {
+        let Some(axes) = axes(shape.len(), self.layout, false) else {
             return Err(error::dimensions(format!(
                 "data: shape {}, expected rank 2, 3 or 4",
                 shape_text(&shape)
             )));
         };
-        if tensor.scheme.precision == sys::MFA_PRECISION_INT4
+        if self.scheme.precision == sys::MFA_PRECISION_INT4
             && let Some(columns) = shape.last_mut()
         {
             *columns *= 2;
         }
         let full = axes.map(|axis| axis.map_or(1, |axis| shape[axis] as u64));
-        let sizes = tensor.scheme.scale_sizes(full);
-        let expected: Vec<usize> = match tensor.scheme.granularity {
-            sys::MFA_GRANULARITY_TENSOR => Vec::new(),
-            _ => displayed_like(shape.len(), axes, sizes),
+        let sizes = self.scheme.scale_sizes(full);
+        let whole = self.scheme.granularity == sys::MFA_GRANULARITY_TENSOR;
+        let expected = match whole {
+            true => Vec::new(),
+            false => displayed_like(shape.len(), axes, sizes),
         };
         let fits = |name: &str, view: &View| {
-            let whole = tensor.scheme.granularity == sys::MFA_GRANULARITY_TENSOR && view.len() == 1;
-            if whole || view.shape() == expected {
+            if (whole && view.len() == 1) || view.shape() == expected {
                 return Ok(());
             }
             Err(error::dimensions(format!(
@@ -102,7 +109,7 @@ impl QuantizedTensor {
                 shape_text(view.shape()),
                 shape_text(&expected),
                 shape_text(&shape),
-                name_of(tensor.scheme.granularity, GRANULARITIES)
+                name_of(self.scheme.granularity, GRANULARITIES)
             )))
         };
         fits("scale", &parts.scale.view)?;
@@ -126,12 +133,25 @@ impl QuantizedTensor {
                 ));
             }
         }
-        drop(parts);
-        Ok(QuantizedTensor { shape, ..tensor })
+        Ok(shape)
     }
 
-    /// Reads the arrays in place.
+    /// Reads the arrays in place, and checks them again: they are the caller's, who may have given them other shapes since
+    /// the tensor was made.
     pub(crate) fn read<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Parts<'py>> {
+        let parts = self.arrays(py, name)?;
+        let found = self.check(&parts)?;
+        if found != self.shape {
+            return Err(error::dimensions(format!(
+                "{name}: the data of a QuantizedTensor has been reshaped to {}, expected {} as when it was made",
+                shape_text(&found),
+                shape_text(&self.shape)
+            )));
+        }
+        Ok(parts)
+    }
+
+    fn arrays<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Parts<'py>> {
         let stored = stored_dtype(self.scheme.precision);
         let optional = |object: &Option<Py<PyAny>>, name, allowed| match object {
             Some(object) => Array::read(object.bind(py), name, allowed).map(Some),
