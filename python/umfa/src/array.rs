@@ -3,6 +3,7 @@
 use numpy::npyffi::objects::{_PyArray_GET_ITEM_DATA, PyArray_Descr};
 use numpy::npyffi::{NPY_ARRAY_CARRAY, NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -123,6 +124,20 @@ impl View {
         (self.shape().iter().copied()).fold(1, usize::saturating_mul)
     }
 
+    /// Where each element lies, in C order.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = *mut u8> + use<> {
+        let view = *self;
+        (0..view.len()).map(move |element| {
+            let mut rest = element;
+            let mut offset = 0;
+            for axis in (0..view.rank).rev() {
+                offset += rest % view.shape[axis] * view.strides[axis];
+                rest /= view.shape[axis];
+            }
+            view.data.wrapping_add(offset * view.dtype.size())
+        })
+    }
+
     /// Bytes from the first element to the end of the last one.
     pub(crate) fn extent(&self) -> usize {
         if self.shape().contains(&0) {
@@ -132,6 +147,12 @@ impl View {
             .map(|(size, stride)| (size - 1).saturating_mul(*stride))
             .fold(0, usize::saturating_add);
         last.saturating_add(1).saturating_mul(self.dtype.size())
+    }
+
+    /// Writes zeros to a contiguous array that is nobody else's yet.
+    pub(crate) fn fill_with_zeros(&self) {
+        // SAFETY: the extent of the array's own memory; all its element types have a zero of zero bytes.
+        unsafe { self.data.write_bytes(0, self.extent()) };
     }
 
     /// Whether the elements lie in C order without gaps.
@@ -222,6 +243,48 @@ impl<'py> Array<'py> {
         }
     }
 
+    /// The array, or a copy of it where one number stands for all columns of a row: memory of one element that is read as
+    /// many. Other dimensions that repeat go on repeating.
+    pub(crate) fn with_columns(self, py: Python<'py>) -> PyResult<Array<'py>> {
+        let Some(last) = self.view.rank.checked_sub(1) else {
+            return Ok(self);
+        };
+        let (columns, size) = (self.view.shape[last], self.view.dtype.size());
+        if columns < 2 || self.view.strides[last] != 0 || self.view.len() == 0 {
+            return Ok(self);
+        }
+        let mut kept = self.view.shape;
+        for (size, stride) in kept.iter_mut().zip(self.view.strides) {
+            *size = if stride == 0 { 1 } else { *size };
+        }
+        kept[last] = columns;
+        let copy = Kind::NumPy.new_array(py, &kept[..=last], self.view.dtype.plain())?;
+        let rows = View {
+            shape: kept,
+            ..self.view
+        };
+        for (element, from) in rows.addresses().enumerate() {
+            let to = copy.view.data.wrapping_add(element * size);
+            // SAFETY: an element of the array, and one of the copy, which has as many bytes for each.
+            unsafe { std::ptr::copy_nonoverlapping(from, to, size) };
+        }
+        let mut view = View {
+            shape: self.view.shape,
+            dtype: self.view.dtype,
+            ..copy.view
+        };
+        for axis in 0..last {
+            if self.view.strides[axis] == 0 {
+                view.strides[axis] = 0;
+            }
+        }
+        Ok(Array {
+            view,
+            kind: self.kind,
+            owner: copy.owner,
+        })
+    }
+
     fn numpy(
         array: &Bound<'py, PyUntypedArray>,
         name: &str,
@@ -235,6 +298,7 @@ impl<'py> Array<'py> {
             1 => Some(Dtype::Int8),
             2 => Some(Dtype::UInt8),
             11 => Some(Dtype::Float32),
+            12 => Some(Dtype::Float64),
             23 => Some(Dtype::Float16),
             5 | 7 | 9 if descr.itemsize() == 4 => Some(Dtype::Int32),
             5 | 7 | 9 if descr.itemsize() == 8 => Some(Dtype::Int64),
@@ -299,13 +363,32 @@ impl Exact for Bound<'_, PyUntypedArray> {
     }
 }
 
-/// The complaint about an element type.
+/// The complaint about an element type, and what may help.
 pub(crate) fn wrong_dtype(name: &str, found: &Bound<'_, PyAny>, allowed: &[Dtype]) -> PyErr {
-    let mut message = format!("{name}: dtype {found}, expected {}", dtype::list(allowed));
-    if allowed.contains(&Dtype::Float32) && found.to_string().ends_with("float64") {
-        message.push_str("; convert it, for example x.astype(numpy.float32) or x.float()");
-    }
-    error::dtype(message)
+    let text = found.to_string();
+    let torch = text.starts_with("torch.");
+    let kind = text.rsplit('.').next().unwrap_or_default();
+    let integers = kind.starts_with("int") || kind.starts_with("uint");
+    let floats = allowed.contains(&Dtype::Float32);
+    let hint = match kind {
+        "float64" if floats => "convert it, for example x.astype(numpy.float32) or x.float()",
+        _ if integers && allowed.contains(&Dtype::Bool) && floats => match torch {
+            true => "for a mask of True and False use mask.bool()",
+            false => "for a mask of True and False use mask.astype(bool)",
+        },
+        "int8" | "uint8" if allowed == Dtype::FLOATS => {
+            "integers mean nothing without their scales: give the QuantizedTensor itself, or umfa.quantize an array"
+        }
+        _ => "",
+    };
+    let hint = match hint {
+        "" => String::new(),
+        hint => format!("; {hint}"),
+    };
+    error::dtype(format!(
+        "{name}: dtype {text}, expected {}{hint}",
+        dtype::list(allowed)
+    ))
 }
 
 impl<'py> Kind<'py> {
@@ -334,10 +417,25 @@ impl<'py> Kind<'py> {
         shape: &[usize],
         dtype: Dtype,
     ) -> PyResult<Bound<'py, PyAny>> {
-        match self {
+        let made = match self {
             Kind::Torch(torch) => torch.empty(py, shape, dtype),
             Kind::NumPy | Kind::Namespace(_) => numpy_empty(py, shape, dtype),
-        }
+        };
+        made.map_err(|cause| {
+            // torch says it with a RuntimeError, NumPy of sizes beyond addresses with a ValueError.
+            let mine = cause.is_instance_of::<PyMemoryError>(py)
+                || cause.is_instance_of::<PyRuntimeError>(py)
+                || (cause.is_instance_of::<PyValueError>(py) && !error::is_ours(py, &cause));
+            if !mine {
+                return cause;
+            }
+            let found = shape_text(shape);
+            let raised = error::allocation(format!(
+                "memory for a {dtype} array of shape {found} could not be had"
+            ));
+            raised.set_cause(py, Some(cause));
+            raised
+        })
     }
 
     /// Hands a computed array of `empty` to the library that shall have it.

@@ -5,78 +5,23 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::array::Array;
-use crate::call::{Call, Effort, Placed, displayed, displayed_rows, place, place_rows};
-use crate::context::{Context, Handle, handle};
+use crate::call::{Call, Effort, Placed, displayed_rows, place, place_rows};
+use crate::context::{Handle, handle, required};
 use crate::dtype::Dtype;
 use crate::error;
-use crate::options::{Layout, Options, boolean};
-use crate::prepare::{Extras, Mask, Operand, Prepared, operands, writable};
-
-/// Options of forward alone.
-#[derive(Default)]
-struct Own<'py> {
-    return_logsumexp: bool,
-    out: Option<Bound<'py, PyAny>>,
-    backward: bool,
-}
-
-/// Which of the functions is called; `name` is for messages.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Function {
-    FlashAttentionForward,
-    Attention,
-    QuantizedAttention,
-    Explain,
-    WorkspaceSize,
-}
-
-impl Function {
-    const fn name(self) -> &'static str {
-        match self {
-            Function::FlashAttentionForward => "flash_attention_forward",
-            Function::Attention => "attention",
-            Function::QuantizedAttention => "quantized_attention",
-            Function::Explain => "explain",
-            Function::WorkspaceSize => "workspace_size",
-        }
-    }
-
-    const fn is_plan(self) -> bool {
-        matches!(self, Function::Explain | Function::WorkspaceSize)
-    }
-}
-
-fn parse<'py>(
-    function: Function,
-    keywords: Option<&Bound<'py, PyDict>>,
-) -> PyResult<(Options<'py>, Own<'py>)> {
-    let mut own = Own::default();
-    let options = Options::parse(function.name(), keywords, |key, value| {
-        match key {
-            "return_logsumexp" => own.return_logsumexp = boolean(value, key)?,
-            "out" => own.out = Some(value.clone()).filter(|value| !value.is_none()),
-            "backward" if function.is_plan() => own.backward = boolean(value, key)?,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    })?;
-    Ok((options, own))
-}
+use crate::extras::{Extras, Mask};
+use crate::options::{Door, Layout, Options};
+use crate::prepare::{Operand, Prepared, described, place_operands, tensors, writable};
+use crate::shapes::Operands;
 
 fn forward<'py>(
     py: Python<'py>,
     handle: &Handle,
-    function: Function,
     [q, k, v]: [&Bound<'py, PyAny>; 3],
-    keywords: Option<&Bound<'py, PyDict>>,
+    options: &Options<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (options, own) = parse(function, keywords)?;
-    let inputs = [
-        Operand::read(q, "q")?,
-        Operand::read(k, "k")?,
-        Operand::read(v, "v")?,
-    ];
-    if function == Function::QuantizedAttention
+    let inputs = Operand::read_all([q, k, v], options)?;
+    if options.door == Door::QuantizedAttention
         && !inputs.iter().any(Operand::is_quantized)
         && !options.quantizing.any()
     {
@@ -84,50 +29,59 @@ fn forward<'py>(
             "quantized_attention: no operand is quantized, expected a QuantizedTensor or precision=".into(),
         ));
     }
-    let mut call = Call::new(handle, Effort::Run);
-    let prepared = operands(py, &mut call, &inputs, &options)?;
-    let (layout, varlen) = (inputs[0].layout(options.layout), options.is_varlen());
-    let extras = Extras::read(&options, prepared.rank, layout)?;
-    let described = extras.describe(&mut call, &options)?;
+    let prepared = place_operands(&inputs, options)?;
+    let seen = described(&inputs, &prepared, options);
+    let (layout, varlen, rank) = (seen.layout, seen.varlen, prepared.rank);
+    let extras = Extras::read(options, &seen)?;
     let kind = inputs[0].kind();
 
-    let shape = displayed(prepared.output_sizes(), prepared.rank, layout, varlen);
+    let shape = seen.output();
+    let own = &options.own;
     let target = match &own.out {
         Some(out) => writable(out, "out", Dtype::FLOATS, &shape)?,
         None => kind.new_array(py, &shape, inputs[0].float_dtype())?,
     };
     let output = place(&target, "out", layout, varlen)?;
     if own.out.is_some() {
-        disjoint(&output, &prepared, extras.mask.as_ref().map(Mask::placed))?;
+        disjoint(
+            &output,
+            &prepared,
+            &seen,
+            extras.mask.as_ref().map(Mask::placed),
+        )?;
     }
     let logsumexp = match own.return_logsumexp {
         false => None,
         true => {
-            let shape = displayed_rows(prepared.row_sizes(), prepared.rank, layout, varlen);
+            let shape = displayed_rows(prepared.row_sizes(), rank, layout, varlen);
             let array = kind.new_array(py, &shape, Dtype::Float32)?;
-            let placed = place_rows(&array.view, prepared.rank, layout, varlen);
+            let placed = place_rows(&array.view, rank, layout, varlen);
             Some((array.owner, placed))
         }
     };
-    let [query, key, value] = prepared.tensors;
-    let desc = sys::mfa_forward_desc {
-        query,
-        key,
-        value,
-        output: call.tensor(&output)?,
-        logsumexp: match &logsumexp {
-            Some((_, placed)) => call.tensor(placed)?,
-            None => sys::mfa_tensor::ABSENT,
-        },
-        options: &raw const described,
-        ..sys::mfa_forward_desc::new()
-    };
-    // SAFETY: the descriptor and what it points to live until the call ends.
-    call.run(py, |api, raw| unsafe {
-        (api.mfa_forward)(raw, &raw const desc)
-    })?;
-    let out = match own.out {
-        Some(out) => out,
+    if !prepared.is_empty() {
+        let mut call = Call::new(handle, Effort::Run, forward_names(options));
+        let [query, key, value] = tensors(py, &mut call, &inputs, &prepared, options)?;
+        let described = extras.describe(&mut call, options)?;
+        let desc = sys::mfa_forward_desc {
+            query,
+            key,
+            value,
+            output: call.tensor(&output)?,
+            logsumexp: match &logsumexp {
+                Some((_, placed)) => call.tensor(placed)?,
+                None => sys::mfa_tensor::ABSENT,
+            },
+            options: &raw const described,
+            ..sys::mfa_forward_desc::new()
+        };
+        // SAFETY: the descriptor and what it points to live until the call ends.
+        call.run(py, |api, raw| unsafe {
+            (api.mfa_forward)(raw, &raw const desc)
+        })?;
+    }
+    let out = match &own.out {
+        Some(out) => out.clone(),
         None => kind.finish(target.owner)?,
     };
     match logsumexp {
@@ -136,9 +90,30 @@ fn forward<'py>(
     }
 }
 
+/// The plan of a result without elements.
+const NOTHING: &str =
+    "operation: none\nreason: the result has no elements, so there is nothing to compute\n";
+
+/// What the driver calls the arguments, and what the caller does.
+fn forward_names(options: &Options<'_>) -> Vec<(&'static str, &'static str)> {
+    let [q, k, v] = options.names();
+    vec![
+        ("query", q),
+        ("key", k),
+        ("value", v),
+        ("output", "out"),
+        ("mask", "attn_mask"),
+    ]
+}
+
 /// Refuses an output that shares memory with an input.
-fn disjoint(output: &Placed, prepared: &Prepared, mask: Option<Placed>) -> PyResult<()> {
-    let inputs = (["q", "k", "v"].into_iter().zip(prepared.placed))
+fn disjoint(
+    output: &Placed,
+    prepared: &Prepared,
+    seen: &Operands<'_>,
+    mask: Option<Placed>,
+) -> PyResult<()> {
+    let inputs = (seen.names.into_iter().zip(prepared.placed))
         .chain(mask.map(|placed| ("attn_mask", placed)));
     for (name, placed) in inputs {
         if output.overlaps(&placed) {
@@ -150,33 +125,31 @@ fn disjoint(output: &Placed, prepared: &Prepared, mask: Option<Placed>) -> PyRes
     Ok(())
 }
 
-/// What `explain` and `workspace_size` ask about: a call whose outputs are temporary memory. `ask` gets the bytes that
-/// quantizing float operands takes, and a descriptor.
+/// What `explain` and `workspace_size` ask about: a call whose outputs are addresses without memory. `ask` gets the bytes
+/// that quantizing float operands takes, and a descriptor; or neither of the two, if there is nothing to compute.
 fn planned<T>(
     py: Python<'_>,
     handle: &Handle,
-    function: Function,
     [q, k, v]: [&Bound<'_, PyAny>; 3],
-    keywords: Option<&Bound<'_, PyDict>>,
+    options: &Options<'_>,
     ask: impl FnOnce(u64, *const sys::mfa_forward_desc, *const sys::mfa_backward_desc) -> PyResult<T>,
 ) -> PyResult<T> {
-    let (options, own) = parse(function, keywords)?;
-    let inputs = [
-        Operand::read(q, "q")?,
-        Operand::read(k, "k")?,
-        Operand::read(v, "v")?,
-    ];
-    let mut call = Call::new(handle, Effort::Plan);
-    let prepared = operands(py, &mut call, &inputs, &options)?;
-    let quantized_bytes = call.scratch_bytes;
-    let layout = inputs[0].layout(options.layout);
-    let extras = Extras::read(&options, prepared.rank, layout)?;
-    let described = extras.describe(&mut call, &options)?;
-    let [query, key, value] = prepared.tensors;
-    let dtype = match own.out {
-        Some(out) => Array::read(&out, "out", Dtype::FLOATS)?.view.dtype,
+    let inputs = Operand::read_all([q, k, v], options)?;
+    let prepared = place_operands(&inputs, options)?;
+    let seen = described(&inputs, &prepared, options);
+    let extras = Extras::read(options, &seen)?;
+    let own = &options.own;
+    let dtype = match &own.out {
+        Some(out) => Array::read(out, "out", Dtype::FLOATS)?.view.dtype,
         None => inputs[0].float_dtype(),
     };
+    if prepared.is_empty() {
+        return ask(0, std::ptr::null(), std::ptr::null());
+    }
+    let mut call = Call::new(handle, Effort::Plan, forward_names(options));
+    let [query, key, value] = tensors(py, &mut call, &inputs, &prepared, options)?;
+    let quantized_bytes = call.scratch_bytes;
+    let described = extras.describe(&mut call, options)?;
     let output = call.temporary(prepared.output_sizes(), dtype)?;
     let rows = call.temporary(prepared.row_sizes(), Dtype::Float32)?;
     if !own.backward {
@@ -218,26 +191,21 @@ fn planned<T>(
 #[pyo3(
     signature = (ctx, q, k, v, **options),
     text_signature = "(ctx, q, k, v, *, causal=False, softmax_scale=None, attn_mask=None, window=None, softcap=None, \
-alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='top_left', return_logsumexp=False, \
+alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='bottom_right', return_logsumexp=False, \
 out=None, layout='BHND', compute='exact', precision=None, granularity='tensor', block_rows=64, group=None, \
 symmetric=True, scale_dtype='float32', zero_point_dtype='int8', smooth=False, rotate=False)"
 )]
 pub(crate) fn flash_attention_forward<'py>(
     py: Python<'py>,
-    ctx: &Bound<'py, Context>,
+    ctx: &Bound<'py, PyAny>,
     q: &Bound<'py, PyAny>,
     k: &Bound<'py, PyAny>,
     v: &Bound<'py, PyAny>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let handle = handle(py, Some(ctx))?;
-    forward(
-        py,
-        &handle,
-        Function::FlashAttentionForward,
-        [q, k, v],
-        options,
-    )
+    let options = Options::parse(Door::FlashAttentionForward, options)?;
+    let handle = required("ctx", ctx)?;
+    forward(py, &handle, [q, k, v], &options)
 }
 
 /// softmax(softmax_scale * q k^T + bias) v, exactly, without the matrix of scores in memory.
@@ -281,7 +249,7 @@ pub(crate) fn flash_attention_forward<'py>(
 #[pyo3(
     signature = (q, k, v, context=None, **options),
     text_signature = "(q, k, v, context=None, *, causal=False, softmax_scale=None, attn_mask=None, window=None, \
-softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='top_left', \
+softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment=None, \
 return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, granularity='tensor', \
 block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', smooth=False, \
 rotate=False)"
@@ -291,11 +259,12 @@ pub(crate) fn attention<'py>(
     q: &Bound<'py, PyAny>,
     k: &Bound<'py, PyAny>,
     v: &Bound<'py, PyAny>,
-    context: Option<&Bound<'py, Context>>,
+    context: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let handle = handle(py, context)?;
-    forward(py, &handle, Function::Attention, [q, k, v], options)
+    let options = Options::parse(Door::Attention, options)?;
+    let handle = handle(py, "context", context)?;
+    forward(py, &handle, [q, k, v], &options)
 }
 
 /// Attention of which at least one operand is quantized: a `QuantizedTensor`, or a float array with `precision`.
@@ -311,7 +280,7 @@ pub(crate) fn attention<'py>(
 #[pyo3(
     signature = (q, k, v, context=None, **options),
     text_signature = "(q, k, v, context=None, *, causal=False, softmax_scale=None, attn_mask=None, window=None, \
-softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='top_left', \
+softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment=None, \
 return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, granularity='tensor', \
 block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', smooth=False, \
 rotate=False)"
@@ -321,17 +290,28 @@ pub(crate) fn quantized_attention<'py>(
     q: &Bound<'py, PyAny>,
     k: &Bound<'py, PyAny>,
     v: &Bound<'py, PyAny>,
-    context: Option<&Bound<'py, Context>>,
+    context: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let handle = handle(py, context)?;
-    forward(
-        py,
-        &handle,
-        Function::QuantizedAttention,
-        [q, k, v],
-        options,
-    )
+    let options = Options::parse(Door::QuantizedAttention, options)?;
+    let handle = handle(py, "context", context)?;
+    forward(py, &handle, [q, k, v], &options)
+}
+
+/// `attention` with the names of torch's scaled_dot_product_attention, for `umfa.sdpa` and `MetalSDPA`.
+#[pyfunction]
+#[pyo3(signature = (query, key, value, context=None, **options))]
+pub(crate) fn _sdpa<'py>(
+    py: Python<'py>,
+    query: &Bound<'py, PyAny>,
+    key: &Bound<'py, PyAny>,
+    value: &Bound<'py, PyAny>,
+    context: Option<&Bound<'py, PyAny>>,
+    options: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let options = Options::parse(Door::Sdpa, options)?;
+    let handle = handle(py, "context", context)?;
+    forward(py, &handle, [query, key, value], &options)
 }
 
 /// The plan of a call and the reason for it, as lines of "key: value". Nothing is computed.
@@ -344,7 +324,7 @@ pub(crate) fn quantized_attention<'py>(
     signature = (q, k, v, context=None, **options),
     text_signature = "(q, k, v, context=None, *, backward=False, causal=False, softmax_scale=None, attn_mask=None, \
 window=None, softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, \
-alignment='top_left', return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, \
+alignment=None, return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, \
 granularity='tensor', block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', \
 smooth=False, rotate=False)"
 )]
@@ -353,47 +333,44 @@ pub(crate) fn explain<'py>(
     q: &Bound<'py, PyAny>,
     k: &Bound<'py, PyAny>,
     v: &Bound<'py, PyAny>,
-    context: Option<&Bound<'py, Context>>,
+    context: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<String> {
-    let handle = handle(py, context)?;
-    planned(
-        py,
-        &handle,
-        Function::Explain,
-        [q, k, v],
-        options,
-        |_, forward, backward| {
-            let api = handle.api();
-            let mut length = 0;
-            // SAFETY: the descriptor lives in the caller; with capacity 0 the text may be NULL.
-            handle.check(unsafe {
-                (api.mfa_explain)(
-                    handle.raw(),
-                    forward,
-                    backward,
-                    std::ptr::null_mut(),
-                    0,
-                    &raw mut length,
-                )
-            })?;
-            let mut text = vec![0_u8; length + 1];
-            // SAFETY: as above; the text has the capacity given.
-            handle.check(unsafe {
-                let (text, capacity) = (text.as_mut_ptr().cast(), text.len());
-                (api.mfa_explain)(
-                    handle.raw(),
-                    forward,
-                    backward,
-                    text,
-                    capacity,
-                    &raw mut length,
-                )
-            })?;
-            text.truncate(length);
-            Ok(String::from_utf8_lossy(&text).into_owned())
-        },
-    )
+    let options = Options::parse(Door::Explain, options)?;
+    let handle = handle(py, "context", context)?;
+    planned(py, &handle, [q, k, v], &options, |_, forward, backward| {
+        if forward.is_null() && backward.is_null() {
+            return Ok(NOTHING.into());
+        }
+        let api = handle.api();
+        let mut length = 0;
+        // SAFETY: the descriptor lives in the caller; with capacity 0 the text may be NULL.
+        handle.check(unsafe {
+            (api.mfa_explain)(
+                handle.raw(),
+                forward,
+                backward,
+                std::ptr::null_mut(),
+                0,
+                &raw mut length,
+            )
+        })?;
+        let mut text = vec![0_u8; length + 1];
+        // SAFETY: as above; the text has the capacity given.
+        handle.check(unsafe {
+            let (text, capacity) = (text.as_mut_ptr().cast(), text.len());
+            (api.mfa_explain)(
+                handle.raw(),
+                forward,
+                backward,
+                text,
+                capacity,
+                &raw mut length,
+            )
+        })?;
+        text.truncate(length);
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    })
 }
 
 /// Bytes that a call would allocate beside its outputs, at most. Nothing is computed.
@@ -406,7 +383,7 @@ pub(crate) fn explain<'py>(
     signature = (q, k, v, context=None, **options),
     text_signature = "(q, k, v, context=None, *, backward=False, causal=False, softmax_scale=None, attn_mask=None, \
 window=None, softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, \
-alignment='top_left', return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, \
+alignment=None, return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, \
 granularity='tensor', block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', \
 smooth=False, rotate=False)"
 )]
@@ -415,17 +392,20 @@ pub(crate) fn workspace_size<'py>(
     q: &Bound<'py, PyAny>,
     k: &Bound<'py, PyAny>,
     v: &Bound<'py, PyAny>,
-    context: Option<&Bound<'py, Context>>,
+    context: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<u64> {
-    let handle = handle(py, context)?;
+    let options = Options::parse(Door::WorkspaceSize, options)?;
+    let handle = handle(py, "context", context)?;
     planned(
         py,
         &handle,
-        Function::WorkspaceSize,
         [q, k, v],
-        options,
+        &options,
         |quantized, forward, backward| {
+            if forward.is_null() && backward.is_null() {
+                return Ok(0);
+            }
             let mut bytes = 0;
             // SAFETY: the descriptor lives in the caller; the out pointer is valid.
             handle.check(unsafe {
@@ -444,14 +424,14 @@ pub(crate) fn _operand(
     py: Python<'_>,
     x: &Bound<'_, PyAny>,
     layout: Option<Bound<'_, PyAny>>,
-    context: Option<&Bound<'_, Context>>,
+    context: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<(usize, [u64; 4], [i64; 4])> {
     let layout = match &layout {
         Some(layout) => Layout::parse(layout)?,
         None => Layout::Bhnd,
     };
-    let handle = handle(py, context)?;
-    let mut call = Call::new(&handle, Effort::Run);
+    let handle = handle(py, "context", context)?;
+    let mut call = Call::new(&handle, Effort::Run, Vec::new());
     let operand = Operand::read(x, "x")?;
     let tensor = match &operand {
         Operand::Array(array) => call.tensor(&place(array, "x", layout, false)?)?,

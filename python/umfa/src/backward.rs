@@ -6,22 +6,26 @@ use pyo3::types::{PyDict, PyNone, PyTuple};
 
 use crate::array::{Array, Kind};
 use crate::call::{Call, Effort, Placed, displayed, displayed_rows, place, place_rows};
-use crate::context::{Context, handle};
+use crate::context::required;
 use crate::dtype::Dtype;
 use crate::error;
-use crate::options::{Options, boolean};
-use crate::prepare::{Extras, Operand, operands, same_shape};
+use crate::extras::Extras;
+use crate::options::{Door, Options};
+use crate::prepare::{Operand, described, place_operands, same_shape, tensors};
 
-/// Options of backward alone.
-#[derive(Default)]
-struct Own {
-    clip: bool,
-    grad_mask: bool,
-    grad_sinks: bool,
-}
+/// What the driver calls the arguments, and what the caller does.
+const NAMES: &[(&str, &str)] = &[
+    ("query", "q"),
+    ("key", "k"),
+    ("value", "v"),
+    ("output", "out"),
+    ("grad_output", "grad_out"),
+    ("logsumexp", "lse"),
+    ("mask", "attn_mask"),
+];
 
 /// A gradient that is computed, and where.
-type Gradient<'py> = Option<(Bound<'py, PyAny>, Placed)>;
+type Gradient<'py> = Option<(Array<'py>, Placed)>;
 
 fn gradient<'py>(
     py: Python<'py>,
@@ -31,7 +35,7 @@ fn gradient<'py>(
 ) -> PyResult<Gradient<'py>> {
     let array = kind.new_array(py, shape, Dtype::Float32)?;
     let placed = placing(&array)?;
-    Ok(Some((array.owner, placed)))
+    Ok(Some((array, placed)))
 }
 
 /// Gradients of attention with respect to q, k and v, in float32.
@@ -49,55 +53,42 @@ fn gradient<'py>(
 ///     clip: zero the gradient of elements that are stored at the end of the quantized range.
 ///     grad_mask: also return the gradient of a float attn_mask, in its shape.
 ///     grad_sinks: also return the gradient of the sinks.
+///     d_values: float32, in lse's shape: D = rowsum(grad_out * out), minus the gradient of lse where it has one; None:
+///         it is computed.
 ///
 /// Returns:
 ///     (dq, dk, dv), then the gradient of the mask and of the sinks where they are wanted.
 #[pyfunction]
 #[pyo3(
-    signature = (ctx, grad_out, q, k, v, out, lse, *, need=(true, true, true), **options),
+    signature = (ctx, grad_out, q, k, v, out, lse, **options),
     text_signature = "(ctx, grad_out, q, k, v, out, lse, *, need=(True, True, True), clip=False, grad_mask=False, \
-grad_sinks=False, causal=False, softmax_scale=None, attn_mask=None, window=None, softcap=None, alibi_slopes=None, \
-sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='top_left', layout='BHND', compute='exact', \
-precision=None, granularity='tensor', block_rows=64, group=None, symmetric=True, scale_dtype='float32', \
-zero_point_dtype='int8', smooth=False, rotate=False)"
+grad_sinks=False, d_values=None, causal=False, softmax_scale=None, attn_mask=None, window=None, softcap=None, \
+alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='bottom_right', layout='BHND', \
+compute='exact', precision=None, granularity='tensor', block_rows=64, group=None, symmetric=True, \
+scale_dtype='float32', zero_point_dtype='int8', smooth=False, rotate=False)"
 )]
 pub(crate) fn flash_attention_backward<'py>(
     py: Python<'py>,
-    ctx: &Bound<'py, Context>,
+    ctx: &Bound<'py, PyAny>,
     grad_out: &Bound<'py, PyAny>,
     q: &Bound<'py, PyAny>,
     k: &Bound<'py, PyAny>,
     v: &Bound<'py, PyAny>,
     out: Option<&Bound<'py, PyAny>>,
     lse: &Bound<'py, PyAny>,
-    need: (bool, bool, bool),
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let mut own = Own::default();
-    let options = Options::parse("flash_attention_backward", options, |key, value| {
-        match key {
-            "clip" => own.clip = boolean(value, key)?,
-            "grad_mask" => own.grad_mask = boolean(value, key)?,
-            "grad_sinks" => own.grad_sinks = boolean(value, key)?,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    })?;
-    let handle = handle(py, Some(ctx))?;
-    let inputs = [
-        Operand::read(q, "q")?,
-        Operand::read(k, "k")?,
-        Operand::read(v, "v")?,
-    ];
-    let mut call = Call::new(&handle, Effort::Run);
-    let prepared = operands(py, &mut call, &inputs, &options)?;
-    let (layout, varlen) = (inputs[0].layout(options.layout), options.is_varlen());
-    let rank = prepared.rank;
-    let extras = Extras::read(&options, rank, layout)?;
-    let described = extras.describe(&mut call, &options)?;
+    let options = Options::parse(Door::FlashAttentionBackward, options)?;
+    let own = &options.own;
+    let handle = required("ctx", ctx)?;
+    let inputs = Operand::read_all([q, k, v], &options)?;
+    let prepared = place_operands(&inputs, &options)?;
+    let seen = described(&inputs, &prepared, &options);
+    let (layout, varlen, rank) = (seen.layout, seen.varlen, prepared.rank);
+    let extras = Extras::read(&options, &seen)?;
     let kind = inputs[0].kind();
 
-    let shape = displayed(prepared.output_sizes(), rank, layout, varlen);
+    let shape = seen.output();
     let result = |object: &Bound<'py, PyAny>, name| {
         let array = Array::read(object, name, Dtype::FLOATS)?;
         same_shape(&array, name, &shape)?;
@@ -109,9 +100,20 @@ pub(crate) fn flash_attention_backward<'py>(
     let logsumexp = Array::read(lse, "lse", &[Dtype::Float32])?;
     let rows = displayed_rows(prepared.row_sizes(), rank, layout, varlen);
     same_shape(&logsumexp, "lse", &rows)?;
+    let d_values = match &own.d_values {
+        None => None,
+        Some(given) => {
+            let array = Array::read(given, "d_values", &[Dtype::Float32])?;
+            same_shape(&array, "d_values", &rows)?;
+            Some(array)
+        }
+    };
 
     let mut gradients: Vec<Gradient<'py>> = Vec::with_capacity(5);
-    for (index, wanted) in [need.0, need.1, need.2].into_iter().enumerate() {
+    for (index, wanted) in <[bool; 3]>::from(own.need.unwrap_or((true, true, true)))
+        .into_iter()
+        .enumerate()
+    {
         let layout = inputs[index].layout(options.layout);
         let shape = displayed(prepared.placed[index].shape, rank, layout, varlen);
         gradients.push(match wanted {
@@ -146,42 +148,64 @@ pub(crate) fn flash_attention_backward<'py>(
             ));
         }
     });
-    let mut tensors = Vec::with_capacity(gradients.len());
-    for gradient in &gradients {
-        tensors.push(match gradient {
-            Some((_, placed)) => call.tensor(placed)?,
-            None => sys::mfa_tensor::ABSENT,
-        });
+    if prepared.is_empty() {
+        // No row gives a gradient to anything.
+        for (array, _) in gradients.iter().flatten() {
+            array.view.fill_with_zeros();
+        }
+    } else {
+        let mut call = Call::new(&handle, Effort::Run, NAMES.to_vec());
+        let [query, key, value] = tensors(py, &mut call, &inputs, &prepared, &options)?;
+        let described = extras.describe(&mut call, &options)?;
+        let mut wanted = [sys::mfa_tensor::ABSENT; 5];
+        for (wanted, gradient) in wanted.iter_mut().zip(&gradients) {
+            // Gradients without elements are there already.
+            if let Some((array, placed)) = gradient
+                && array.view.len() > 0
+            {
+                *wanted = call.tensor(placed)?;
+            }
+        }
+        let mut flags = 0;
+        if own.clip {
+            flags |= sys::MFA_BACKWARD_CLIP;
+        }
+        if d_values.is_some() {
+            flags |= sys::MFA_BACKWARD_D_GIVEN;
+        }
+        let desc = sys::mfa_backward_desc {
+            flags,
+            query,
+            key,
+            value,
+            output: match &output {
+                Some((_, placed)) => call.tensor(placed)?,
+                None => sys::mfa_tensor::ABSENT,
+            },
+            grad_output: call.tensor(&grad_output.1)?,
+            logsumexp: call.tensor(&place_rows(&logsumexp.view, rank, layout, varlen))?,
+            d_values: match &d_values {
+                Some(array) => call.tensor(&place_rows(&array.view, rank, layout, varlen))?,
+                None => sys::mfa_tensor::ABSENT,
+            },
+            grad_query: wanted[0],
+            grad_key: wanted[1],
+            grad_value: wanted[2],
+            grad_mask: wanted[3],
+            grad_sinks: wanted[4],
+            options: &raw const described,
+            ..sys::mfa_backward_desc::new()
+        };
+        // SAFETY: the descriptor and what it points to live until the call ends.
+        call.run(py, |api, raw| unsafe {
+            (api.mfa_backward)(raw, &raw const desc)
+        })?;
     }
-    let [query, key, value] = prepared.tensors;
-    let desc = sys::mfa_backward_desc {
-        flags: if own.clip { sys::MFA_BACKWARD_CLIP } else { 0 },
-        query,
-        key,
-        value,
-        output: match &output {
-            Some((_, placed)) => call.tensor(placed)?,
-            None => sys::mfa_tensor::ABSENT,
-        },
-        grad_output: call.tensor(&grad_output.1)?,
-        logsumexp: call.tensor(&place_rows(&logsumexp.view, rank, layout, varlen))?,
-        grad_query: tensors[0],
-        grad_key: tensors[1],
-        grad_value: tensors[2],
-        grad_mask: tensors[3],
-        grad_sinks: tensors[4],
-        options: &raw const described,
-        ..sys::mfa_backward_desc::new()
-    };
-    // SAFETY: the descriptor and what it points to live until the call ends.
-    call.run(py, |api, raw| unsafe {
-        (api.mfa_backward)(raw, &raw const desc)
-    })?;
 
     let mut results = Vec::with_capacity(5);
     for (index, gradient) in gradients.into_iter().enumerate() {
         match gradient {
-            Some((array, _)) => results.push(kind.finish(array)?),
+            Some((array, _)) => results.push(kind.finish(array.owner)?),
             None if index < 3 => results.push(PyNone::get(py).to_owned().into_any()),
             None => {}
         }

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::array::{Array, numpy_dtype};
-use crate::context::{Context, Handle, handle};
+use crate::context::{Handle, required};
 use crate::dtype::{Dtype, list};
 use crate::error;
 
@@ -94,7 +94,7 @@ impl Buffer {
     #[new]
     fn new(
         py: Python<'_>,
-        context: &Bound<'_, Context>,
+        context: &Bound<'_, PyAny>,
         size: &Bound<'_, PyAny>,
     ) -> PyResult<Buffer> {
         let Ok(bytes) = size.extract::<usize>() else {
@@ -103,7 +103,7 @@ impl Buffer {
                 size.repr()?
             )));
         };
-        let handle = handle(py, Some(context))?;
+        let handle = required("context", context)?;
         let mut raw = ptr::null_mut();
         // SAFETY: the context is alive and the out pointer valid.
         let status =
@@ -126,7 +126,7 @@ impl Buffer {
     #[staticmethod]
     fn from_array(
         py: Python<'_>,
-        context: &Bound<'_, Context>,
+        context: &Bound<'_, PyAny>,
         array: &Bound<'_, PyAny>,
     ) -> PyResult<Buffer> {
         let read = Array::read(array, "array", &Dtype::ALL)?;
@@ -136,7 +136,7 @@ impl Buffer {
                     .into(),
             ));
         }
-        let handle = handle(py, Some(context))?;
+        let handle = required("context", context)?;
         let (data, bytes) = (read.view.data, read.view.extent());
         let mut raw = ptr::null_mut();
         // SAFETY: what `lasting_owner` gives keeps these bytes, and lives as long as the buffer.

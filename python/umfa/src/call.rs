@@ -152,6 +152,8 @@ pub(crate) enum Effort {
 pub(crate) struct Call<'a> {
     handle: &'a Handle,
     pub(crate) effort: Effort,
+    /// What the driver calls arguments, and what the caller does.
+    names: Vec<(&'static str, &'static str)>,
     /// Addresses for plans, freed after the buffers over them.
     reserved: Vec<(*mut u8, MemoryLayout)>,
     buffers: Vec<*mut c_void>,
@@ -178,10 +180,15 @@ impl<T> Detached<T> {
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new(handle: &'a Handle, effort: Effort) -> Call<'a> {
+    pub(crate) fn new(
+        handle: &'a Handle,
+        effort: Effort,
+        names: Vec<(&'static str, &'static str)>,
+    ) -> Call<'a> {
         Call {
             handle,
             effort,
+            names,
             reserved: Vec::new(),
             buffers: Vec::with_capacity(8),
             quantizations: Vec::new(),
@@ -189,9 +196,9 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Turns a status into an exception with the driver's sentence.
+    /// Turns a status into an exception with the driver's sentence, which begins with the caller's name of an argument.
     pub(crate) fn check(&self, status: i32) -> PyResult<()> {
-        self.handle.check(status)
+        (self.handle.status(status)).map_err(|error| error::from_mfa_renamed(error, &self.names))
     }
 
     /// Runs `work` without the GIL, then checks its status. The sentence is read on the same thread.

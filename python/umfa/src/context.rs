@@ -12,6 +12,7 @@ use pyo3::types::{PyBool, PyString};
 
 use crate::devices;
 use crate::error;
+use crate::options::shown;
 
 /// Counts forks: worker threads stay in the parent, so a child cannot use (nor destroy) what was made before.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -50,9 +51,14 @@ impl Handle {
         self.context.raw().handle()
     }
 
+    /// Turns a status into an error with the driver's sentence for this thread.
+    pub(crate) fn status(&self, status: i32) -> mfa::Result<()> {
+        self.context.raw().check(status)
+    }
+
     /// Turns a status into an exception with the driver's sentence for this thread.
     pub(crate) fn check(&self, status: i32) -> PyResult<()> {
-        self.context.raw().check(status).map_err(error::from_mfa)
+        self.status(status).map_err(error::from_mfa)
     }
 
     fn set_threads(&self, threads: u32) -> PyResult<()> {
@@ -77,15 +83,45 @@ impl Drop for Handle {
     }
 }
 
-/// The context of a call: the given one, or the default.
+/// A context that must be given.
+pub(crate) fn required(name: &str, context: &Bound<'_, PyAny>) -> PyResult<Arc<Handle>> {
+    match context.is_none() {
+        true => Err(error::dtype(format!(
+            "{name}: None, expected an MFAContext"
+        ))),
+        false => handle(context.py(), name, Some(context)),
+    }
+}
+
+/// The context of a call: the given one, or the default. `name` is what the function calls the argument.
 pub(crate) fn handle(
     py: Python<'_>,
-    context: Option<&Bound<'_, Context>>,
+    name: &str,
+    context: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Arc<Handle>> {
-    match context {
-        Some(context) => context.get().open(),
-        None => default_handle(py),
+    let Some(given) = context.filter(|context| !context.is_none()) else {
+        return default_handle(py);
+    };
+    if let Ok(context) = given.cast::<Context>() {
+        return context.get().open();
     }
+    let is_text = given.is_instance_of::<PyString>();
+    let is_array = given.hasattr("__array_interface__")? || given.hasattr("__dlpack__")?;
+    let found = match is_text {
+        true => shown(given)?,
+        false => given.get_type().name()?.to_string(),
+    };
+    let hint = match name {
+        _ if is_text => format!("; did you mean {name}=umfa.MFAContext({found})?"),
+        // The position behind q, k and v.
+        "context" if is_array => "; did you mean attn_mask=...?".to_owned(),
+        "context" if given.is_instance_of::<PyBool>() => "; did you mean causal=...?".to_owned(),
+        "ctx" if is_array => "; it comes before q, k and v".to_owned(),
+        _ => String::new(),
+    };
+    Err(error::dtype(format!(
+        "{name}: {found}, expected an MFAContext{hint}"
+    )))
 }
 
 fn default_handle(py: Python<'_>) -> PyResult<Arc<Handle>> {

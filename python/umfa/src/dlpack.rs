@@ -58,6 +58,7 @@ fn element(dtype: &DLDataType) -> Option<Dtype> {
         (1, 8, 1) => Some(Dtype::UInt8),
         (2, 16, 1) => Some(Dtype::Float16),
         (2, 32, 1) => Some(Dtype::Float32),
+        (2, 64, 1) => Some(Dtype::Float64),
         (4, 16, 1) => Some(Dtype::BFloat16),
         (6, 8, 1) => Some(Dtype::Bool),
         _ => None,
@@ -130,14 +131,13 @@ pub(crate) fn view<'py>(
     let (shape, strides) = unsafe { (slice(tensor.shape, rank), slice(tensor.strides, rank)) };
     let shape: Vec<usize> = (shape.iter())
         .map(|size| {
-            usize::try_from(*size).map_err(|_| lie(format!("shape {shape:?}"), "sizes of 0 or more"))
+            usize::try_from(*size)
+                .map_err(|_| lie(format!("shape {shape:?}"), "sizes of 0 or more"))
         })
         .collect::<PyResult<_>>()?;
     let strides: Vec<isize> = match strides {
         [] => (0..rank)
-            .map(|axis| {
-                (shape[axis + 1..].iter().copied()).fold(1, usize::saturating_mul) as isize
-            })
+            .map(|axis| (shape[axis + 1..].iter().copied()).fold(1, usize::saturating_mul) as isize)
             .collect(),
         given => given.iter().map(|stride| *stride as isize).collect(),
     };

@@ -7,6 +7,7 @@ use mfa::raw::sys;
 /// An element type of an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dtype {
+    Float64,
     Float32,
     Float16,
     BFloat16,
@@ -18,7 +19,8 @@ pub(crate) enum Dtype {
 }
 
 impl Dtype {
-    pub(crate) const ALL: [Dtype; 8] = [
+    pub(crate) const ALL: [Dtype; 9] = [
+        Dtype::Float64,
         Dtype::Float32,
         Dtype::Float16,
         Dtype::BFloat16,
@@ -34,6 +36,7 @@ impl Dtype {
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
+            Dtype::Float64 => "float64",
             Dtype::Float32 => "float32",
             Dtype::Float16 => "float16",
             Dtype::BFloat16 => "bfloat16",
@@ -49,12 +52,22 @@ impl Dtype {
         Dtype::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
+    /// A type of NumPy's own with as many bytes.
+    pub(crate) const fn plain(self) -> Dtype {
+        match self.size() {
+            1 => Dtype::UInt8,
+            2 => Dtype::Float16,
+            4 => Dtype::Int32,
+            _ => Dtype::Int64,
+        }
+    }
+
     pub(crate) const fn size(self) -> usize {
         match self {
             Dtype::Int8 | Dtype::UInt8 | Dtype::Bool => 1,
             Dtype::Float16 | Dtype::BFloat16 => 2,
             Dtype::Float32 | Dtype::Int32 => 4,
-            Dtype::Int64 => 8,
+            Dtype::Int64 | Dtype::Float64 => 8,
         }
     }
 
@@ -65,7 +78,7 @@ impl Dtype {
             Dtype::Float16 => sys::MFA_PRECISION_FP16,
             Dtype::BFloat16 => sys::MFA_PRECISION_BF16,
             Dtype::Bool => sys::MFA_PRECISION_BOOL,
-            Dtype::Int8 | Dtype::UInt8 | Dtype::Int32 | Dtype::Int64 => -1,
+            Dtype::Float64 | Dtype::Int8 | Dtype::UInt8 | Dtype::Int32 | Dtype::Int64 => -1,
         }
     }
 }

@@ -11,7 +11,13 @@ mod python {
     pyo3::import_exception!(umfa._errors, InvalidDimensions);
     pyo3::import_exception!(umfa._errors, InvalidType);
     pyo3::import_exception!(umfa._errors, KernelExecution);
+    pyo3::import_exception!(umfa._errors, MFAError);
     pyo3::import_exception!(umfa._errors, Unsupported);
+}
+
+/// Whether an exception is already one of these.
+pub(crate) fn is_ours(py: Python<'_>, problem: &PyErr) -> bool {
+    problem.is_instance_of::<python::MFAError>(py)
 }
 
 /// Memory that could not be had: `MemoryError`.
@@ -46,7 +52,18 @@ pub(crate) fn unsupported(message: String) -> PyErr {
 
 /// The exception for what the crate `mfa` reports.
 pub(crate) fn from_mfa(error: MfaError) -> PyErr {
+    from_mfa_renamed(error, &[])
+}
+
+/// As `from_mfa`; `names` has what the driver calls an argument, and what the caller does.
+pub(crate) fn from_mfa_renamed(error: MfaError, names: &[(&str, &str)]) -> PyErr {
     let message = error.message();
+    let (argument, rest) = message.split_once(':').unwrap_or_default();
+    let renamed = names.iter().find(|(driver, _)| *driver == argument);
+    let message = match renamed {
+        Some((_, caller)) => format!("{caller}:{rest}"),
+        None => message.to_owned(),
+    };
     match error {
         MfaError::InvalidContext(_) => python::InvalidContext::new_err(message),
         MfaError::BufferAllocation(_) => python::BufferAllocation::new_err(message),

@@ -14,12 +14,14 @@ mod devices;
 mod dlpack;
 mod dtype;
 mod error;
+mod extras;
 mod options;
 mod prepare;
 mod quantize;
 mod quantized;
 mod reuse;
 mod scheme;
+mod shapes;
 mod torch;
 
 use pyo3::prelude::*;
@@ -28,7 +30,8 @@ use pyo3::prelude::*;
 mod native {
     #[pymodule_export]
     use crate::attention::{
-        _operand, attention, explain, flash_attention_forward, quantized_attention, workspace_size,
+        _operand, _sdpa, attention, explain, flash_attention_forward, quantized_attention,
+        workspace_size,
     };
     #[pymodule_export]
     use crate::backward::flash_attention_backward;
@@ -38,6 +41,8 @@ mod native {
     use crate::context::{_after_fork, Context, get_num_threads, set_num_threads};
     #[pymodule_export]
     use crate::devices::{devices, get_version, is_metal_available};
+    #[pymodule_export]
+    use crate::options::{_check_options, _options};
     #[pymodule_export]
     use crate::quantize::quantize;
     #[pymodule_export]

@@ -1,6 +1,4 @@
-//! From Python operands and options to the contract's descriptors, for forward and backward alike.
-
-use std::borrow::Cow;
+//! From Python operands to the contract's tensors, for forward and backward alike.
 
 use mfa::raw::sys;
 use pyo3::prelude::*;
@@ -12,6 +10,7 @@ use crate::error;
 use crate::options::{Layout, Options, Role};
 use crate::quantized::{Parts, QuantizedTensor};
 use crate::scheme::Scheme;
+use crate::shapes::{Operands, Sizes};
 
 /// Query, key or value as the caller gave it.
 pub(crate) enum Operand<'py> {
@@ -25,7 +24,30 @@ impl<'py> Operand<'py> {
             let parts = tensor.get().read(object.py(), name)?;
             return Ok(Operand::Quantized(tensor.clone(), Box::new(parts)));
         }
-        Array::read(object, name, Dtype::FLOATS).map(Operand::Array)
+        Array::read(object, name, Dtype::FLOATS)?
+            .with_columns(object.py())
+            .map(Operand::Array)
+    }
+
+    /// Reads query, key and value.
+    pub(crate) fn read_all(
+        objects: [&Bound<'py, PyAny>; 3],
+        options: &Options<'_>,
+    ) -> PyResult<[Operand<'py>; 3]> {
+        let ([q, k, v], names) = (objects, options.names());
+        Ok([
+            Operand::read(q, names[0])?,
+            Operand::read(k, names[1])?,
+            Operand::read(v, names[2])?,
+        ])
+    }
+
+    /// The shape as the caller sees it.
+    pub(crate) fn shape(&self) -> &[usize] {
+        match self {
+            Operand::Array(array) => array.view.shape(),
+            Operand::Quantized(tensor, _) => tensor.get().shape(),
+        }
     }
 
     fn view(&self) -> &View {
@@ -63,77 +85,134 @@ impl<'py> Operand<'py> {
     }
 }
 
-/// The three operands of a call, as tensors.
+/// The three operands of a call: where they lie, and that they fit together.
 pub(crate) struct Prepared {
     pub(crate) placed: [Placed; 3],
-    pub(crate) tensors: [sys::mfa_tensor; 3],
     pub(crate) rank: usize,
 }
 
 impl Prepared {
     /// [batch, heads, rows of query, value columns]
-    pub(crate) fn output_sizes(&self) -> [u64; 4] {
+    pub(crate) fn output_sizes(&self) -> Sizes {
         let [batch, heads, rows, _] = self.placed[0].shape;
         [batch, heads, rows, self.placed[2].shape[3]]
     }
 
     /// [batch, heads, rows of query, 1]
-    pub(crate) fn row_sizes(&self) -> [u64; 4] {
+    pub(crate) fn row_sizes(&self) -> Sizes {
         let [batch, heads, rows, _] = self.placed[0].shape;
         [batch, heads, rows, 1]
     }
+
+    /// Whether there is no row to compute: drivers want at least one batch and one head.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.row_sizes().contains(&0)
+    }
+
+    /// Whether queries and keys have no columns, so that all scores are 0.
+    pub(crate) fn has_no_columns(&self) -> bool {
+        self.placed[0].shape[3] == 0
+    }
 }
 
-const ROLES: [(Role, &str); 3] = [(Role::Query, "q"), (Role::Key, "k"), (Role::Value, "v")];
+const ROLES: [Role; 3] = [Role::Query, Role::Key, Role::Value];
 
-/// Places the operands, and quantizes those float arrays for which the options say so.
-pub(crate) fn operands(
-    py: Python<'_>,
-    call: &mut Call<'_>,
+/// Places the operands, and checks that they fit together and that the options have a use for them.
+pub(crate) fn place_operands(
     operands: &[Operand<'_>; 3],
     options: &Options<'_>,
 ) -> PyResult<Prepared> {
+    let names = options.names();
     let rank = operands[0].view().rank;
     let mut placed = Vec::with_capacity(3);
-    let mut tensors = Vec::with_capacity(3);
-    for (operand, (role, name)) in operands.iter().zip(ROLES) {
-        let found = operand.view();
-        if found.rank != rank {
+    for (operand, name) in operands.iter().zip(names) {
+        if operand.view().rank != rank {
             return Err(error::dimensions(format!(
-                "{name}: shape {}, expected rank {rank} as q with shape {}",
-                shape_text(found.shape()),
-                shape_text(operands[0].view().shape())
+                "{name}: shape {}, expected rank {rank} as {} with shape {}",
+                shape_text(operand.shape()),
+                names[0],
+                shape_text(operands[0].shape())
             )));
         }
-        let (place, tensor) = match operand {
+        placed.push(match operand {
+            Operand::Quantized(tensor, parts) => tensor.get().placed(parts, options.is_varlen()),
+            Operand::Array(array) => place(array, name, options.layout, options.is_varlen())?,
+        });
+    }
+    for (operand, role) in operands.iter().zip(ROLES) {
+        let asked = options.quantizing.precision.of(role).is_some();
+        let all = operands.iter().all(Operand::is_quantized);
+        if asked && operand.is_quantized() && (all || options.quantizing.names(role)) {
+            return Err(error::argument(format!(
+                "precision: given for {}, which is a QuantizedTensor already, expected a float array or no precision",
+                names[role as usize]
+            )));
+        }
+    }
+    let placed =
+        (placed.try_into()).map_err(|_| error::argument("expected three operands".into()))?;
+    let prepared = Prepared { placed, rank };
+    described(operands, &prepared, options).check()?;
+    Ok(prepared)
+}
+
+/// The operands as the caller sees them.
+pub(crate) fn described<'a>(
+    operands: &'a [Operand<'_>; 3],
+    prepared: &Prepared,
+    options: &Options<'_>,
+) -> Operands<'a> {
+    let [q, k, v] = operands;
+    let [a, b, c] = prepared.placed;
+    Operands {
+        names: options.names(),
+        shapes: [q.shape(), k.shape(), v.shape()],
+        sizes: [a.shape, b.shape, c.shape],
+        layout: q.layout(options.layout),
+        varlen: options.is_varlen(),
+        quantized: operands.iter().any(Operand::is_quantized),
+    }
+}
+
+/// The tensors of a call, of which float arrays are quantized where the options say so.
+pub(crate) fn tensors(
+    py: Python<'_>,
+    call: &mut Call<'_>,
+    operands: &[Operand<'_>; 3],
+    prepared: &Prepared,
+    options: &Options<'_>,
+) -> PyResult<[sys::mfa_tensor; 3]> {
+    let mut tensors = [sys::mfa_tensor::ABSENT; 3];
+    for (index, role) in ROLES.into_iter().enumerate() {
+        let placed = &prepared.placed[index];
+        tensors[index] = match &operands[index] {
+            _ if prepared.has_no_columns() && index < 2 => call.tensor(&column_of_zeros(placed))?,
             Operand::Quantized(tensor, parts) => {
-                let tensor = tensor.get();
-                let placed = tensor.placed(parts, options.is_varlen());
-                (placed, tensor.tensor(call, parts, options.is_varlen())?)
+                tensor.get().tensor(call, parts, options.is_varlen())?
             }
-            Operand::Array(array) => {
-                let placed = place(array, name, options.layout, options.is_varlen())?;
-                let source = call.tensor(&placed)?;
+            Operand::Array(_) => {
+                let source = call.tensor(placed)?;
                 match options.quantizing.precision.of(role) {
-                    None => (placed, source),
-                    Some(precision) => {
-                        let tensor =
-                            on_the_fly(py, call, &source, options, role, precision);
-                        (placed, tensor.map_err(|problem| named(py, name, problem))?)
-                    }
+                    None => source,
+                    Some(precision) => on_the_fly(py, call, &source, options, role, precision)
+                        .map_err(|problem| named(py, options.names()[index], problem))?,
                 }
             }
         };
-        placed.push(place);
-        tensors.push(tensor);
     }
-    match (placed.try_into(), tensors.try_into()) {
-        (Ok(placed), Ok(tensors)) => Ok(Prepared {
-            placed,
-            tensors,
-            rank,
-        }),
-        _ => Err(error::argument("expected three operands".into())),
+    Ok(tensors)
+}
+
+/// Without columns, products are sums of nothing: the same as of one column of zeros, which drivers can read.
+fn column_of_zeros(placed: &Placed) -> Placed {
+    static ZERO: f32 = 0.0;
+    let [batch, heads, rows, _] = placed.shape;
+    Placed {
+        data: (&raw const ZERO).cast_mut().cast(),
+        bytes: size_of::<f32>(),
+        precision: sys::MFA_PRECISION_FP32,
+        shape: [batch, heads, rows, 1],
+        strides: [0, 0, 0, 1],
     }
 }
 
@@ -160,7 +239,10 @@ fn on_the_fly(
         precision,
         quantizing.granularity.of(role),
         quantizing.block_rows.of(role),
-        quantizing.group.of(role),
+        match quantizing.granularity.of(role) {
+            sys::MFA_GRANULARITY_ROW => quantizing.group.of(role),
+            _ => 0,
+        },
         quantizing.rotate.of(role),
     )?;
     let shape @ [batch, heads, _, columns] = source.shape;
@@ -228,198 +310,6 @@ fn on_the_fly(
         })?;
     }
     Ok(destination)
-}
-
-/// The arrays behind the options of a call, which must outlive it.
-#[derive(Default)]
-pub(crate) struct Extras<'py> {
-    pub(crate) mask: Option<Mask<'py>>,
-    pub(crate) sinks: Option<Array<'py>>,
-    alibi_slopes: Option<Array<'py>>,
-    lengths: Option<[Lengths<'py>; 2]>,
-}
-
-/// A mask, and which of its axes is which of [batch, heads, rows of query, rows of key].
-pub(crate) struct Mask<'py> {
-    pub(crate) array: Array<'py>,
-    pub(crate) axes: [Option<usize>; 4],
-}
-
-/// `cu_seqlens`: an int32 array in place, or what other integers were converted to.
-struct Lengths<'py> {
-    ends: Cow<'py, [i32]>,
-    _owner: Option<Array<'py>>,
-}
-
-impl Mask<'_> {
-    pub(crate) fn placed(&self) -> Placed {
-        Placed::new(&self.array.view, self.axes)
-    }
-}
-
-impl<'py> Extras<'py> {
-    pub(crate) const SINK_AXES: [Option<usize>; 4] = [None, Some(0), None, None];
-
-    pub(crate) fn read(
-        options: &Options<'py>,
-        rank: usize,
-        layout: Layout,
-    ) -> PyResult<Extras<'py>> {
-        let floats = &[Dtype::Float32];
-        let parameter = |object: &Option<Bound<'py, PyAny>>, name, ranks: &[usize]| {
-            let Some(object) = object else {
-                return Ok(None);
-            };
-            let array = Array::read(object, name, floats)?;
-            if !ranks.contains(&array.view.rank) {
-                return Err(error::dimensions(format!(
-                    "{name}: shape {}, expected one number for each head",
-                    shape_text(array.view.shape())
-                )));
-            }
-            Ok(Some(array))
-        };
-        let lengths = match (&options.cu_seqlens_q, &options.cu_seqlens_k) {
-            (Some(q), Some(k)) => {
-                let both = [lengths(q, "cu_seqlens_q")?, lengths(k, "cu_seqlens_k")?];
-                if both[0].ends.len() != both[1].ends.len() {
-                    return Err(error::dimensions(format!(
-                        "cu_seqlens_k: {} entries, expected {} as cu_seqlens_q",
-                        both[1].ends.len(),
-                        both[0].ends.len()
-                    )));
-                }
-                Some(both)
-            }
-            _ => None,
-        };
-        let mask = match &options.mask {
-            None => None,
-            Some(object) => {
-                const MASKS: &[Dtype] =
-                    &[Dtype::Bool, Dtype::Float32, Dtype::Float16, Dtype::BFloat16];
-                let array = Array::read(object, "attn_mask", MASKS)?;
-                let batch_first = layout == Layout::Bhnd && rank == 3 && !options.is_varlen();
-                let axes = match array.view.rank {
-                    4 => [Some(0), Some(1), Some(2), Some(3)],
-                    3 if batch_first => [Some(0), None, Some(1), Some(2)],
-                    3 => [None, Some(0), Some(1), Some(2)],
-                    2 => [None, None, Some(0), Some(1)],
-                    1 => [None, None, None, Some(0)],
-                    _ => {
-                        return Err(error::dimensions(
-                            "attn_mask: shape (), expected at least the key positions".into(),
-                        ));
-                    }
-                };
-                Some(Mask { array, axes })
-            }
-        };
-        Ok(Extras {
-            mask,
-            alibi_slopes: parameter(&options.alibi_slopes, "alibi_slopes", &[1, 2])?,
-            sinks: parameter(&options.sinks, "sinks", &[1])?,
-            lengths,
-        })
-    }
-
-    /// The contract's structure.
-    pub(crate) fn describe(
-        &self,
-        call: &mut Call<'_>,
-        options: &Options<'_>,
-    ) -> PyResult<sys::mfa_attention_options> {
-        let mut described = sys::mfa_attention_options {
-            softcap: options.softcap,
-            alignment: options.alignment,
-            compute: options.compute,
-            ..sys::mfa_attention_options::new()
-        };
-        if options.causal {
-            described.flags |= sys::MFA_OPTION_CAUSAL;
-        }
-        if let Some(scale) = options.scale {
-            described.flags |= sys::MFA_OPTION_SCALE;
-            described.softmax_scale = scale;
-        }
-        if let Some((left, right)) = options.window {
-            described.flags |= sys::MFA_OPTION_WINDOW;
-            described.window_left = left;
-            described.window_right = right;
-        }
-        if let Some(mask) = &self.mask {
-            described.mask = call.tensor(&mask.placed())?;
-        }
-        if let Some(slopes) = &self.alibi_slopes {
-            let batch = (slopes.view.rank == 2).then_some(0);
-            let heads = Some(slopes.view.rank - 1);
-            described.alibi_slopes =
-                call.tensor(&Placed::new(&slopes.view, [batch, heads, None, None]))?;
-        }
-        if let Some(sinks) = &self.sinks {
-            described.sinks = call.tensor(&Placed::new(&sinks.view, Extras::SINK_AXES))?;
-        }
-        if let Some([q, k]) = &self.lengths {
-            described.sequence_count = (q.ends.len() - 1) as u32;
-            described.cu_seqlens_q = call.lengths(&q.ends)?;
-            described.cu_seqlens_k = call.lengths(&k.ends)?;
-        }
-        Ok(described)
-    }
-}
-
-fn lengths<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Lengths<'py>> {
-    let complain = |found: String| {
-        error::dimensions(format!(
-            "{name}: {found}, expected 0 and then the end of each sequence"
-        ))
-    };
-    let wide: Vec<i64> = match object.extract::<Vec<i64>>() {
-        Ok(list) if object.is_instance_of::<pyo3::types::PyList>() => list,
-        Ok(list) if object.is_instance_of::<pyo3::types::PyTuple>() => list,
-        _ => {
-            let array = Array::read(object, name, &[Dtype::Int32, Dtype::Int64])?;
-            let view = &array.view;
-            if view.rank != 1 || view.len() < 2 {
-                return Err(complain(format!("shape {}", shape_text(view.shape()))));
-            }
-            if view.dtype == Dtype::Int32 && view.is_contiguous() {
-                // SAFETY: a contiguous int32 array, which is kept beside the slice.
-                let ends =
-                    unsafe { std::slice::from_raw_parts(view.data.cast::<i32>(), view.len()) };
-                return Ok(Lengths {
-                    ends: Cow::Borrowed(ends),
-                    _owner: Some(array),
-                });
-            }
-            (0..view.len())
-                .map(|index| {
-                    let at = view
-                        .data
-                        .wrapping_add(index * view.strides[0] * view.dtype.size());
-                    // SAFETY: an element of the array, of this type and aligned.
-                    unsafe {
-                        match view.dtype {
-                            Dtype::Int64 => at.cast::<i64>().read(),
-                            _ => i64::from(at.cast::<i32>().read()),
-                        }
-                    }
-                })
-                .collect()
-        }
-    };
-    if wide.len() < 2 {
-        return Err(complain(format!("{} entries", wide.len())));
-    }
-    let narrow = wide
-        .into_iter()
-        .map(i32::try_from)
-        .collect::<Result<Vec<i32>, _>>();
-    let narrow = narrow.map_err(|_| complain("an entry that does not fit int32".into()))?;
-    Ok(Lengths {
-        ends: Cow::Owned(narrow),
-        _owner: None,
-    })
 }
 
 /// Reads an array that will be written, of exactly this shape.

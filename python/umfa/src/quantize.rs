@@ -6,7 +6,7 @@ use pyo3::sync::PyOnceLock;
 
 use crate::array::{Array, Kind, contiguous, shape_text};
 use crate::call::{Call, Effort, Placed, axes};
-use crate::context::{Context, handle};
+use crate::context::handle;
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{
@@ -94,11 +94,15 @@ pub(crate) fn quantize<'py>(
     rotate: Option<Bound<'py, PyAny>>,
     layout: Option<Bound<'py, PyAny>>,
     out: Option<Bound<'py, QuantizedTensor>>,
-    context: Option<&Bound<'py, Context>>,
+    context: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Py<QuantizedTensor>> {
-    let handle = handle(py, context)?;
+    let handle = handle(py, "context", context)?;
     let source = Array::read(x, "x", Dtype::FLOATS)?;
-    let mut call = Call::new(&handle, Effort::Run);
+    let mut call = Call::new(
+        &handle,
+        Effort::Run,
+        vec![("source", "x"), ("destination", "out")],
+    );
 
     if let Some(out) = out {
         let settings: [(&str, &Option<Bound<'py, PyAny>>); 13] = [

@@ -135,10 +135,9 @@ def test_packed_sequences(normal: Draw, form: str) -> None:
         "list": lambda ends: ends,
         "strided": lambda ends: np.repeat(np.array(ends, np.int32), 2)[::2],
     }
-    lengths = {"cu_seqlens_q": make[form](ends_q), "cu_seqlens_k": make[form](ends_k)}
-    out, logsumexp = umfa.attention(
-        q, k, v, layout="BNHD", causal=True, return_logsumexp=True, **lengths
-    )
+    lengths: Any = {"cu_seqlens_q": make[form](ends_q), "cu_seqlens_k": make[form](ends_k)}
+    lengths |= {"causal": True, "alignment": "top_left"}
+    out, logsumexp = umfa.attention(q, k, v, layout="BNHD", return_logsumexp=True, **lengths)
     assert logsumexp.shape == (4, 12)
     for i in range(3):
         at, to = slice(ends_q[i], ends_q[i + 1]), slice(ends_k[i], ends_k[i + 1])
@@ -146,7 +145,7 @@ def test_packed_sequences(normal: Draw, form: str) -> None:
         expected, rows = plain.attention(*piece, causal=True)
         check(out[at], expected[0].swapaxes(0, 1))
         check(logsumexp[:, at], rows[0])
-    heads_first = umfa.attention(*(x.swapaxes(0, 1) for x in (q, k, v)), causal=True, **lengths)
+    heads_first = umfa.attention(*(x.swapaxes(0, 1) for x in (q, k, v)), **lengths)
     np.testing.assert_array_equal(heads_first.swapaxes(0, 1), out)
 
 
@@ -208,7 +207,7 @@ def test_out_is_written_and_returned(normal: Draw) -> None:
 
 def test_plans(normal: Draw) -> None:
     q, k, v = normal(1, 4, 100, 64), normal(1, 2, 300, 64), normal(1, 2, 300, 64)
-    plan = umfa.explain(q, k, v, causal=True, precision={"k": "int8"})
+    plan = umfa.explain(q, k, v, causal=True, alignment="bottom_right", precision={"k": "int8"})
     lines = dict(line.split(": ", 1) for line in plan.splitlines())
     assert lines["operation"] == "forward"
     assert "INT8" in lines["key"]

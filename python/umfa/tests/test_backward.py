@@ -70,12 +70,11 @@ def test_gradients_as_in_torch(torch: Any, context: Any, layout: Any, dtype: str
     expected = torch.autograd.grad(result, leaves, grad.double())
     if layout == "BNHD":
         given, grad = [x.transpose(1, 2) for x in given], grad.transpose(1, 2)
-    out, lse = umfa.attention(*given, causal=True, layout=layout, return_logsumexp=True)
+    options: Any = {"causal": True, "alignment": "top_left", "layout": layout}
+    out, lse = umfa.attention(*given, return_logsumexp=True, **options)
     for output in (out, None):
         a, b, c = given
-        found = umfa.flash_attention_backward(
-            context, grad, a, b, c, output, lse, causal=True, layout=layout
-        )
+        found = umfa.flash_attention_backward(context, grad, a, b, c, output, lse, **options)
         for ours, theirs in zip(found, expected):
             assert ours.dtype == torch.float32
             ours = ours.transpose(1, 2) if layout == "BNHD" else ours

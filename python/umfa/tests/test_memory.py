@@ -29,8 +29,9 @@ print(status("VmHWM") - before - out.nbytes)
 
 OPTIONS = {
     "plain": "{}",
-    "masked": '{"attn_mask": mask, "causal": True}',
-    "quantized": '{"precision": {"k": "int8", "v": "int4"}, "granularity": "row", "causal": True}',
+    "masked": '{"attn_mask": mask, "causal": True, "alignment": "bottom_right"}',
+    "quantized": '{"precision": {"k": "int8", "v": "int4"}, "granularity": "row", "causal": True, '
+    '"alignment": "top_left"}',
 }
 
 

@@ -153,7 +153,11 @@ def test_precision(normal: Draw, context: umfa.MFAContext) -> None:
     q, k, v = normal(2, 4, 33, 64), normal(2, 4, 65, 64), normal(2, 4, 65, 64)
     quick = umfa.MetalSDPA(precision={"k": "int8", "v": "int8"}, granularity="row", context=context)
     expected = umfa.quantized_attention(
-        q, umfa.quantize(k, "int8", "row"), umfa.quantize(v, "int8", "row"), causal=True
+        q,
+        umfa.quantize(k, "int8", "row"),
+        umfa.quantize(v, "int8", "row"),
+        causal=True,
+        alignment="top_left",
     )
     np.testing.assert_array_equal(quick(q, k, v, is_causal=True), expected)
     assert repr(quick) == ("MetalSDPA(precision={'k': 'int8', 'v': 'int8'}, granularity='row')")

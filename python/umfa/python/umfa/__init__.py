@@ -38,6 +38,7 @@ from umfa._native import (
     workspace_size,
 )
 from umfa._sdpa import MetalSDPA
+from umfa._sdpa import scaled_dot_product_attention as sdpa
 from umfa._types import Device, QuantizationError, Version
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "is_metal_available",
     "quantize",
     "quantized_attention",
+    "sdpa",
     "set_num_threads",
     "workspace_size",
 ]

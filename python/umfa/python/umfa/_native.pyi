@@ -2,6 +2,7 @@ from collections.abc import Mapping, Sequence
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, SupportsIndex, TypeVar, final, overload
 
+import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
@@ -14,7 +15,10 @@ __all__ = [
     "QuantizedTensor",
     "__version__",
     "_after_fork",
+    "_check_options",
     "_operand",
+    "_options",
+    "_sdpa",
     "attention",
     "devices",
     "explain",
@@ -35,16 +39,25 @@ _T = TypeVar("_T")
 _V = TypeVar("_V")
 
 _Name = Literal["int8", "int4"]
+_Precision = _Name | type[np.int8] | np.dtype[np.int8]
 _Granularity = Literal["tensor", "row", "block", "channel"]
 _Alignment = Literal["top_left", "bottom_right"]
 _Layout = Literal["BHND", "BNHD"]
 _Compute = Literal["exact", "fast"]
-_ScaleDtype = Literal["float32", "float16"]
-_ZeroPointDtype = Literal["int8", "int32"]
-_Dtype = Literal["float32", "float16", "bfloat16"]
+_ScaleDtype = (
+    Literal["float32", "float16"]
+    | type[np.float32 | np.float16]
+    | np.dtype[np.float32]
+    | np.dtype[np.float16]
+)
+_ZeroPointDtype = (
+    Literal["int8", "int32"] | type[np.int8 | np.int32] | np.dtype[np.int8] | np.dtype[np.int32]
+)
+_Dtype = Literal["float32", "float16", "bfloat16"] | npt.DTypeLike
 _Each = _V | Mapping[str, _V]
 """One value for query, key and value, or a mapping from "q", "k" and "v"."""
-_Window = int | tuple[int | None, int | None]
+_Window = SupportsIndex | Sequence[SupportsIndex | None] | npt.NDArray[np.integer[Any]]
+"""The same reach on both sides, or (left, right)."""
 
 @final
 class MFAContext:
@@ -114,7 +127,7 @@ class QuantizedTensor:
         scale: Any,
         zero_point: Any = None,
         mean: Any = None,
-        precision: _Name = "int8",
+        precision: _Precision = "int8",
         granularity: _Granularity = "tensor",
         block_rows: int | None = 64,
         group: Literal[32, 64] | None = None,
@@ -174,12 +187,12 @@ def flash_attention_forward(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
-    alignment: _Alignment = "top_left",
+    alignment: _Alignment | None = "bottom_right",
     return_logsumexp: Literal[False] = False,
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name | None] = None,
+    precision: _Each[_Precision | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
     group: _Each[Literal[32, 64] | None] = None,
@@ -205,12 +218,12 @@ def flash_attention_forward(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
-    alignment: _Alignment = "top_left",
+    alignment: _Alignment | None = "bottom_right",
     return_logsumexp: Literal[True],
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name | None] = None,
+    precision: _Each[_Precision | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
     group: _Each[Literal[32, 64] | None] = None,
@@ -236,12 +249,12 @@ def attention(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
-    alignment: _Alignment = "top_left",
+    alignment: _Alignment | None = None,
     return_logsumexp: Literal[False] = False,
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name | None] = None,
+    precision: _Each[_Precision | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
     group: _Each[Literal[32, 64] | None] = None,
@@ -267,12 +280,12 @@ def attention(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
-    alignment: _Alignment = "top_left",
+    alignment: _Alignment | None = None,
     return_logsumexp: Literal[True],
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name | None] = None,
+    precision: _Each[_Precision | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
     group: _Each[Literal[32, 64] | None] = None,
@@ -298,12 +311,12 @@ def quantized_attention(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
-    alignment: _Alignment = "top_left",
+    alignment: _Alignment | None = None,
     return_logsumexp: Literal[False] = False,
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name | None] = None,
+    precision: _Each[_Precision | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
     group: _Each[Literal[32, 64] | None] = None,
@@ -329,12 +342,12 @@ def quantized_attention(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
-    alignment: _Alignment = "top_left",
+    alignment: _Alignment | None = None,
     return_logsumexp: Literal[True],
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name | None] = None,
+    precision: _Each[_Precision | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
     group: _Each[Literal[32, 64] | None] = None,
@@ -360,12 +373,12 @@ def explain(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
-    alignment: _Alignment = "top_left",
+    alignment: _Alignment | None = None,
     return_logsumexp: bool = False,
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name | None] = None,
+    precision: _Each[_Precision | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
     group: _Each[Literal[32, 64] | None] = None,
@@ -391,12 +404,12 @@ def workspace_size(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
-    alignment: _Alignment = "top_left",
+    alignment: _Alignment | None = None,
     return_logsumexp: bool = False,
     out: Any = None,
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name | None] = None,
+    precision: _Each[_Precision | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
     group: _Each[Literal[32, 64] | None] = None,
@@ -419,6 +432,7 @@ def flash_attention_backward(
     clip: bool = False,
     grad_mask: bool = False,
     grad_sinks: bool = False,
+    d_values: Any = None,
     causal: bool = False,
     softmax_scale: float | None = None,
     attn_mask: Any = None,
@@ -428,10 +442,10 @@ def flash_attention_backward(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
-    alignment: _Alignment = "top_left",
+    alignment: _Alignment | None = "bottom_right",
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
-    precision: _Each[_Name | None] = None,
+    precision: _Each[_Precision | None] = None,
     granularity: _Each[_Granularity] = "tensor",
     block_rows: _Each[int] = 64,
     group: _Each[Literal[32, 64] | None] = None,
@@ -441,9 +455,14 @@ def flash_attention_backward(
     smooth: _Each[bool] = False,
     rotate: _Each[bool] = False,
 ) -> tuple[Any, ...]: ...
+def _options() -> dict[str, list[list[str]]]: ...
+def _check_options(door: str, options: dict[str, Any]) -> dict[str, Any]: ...
+def _sdpa(
+    query: Any, key: Any, value: Any, context: MFAContext | None = None, **options: Any
+) -> Any: ...
 def quantize(
     x: Any,
-    precision: _Name = "int8",
+    precision: _Precision = "int8",
     granularity: _Granularity = "tensor",
     *,
     block_rows: int = 64,

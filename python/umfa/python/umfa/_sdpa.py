@@ -12,7 +12,11 @@ from umfa import _native
 from umfa._errors import InvalidArgument, InvalidDimensions, InvalidType, Unsupported
 
 Attend = Callable[..., Any]
-"""What computes [batch, heads, rows, columns]; called as `umfa.attention`."""
+"""What computes [batch, heads, rows, columns]; called with torch's names of options."""
+
+_NAME = "scaled_dot_product_attention"
+_NAMES = (("causal", "is_causal"), ("softmax_scale", "scale"))
+"""What `attention` and torch call the same."""
 
 
 class MetalSDPA:
@@ -25,8 +29,10 @@ class MetalSDPA:
         precision: None, "int8", "int4", or a mapping from "q", "k" and "v": how operands are
             quantized before the computation.
         context: an `MFAContext`; None is the default context.
-        **quantization: granularity, block_rows, group, symmetric, scale_dtype, smooth, rotate and
-            compute, as in `attention`.
+        **options: granularity and what else goes with the precision, window, softcap, compute and
+            the others of `attention`, but out and return_logsumexp. `causal` and `softmax_scale`
+            are the defaults of `is_causal` and `scale`. The diagonal is torch's: alignment
+            "top_left", unless it is given.
 
     Example:
         >>> import numpy as np, umfa
@@ -41,11 +47,16 @@ class MetalSDPA:
         precision: str | Mapping[str, str | None] | None = None,
         *,
         context: _native.MFAContext | None = None,
-        **quantization: Any,
+        **options: Any,
     ) -> None:
+        given = options if precision is None else {"precision": precision, **options}
+        _native._check_options(_NAME, given)
+        for ours, theirs in _NAMES:
+            if theirs in options:
+                options[ours] = options.pop(theirs)
         self.precision = precision
         self.context = context
-        self.quantization = quantization
+        self.options = options
 
     def __call__(
         self,
@@ -84,12 +95,12 @@ class MetalSDPA:
             enable_gqa,
             context=self.context,
             precision=self.precision,
-            **self.quantization,
+            **self.options,
         )
 
     def __repr__(self) -> str:
         settings = [f"precision={self.precision!r}"]
-        settings += [f"{name}={value!r}" for name, value in self.quantization.items()]
+        settings += [f"{name}={value!r}" for name, value in self.options.items()]
         return f"MetalSDPA({', '.join(settings)})"
 
 
@@ -106,7 +117,19 @@ def scaled_dot_product_attention(
     context: _native.MFAContext | None = None,
     **options: Any,
 ) -> Any:
-    """`MetalSDPA.__call__`, with the options of `attention` for the rest."""
+    """`torch.nn.functional.scaled_dot_product_attention` on NumPy arrays and on tensors.
+
+    Args:
+        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa: as in `MetalSDPA`.
+        context: an `MFAContext`; None is the default context.
+        **options: those of `MetalSDPA`.
+
+    Example:
+        >>> import numpy as np, umfa
+        >>> q, x = np.ones((2, 8, 5, 16), np.float32), np.ones((2, 2, 9, 16), np.float32)
+        >>> umfa.sdpa(q, x, x, enable_gqa=True, window=(4, 0)).shape
+        (2, 8, 5, 16)
+    """
     if dropout_p != 0.0:
         raise Unsupported(f"dropout_p: {dropout_p}, expected 0.0: dropout is not supported")
     if attn_mask is not None and is_causal:
@@ -117,34 +140,60 @@ def scaled_dot_product_attention(
         raise InvalidType(
             f"query, key and value: dtypes {q.dtype}, {k.dtype} and {v.dtype}, expected the same"
         )
-    options |= {"causal": is_causal, "softmax_scale": scale}
+    if is_causal is not False:
+        options["is_causal"] = is_causal
+    if scale is not None:
+        options["scale"] = scale
+    if options.get("layout", "BHND") != "BHND":
+        _native._check_options(_NAME, options)
+        q, k, v = (x.swapaxes(-3, -2) if x.ndim > 2 else x for x in (q, k, v))
+        del options["layout"]
+        out = _attend_broadcast(q, k, v, mask, enable_gqa, context, options)
+        return _hand_over(out.swapaxes(-3, -2) if out.ndim > 2 else out, query)
+    return _hand_over(_attend_broadcast(q, k, v, mask, enable_gqa, context, options), query)
+
+
+def _attend_broadcast(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    enable_gqa: bool,
+    context: _native.MFAContext | None,
+    options: dict[str, Any],
+) -> Any:
+    """Attention on [..., heads, rows, columns], whose leading dimensions broadcast."""
     if q.ndim == k.ndim == v.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]:
         # Nothing to broadcast: by far the most frequent case, and the one whose overhead matters.
-        _check_mask(mask, (*q.shape[:-1], k.shape[-2]))
-        out = _attend_for(q)(q, k, v, context, attn_mask=mask, **options)
-        return out if type(out) is type(query) else _hand_over(out, query)
+        if "cu_seqlens_q" not in options:
+            _check_mask(mask, (*q.shape[:-1], k.shape[-2]))
+        return _attend_for(q)(q, k, v, context, attn_mask=mask, **options)
     rank = max(q.ndim, k.ndim, v.ndim)
     q, k, v = (_promote(x, max(rank, 4)) for x in (q, k, v))
     q, k, v = _match_heads(q, k, v, enable_gqa)
     q, k, v, batch = _match_batches(q, k, v)
-    _check_mask(mask, (*batch, q.shape[-3], q.shape[-2], k.shape[-2]))
+    if "cu_seqlens_q" not in options:
+        _check_mask(mask, (*batch, q.shape[-3], q.shape[-2], k.shape[-2]))
     attend = _attend_for(q)
-    if 0 in batch:
-        shape = (*q.shape[:-1], v.shape[-1])
-        out = np.empty(shape, q.dtype) if isinstance(q, np.ndarray) else q.new_empty(shape)
-    elif len(batch) == 1:
+    if len(batch) == 1:
         out = attend(q, k, v, context, attn_mask=mask, **options)
     else:
         out = _attend_folded(attend, q, k, v, mask, batch, context, options)
-    return _hand_over(out if rank >= 4 else out.reshape(out.shape[-rank:]), query)
+    return out if rank >= 4 else out.reshape(out.shape[-rank:])
 
 
 def _attend_for(q: Any) -> Attend:
     if isinstance(q, np.ndarray):
-        return _native.attention
+        return _native._sdpa
     from umfa.torch._ops import attend
 
-    return attend
+    def attend_tensors(*operands: Any, **options: Any) -> Any:
+        for ours, theirs in _NAMES:
+            if theirs in options:
+                options[ours] = options.pop(theirs)
+        return attend(*operands, **options)
+
+    return attend_tensors
 
 
 def _strided(x: Any, name: str) -> Any:
@@ -207,6 +256,9 @@ def _match_heads(q: Any, k: Any, v: Any, enable_gqa: bool) -> tuple[Any, Any, An
         return q, _repeat_heads(k, common), _repeat_heads(v, common)
     if any(count not in (1, many) for count in heads):
         hint = "a multiple of those of key and value" if enable_gqa else "the same, or enable_gqa"
+        rows = [x.shape[-2] for x in (q, k, v)]
+        if all(count in (1, max(rows)) for count in rows) and heads[1] == heads[2]:
+            hint += '; did you mean layout="BNHD"?'
         raise InvalidDimensions(
             f"query, key and value: {heads[0]}, {heads[1]} and {heads[2]} heads, expected {hint}"
         )
@@ -265,7 +317,9 @@ def _attend_folded(
     """Computes more than one batch dimension: as one where strides allow, else in several calls."""
     if mask is not None and mask.ndim > 3:
         mask = _expand(mask, (*batch, *mask.shape[-3:]))
-    if all(_folds(x, len(batch)) for x in (q, k, v, mask) if x is not None and x.ndim > 3):
+    if 0 in batch or all(
+        _folds(x, len(batch)) for x in (q, k, v, mask) if x is not None and x.ndim > 3
+    ):
         count = math.prod(batch)
         q, k, v = (x.reshape(count, *x.shape[-3:]) for x in (q, k, v))
         if mask is not None and mask.ndim > 3:

@@ -7,7 +7,7 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyNone, PyTuple};
 use super::{QuantizedTensor, Recipe};
 use crate::array::{Array, contiguous, shape_text, shape_tuple};
 use crate::call::{Call, Effort, Placed};
-use crate::context::{Context, handle};
+use crate::context::handle;
 use crate::dtype::{self, Dtype};
 use crate::options::{
     self, DEFAULT_BLOCK_ROWS, GRANULARITIES, Layout, PRECISIONS, block_rows, group, name_of, named,
@@ -186,7 +186,7 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
         py: Python<'py>,
         dtype: &str,
         out: Option<Bound<'py, PyAny>>,
-        context: Option<&Bound<'py, Context>>,
+        context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Some(dtype) = Dtype::from_name(dtype).filter(|dtype| Dtype::FLOATS.contains(dtype))
         else {
@@ -195,7 +195,7 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
                 dtype::list(Dtype::FLOATS)
             )));
         };
-        let handle = handle(py, context)?;
+        let handle = handle(py, "context", context)?;
         let parts = self.read(py, "data")?;
         let kind = self.kind(py)?;
         let given = out.is_some();
@@ -210,7 +210,11 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
                 "out: memory shared with data, expected other memory".into(),
             ));
         }
-        let mut call = Call::new(&handle, Effort::Run);
+        let mut call = Call::new(
+            &handle,
+            Effort::Run,
+            vec![("source", "data"), ("destination", "out")],
+        );
         let source = self.tensor(&mut call, &parts, false)?;
         let destination = call.tensor(&destination)?;
         call.run(py, |api, raw| {

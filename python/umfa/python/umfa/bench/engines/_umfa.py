@@ -34,6 +34,7 @@ class Ours:
         q, k, v = (self._stored(mode, name, getattr(given, name)) for name in "qkv")
         options: dict[str, Any] = {
             "causal": case.causal,
+            "alignment": "top_left",
             "compute": mode.compute,
             "attn_mask": mask,
         }

@@ -1,0 +1,263 @@
+//! The arrays among the options of a call: masks, slopes, sinks and sequence lengths.
+
+use std::borrow::Cow;
+
+use mfa::raw::sys;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+
+use crate::array::{Array, Kind, shape_text};
+use crate::call::{Call, Placed};
+use crate::dtype::Dtype;
+use crate::error;
+use crate::options::{Layout, Options, shown, wrong_type};
+use crate::shapes::Operands;
+
+/// The arrays behind the options of a call, which must outlive it.
+#[derive(Default)]
+pub(crate) struct Extras<'py> {
+    pub(crate) mask: Option<Mask<'py>>,
+    pub(crate) sinks: Option<Array<'py>>,
+    alibi_slopes: Option<Array<'py>>,
+    lengths: Option<[Lengths<'py>; 2]>,
+    /// Where the diagonal lies.
+    alignment: i32,
+}
+
+/// A mask, and which of its axes is which of [batch, heads, rows of query, rows of key].
+pub(crate) struct Mask<'py> {
+    pub(crate) array: Array<'py>,
+    pub(crate) axes: [Option<usize>; 4],
+}
+
+/// `cu_seqlens`: an int32 array in place, or what other integers were converted to.
+struct Lengths<'py> {
+    ends: Cow<'py, [i32]>,
+    _owner: Option<Array<'py>>,
+}
+
+impl<'py> Mask<'py> {
+    fn read(object: &Bound<'py, PyAny>, operands: &Operands<'_>) -> PyResult<Mask<'py>> {
+        const MASKS: &[Dtype] = &[Dtype::Bool, Dtype::Float32, Dtype::Float16, Dtype::BFloat16];
+        let array = Array::read(object, "attn_mask", MASKS)?;
+        let rank = operands.shapes[0].len();
+        let batch_first = operands.layout == Layout::Bhnd && rank == 3 && !operands.varlen;
+        let axes = match array.view.rank {
+            4 => [Some(0), Some(1), Some(2), Some(3)],
+            3 if batch_first => [Some(0), None, Some(1), Some(2)],
+            3 => [None, Some(0), Some(1), Some(2)],
+            2 => [None, None, Some(0), Some(1)],
+            1 => [None, None, None, Some(0)],
+            _ => {
+                return Err(error::dimensions(
+                    "attn_mask: shape (), expected at least the key positions".into(),
+                ));
+            }
+        };
+        Ok(Mask { array, axes })
+    }
+
+    pub(crate) fn placed(&self) -> Placed {
+        Placed::new(&self.array.view, self.axes)
+    }
+}
+
+/// One number for each head: float32 in place, or what lists and other numbers are converted to.
+fn numbers<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Array<'py>> {
+    const NUMBERS: &[Dtype] = &[
+        Dtype::Float32,
+        Dtype::Float16,
+        Dtype::BFloat16,
+        Dtype::Float64,
+        Dtype::Int8,
+        Dtype::Int32,
+        Dtype::Int64,
+    ];
+    let py = object.py();
+    let numpy = py.import(intern!(py, "numpy"))?;
+    let listed = object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>();
+    let given = match listed {
+        true => (numpy.call_method1("asarray", (object,)))
+            .map_err(|_| wrong_type(object, name, "one number for each head"))?,
+        false => object.clone(),
+    };
+    let array = Array::read(&given, name, NUMBERS)?;
+    if array.view.dtype == Dtype::Float32 {
+        return Ok(array);
+    }
+    // An infinity may be meant (a sink of -inf), but not one that comes of rounding.
+    let too_large = |at: *mut u8| {
+        // SAFETY: an element of the array, which is aligned.
+        let wide = unsafe { at.cast::<f64>().read() };
+        wide.is_finite() && !(wide as f32).is_finite()
+    };
+    if array.view.dtype == Dtype::Float64 && array.view.addresses().any(too_large) {
+        return Err(error::argument(format!(
+            "{name}: {}, expected numbers that float32 holds",
+            shown(object)?
+        )));
+    }
+    let single = match &array.kind {
+        Kind::Torch(_) => given.call_method0("float")?,
+        _ if given.hasattr("astype")? => given.call_method1("astype", ("float32",))?,
+        _ => numpy
+            .call_method1("from_dlpack", (&given,))?
+            .call_method1("astype", ("float32",))?,
+    };
+    Array::read(&single, name, &[Dtype::Float32])
+}
+
+impl<'py> Extras<'py> {
+    pub(crate) const SINK_AXES: [Option<usize>; 4] = [None, Some(0), None, None];
+
+    /// Reads the arrays, and checks them against the operands.
+    pub(crate) fn read(options: &Options<'py>, operands: &Operands<'_>) -> PyResult<Extras<'py>> {
+        let lengths = match (&options.cu_seqlens_q, &options.cu_seqlens_k) {
+            (Some(q), Some(k)) => {
+                let both = [lengths(q, "cu_seqlens_q")?, lengths(k, "cu_seqlens_k")?];
+                if both[0].ends.len() != both[1].ends.len() {
+                    return Err(error::dimensions(format!(
+                        "cu_seqlens_k: {} entries, expected {} as cu_seqlens_q",
+                        both[1].ends.len(),
+                        both[0].ends.len()
+                    )));
+                }
+                operands.check_lengths(0, "cu_seqlens_q", &both[0].ends)?;
+                operands.check_lengths(1, "cu_seqlens_k", &both[1].ends)?;
+                Some(both)
+            }
+            _ => None,
+        };
+        let mut extras = Extras {
+            lengths,
+            ..Extras::default()
+        };
+        if let Some(object) = &options.mask {
+            let mask = Mask::read(object, operands)?;
+            let sizes = mask.placed().shape;
+            operands.check_mask(mask.array.view.shape(), sizes, extras.packed())?;
+            extras.mask = Some(mask);
+        }
+        let sequences = match extras.packed() {
+            Some([q, _]) => (q.len() - 1) as u64,
+            None => operands.sizes[0][0],
+        };
+        if let Some(object) = &options.alibi_slopes {
+            let slopes = numbers(object, "alibi_slopes")?;
+            operands.check_heads("alibi_slopes", slopes.view.shape(), sequences)?;
+            extras.alibi_slopes = Some(slopes);
+        }
+        if let Some(object) = &options.sinks {
+            let sinks = numbers(object, "sinks")?;
+            operands.check_heads("sinks", sinks.view.shape(), sequences)?;
+            extras.sinks = Some(sinks);
+        }
+        extras.alignment = operands.alignment(options, extras.packed())?;
+        Ok(extras)
+    }
+
+    /// The ends of packed sequences in query and key.
+    fn packed(&self) -> Option<[&[i32]; 2]> {
+        let [q, k] = self.lengths.as_ref()?;
+        Some([&q.ends, &k.ends])
+    }
+
+    /// The contract's structure.
+    pub(crate) fn describe(
+        &self,
+        call: &mut Call<'_>,
+        options: &Options<'_>,
+    ) -> PyResult<sys::mfa_attention_options> {
+        let mut described = sys::mfa_attention_options {
+            softcap: options.softcap,
+            alignment: self.alignment,
+            compute: options.compute,
+            ..sys::mfa_attention_options::new()
+        };
+        if options.causal {
+            described.flags |= sys::MFA_OPTION_CAUSAL;
+        }
+        if let Some(scale) = options.scale {
+            described.flags |= sys::MFA_OPTION_SCALE;
+            described.softmax_scale = scale;
+        }
+        if let Some((left, right)) = options.window {
+            described.flags |= sys::MFA_OPTION_WINDOW;
+            described.window_left = left;
+            described.window_right = right;
+        }
+        if let Some(mask) = &self.mask {
+            described.mask = call.tensor(&mask.placed())?;
+        }
+        if let Some(slopes) = &self.alibi_slopes {
+            let batch = (slopes.view.rank == 2).then_some(0);
+            let heads = Some(slopes.view.rank - 1);
+            described.alibi_slopes =
+                call.tensor(&Placed::new(&slopes.view, [batch, heads, None, None]))?;
+        }
+        if let Some(sinks) = &self.sinks {
+            described.sinks = call.tensor(&Placed::new(&sinks.view, Extras::SINK_AXES))?;
+        }
+        if let Some([q, k]) = &self.lengths {
+            described.sequence_count = (q.ends.len() - 1) as u32;
+            described.cu_seqlens_q = call.lengths(&q.ends)?;
+            described.cu_seqlens_k = call.lengths(&k.ends)?;
+        }
+        Ok(described)
+    }
+}
+
+fn lengths<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Lengths<'py>> {
+    let complain = |found: String| {
+        error::dimensions(format!(
+            "{name}: {found}, expected 0 and then the end of each sequence"
+        ))
+    };
+    let wide: Vec<i64> = match object.extract::<Vec<i64>>() {
+        Ok(list) if object.is_instance_of::<pyo3::types::PyList>() => list,
+        Ok(list) if object.is_instance_of::<pyo3::types::PyTuple>() => list,
+        _ => {
+            let array = Array::read(object, name, &[Dtype::Int32, Dtype::Int64])?;
+            let view = &array.view;
+            if view.rank != 1 || view.len() < 2 {
+                return Err(complain(format!("shape {}", shape_text(view.shape()))));
+            }
+            if view.dtype == Dtype::Int32 && view.is_contiguous() {
+                // SAFETY: a contiguous int32 array, which is kept beside the slice.
+                let ends =
+                    unsafe { std::slice::from_raw_parts(view.data.cast::<i32>(), view.len()) };
+                return Ok(Lengths {
+                    ends: Cow::Borrowed(ends),
+                    _owner: Some(array),
+                });
+            }
+            (0..view.len())
+                .map(|index| {
+                    let at = view
+                        .data
+                        .wrapping_add(index * view.strides[0] * view.dtype.size());
+                    // SAFETY: an element of the array, of this type and aligned.
+                    unsafe {
+                        match view.dtype {
+                            Dtype::Int64 => at.cast::<i64>().read(),
+                            _ => i64::from(at.cast::<i32>().read()),
+                        }
+                    }
+                })
+                .collect()
+        }
+    };
+    if wide.len() < 2 {
+        return Err(complain(format!("{} entries", wide.len())));
+    }
+    let narrow = wide
+        .into_iter()
+        .map(i32::try_from)
+        .collect::<Result<Vec<i32>, _>>();
+    let narrow = narrow.map_err(|_| complain("an entry that does not fit int32".into()))?;
+    Ok(Lengths {
+        ends: Cow::Owned(narrow),
+        _owner: None,
+    })
+}
