@@ -121,6 +121,11 @@ def expressible(case: Case, roles: tuple[str, ...]) -> None:
             if case.tensors[role].precision not in PRECISIONS:
                 raise Inexpressible("floating-point arrays have no quantization")
             parameters_reachable(case, role)
+    for role in {"alibi_slopes", "sinks"} & set(case.tensors):
+        if case.status and case.tensors[role].precision != FP32:
+            raise Inexpressible("the package converts these numbers")
+    if "query" in set(roles) & set(case.tensors) and case.tensors["query"].shape[3] == 0:
+        raise Inexpressible("the package answers without columns itself")
     for role in set(roles) & {"query", "key", "value"} - set(case.tensors):
         raise Inexpressible(f"{role} is not optional")
     if case.varlen:

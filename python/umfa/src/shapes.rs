@@ -153,7 +153,7 @@ impl Operands<'_> {
             }
             _ => String::new(),
         };
-        Err(error::dimensions(format!(
+        Err(error::argument(format!(
             "{name}: ends with {last}, expected {rows}, the rows of {}{hint}",
             self.like(index)
         )))
