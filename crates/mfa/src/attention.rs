@@ -9,13 +9,12 @@ use crate::tensor::Tensor;
 use crate::view::{TensorView, TensorViewMut};
 
 /// Where the diagonal of causal masks, windows and ALiBi lies: query row i stands at key position i + shift.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
 pub enum Alignment {
     /// shift = 0, as PyTorch's `is_causal`.
-    #[default]
     TopLeft = mfa_sys::MFA_ALIGNMENT_TOP_LEFT,
-    /// shift = rows of key - rows of query, as decoding needs it.
+    /// shift = rows of key - rows of query, as decoding needs it: what `FlashAttention` >= 2.1 and MLX mean.
     BottomRight = mfa_sys::MFA_ALIGNMENT_BOTTOM_RIGHT,
 }
 
@@ -39,11 +38,11 @@ pub enum Compute {
 /// BOOL.
 ///
 /// ```
-/// use mfa::{Attention, MfaContext, TensorView};
+/// use mfa::{Alignment, Attention, MfaContext, TensorView};
 ///
 /// let context = MfaContext::with_device("cpu")?;
 /// let (query, key, value) = (vec![0.1_f32; 2 * 3 * 8], vec![0.2_f32; 2 * 5 * 8], vec![0.3_f32; 2 * 5 * 4]);
-/// let output = Attention::new(&context).causal(true).forward(
+/// let output = Attention::new(&context).causal(true).alignment(Alignment::BottomRight).forward(
 ///     &TensorView::from_slice(&context, &query, [1, 2, 3, 8])?,
 ///     &TensorView::from_slice(&context, &key, [1, 2, 5, 8])?,
 ///     &TensorView::from_slice(&context, &value, [1, 2, 5, 4])?,
@@ -57,7 +56,7 @@ pub struct Attention<'a> {
     pub(crate) context: MfaContext,
     pub(crate) scale: Option<f32>,
     pub(crate) causal: bool,
-    pub(crate) alignment: Alignment,
+    pub(crate) alignment: Option<Alignment>,
     pub(crate) window: Option<[Option<u32>; 2]>,
     pub(crate) softcap: f32,
     pub(crate) compute: Compute,
@@ -73,6 +72,8 @@ pub struct Attention<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Varlen<'a> {
     pub sequences: u32,
+    /// Rows of query and key in the first sequence that has some of both, and not as many.
+    pub differing: Option<[i64; 2]>,
     pub query: std::sync::Arc<MfaBuffer<'a>>,
     pub key: std::sync::Arc<MfaBuffer<'a>>,
 }
@@ -94,7 +95,7 @@ impl<'a> Attention<'a> {
             context: context.clone(),
             scale: None,
             causal: false,
-            alignment: Alignment::TopLeft,
+            alignment: None,
             window: None,
             softcap: 0.0,
             compute: Compute::Exact,
@@ -114,17 +115,18 @@ impl<'a> Attention<'a> {
         self
     }
 
-    /// Whether row i sees no key position beyond i + shift (see [`Alignment`]).
+    /// Whether row i sees no key position beyond i + shift (see [`Self::alignment`]).
     #[must_use]
     pub fn causal(mut self, causal: bool) -> Self {
         self.causal = causal;
         self
     }
 
-    /// Where the diagonal lies.
+    /// Where the diagonal lies. With a causal mask, a window or `ALiBi` it must be said where the lengths of query and key
+    /// differ.
     #[must_use]
     pub fn alignment(mut self, alignment: Alignment) -> Self {
-        self.alignment = alignment;
+        self.alignment = Some(alignment);
         self
     }
 
@@ -194,8 +196,13 @@ impl<'a> Attention<'a> {
                 MfaBuffer::from_slice(&self.context, starts)?.into_inner(),
             ))
         };
+        let length = |starts: &[i32], at: usize| i64::from(starts[at + 1]) - i64::from(starts[at]);
+        let differing = (0..query_starts.len() - 1)
+            .map(|at| [length(query_starts, at), length(key_starts, at)])
+            .find(|lengths| differ(*lengths));
         self.varlen = Some(Varlen {
             sequences,
+            differing,
             query: wrap(query_starts)?,
             key: wrap(key_starts)?,
         });
@@ -329,6 +336,29 @@ impl<'a> Attention<'a> {
         .workspace_size()
     }
 
+    /// Where the diagonal of a call lies, which must be said where lengths differ.
+    pub(crate) fn diagonal(&self, query: Shape, key: Shape) -> Result<Alignment> {
+        let lengths = match &self.varlen {
+            Some(varlen) => varlen.differing,
+            None => Some([query[2] as i64, key[2] as i64]).filter(|lengths| differ(*lengths)),
+        };
+        let limited = self.window.is_some_and(|sides| sides != [None, None]);
+        let what = match self {
+            Self { causal: true, .. } => "a causal mask",
+            _ if limited => "a window",
+            Self { alibi: Some(_), .. } => "ALiBi",
+            _ => return Ok(self.alignment.unwrap_or(Alignment::TopLeft)),
+        };
+        match (self.alignment, lengths) {
+            (Some(alignment), _) => Ok(alignment),
+            (None, None) => Ok(Alignment::TopLeft),
+            (None, Some([rows, keys])) => Err(MfaError::InvalidArgument(format!(
+                "alignment: not given with {what} and {rows} query rows to {keys} key rows; expected BottomRight (the last \
+                 row stands at the last key: decoding) or TopLeft (row i stands at key i: PyTorch's is_causal)"
+            ))),
+        }
+    }
+
     fn empty_output(&self, query: &TensorView<'_>, value: &TensorView<'_>) -> Result<Tensor> {
         let [batch, heads, rows, _] = query.shape();
         let own = if query.precision().is_quantized() {
@@ -343,6 +373,11 @@ impl<'a> Attention<'a> {
             [batch, heads, rows, value.shape()[3]],
         )
     }
+}
+
+/// Whether rows and keys are there, and not as many.
+fn differ([rows, keys]: [i64; 2]) -> bool {
+    rows != keys && rows > 0 && keys > 0
 }
 
 /// One number for each row of a tensor.

@@ -5,7 +5,8 @@ mod support;
 
 use half::{bf16, f16};
 use mfa::{
-    Alignment, Attention, MfaBuffer, MfaContext, Precision, Tensor, TensorView, TensorViewMut,
+    Alignment, Attention, MfaBuffer, MfaContext, MfaError, Precision, Tensor, TensorView,
+    TensorViewMut,
 };
 use proptest::prelude::*;
 use support::{Formula, Sizes, distance, numbers};
@@ -114,7 +115,10 @@ fn causal_in_both_alignments() {
             bias: &|_, _, i, j| see(j <= i),
             ..plain
         };
-        o.check(&o.attention().causal(true), &top);
+        o.check(
+            &o.attention().causal(true).alignment(Alignment::TopLeft),
+            &top,
+        );
         let bottom = Formula {
             bias: &|_, _, i, j| see(j + sizes.rows <= i + sizes.key_rows),
             ..plain
@@ -126,6 +130,70 @@ fn causal_in_both_alignments() {
     }
 }
 
+/// A diagonal between lengths that differ lies where it is said, and is asked for.
+#[test]
+fn alignment_is_asked_for() {
+    let o = Operands::new(SIZES);
+    let [query, key, value] = o.views();
+    let slopes = numbers(5, SIZES.heads);
+    let alibi = TensorView::from_slice(&o.context, &slopes, [1, SIZES.heads, 1, 1]).unwrap();
+    let diagonals = [
+        o.attention().causal(true),
+        o.attention().window(Some(3), None),
+        o.attention().window(None, Some(0)),
+        o.attention().alibi(alibi),
+    ];
+    let asked = |result: Result<(), MfaError>| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, MfaError::InvalidArgument(_)), "{error}");
+        let text = error.to_string();
+        for word in [
+            "alignment",
+            "7 query rows to 11 key rows",
+            "BottomRight",
+            "TopLeft",
+        ] {
+            assert!(text.contains(word), "{word} is not in {text}");
+        }
+    };
+    for attention in diagonals {
+        asked(attention.forward(&query, &key, &value).map(drop));
+        asked(attention.explain(&query, &key, &value).map(drop));
+        asked(attention.workspace_size(&query, &key, &value).map(drop));
+        asked(attention.explain_backward(&query, &key, &value).map(drop));
+        for alignment in [Alignment::TopLeft, Alignment::BottomRight] {
+            let said = attention.clone().alignment(alignment);
+            said.forward(&query, &key, &value).unwrap();
+        }
+        // Equal lengths ask nothing, and neither does what has no diagonal.
+        let few = key.clone().rows(0..7).unwrap();
+        attention.forward(&query, &few, &few).unwrap();
+    }
+    let open = o.attention().window(None, None);
+    open.forward(&query, &key, &value).unwrap();
+}
+
+#[test]
+fn packed_sequences_ask_for_the_alignment_where_one_differs() {
+    let context = MfaContext::new().unwrap();
+    let (rows, keys) = (numbers(1, 9 * 8), numbers(2, 9 * 8));
+    let query = TensorView::from_slice(&context, &rows, [1, 1, 9, 8]).unwrap();
+    let key = TensorView::from_slice(&context, &keys, [1, 1, 9, 8]).unwrap();
+    let causal = |starts: &'static [i32]| {
+        let attention = Attention::new(&context).causal(true);
+        attention.varlen(&[0, 4, 4, 9], starts).unwrap()
+    };
+    causal(&[0, 4, 4, 9]).forward(&query, &key, &key).unwrap();
+    // A sequence without rows has no diagonal.
+    let error = causal(&[0, 3, 5, 9])
+        .forward(&query, &key, &key)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("4 query rows to 3 key rows"),
+        "{error}"
+    );
+}
+
 #[test]
 fn windows() {
     let o = Operands::new(SIZES);
@@ -134,12 +202,13 @@ fn windows() {
         bias: &|_, _, i, j| see(i <= j + 2 && j <= i + 3),
         ..plain
     };
-    o.check(&o.attention().window(Some(2), Some(3)), &both);
+    let at = || o.attention().alignment(Alignment::TopLeft);
+    o.check(&at().window(Some(2), Some(3)), &both);
     let left = Formula {
         bias: &|_, _, i, j| see(i <= j + 1),
         ..plain
     };
-    o.check(&o.attention().window(Some(1), None), &left);
+    o.check(&at().window(Some(1), None), &left);
 }
 
 #[test]
@@ -189,7 +258,7 @@ fn alibi_and_sinks() {
     let bias =
         |_: usize, h: usize, i: usize, j: usize| -f64::from(slopes[h]) * i.abs_diff(j) as f64;
     o.check(
-        &o.attention().alibi(alibi),
+        &o.attention().alibi(alibi).alignment(Alignment::TopLeft),
         &Formula {
             bias: &bias,
             ..plain
@@ -404,6 +473,7 @@ fn a_plan_is_told_without_computing() {
     let plan = o
         .attention()
         .causal(true)
+        .alignment(Alignment::BottomRight)
         .explain(&query, &key, &value)
         .unwrap();
     assert!(

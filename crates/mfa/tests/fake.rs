@@ -427,6 +427,7 @@ fn each_tensor_of_a_backward_call_has_its_place() {
     let attention = Attention::new(&context)
         .scale(0.5)
         .causal(true)
+        .alignment(mfa::Alignment::TopLeft)
         .clip_gradients(true);
     let attention = attention.mask(mask.view()).sinks(sinks.view());
     let (q, k, v, d) = (query.view(), key.view(), value.view(), grad_output.view());

@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::array::{Array, numpy_dtype};
 use crate::context::{Handle, required};
-use crate::dtype::{Dtype, list};
+use crate::dtype::Dtype;
 use crate::error;
 
 /// The memory itself, kept by the buffer and by every array that looks into it.
@@ -164,23 +164,21 @@ impl Buffer {
     /// The memory as a NumPy array that shares it.
     ///
     /// Args:
-    ///     dtype: "float32", "float16", "bfloat16" (of ml_dtypes), "int8", "uint8", "bool", "int32" or "int64".
+    ///     dtype: "float64", "float32", "float16", "bfloat16" (of ml_dtypes), "int8", "uint8", "bool", "int32" or "int64".
     ///     shape: the array's shape; None: one dimension, of all that fits.
     ///     offset: bytes before the first element.
-    #[pyo3(signature = (dtype="float32", shape=None, offset=0))]
+    #[pyo3(signature = (dtype=None, shape=None, offset=0), text_signature = "($self, dtype='float32', shape=None, offset=0)")]
     fn as_array<'py>(
         &self,
         py: Python<'py>,
-        dtype: &str,
+        dtype: Option<Bound<'py, PyAny>>,
         shape: Option<Bound<'py, PyAny>>,
         offset: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
         let memory = self.open(py)?;
-        let Some(element) = Dtype::from_name(dtype) else {
-            return Err(error::argument(format!(
-                "dtype: \"{dtype}\", expected {}",
-                list(&Dtype::ALL)
-            )));
+        let element = match dtype {
+            None => Dtype::Float32,
+            Some(given) => Dtype::parse(&given, &Dtype::ALL)?,
         };
         let bytes = memory.get().bytes;
         let room = bytes.saturating_sub(offset) / element.size();

@@ -3,6 +3,10 @@
 use std::fmt;
 
 use mfa::raw::sys;
+use pyo3::prelude::*;
+
+use crate::error;
+use crate::options::{dtype_name, shown};
 
 /// An element type of an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +52,14 @@ impl Dtype {
         }
     }
 
-    pub(crate) fn from_name(name: &str) -> Option<Dtype> {
-        Dtype::ALL.into_iter().find(|dtype| dtype.name() == name)
+    /// One of `allowed`, by its name or as an object of NumPy or torch.
+    pub(crate) fn parse(value: &Bound<'_, PyAny>, allowed: &[Dtype]) -> PyResult<Dtype> {
+        let name = dtype_name(value);
+        let found = (allowed.iter()).find(|dtype| Some(dtype.name()) == name.as_deref());
+        found.copied().ok_or_else(|| match shown(value) {
+            Ok(text) => error::argument(format!("dtype: {text}, expected {}", list(allowed))),
+            Err(problem) => problem,
+        })
     }
 
     /// A type of NumPy's own with as many bytes.

@@ -9,6 +9,7 @@ mod python {
     pyo3::import_exception!(umfa._errors, InvalidArgument);
     pyo3::import_exception!(umfa._errors, InvalidContext);
     pyo3::import_exception!(umfa._errors, InvalidDimensions);
+    pyo3::import_exception!(umfa._errors, InvalidIndex);
     pyo3::import_exception!(umfa._errors, InvalidType);
     pyo3::import_exception!(umfa._errors, KernelExecution);
     pyo3::import_exception!(umfa._errors, MFAError);
@@ -33,6 +34,11 @@ pub(crate) fn argument(message: String) -> PyErr {
 /// A context that is closed.
 pub(crate) fn context(message: &str) -> PyErr {
     python::InvalidContext::new_err(message.to_owned())
+}
+
+/// A position that an axis doesn't have: `IndexError`.
+pub(crate) fn index(message: String) -> PyErr {
+    python::InvalidIndex::new_err(message)
 }
 
 /// A shape or a stride that is not legal: `ValueError`.

@@ -7,7 +7,7 @@ use crate::array::{Array, Kind, View, shape_text};
 use crate::call::{Call, Effort, Placed, contiguous_strides, place};
 use crate::dtype::Dtype;
 use crate::error;
-use crate::options::{Layout, Options, Role};
+use crate::options::{DEFAULT_BLOCK_ROWS, Layout, Options, Role};
 use crate::quantized::{Parts, QuantizedTensor};
 use crate::scheme::Scheme;
 use crate::shapes::{Operands, Sizes};
@@ -238,7 +238,12 @@ fn on_the_fly(
     let scheme = Scheme::new(
         precision,
         quantizing.granularity.of(role),
-        quantizing.block_rows.of(role),
+        match quantizing.granularity.of(role) {
+            sys::MFA_GRANULARITY_BLOCK | sys::MFA_GRANULARITY_CHANNEL => {
+                quantizing.block_rows.of(role)
+            }
+            _ => DEFAULT_BLOCK_ROWS,
+        },
         match quantizing.granularity.of(role) {
             sys::MFA_GRANULARITY_ROW => quantizing.group.of(role),
             _ => 0,

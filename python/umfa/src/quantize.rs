@@ -13,7 +13,7 @@ use crate::options::{
     self, DEFAULT_BLOCK_ROWS, GRANULARITIES, Layout, PRECISIONS, SCALE_DTYPES, ZERO_POINT_DTYPES,
     boolean, named,
 };
-use crate::quantized::{QuantizedTensor, Recipe, parameter};
+use crate::quantized::{QuantizedTensor, Recipe, in_range, parameter};
 use crate::scheme::{Scheme, displayed_like, mean_shape, stored_dtype};
 
 /// The Python class of `QuantizedTensor.error`.
@@ -45,14 +45,15 @@ fn error_object<'py>(
 ///
 /// Args:
 ///     x: (..., rows, columns) of rank 2, 3 or 4, in float32, float16 or bfloat16; INT4 wants an even number of columns.
-///     precision: "int8" or "int4" (two in a byte along the columns).
+///     precision: "int8" or "int4" (two in a byte along the columns); `numpy.int8` and `torch.int8` are names too, and so
+///         are dtypes for scale_dtype and zero_point_dtype.
 ///     granularity: what shares a scale: "tensor" all, "row" one row of one head, "block" `block_rows` rows, "channel"
 ///         one column of `block_rows` rows.
 ///     block_rows: for "block" and "channel".
 ///     group: for "row": 32 or 64 columns share a scale; None is the whole row.
 ///     symmetric: False adds a zero point to each scale.
 ///     scale_dtype: "float32" or "float16".
-///     zero_point_dtype: "int8" or "int32".
+///     zero_point_dtype: "int8" or "int32": how zero points are stored. They are -128 to 127 in both (INT4: -8 to 7).
 ///     smooth: subtract the mean over the rows of each column first; it is kept in `.mean`.
 ///     mean: the mean to subtract instead, float32 in x's shape without the rows.
 ///     scale, zero_point: given ones instead of those of the data (calibrated quantization).
@@ -163,6 +164,12 @@ pub(crate) fn quantize<'py>(
     )?;
     let zero_point_bytes = name(&zero_point_dtype, "zero_point_dtype", ZERO_POINT_DTYPES, 1)?;
     let symmetric = flag(&symmetric, "symmetric", zero_point.is_none())?;
+    if symmetric && zero_point_bytes != 1 {
+        return Err(error::argument(
+            "zero_point_dtype: given with symmetric=True, which has no zero points, expected symmetric=False beside it"
+                .into(),
+        ));
+    }
     let smooth = flag(&smooth, "smooth", mean.is_some())?;
     let layout = match &layout {
         Some(layout) => Layout::parse(layout)?,
@@ -230,7 +237,11 @@ pub(crate) fn quantize<'py>(
     };
     let zero_point = match zero_point {
         _ if symmetric => None,
-        Some(zero_point) => Some(parameter(zero_point, &data, Dtype::Int32)?),
+        Some(zero_point) => {
+            let zero_point = parameter(zero_point, &data, Dtype::Int32)?;
+            in_range(&zero_point, scheme.precision)?;
+            Some(zero_point)
+        }
         None => Some(kind.empty(py, &groups, zero_type)?),
     };
     let mean = match mean {

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 
 use crate::dtype::Dtype;
 use crate::error;
-use crate::options::{GRANULARITIES, name_of};
+use crate::options::{DEFAULT_BLOCK_ROWS, GRANULARITIES, name_of};
 
 /// The parts of a quantization that are not arrays.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct Scheme {
 }
 
 impl Scheme {
-    /// Drops `block_rows` where the granularity has no use for it, and refuses a `group` that it has no use for.
+    /// Refuses a `group` or (but for the default) `block_rows` that the granularity has no use for.
     pub(crate) fn new(
         precision: i32,
         granularity: i32,
@@ -35,6 +35,13 @@ impl Scheme {
         if group != 0 && granularity != sys::MFA_GRANULARITY_ROW {
             return Err(error::argument(format!(
                 "group: {group} with granularity \"{}\", expected granularity \"row\" or group None",
+                name_of(granularity, GRANULARITIES)
+            )));
+        }
+        if !blocks && block_rows != DEFAULT_BLOCK_ROWS {
+            return Err(error::argument(format!(
+                "block_rows: {block_rows} with granularity \"{}\", expected granularity \"block\" or \"channel\", or no \
+                 block_rows",
                 name_of(granularity, GRANULARITIES)
             )));
         }

@@ -1,4 +1,4 @@
-"""Where the diagonal lies: said where lengths differ, as PyTorch or FlashAttention mean it elsewhere."""
+"""Where the diagonal lies: said where lengths differ, elsewhere as PyTorch or FlashAttention do."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_umfas_own_calls_ask(
         umfa.attention,
         umfa.explain,
         umfa.workspace_size,
-        lambda q, k, v, **rest: umfa.quantized_attention(q, k8, v, **rest),
+        lambda q, _, v, **rest: umfa.quantized_attention(q, k8, v, **rest),
         lambda q, k, v, **rest: umfa.attention(*(x[:, 0] for x in (q, k, v)), **rest),
     ]
     for number, door in enumerate(doors):

@@ -228,8 +228,8 @@ class Liar:
         self.memory = np.zeros(64, np.float32)
         self.tensor = _Tensor(self.memory.ctypes.data, (1, 0), ndim, 2, 32, 1)
         if shape is not None:
-            self.shape = (ctypes.c_int64 * len(shape))(*shape)
-            self.tensor.shape = ctypes.cast(self.shape, ctypes.POINTER(ctypes.c_int64))
+            self.sizes = (ctypes.c_int64 * len(shape))(*shape)
+            self.tensor.shape = ctypes.cast(self.sizes, ctypes.POINTER(ctypes.c_int64))
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
@@ -257,4 +257,5 @@ def test_dlpack_that_lies(ndim: int, shape: Any, found: str) -> None:
     for arguments in ((Liar(ndim, shape), x, x), (x, x, Liar(ndim, shape))):
         with pytest.raises(umfa.InvalidDimensions, match=f"DLPack {found}.*, expected"):
             umfa.attention(*arguments)
-    assert umfa.attention(Liar(2, (2, 4)), x, x).shape == (2, 4)
+    honest: Any = Liar(2, (2, 4))
+    assert umfa.attention(honest, x, x).shape == (2, 4)

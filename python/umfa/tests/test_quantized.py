@@ -187,7 +187,7 @@ def test_slices_that_are_no_views(normal: Draw) -> None:
         tensor[:, :, 8:]
     with pytest.raises(umfa.InvalidArgument, match="step 2 in dimension 2, expected step 1"):
         tensor[:, :, ::2]
-    with pytest.raises(umfa.InvalidArgument, match="slice of columns"):
+    with pytest.raises(umfa.InvalidArgument, match="index of columns"):
         tensor[..., :8]
     with pytest.raises(TypeError, match="expected a slice"):
         tensor[0]  # type: ignore[index]
@@ -256,7 +256,7 @@ def test_dequantize(normal: Draw, ml_dtypes: Any) -> None:
     assert tensor.dequantize(out=out) is out
     np.testing.assert_array_equal(out, wide)
     with pytest.raises(umfa.InvalidArgument, match="expected float32, float16 or bfloat16"):
-        tensor.dequantize("float64")  # type: ignore[arg-type]
+        tensor.dequantize("float64")
 
 
 def test_zeros_get_scale_one() -> None:

@@ -1,4 +1,4 @@
-"""What shapes mean: ranks, layouts, sizes of 0, columns that repeat; and messages in the caller's words."""
+"""What shapes mean: ranks, layouts, sizes of 0, columns that repeat; in the caller's words."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ MISFITS: list[tuple[Any, Any, Any, dict[str, Any], str]] = [
      r"rank 3 is \(batch, rows, columns\); for heads write x\[None\]$"),
     ((8, 5, 32), (8, 5, 32), (2, 5, 32), {}, r"^v: shape \(2, 5, 32\).*for heads write x\[None\]$"),
     # shapes as they were given, in every rank and layout
-    ((5, 32), (7, 16), (7, 16), {}, r"^k: shape \(7, 16\), expected 32 columns as q with shape \(5, 32\)$"),
-    ((5, 32), (7, 32), (8, 32), {}, r"^v: shape \(8, 32\), expected 7 rows as k with shape \(7, 32\)$"),
+    ((5, 32), (7, 16), (7, 16), {},
+     r"^k: shape \(7, 16\), expected 32 columns as q with shape \(5, 32\)$"),
+    ((5, 32), (7, 32), (8, 32), {},
+     r"^v: shape \(8, 32\), expected 7 rows as k with shape \(7, 32\)$"),
     ((2, 5, 4, 32), (2, 7, 2, 32), (2, 8, 2, 32), {"layout": "BNHD"},
      r"^v: shape \(2, 8, 2, 32\), expected 7 rows as k with shape \(2, 7, 2, 32\)$"),
     ((5, 4, 32), (7, 3, 32), (7, 3, 32), {"layout": "BNHD"},
@@ -35,15 +37,16 @@ MISFITS: list[tuple[Any, Any, Any, dict[str, Any], str]] = [
      r"shape \(7, 3, 32\)$"),
     # the other layout
     ((2, 16, 8, 64), (2, 20, 4, 64), (2, 20, 4, 64), {},
-     r"^q: shape .* has 16 heads, .* the 20 key/value heads of k .*; did you mean layout=\"BNHD\"\?$"),
+     r"^q: shape .* has 16 heads, .* the 20 key/value heads of k .*; "
+     r"did you mean layout=\"BNHD\"\?$"),
     ((2, 8, 16, 64), (2, 4, 20, 64), (2, 4, 20, 64), {"layout": "BNHD"},
      r"did you mean layout=\"BHND\"\?$"),
     ((1, 9, 2, 64), (1, 12, 2, 64), (1, 12, 2, 64), {}, r"did you mean layout=\"BNHD\"\?$"),
     ((12, 4, 32), (20, 2, 32), (20, 2, 32), {"cu_seqlens_q": [0, 12], "cu_seqlens_k": [0, 20]},
      r"^q: shape \(12, 4, 32\) has 12 heads.*did you mean layout=\"BNHD\"\?$"),
     ((12, 4, 32), (12, 4, 32), (12, 4, 32), {"cu_seqlens_q": [0, 12], "cu_seqlens_k": [0, 12]},
-     r"^cu_seqlens_q: ends with 12, expected 4, the rows of q with shape \(12, 4, 32\); did you mean "
-     r"layout=\"BNHD\"\?$"),
+     r"^cu_seqlens_q: ends with 12, expected 4, the rows of q with shape \(12, 4, 32\); "
+     r"did you mean layout=\"BNHD\"\?$"),
     # neither
     ((2, 16, 8, 64), (2, 20, 3, 64), (2, 20, 3, 64), {}, r"with shape \(2, 20, 3, 64\)$"),
     ((2, 4, 5, 32), (2, 4, 7, 32), (2, 4, 7, 32), {"attn_mask": zeros(7, 5)},
@@ -79,13 +82,16 @@ def test_ranks_have_one_meaning(normal: Draw) -> None:
     np.testing.assert_allclose(alone, full[1], rtol=1e-5, atol=1e-6)
     one = umfa.attention(q[:, 0], k[:, 0], v[:, 0])  # batch, rows, columns
     np.testing.assert_allclose(one, full[:, 0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(umfa.attention(q[1, 0], k[1, 0], v[1, 0]), full[1, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        umfa.attention(q[1, 0], k[1, 0], v[1, 0]), full[1, 0], rtol=1e-5, atol=1e-6
+    )
     # packed: heads, rows, columns
     ends: Any = {"cu_seqlens_q": [0, 6], "cu_seqlens_k": [0, 9]}
     found = umfa.attention(q[1], k[1], v[1], **ends)
     np.testing.assert_allclose(found, full[1], rtol=1e-5, atol=1e-6)
     # BNHD: rows, heads, columns, packed or not
-    for options in ({}, ends):
+    none: dict[str, Any] = {}
+    for options in (none, ends):
         turned = umfa.attention(*(x[1].swapaxes(0, 1) for x in (q, k, v)), layout="BNHD", **options)
         np.testing.assert_allclose(turned.swapaxes(0, 1), full[1], rtol=1e-5, atol=1e-6)
 
@@ -169,7 +175,7 @@ def test_sizes_of_zero_at_the_other_doors(
         assert ": " in umfa.explain(q, k, v, backward=backward)
     turned = [np.swapaxes(x, -3, -2) if x.ndim > 2 else x for x in (q, k, v)]
     if q.ndim == 4:
-        found = umfa.attention(*turned, layout="BNHD")
+        found = umfa.attention(turned[0], turned[1], turned[2], layout="BNHD")
         np.testing.assert_array_equal(found.swapaxes(1, 2), expected)
     quantized: Any = {"precision": "int8", "granularity": "row"}
     assert umfa.attention(q, k, v, **quantized).shape == expected.shape
@@ -216,19 +222,20 @@ def test_columns_that_repeat(
             array = np.broadcast_to(array[:, :1, :, :1], shape)
             assert array.strides[1] == array.strides[3] == 0
         views[name] = array
-    copies = {name: np.ascontiguousarray(view) for name, view in views.items()}
-    expected, lse = umfa.attention(**copies, return_logsumexp=True)
-    np.testing.assert_array_equal(umfa.attention(**views), expected)
+    q, k, v = (views[name] for name in "qkv")
+    copies = [np.ascontiguousarray(view) for view in (q, k, v)]
+    expected, lse = umfa.attention(copies[0], copies[1], copies[2], return_logsumexp=True)
+    np.testing.assert_array_equal(umfa.attention(q, k, v), expected)
     grad = normal(*expected.shape).astype(dtype)
-    found = umfa.flash_attention_backward(context, grad, *views.values(), expected, lse)
-    same = umfa.flash_attention_backward(context, grad, *copies.values(), expected, lse)
+    found = umfa.flash_attention_backward(context, grad, q, k, v, expected, lse)
+    q, k, v = copies
+    same = umfa.flash_attention_backward(context, grad, q, k, v, expected, lse)
     for a, b in zip(found, same):
         np.testing.assert_array_equal(a, b)
     # what else repeats goes on repeating: one row of many heads
-    _, shape, strides = umfa._native._operand(np.broadcast_to(np.float32(3), (64, 64, 1000, 8)))
-    assert shape == [64, 64, 1000, 8]
-    assert strides[:3] == [0, 0, 0]
-    assert strides[3] == 1
+    _, sizes, strides = umfa._native._operand(np.broadcast_to(np.float32(3), (64, 64, 1000, 8)))
+    assert sizes == [64, 64, 1000, 8]
+    assert strides == [0, 0, 0, 1]
 
 
 def test_columns_that_repeat_in_other_libraries(torch: Any, normal: Draw) -> None:

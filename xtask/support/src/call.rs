@@ -132,9 +132,13 @@ impl Call {
         let attention = match self.switch {
             Switch::Nothing | Switch::Transposed => attention,
             Switch::Causal(alignment) => attention.causal(true).alignment(alignment),
-            Switch::Window => attention.window(Some(2), Some(1)),
+            Switch::Window => attention
+                .window(Some(2), Some(1))
+                .alignment(Alignment::TopLeft),
             Switch::Softcap => attention.softcap(5.0),
-            Switch::Alibi => attention.alibi(per_head.view()),
+            Switch::Alibi => attention
+                .alibi(per_head.view())
+                .alignment(Alignment::TopLeft),
             Switch::Sinks => attention.sinks(per_head.view()),
             Switch::Varlen => attention.varlen(&query_starts, &key_starts)?,
             Switch::Fast => attention.compute(Compute::Fast),

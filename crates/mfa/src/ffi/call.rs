@@ -51,7 +51,7 @@ impl ForwardCall<'_> {
             context: self.attention.context.raw(),
         };
         let operands = lower.operands(self.query, self.key, self.value)?;
-        let options = lower.options(self.attention)?;
+        let options = lower.options(self.attention, self.query, self.key)?;
         let desc = sys::mfa_forward_desc {
             query: operands.query(),
             key: operands.key(),
@@ -95,7 +95,7 @@ impl BackwardCall<'_> {
         };
         let (inputs, outputs) = (self.inputs, self.outputs);
         let operands = lower.operands(inputs.query, inputs.key, inputs.value)?;
-        let options = lower.options(self.attention)?;
+        let options = lower.options(self.attention, inputs.query, inputs.key)?;
         let (d_values, given) = match &outputs.d_values {
             DValues::Absent => (None, 0),
             DValues::Write(view) => (Some(&view.layout), 0),
@@ -322,7 +322,13 @@ impl Lower<'_> {
         }))
     }
 
-    fn options(&self, from: &Attention<'_>) -> Result<sys::mfa_attention_options> {
+    fn options(
+        &self,
+        from: &Attention<'_>,
+        query: &TensorView<'_>,
+        key: &TensorView<'_>,
+    ) -> Result<sys::mfa_attention_options> {
+        let alignment = from.diagonal(query.shape(), key.shape())?;
         let mut flags = 0;
         let mut set = |wanted: bool, flag| flags |= if wanted { flag } else { 0 };
         set(from.scale.is_some(), sys::MFA_OPTION_SCALE);
@@ -339,7 +345,7 @@ impl Lower<'_> {
             flags,
             softmax_scale: from.scale.unwrap_or_default(),
             softcap: from.softcap,
-            alignment: from.alignment as i32,
+            alignment: alignment as i32,
             compute: from.compute as i32,
             window_left,
             window_right,

@@ -13,6 +13,7 @@ from umfa._errors import (
     InvalidArgument,
     InvalidContext,
     InvalidDimensions,
+    InvalidIndex,
     InvalidType,
     KernelExecution,
     MFAError,
@@ -37,6 +38,7 @@ from umfa._native import (
     set_num_threads,
     workspace_size,
 )
+from umfa._quantized import concatenate
 from umfa._sdpa import MetalSDPA
 from umfa._sdpa import scaled_dot_product_attention as sdpa
 from umfa._types import Device, QuantizationError, Version
@@ -47,6 +49,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidContext",
     "InvalidDimensions",
+    "InvalidIndex",
     "InvalidType",
     "KernelExecution",
     "MFABuffer",
@@ -59,6 +62,7 @@ __all__ = [
     "Version",
     "__version__",
     "attention",
+    "concatenate",
     "devices",
     "explain",
     "flash_attention_backward",

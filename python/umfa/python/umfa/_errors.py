@@ -47,7 +47,16 @@ class InvalidType(InvalidArgument, TypeError):
     """An argument of the wrong type: no array, or another dtype."""
 
 
+class InvalidIndex(InvalidArgument, IndexError):
+    """A position that an axis does not have."""
+
+
 class Unsupported(MFAError, NotImplementedError):
     """Legal, but this device cannot do it."""
 
     code = Status.UNSUPPORTED
+
+
+for _kind in (MFAError, *MFAError.__subclasses__(), InvalidType, InvalidIndex):
+    _kind.__module__ = "umfa"  # where callers find them, and what tracebacks show
+del _kind

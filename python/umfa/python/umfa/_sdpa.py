@@ -120,9 +120,19 @@ def scaled_dot_product_attention(
     """`torch.nn.functional.scaled_dot_product_attention` on NumPy arrays and on tensors.
 
     Args:
-        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa: as in `MetalSDPA`.
+        query: (..., Hq, L, E).
+        key: (..., H, S, E); leading dimensions broadcast.
+        value: (..., H, S, Ev).
+        attn_mask: bool (True: attend) or float, broadcastable to (..., Hq, L, S).
+        dropout_p: 0; dropout is not supported.
+        is_causal: row i sees key positions up to i. Not together with attn_mask.
+        scale: None is 1 / sqrt(E).
+        enable_gqa: let Hq be a multiple of H.
         context: an `MFAContext`; None is the default context.
         **options: those of `MetalSDPA`.
+
+    Returns:
+        (..., Hq, L, Ev), of query's library and dtype.
 
     Example:
         >>> import numpy as np, umfa

@@ -4,11 +4,12 @@ use mfa::raw::sys;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyNone, PyTuple};
 
+use super::index::repeated;
 use super::{QuantizedTensor, Recipe};
 use crate::array::{Array, contiguous, shape_text, shape_tuple};
 use crate::call::{Call, Effort, Placed};
 use crate::context::handle;
-use crate::dtype::{self, Dtype};
+use crate::dtype::Dtype;
 use crate::options::{
     self, DEFAULT_BLOCK_ROWS, GRANULARITIES, Layout, PRECISIONS, block_rows, group, name_of, named,
 };
@@ -40,6 +41,36 @@ pub(crate) fn parameter<'py>(
     let keywords = PyDict::new(py);
     keywords.set_item("dtype", module.getattr(dtype.name())?)?;
     module.call_method("asarray", (value,), Some(&keywords))
+}
+
+/// Refuses zero points that no stored integer can be: int32 is only how they are stored.
+pub(crate) fn in_range(zero_point: &Bound<'_, PyAny>, precision: i32) -> PyResult<()> {
+    let array = Array::read(zero_point, "zero_point", &[Dtype::Int8, Dtype::Int32])?;
+    let (least, most) = match precision {
+        sys::MFA_PRECISION_INT4 => (-8, 7),
+        _ => (-128, 127),
+    };
+    let wide = array.view.dtype == Dtype::Int32;
+    let value = |at: *mut u8| {
+        // SAFETY: an element of the array, of this type and aligned.
+        unsafe {
+            match wide {
+                true => at.cast::<i32>().read(),
+                false => i32::from(at.cast::<i8>().read()),
+            }
+        }
+    };
+    let found = array.view.addresses().map(value);
+    match found
+        .into_iter()
+        .find(|zero| !(least..=most).contains(zero))
+    {
+        None => Ok(()),
+        Some(zero) => Err(crate::error::argument(format!(
+            "zero_point: {zero}, expected {least} to {most} for \"{}\", however zero points are stored",
+            name_of(precision, PRECISIONS)
+        ))),
+    }
 }
 
 #[pymethods]
@@ -90,6 +121,9 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
         let zero_point = optional(zero_point)
             .map(|value| parameter(value, &data, Dtype::Int32))
             .transpose()?;
+        if let Some(zero_point) = &zero_point {
+            in_range(zero_point, precision)?;
+        }
         let tensor = QuantizedTensor::assemble(
             py,
             Recipe {
@@ -180,20 +214,17 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
     }
 
     /// The real values, as a new array (or written to `out`).
-    #[pyo3(signature = (dtype="float32", *, out=None, context=None))]
+    #[pyo3(signature = (dtype=None, *, out=None, context=None), text_signature = "($self, dtype='float32', *, out=None, context=None)")]
     fn dequantize<'py>(
         &self,
         py: Python<'py>,
-        dtype: &str,
+        dtype: Option<Bound<'py, PyAny>>,
         out: Option<Bound<'py, PyAny>>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let Some(dtype) = Dtype::from_name(dtype).filter(|dtype| Dtype::FLOATS.contains(dtype))
-        else {
-            return Err(crate::error::argument(format!(
-                "dtype: \"{dtype}\", expected {}",
-                dtype::list(Dtype::FLOATS)
-            )));
+        let dtype = match dtype {
+            None => Dtype::Float32,
+            Some(given) => Dtype::parse(&given, Dtype::FLOATS)?,
         };
         let handle = handle(py, "context", context)?;
         let parts = self.read(py, "data")?;
@@ -224,9 +255,40 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
         if given { Ok(out) } else { kind.finish(out) }
     }
 
-    /// A view of some batches, heads or rows: slices without steps; rows at multiples of the block.
+    /// Some batches, heads or rows: slices without steps are views; one array of integers, or of True and False, is a copy.
+    ///
+    /// Rows of granularities "block" and "channel" begin at multiples of the block, and are taken by whole blocks.
     fn __getitem__(&self, py: Python<'_>, index: Bound<'_, PyAny>) -> PyResult<QuantizedTensor> {
-        self.slice(py, &index)
+        self.index(py, &index)
+    }
+
+    /// A copy in which each position of an axis is repeated, as `numpy.repeat` does: beams of one cache, for example.
+    ///
+    /// Args:
+    ///     repeats: a number, or one for each position.
+    ///     axis: batch, heads or rows, as counted in `shape`.
+    fn repeat(
+        &self,
+        py: Python<'_>,
+        repeats: &Bound<'_, PyAny>,
+        axis: isize,
+    ) -> PyResult<QuantizedTensor> {
+        self.read(py, "data")?;
+        let axis = self.axis(axis)?;
+        self.take(py, axis, &repeated(repeats, self.shape[axis])?)
+    }
+
+    /// Refuses to be an array of integers without their scales.
+    #[pyo3(signature = (*_arguments, **_keywords))]
+    fn __array__(
+        &self,
+        _arguments: &Bound<'_, PyTuple>,
+        _keywords: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Py<PyAny>> {
+        Err(crate::error::dtype(
+            "a QuantizedTensor is no array, expected one: .dequantize() makes it of real values, .data has the integers"
+                .into(),
+        ))
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {

@@ -13,7 +13,7 @@ use crate::error;
 use crate::options::{GRANULARITIES, Layout, name_of};
 use crate::scheme::{Scheme, displayed_like, mean_shape, stored_dtype};
 
-pub(crate) use methods::parameter;
+pub(crate) use methods::{in_range, parameter};
 
 /// A tensor stored as integers: ``real = scale * (data - zero_point)``, then rotated, then ``+ mean``.
 #[pyclass(frozen, module = "umfa", name = "QuantizedTensor", weakref)]
