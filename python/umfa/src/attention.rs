@@ -186,12 +186,13 @@ fn planned<T>(
 
 /// Attention on a given context.
 ///
-/// As `attention`, which describes the arguments, with the context first.
+/// As `attention`, which describes the arguments, with the context first, and with FlashAttention's diagonal: alignment
+/// "bottom_right" unless it is given.
 #[pyfunction]
 #[pyo3(
     signature = (ctx, q, k, v, **options),
     text_signature = "(ctx, q, k, v, *, causal=False, softmax_scale=None, attn_mask=None, window=None, softcap=None, \
-alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='bottom_right', return_logsumexp=False, \
+alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, seqlens_k=None, alignment='bottom_right', return_logsumexp=False, \
 out=None, layout='BHND', compute='exact', precision=None, granularity='tensor', block_rows=64, group=None, \
 symmetric=True, scale_dtype='float32', zero_point_dtype='int8', smooth=False, rotate=False)"
 )]
@@ -214,7 +215,7 @@ pub(crate) fn flash_attention_forward<'py>(
 /// or bfloat16, each with its own strides, used in place; or `QuantizedTensor`. The result is of q's library and dtype
 /// (float32 for a quantized q).
 ///
-/// Shapes, for B batches, Hq and Hk heads (Hq a multiple of Hk), N rows and D columns (1 to 512):
+/// Shapes, for B batches, Hq and Hk heads (Hq a multiple of Hk), N rows and D columns (1 to 1024):
 ///
 ///     layout "BHND": q (B, Hq, Nq, D), k (B, Hk, Nk, D), v (B, Hk, Nk, Dv); rank 3 is (B, N, D), rank 2 (N, D)
 ///     layout "BNHD": q (B, Nq, Hq, D), k (B, Nk, Hk, D), v (B, Nk, Hk, Dv); rank 3 is (N, H, D), rank 2 (N, D)
@@ -228,11 +229,16 @@ pub(crate) fn flash_attention_forward<'py>(
 ///     window: (left, right): row i sees key positions from i - left to i + right; None or -1 in the pair: no limit. One
 ///         int is both.
 ///     softcap: c in c * tanh(scores / c).
-///     alibi_slopes: float32 (Hq,) or (B, Hq): -slope * |i - j| is added to the scores.
-///     sinks: float32 (Hq,): exp(sink) is added to the denominator of each row's softmax.
+///     alibi_slopes: (Hq,) or (B, Hq): -slope * |i - j| is added to the scores. An array, or a list of numbers.
+///     sinks: (Hq,): exp(sink) is added to the denominator of each row's softmax. An array, or a list of numbers.
 ///     cu_seqlens_q, cu_seqlens_k: cumulated sequence lengths, int32 (n + 1,), of n sequences packed into the rows.
-///         The batch is 1; rank 3 is (H, N, D) in layout "BHND".
-///     alignment: "top_left" or "bottom_right": where the diagonal of causal, window and ALiBi lies.
+///         The batch is 1; rank 3 is (H, N, D) in layout "BHND". Rows after the last sequence give 0. An attn_mask
+///         broadcasts to (n, Hq, longest of q, longest of k).
+///     seqlens_k: int32 (B,), or one for each packed sequence: how many of its rows of k and v a sequence has; the others are
+///         not read.
+///     alignment: where the diagonal of causal, window and ALiBi lies: "top_left" (row i at key i: PyTorch's is_causal) or
+///         "bottom_right" (the last row at the last key: decoding; FlashAttention >= 2.1). It must be said where lengths
+///         differ.
 ///     return_logsumexp: return (out, logsumexp); logsumexp is float32 (B, Hq, Nq) in every layout.
 ///     out: the array to write to: float32, float16 or bfloat16.
 ///     layout: the order of the axes of float operands and of the result.
@@ -249,7 +255,7 @@ pub(crate) fn flash_attention_forward<'py>(
 #[pyo3(
     signature = (q, k, v, context=None, **options),
     text_signature = "(q, k, v, context=None, *, causal=False, softmax_scale=None, attn_mask=None, window=None, \
-softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment=None, \
+softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, seqlens_k=None, alignment=None, \
 return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, granularity='tensor', \
 block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', smooth=False, \
 rotate=False)"
@@ -280,7 +286,7 @@ pub(crate) fn attention<'py>(
 #[pyo3(
     signature = (q, k, v, context=None, **options),
     text_signature = "(q, k, v, context=None, *, causal=False, softmax_scale=None, attn_mask=None, window=None, \
-softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment=None, \
+softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, seqlens_k=None, alignment=None, \
 return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, granularity='tensor', \
 block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', smooth=False, \
 rotate=False)"
@@ -323,7 +329,7 @@ pub(crate) fn _sdpa<'py>(
 #[pyo3(
     signature = (q, k, v, context=None, **options),
     text_signature = "(q, k, v, context=None, *, backward=False, causal=False, softmax_scale=None, attn_mask=None, \
-window=None, softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, \
+window=None, softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, seqlens_k=None, \
 alignment=None, return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, \
 granularity='tensor', block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', \
 smooth=False, rotate=False)"
@@ -382,7 +388,7 @@ pub(crate) fn explain<'py>(
 #[pyo3(
     signature = (q, k, v, context=None, **options),
     text_signature = "(q, k, v, context=None, *, backward=False, causal=False, softmax_scale=None, attn_mask=None, \
-window=None, softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, \
+window=None, softcap=None, alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, seqlens_k=None, \
 alignment=None, return_logsumexp=False, out=None, layout='BHND', compute='exact', precision=None, \
 granularity='tensor', block_rows=64, group=None, symmetric=True, scale_dtype='float32', zero_point_dtype='int8', \
 smooth=False, rotate=False)"

@@ -21,6 +21,7 @@ const NAMES: &[(&str, &str)] = &[
     ("output", "out"),
     ("grad_output", "grad_out"),
     ("logsumexp", "lse"),
+    ("grad_logsumexp", "grad_lse"),
     ("mask", "attn_mask"),
 ];
 
@@ -53,8 +54,8 @@ fn gradient<'py>(
 ///     clip: zero the gradient of elements that are stored at the end of the quantized range.
 ///     grad_mask: also return the gradient of a float attn_mask, in its shape.
 ///     grad_sinks: also return the gradient of the sinks.
-///     d_values: float32, in lse's shape: D = rowsum(grad_out * out), minus the gradient of lse where it has one; None:
-///         it is computed.
+///     grad_lse: the gradient of lse, in its shape; None is 0.
+///     d_values: float32, in lse's shape: D = rowsum(grad_out * out); None: it is computed.
 ///
 /// Returns:
 ///     (dq, dk, dv), then the gradient of the mask and of the sinks where they are wanted.
@@ -62,8 +63,8 @@ fn gradient<'py>(
 #[pyo3(
     signature = (ctx, grad_out, q, k, v, out, lse, **options),
     text_signature = "(ctx, grad_out, q, k, v, out, lse, *, need=(True, True, True), clip=False, grad_mask=False, \
-grad_sinks=False, d_values=None, causal=False, softmax_scale=None, attn_mask=None, window=None, softcap=None, \
-alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, alignment='bottom_right', layout='BHND', \
+grad_sinks=False, grad_lse=None, d_values=None, causal=False, softmax_scale=None, attn_mask=None, window=None, softcap=None, \
+alibi_slopes=None, sinks=None, cu_seqlens_q=None, cu_seqlens_k=None, seqlens_k=None, alignment='bottom_right', layout='BHND', \
 compute='exact', precision=None, granularity='tensor', block_rows=64, group=None, symmetric=True, \
 scale_dtype='float32', zero_point_dtype='int8', smooth=False, rotate=False)"
 )]
@@ -100,14 +101,16 @@ pub(crate) fn flash_attention_backward<'py>(
     let logsumexp = Array::read(lse, "lse", &[Dtype::Float32])?;
     let rows = displayed_rows(prepared.row_sizes(), rank, layout, varlen);
     same_shape(&logsumexp, "lse", &rows)?;
-    let d_values = match &own.d_values {
-        None => None,
+    let per_row = |given: &Option<Bound<'py, PyAny>>, name| match given {
+        None => Ok(None),
         Some(given) => {
-            let array = Array::read(given, "d_values", &[Dtype::Float32])?;
-            same_shape(&array, "d_values", &rows)?;
-            Some(array)
+            let array = Array::read(given, name, &[Dtype::Float32])?;
+            same_shape(&array, name, &rows)?;
+            PyResult::Ok(Some(array))
         }
     };
+    let d_values = per_row(&own.d_values, "d_values")?;
+    let grad_lse = per_row(&own.grad_lse, "grad_lse")?;
 
     let mut gradients: Vec<Gradient<'py>> = Vec::with_capacity(5);
     for (index, wanted) in <[bool; 3]>::from(own.need.unwrap_or((true, true, true)))
@@ -173,6 +176,10 @@ pub(crate) fn flash_attention_backward<'py>(
         if d_values.is_some() {
             flags |= sys::MFA_BACKWARD_D_GIVEN;
         }
+        let optional = |call: &mut Call<'_>, array: &Option<Array<'_>>| match array {
+            Some(array) => call.tensor(&place_rows(&array.view, rank, layout, varlen)),
+            None => Ok(sys::mfa_tensor::ABSENT),
+        };
         let desc = sys::mfa_backward_desc {
             flags,
             query,
@@ -184,10 +191,8 @@ pub(crate) fn flash_attention_backward<'py>(
             },
             grad_output: call.tensor(&grad_output.1)?,
             logsumexp: call.tensor(&place_rows(&logsumexp.view, rank, layout, varlen))?,
-            d_values: match &d_values {
-                Some(array) => call.tensor(&place_rows(&array.view, rank, layout, varlen))?,
-                None => sys::mfa_tensor::ABSENT,
-            },
+            d_values: optional(&mut call, &d_values)?,
+            grad_logsumexp: optional(&mut call, &grad_lse)?,
             grad_query: wanted[0],
             grad_key: wanted[1],
             grad_value: wanted[2],

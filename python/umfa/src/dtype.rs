@@ -35,8 +35,18 @@ impl Dtype {
         Dtype::Int64,
     ];
 
-    /// What an operand, an output or an additive mask may be.
+    /// What is computed with in float32.
     pub(crate) const FLOATS: &'static [Dtype] = &[Dtype::Float32, Dtype::Float16, Dtype::BFloat16];
+    /// What an operand, an output or a part of a merge may be.
+    pub(crate) const OPERANDS: &'static [Dtype] = Dtype::FLOATS;
+
+    /// How the numbers beside a query of this type are stored that are not rounded to it: logsumexp, gradients.
+    pub(crate) const fn exact(self) -> Dtype {
+        match self {
+            Dtype::Float64 => Dtype::Float64,
+            _ => Dtype::Float32,
+        }
+    }
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -88,7 +98,8 @@ impl Dtype {
             Dtype::Float16 => sys::MFA_PRECISION_FP16,
             Dtype::BFloat16 => sys::MFA_PRECISION_BF16,
             Dtype::Bool => sys::MFA_PRECISION_BOOL,
-            Dtype::Float64 | Dtype::Int8 | Dtype::UInt8 | Dtype::Int32 | Dtype::Int64 => -1,
+            Dtype::Float64 => sys::MFA_PRECISION_FP64,
+            Dtype::Int8 | Dtype::UInt8 | Dtype::Int32 | Dtype::Int64 => -1,
         }
     }
 }

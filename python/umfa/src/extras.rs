@@ -21,6 +21,7 @@ pub(crate) struct Extras<'py> {
     pub(crate) sinks: Option<Array<'py>>,
     alibi_slopes: Option<Array<'py>>,
     lengths: Option<[Lengths<'py>; 2]>,
+    key_lengths: Option<Lengths<'py>>,
     /// Where the diagonal lies.
     alignment: i32,
 }
@@ -31,7 +32,7 @@ pub(crate) struct Mask<'py> {
     pub(crate) axes: [Option<usize>; 4],
 }
 
-/// `cu_seqlens`: an int32 array in place, or what other integers were converted to.
+/// Lengths, or cumulated ones: an int32 array in place, or what other integers were converted to.
 struct Lengths<'py> {
     ends: Cow<'py, [i32]>,
     _owner: Option<Array<'py>>,
@@ -83,7 +84,8 @@ fn numbers<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Array<'py>> 
         false => object.clone(),
     };
     let array = Array::read(&given, name, NUMBERS)?;
-    if array.view.dtype == Dtype::Float32 {
+    // The contract reads these three.
+    if Dtype::FLOATS.contains(&array.view.dtype) {
         return Ok(array);
     }
     // An infinity may be meant (a sink of -inf), but not one that comes of rounding.
@@ -143,6 +145,11 @@ impl<'py> Extras<'py> {
             Some([q, _]) => (q.len() - 1) as u64,
             None => operands.sizes[0][0],
         };
+        if let Some(object) = &options.seqlens_k {
+            let given = integers(object, "seqlens_k", "how many keys each sequence has")?;
+            operands.check_key_lengths(&given.ends, sequences, extras.packed())?;
+            extras.key_lengths = Some(given);
+        }
         if let Some(object) = &options.alibi_slopes {
             let slopes = numbers(object, "alibi_slopes")?;
             operands.check_heads("alibi_slopes", slopes.view.shape(), sequences)?;
@@ -153,7 +160,8 @@ impl<'py> Extras<'py> {
             operands.check_heads("sinks", sinks.view.shape(), sequences)?;
             extras.sinks = Some(sinks);
         }
-        extras.alignment = operands.alignment(options, extras.packed())?;
+        let key_lengths = extras.key_lengths.as_ref().map(|lengths| &*lengths.ends);
+        extras.alignment = operands.alignment(options, extras.packed(), key_lengths)?;
         Ok(extras)
     }
 
@@ -204,23 +212,37 @@ impl<'py> Extras<'py> {
             described.cu_seqlens_q = call.lengths(&q.ends)?;
             described.cu_seqlens_k = call.lengths(&k.ends)?;
         }
+        if let Some(lengths) = &self.key_lengths {
+            described.seqlens_k = call.lengths(&lengths.ends)?;
+        }
         Ok(described)
     }
 }
 
+/// Cumulated lengths of packed sequences.
 fn lengths<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Lengths<'py>> {
-    let complain = |found: String| {
-        error::dimensions(format!(
-            "{name}: {found}, expected 0 and then the end of each sequence"
-        ))
-    };
+    const MEANING: &str = "0 and then the end of each sequence";
+    let lengths = integers(object, name, MEANING)?;
+    match lengths.ends.len() {
+        0 | 1 => Err(error::dimensions(format!(
+            "{name}: {} entries, expected {MEANING}",
+            lengths.ends.len()
+        ))),
+        _ => Ok(lengths),
+    }
+}
+
+/// A list or an array of one dimension, of int32 or int64.
+fn integers<'py>(object: &Bound<'py, PyAny>, name: &str, meaning: &str) -> PyResult<Lengths<'py>> {
+    let complain =
+        |found: String| error::dimensions(format!("{name}: {found}, expected {meaning}"));
     let wide: Vec<i64> = match object.extract::<Vec<i64>>() {
         Ok(list) if object.is_instance_of::<pyo3::types::PyList>() => list,
         Ok(list) if object.is_instance_of::<pyo3::types::PyTuple>() => list,
         _ => {
             let array = Array::read(object, name, &[Dtype::Int32, Dtype::Int64])?;
             let view = &array.view;
-            if view.rank != 1 || view.len() < 2 {
+            if view.rank != 1 {
                 return Err(complain(format!("shape {}", shape_text(view.shape()))));
             }
             if view.dtype == Dtype::Int32 && view.is_contiguous() {
@@ -248,9 +270,6 @@ fn lengths<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Lengths<'py>
                 .collect()
         }
     };
-    if wide.len() < 2 {
-        return Err(complain(format!("{} entries", wide.len())));
-    }
     let narrow = wide
         .into_iter()
         .map(i32::try_from)

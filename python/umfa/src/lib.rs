@@ -15,6 +15,7 @@ mod dlpack;
 mod dtype;
 mod error;
 mod extras;
+mod merge;
 mod options;
 mod prepare;
 mod quantize;
@@ -41,6 +42,8 @@ mod native {
     use crate::context::{_after_fork, Context, get_num_threads, set_num_threads};
     #[pymodule_export]
     use crate::devices::{devices, get_version, is_metal_available};
+    #[pymodule_export]
+    use crate::merge::{merge, merge_backward};
     #[pymodule_export]
     use crate::options::{_check_options, _options};
     #[pymodule_export]

@@ -21,7 +21,8 @@ pub(crate) enum Operand<'py> {
 impl<'py> Operand<'py> {
     pub(crate) fn read(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Operand<'py>> {
         if let Ok(tensor) = object.cast::<QuantizedTensor>() {
-            let parts = tensor.get().read(object.py(), name)?;
+            let mut parts = tensor.get().read(object.py(), name)?;
+            parts.data = parts.data.with_columns(object.py())?;
             return Ok(Operand::Quantized(tensor.clone(), Box::new(parts)));
         }
         Array::read(object, name, Dtype::FLOATS)?

@@ -143,10 +143,11 @@ impl Operands<'_> {
                 self.found(index)
             )));
         }
-        if last >= 0 && last as u64 == rows {
+        // Rows after the last sequence belong to none. A negative end is the driver's to refuse.
+        if last < 0 || last as u64 <= rows {
             return Ok(());
         }
-        let fits = |sizes: [Sizes; 3]| last >= 0 && sizes[index][2] == last as u64;
+        let fits = |sizes: [Sizes; 3]| sizes[index][2] == last as u64;
         let hint = match self.swapped() {
             Some(sizes) if fits(sizes) => {
                 format!("; did you mean layout=\"{}\"?", self.layout.other().name())
@@ -154,18 +155,49 @@ impl Operands<'_> {
             _ => String::new(),
         };
         Err(error::argument(format!(
-            "{name}: ends with {last}, expected {rows}, the rows of {}{hint}",
+            "{name}: ends with {last}, expected at most {rows}, the rows of {}{hint}",
             self.like(index)
         )))
     }
 
-    /// Lengths of query and key, or of each packed sequence of both.
+    /// Rows of query and key that each packed sequence has, or all batches alike.
     fn lengths<'l>(&self, packed: Option<[&'l [i32]; 2]>) -> Vec<[i64; 2]> {
         let of = |ends: &'l [i32], at: usize| i64::from(ends[at + 1]) - i64::from(ends[at]);
         match packed {
             Some([q, k]) => (0..q.len() - 1).map(|at| [of(q, at), of(k, at)]).collect(),
             None => vec![[self.sizes[0][2] as i64, self.sizes[1][2] as i64]],
         }
+    }
+
+    /// How many of its keys each sequence has: at most those that are stored with it.
+    pub(crate) fn check_key_lengths(
+        &self,
+        given: &[i32],
+        sequences: u64,
+        packed: Option<[&[i32]; 2]>,
+    ) -> PyResult<()> {
+        if given.len() as u64 != sequences {
+            let each = if packed.is_some() {
+                "packed sequence"
+            } else {
+                "batch"
+            };
+            return Err(error::dimensions(format!(
+                "seqlens_k: {} entries, expected {sequences}, one for each {each}",
+                given.len()
+            )));
+        }
+        let stored = self.lengths(packed);
+        for (at, length) in given.iter().enumerate() {
+            let [_, most] = stored[if packed.is_some() { at } else { 0 }];
+            if !(0..=most).contains(&i64::from(*length)) {
+                return Err(error::argument(format!(
+                    "seqlens_k: {length} for sequence {at}, expected 0 to {most}, its rows of {}",
+                    self.names[1]
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// [batch, heads, rows of query, rows of key], or of packed sequences [sequences, heads, longest, longest].
@@ -240,18 +272,31 @@ impl Operands<'_> {
         &self,
         options: &Options<'_>,
         packed: Option<[&[i32]; 2]>,
+        key_lengths: Option<&[i32]>,
     ) -> PyResult<i32> {
         if let Some(alignment) = options.alignment {
             return Ok(alignment);
         }
-        let differing = (self.lengths(packed).into_iter().enumerate())
+        let stored = self.lengths(packed);
+        let lengths: Vec<[i64; 2]> = match key_lengths {
+            None => stored,
+            Some(given) => (given.iter().enumerate())
+                .map(|(at, keys)| {
+                    [
+                        stored[if packed.is_some() { at } else { 0 }][0],
+                        i64::from(*keys),
+                    ]
+                })
+                .collect(),
+        };
+        let differing = (lengths.into_iter().enumerate())
             .find(|(_, [rows, keys])| rows != keys && *rows > 0 && *keys > 0);
         let (Some(what), Some((at, [rows, keys]))) = (options.diagonal(), differing) else {
             return Ok(sys::MFA_ALIGNMENT_TOP_LEFT);
         };
-        let place = match packed {
-            Some(_) => format!(" in sequence {at}"),
-            None => String::new(),
+        let place = match (packed, key_lengths) {
+            (None, None) => String::new(),
+            _ => format!(" in sequence {at}"),
         };
         let [q, k, _] = self.names;
         Err(error::argument(format!(

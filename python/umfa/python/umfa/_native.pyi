@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, SupportsIndex, TypeVar, final, overload
 
@@ -27,6 +27,8 @@ __all__ = [
     "get_num_threads",
     "get_version",
     "is_metal_available",
+    "merge",
+    "merge_backward",
     "quantize",
     "quantized_attention",
     "set_num_threads",
@@ -189,6 +191,7 @@ def flash_attention_forward(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
+    seqlens_k: Any = None,
     alignment: _Alignment | None = "bottom_right",
     return_logsumexp: Literal[False] = False,
     out: Any = None,
@@ -220,6 +223,7 @@ def flash_attention_forward(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
+    seqlens_k: Any = None,
     alignment: _Alignment | None = "bottom_right",
     return_logsumexp: Literal[True],
     out: Any = None,
@@ -251,6 +255,7 @@ def attention(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
+    seqlens_k: Any = None,
     alignment: _Alignment | None = None,
     return_logsumexp: Literal[False] = False,
     out: Any = None,
@@ -282,6 +287,7 @@ def attention(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
+    seqlens_k: Any = None,
     alignment: _Alignment | None = None,
     return_logsumexp: Literal[True],
     out: Any = None,
@@ -313,6 +319,7 @@ def quantized_attention(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
+    seqlens_k: Any = None,
     alignment: _Alignment | None = None,
     return_logsumexp: Literal[False] = False,
     out: Any = None,
@@ -344,6 +351,7 @@ def quantized_attention(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
+    seqlens_k: Any = None,
     alignment: _Alignment | None = None,
     return_logsumexp: Literal[True],
     out: Any = None,
@@ -375,6 +383,7 @@ def explain(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
+    seqlens_k: Any = None,
     alignment: _Alignment | None = None,
     return_logsumexp: bool = False,
     out: Any = None,
@@ -406,6 +415,7 @@ def workspace_size(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
+    seqlens_k: Any = None,
     alignment: _Alignment | None = None,
     return_logsumexp: bool = False,
     out: Any = None,
@@ -434,6 +444,7 @@ def flash_attention_backward(
     clip: bool = False,
     grad_mask: bool = False,
     grad_sinks: bool = False,
+    grad_lse: Any = None,
     d_values: Any = None,
     causal: bool = False,
     softmax_scale: float | None = None,
@@ -444,6 +455,7 @@ def flash_attention_backward(
     sinks: Any = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
+    seqlens_k: Any = None,
     alignment: _Alignment | None = "bottom_right",
     layout: _Layout = "BHND",
     compute: _Compute = "exact",
@@ -462,6 +474,23 @@ def _check_options(door: str, options: dict[str, Any]) -> dict[str, Any]: ...
 def _sdpa(
     query: Any, key: Any, value: Any, context: MFAContext | None = None, **options: Any
 ) -> Any: ...
+def merge(
+    outs: Iterable[_T],
+    logsumexps: Iterable[_T],
+    context: MFAContext | None = None,
+    *,
+    layout: _Layout = "BHND",
+    out: Any = None,
+) -> tuple[_T, _T]: ...
+def merge_backward(
+    grad_out: Any,
+    outs: Iterable[_T],
+    logsumexps: Iterable[_T],
+    grad_lse: Any = None,
+    context: MFAContext | None = None,
+    *,
+    layout: _Layout = "BHND",
+) -> tuple[tuple[_T, ...], tuple[_T, ...]]: ...
 def quantize(
     x: Any,
     precision: _Precision = "int8",

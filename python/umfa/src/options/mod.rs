@@ -93,6 +93,7 @@ pub(crate) struct Options<'py> {
     pub(crate) sinks: Option<Bound<'py, PyAny>>,
     pub(crate) cu_seqlens_q: Option<Bound<'py, PyAny>>,
     pub(crate) cu_seqlens_k: Option<Bound<'py, PyAny>>,
+    pub(crate) seqlens_k: Option<Bound<'py, PyAny>>,
     pub(crate) layout: Layout,
     pub(crate) quantizing: Quantizing,
     pub(crate) own: Own<'py>,
@@ -109,6 +110,7 @@ pub(crate) struct Own<'py> {
     pub(crate) clip: bool,
     pub(crate) grad_mask: bool,
     pub(crate) grad_sinks: bool,
+    pub(crate) grad_lse: Option<Bound<'py, PyAny>>,
     pub(crate) d_values: Option<Bound<'py, PyAny>>,
 }
 
@@ -133,6 +135,7 @@ impl<'py> Options<'py> {
             sinks: None,
             cu_seqlens_q: None,
             cu_seqlens_k: None,
+            seqlens_k: None,
             layout: Layout::default(),
             quantizing: Quantizing::default(),
             own: Own::default(),
@@ -209,6 +212,7 @@ impl<'py> Options<'py> {
             "sinks" => self.sinks = given().cloned(),
             "cu_seqlens_q" => self.cu_seqlens_q = given().cloned(),
             "cu_seqlens_k" => self.cu_seqlens_k = given().cloned(),
+            "seqlens_k" => self.seqlens_k = given().cloned(),
             "alignment" => {
                 if let Some(value) = given() {
                     self.alignment = Some(named(value, key, ALIGNMENTS)?);
@@ -223,6 +227,7 @@ impl<'py> Options<'py> {
             "clip" => self.own.clip = boolean(value, key)?,
             "grad_mask" => self.own.grad_mask = boolean(value, key)?,
             "grad_sinks" => self.own.grad_sinks = boolean(value, key)?,
+            "grad_lse" => self.own.grad_lse = given().cloned(),
             "d_values" => self.own.d_values = given().cloned(),
             _ => self.quantizing.set(option, value)?,
         }

@@ -66,6 +66,7 @@ pub(crate) const TABLE: &[Entry] = &[
     entry("clip", "False", "bool", Group::Gradient),
     entry("grad_mask", "False", "bool", Group::Gradient),
     entry("grad_sinks", "False", "bool", Group::Gradient),
+    entry("grad_lse", "None", "Any", Group::Gradient),
     entry("d_values", "None", "Any", Group::Gradient),
     entry("causal", "False", "bool", Group::Meaning),
     entry("softmax_scale", "None", "float | None", Group::Meaning),
@@ -76,6 +77,7 @@ pub(crate) const TABLE: &[Entry] = &[
     entry("sinks", "None", "Any", Group::Meaning),
     entry("cu_seqlens_q", "None", "Any", Group::Meaning),
     entry("cu_seqlens_k", "None", "Any", Group::Meaning),
+    entry("seqlens_k", "None", "Any", Group::Meaning),
     entry("alignment", "None", "_Alignment | None", Group::Meaning),
     entry("return_logsumexp", "False", "bool", Group::Result),
     entry("out", "None", "Any", Group::Result),
@@ -131,6 +133,8 @@ const FOREIGN_NAMES: &[(&str, &str)] = &[
     ("local_window_size", "window"),
     ("logits_soft_cap", "softcap"),
     ("s_aux", "sinks"),
+    ("cache_seqlens", "seqlens_k"),
+    ("seqused_k", "seqlens_k"),
     ("return_lse", "return_logsumexp"),
     ("enable_gqa", ""),
     ("dropout_p", ""),
@@ -210,7 +214,9 @@ impl Door {
             (_, "dropout_p") => "; dropout is not supported".into(),
             (Some((_, name)), _) => format!("; it is called {} here", self.called(name)),
             (None, "out" | "return_logsumexp") if known => "; umfa.attention takes it".into(),
-            (None, "need" | "clip" | "grad_mask" | "grad_sinks" | "d_values") if known => {
+            (None, "need" | "clip" | "grad_mask" | "grad_sinks" | "grad_lse" | "d_values")
+                if known =>
+            {
                 "; flash_attention_backward takes it".into()
             }
             (None, "backward") if known => "; explain and workspace_size take it".into(),
