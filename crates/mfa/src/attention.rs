@@ -3,8 +3,8 @@
 use crate::context::MfaContext;
 use crate::element::Precision;
 use crate::error::{MfaError, Result};
-use crate::ffi::{ForwardCall, MfaBuffer};
-use crate::layout::Shape;
+use crate::ffi::{ForwardCall, MfaBuffer, Reserved};
+use crate::layout::{self, Layout, Shape};
 use crate::tensor::Tensor;
 use crate::view::{TensorView, TensorViewMut};
 
@@ -34,7 +34,7 @@ pub enum Compute {
 /// S = scale · Q Kᵀ; S = softcap · tanh(S / softcap); S = S + mask + ALiBi; P = softmax(S); O = P V.
 ///
 /// Query is `[batch, heads, rows, columns]`, key `[batch, key heads, key rows, columns]`, value `[batch, key heads, key
-/// rows, value columns]`. Columns are 1 ... 512; heads are a multiple of the key heads. Each may have any precision but
+/// rows, value columns]`. Columns are 1 ... 1024; heads are a multiple of the key heads. Each may have any precision but
 /// BOOL.
 ///
 /// ```
@@ -64,6 +64,7 @@ pub struct Attention<'a> {
     pub(crate) alibi: Option<TensorView<'a>>,
     pub(crate) sinks: Option<TensorView<'a>>,
     pub(crate) varlen: Option<Varlen<'a>>,
+    pub(crate) key_lengths: Option<KeyLengths<'a>>,
     pub(crate) clip: bool,
     output_precision: Option<Precision>,
 }
@@ -72,10 +73,17 @@ pub struct Attention<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Varlen<'a> {
     pub sequences: u32,
-    /// Rows of query and key in the first sequence that has some of both, and not as many.
-    pub differing: Option<[i64; 2]>,
+    /// Rows of query and key of each sequence.
+    pub rows: Vec<[i64; 2]>,
     pub query: std::sync::Arc<MfaBuffer<'a>>,
     pub key: std::sync::Arc<MfaBuffer<'a>>,
+}
+
+/// How many of its keys each sequence has.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyLengths<'a> {
+    pub lengths: &'a [i32],
+    pub buffer: std::sync::Arc<MfaBuffer<'a>>,
 }
 
 /// What a forward call that trains leaves for the backward call.
@@ -83,7 +91,7 @@ pub(crate) struct Varlen<'a> {
 pub struct Forward {
     /// `[batch, heads, rows, value columns]`.
     pub output: Tensor,
-    /// ln Σⱼ exp(Sᵢⱼ), FP32 `[batch, heads, rows, 1]`.
+    /// ln Σⱼ exp(Sᵢⱼ), FP32 (of FP64 operands: FP64) `[batch, heads, rows, 1]`.
     pub logsumexp: Tensor,
 }
 
@@ -103,6 +111,7 @@ impl<'a> Attention<'a> {
             alibi: None,
             sinks: None,
             varlen: None,
+            key_lengths: None,
             clip: false,
             output_precision: None,
         }
@@ -159,14 +168,14 @@ impl<'a> Attention<'a> {
         self
     }
 
-    /// Slopes of ALiBi, FP32 `[batch or 1, heads, 1, 1]`: adds -slope · |i + shift - j|.
+    /// Slopes of ALiBi, FP32, FP16 or BF16 `[batch or 1, heads, 1, 1]`: adds -slope · |i + shift - j|.
     #[must_use]
     pub fn alibi(mut self, slopes: TensorView<'a>) -> Self {
         self.alibi = Some(slopes);
         self
     }
 
-    /// Attention sinks, FP32 `[1, heads, 1, 1]`: adds exp(sink) to the denominator of each row's softmax.
+    /// Attention sinks, FP32, FP16 or BF16 `[1, heads, 1, 1]`: adds exp(sink) to the denominator of each row's softmax.
     #[must_use]
     pub fn sinks(mut self, sinks: TensorView<'a>) -> Self {
         self.sinks = Some(sinks);
@@ -174,7 +183,7 @@ impl<'a> Attention<'a> {
     }
 
     /// Several sequences behind each other in the rows, with batch 1: sequence s has the rows `starts[s]..starts[s + 1]`.
-    /// Both lists begin with 0, never fall, and end with the number of rows.
+    /// Both lists begin with 0, never fall, and end with at most the number of rows: rows after the last sequence give 0.
     ///
     /// # Errors
     ///
@@ -197,14 +206,30 @@ impl<'a> Attention<'a> {
             ))
         };
         let length = |starts: &[i32], at: usize| i64::from(starts[at + 1]) - i64::from(starts[at]);
-        let differing = (0..query_starts.len() - 1)
+        let rows = (0..query_starts.len() - 1)
             .map(|at| [length(query_starts, at), length(key_starts, at)])
-            .find(|lengths| differ(*lengths));
+            .collect();
         self.varlen = Some(Varlen {
             sequences,
-            differing,
+            rows,
             query: wrap(query_starts)?,
             key: wrap(key_starts)?,
+        });
+        Ok(self)
+    }
+
+    /// How many of its rows of key and value each sequence has, from its first on: one number for each batch element, or for
+    /// each sequence of [`Self::varlen`]. The others are not read. [`Alignment::BottomRight`] is that of the sequence's own
+    /// last key.
+    ///
+    /// # Errors
+    ///
+    /// As the driver reports.
+    pub fn key_lengths(mut self, lengths: &'a [i32]) -> Result<Self> {
+        let buffer = MfaBuffer::from_slice(&self.context, lengths)?.into_inner();
+        self.key_lengths = Some(KeyLengths {
+            lengths,
+            buffer: std::sync::Arc::new(buffer),
         });
         Ok(self)
     }
@@ -252,7 +277,8 @@ impl<'a> Attention<'a> {
         value: &TensorView<'_>,
     ) -> Result<Forward> {
         let mut output = self.empty_output(query, value)?;
-        let mut logsumexp = Tensor::zeros(&self.context, Precision::Fp32, per_row(query.shape()))?;
+        let exact = query.precision().exact();
+        let mut logsumexp = Tensor::zeros(&self.context, exact, per_row(query.shape()))?;
         self.forward_into(
             query,
             key,
@@ -299,8 +325,8 @@ impl<'a> Attention<'a> {
         key: &TensorView<'_>,
         value: &TensorView<'_>,
     ) -> Result<String> {
-        let output = self.empty_output(query, value)?;
-        let output = &output.view().layout;
+        let (output, _memory) = self.imagined_output(query, value)?;
+        let output = &output;
         ForwardCall {
             attention: self,
             query,
@@ -323,8 +349,8 @@ impl<'a> Attention<'a> {
         key: &TensorView<'_>,
         value: &TensorView<'_>,
     ) -> Result<u64> {
-        let output = self.empty_output(query, value)?;
-        let output = &output.view().layout;
+        let (output, _memory) = self.imagined_output(query, value)?;
+        let output = &output;
         ForwardCall {
             attention: self,
             query,
@@ -338,9 +364,16 @@ impl<'a> Attention<'a> {
 
     /// Where the diagonal of a call lies, which must be said where lengths differ.
     pub(crate) fn diagonal(&self, query: Shape, key: Shape) -> Result<Alignment> {
-        let lengths = match &self.varlen {
-            Some(varlen) => varlen.differing,
-            None => Some([query[2] as i64, key[2] as i64]).filter(|lengths| differ(*lengths)),
+        let (rows, keys) = (query[2] as i64, key[2] as i64);
+        let lengths = match (&self.varlen, &self.key_lengths) {
+            (None, None) => Some([rows, keys]).filter(|lengths| differ(*lengths)),
+            (Some(varlen), None) => varlen.rows.iter().copied().find(|lengths| differ(*lengths)),
+            (varlen, Some(given)) => (given.lengths.iter().enumerate())
+                .map(|(at, keys)| {
+                    let packed = varlen.as_ref().and_then(|varlen| varlen.rows.get(at));
+                    [packed.map_or(rows, |lengths| lengths[0]), i64::from(*keys)]
+                })
+                .find(|lengths| differ(*lengths)),
         };
         let limited = self.window.is_some_and(|sides| sides != [None, None]);
         let what = match self {
@@ -360,6 +393,25 @@ impl<'a> Attention<'a> {
     }
 
     fn empty_output(&self, query: &TensorView<'_>, value: &TensorView<'_>) -> Result<Tensor> {
+        let (precision, shape) = self.output(query, value);
+        Tensor::zeros(&self.context, precision, shape)
+    }
+
+    /// The output of a plan.
+    fn imagined_output(
+        &self,
+        query: &TensorView<'_>,
+        value: &TensorView<'_>,
+    ) -> Result<(Layout, Reserved)> {
+        let (precision, shape) = self.output(query, value);
+        imagined(&self.context, precision, shape)
+    }
+
+    pub(crate) fn output(
+        &self,
+        query: &TensorView<'_>,
+        value: &TensorView<'_>,
+    ) -> (Precision, Shape) {
         let [batch, heads, rows, _] = query.shape();
         let own = if query.precision().is_quantized() {
             Precision::Fp32
@@ -367,12 +419,22 @@ impl<'a> Attention<'a> {
             query.precision()
         };
         let precision = self.output_precision.unwrap_or(own);
-        Tensor::zeros(
-            &self.context,
-            precision,
-            [batch, heads, rows, value.shape()[3]],
-        )
+        (precision, [batch, heads, rows, value.shape()[3]])
     }
+}
+
+/// A tensor of a plan: addresses without memory.
+pub(crate) fn imagined(
+    context: &MfaContext,
+    precision: Precision,
+    shape: Shape,
+) -> Result<(Layout, Reserved)> {
+    let memory = Reserved::new(context, layout::bytes(precision, shape, "tensor")?)?;
+    let layout = memory
+        .reference()
+        .map(|buffer| Layout::contiguous(buffer, precision, shape))
+        .ok_or_else(|| MfaError::BufferAllocation("no memory for a plan".into()))?;
+    Ok((layout, memory))
 }
 
 /// Whether rows and keys are there, and not as many.

@@ -1,6 +1,6 @@
 //! Attention, backward.
 
-use crate::attention::{Attention, Forward, per_row};
+use crate::attention::{Attention, Forward, imagined, per_row};
 use crate::element::Precision;
 use crate::error::Result;
 use crate::ffi::BackwardCall;
@@ -22,6 +22,8 @@ pub struct BackwardInputs<'a> {
     pub grad_output: &'a TensorView<'a>,
     /// Of forward: FP32 `[batch, heads, rows, 1]`.
     pub logsumexp: &'a TensorView<'a>,
+    /// The gradient of logsumexp, in its shape; `None` is 0.
+    pub grad_logsumexp: Option<&'a TensorView<'a>>,
 }
 
 /// D = rowsum(dO ∘ O), FP32 `[batch, heads, rows, 1]`: what the pass over queries leaves for the pass over keys.
@@ -82,8 +84,8 @@ impl Attention<'_> {
         forward: &Forward,
         grad_output: &TensorView<'_>,
     ) -> Result<Gradients> {
-        let zeros =
-            |view: &TensorView<'_>| Tensor::zeros(&self.context, Precision::Fp32, view.shape());
+        let exact = query.precision().exact();
+        let zeros = |view: &TensorView<'_>| Tensor::zeros(&self.context, exact, view.shape());
         let optional = |view: Option<&TensorView<'_>>| view.map(zeros).transpose();
         let added = self
             .mask
@@ -104,6 +106,7 @@ impl Attention<'_> {
             output: Some(output),
             grad_output,
             logsumexp,
+            grad_logsumexp: None,
         };
         let outputs = BackwardOutputs {
             query: Some(gradients.query.view_mut()),
@@ -171,16 +174,15 @@ impl Attention<'_> {
         value: &TensorView<'_>,
         ask: impl FnOnce(&BackwardCall<'_>) -> Result<R>,
     ) -> Result<R> {
-        let [batch, heads, rows, _] = query.shape();
-        let zeros = |shape| Tensor::zeros(&self.context, Precision::Fp32, shape);
-        let output = zeros([batch, heads, rows, value.shape()[3]])?;
-        let logsumexp = zeros(per_row(query.shape()))?;
-        let (mut grad_query, mut grad_key, mut grad_value) = (
-            zeros(query.shape())?,
-            zeros(key.shape())?,
-            zeros(value.shape())?,
-        );
-        let (output, logsumexp) = (&output.view(), &logsumexp.view());
+        let exact = query.precision().exact();
+        let imagined = |precision, shape| imagined(&self.context, precision, shape);
+        let (precision, shape) = self.output(query, value);
+        let (output, _output) = imagined(precision, shape)?;
+        let (logsumexp, _logsumexp) = imagined(exact, per_row(query.shape()))?;
+        let (grad_query, _grad_query) = imagined(exact, query.shape())?;
+        let (grad_key, _grad_key) = imagined(exact, key.shape())?;
+        let (grad_value, _grad_value) = imagined(exact, value.shape())?;
+        let (output, logsumexp) = (&TensorView::of(output), &TensorView::of(logsumexp));
         let inputs = BackwardInputs {
             query,
             key,
@@ -188,11 +190,12 @@ impl Attention<'_> {
             output: Some(output),
             grad_output: output,
             logsumexp,
+            grad_logsumexp: None,
         };
         let outputs = BackwardOutputs {
-            query: Some(grad_query.view_mut()),
-            key: Some(grad_key.view_mut()),
-            value: Some(grad_value.view_mut()),
+            query: Some(TensorViewMut::of(grad_query)),
+            key: Some(TensorViewMut::of(grad_key)),
+            value: Some(TensorViewMut::of(grad_value)),
             ..BackwardOutputs::default()
         };
         ask(&BackwardCall {

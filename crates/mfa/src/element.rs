@@ -20,6 +20,8 @@ pub enum Precision {
     Int8 = sys::MFA_PRECISION_INT8,
     /// One byte: 0 is false, anything else is true. For masks only.
     Bool = sys::MFA_PRECISION_BOOL,
+    /// IEEE double precision: the slow, exact path of the CPU driver, where all floats are of this precision.
+    Fp64 = sys::MFA_PRECISION_FP64,
 }
 
 impl Precision {
@@ -39,6 +41,7 @@ impl Precision {
             sys::MFA_PRECISION_INT4 => Some(Self::Int4),
             sys::MFA_PRECISION_INT8 => Some(Self::Int8),
             sys::MFA_PRECISION_BOOL => Some(Self::Bool),
+            sys::MFA_PRECISION_FP64 => Some(Self::Fp64),
             _ => None,
         }
     }
@@ -47,6 +50,7 @@ impl Precision {
     #[must_use]
     pub const fn bits(self) -> usize {
         match self {
+            Self::Fp64 => 64,
             Self::Fp32 => 32,
             Self::Fp16 | Self::Bf16 => 16,
             Self::Int8 | Self::Bool => 8,
@@ -58,6 +62,15 @@ impl Precision {
     #[must_use]
     pub const fn is_quantized(self) -> bool {
         matches!(self, Self::Int8 | Self::Int4)
+    }
+
+    /// How numbers are stored that are not rounded to this precision, beside a query of it: logsumexp and gradients.
+    #[must_use]
+    pub const fn exact(self) -> Self {
+        match self {
+            Self::Fp64 => Self::Fp64,
+            _ => Self::Fp32,
+        }
     }
 
     /// Bytes of `elements` contiguous elements; `None` if no memory is that large.
@@ -79,6 +92,7 @@ impl std::fmt::Display for Precision {
             Self::Int4 => "INT4",
             Self::Int8 => "INT8",
             Self::Bool => "BOOL",
+            Self::Fp64 => "FP64",
         })
     }
 }
@@ -87,7 +101,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A Rust type that stores an element: `f32`, `f16`, `bf16`, `i8` (INT8), `bool` and `u8` (BOOL).
+/// A Rust type that stores an element: `f64`, `f32`, `f16`, `bf16`, `i8` (INT8), `bool` and `u8` (BOOL).
 pub trait Element: NoUninit + sealed::Sealed {
     /// How it is stored.
     const PRECISION: Precision;
@@ -102,4 +116,4 @@ macro_rules! elements {
     )*};
 }
 
-elements!(f32 => Fp32, f16 => Fp16, bf16 => Bf16, i8 => Int8, u8 => Bool, bool => Bool);
+elements!(f64 => Fp64, f32 => Fp32, f16 => Fp16, bf16 => Bf16, i8 => Int8, u8 => Bool, bool => Bool);

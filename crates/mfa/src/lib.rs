@@ -19,6 +19,7 @@
 //! - [`MfaBuffer`] is memory: its own, or borrowed from a slice without a copy. [`TensorView`] and [`TensorViewMut`] see it
 //!   as `[batch, heads, rows, columns]`; [`Tensor`] and [`QuantizedTensor`] own it.
 //! - [`Attention`] says what to compute; [`Quantizer`] how to round.
+//! - [`merge`] joins attention over parts of the keys.
 //! - [`MfaError`] has one variant per status of the contract, with the driver's sentence.
 //!
 //! Tensors are checked against their memory in every call, by the driver. Using this crate takes no `unsafe`; its own is in
@@ -42,6 +43,7 @@ mod element;
 mod error;
 mod ffi;
 mod layout;
+mod merge;
 mod quantization;
 mod quantized;
 mod tensor;
@@ -55,6 +57,7 @@ pub use element::{Element, Precision};
 pub use error::{MfaError, Result};
 pub use ffi::{MfaBuffer, ReadOnly};
 pub use layout::Shape;
+pub use merge::{Part, merge, merge_backward, merge_into};
 pub use quantization::{BufferSlice, Granularity, Quantization};
 pub use quantized::{QuantizationError, QuantizedParts, QuantizedTensor, Quantizer};
 pub use tensor::Tensor;

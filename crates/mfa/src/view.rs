@@ -33,6 +33,28 @@ pub struct TensorViewMut<'a> {
     memory: PhantomData<&'a mut [u8]>,
 }
 
+impl TensorView<'_> {
+    /// A view of whatever the caller keeps alive.
+    pub(crate) fn of(layout: Layout) -> Self {
+        Self {
+            layout,
+            quantization: None,
+            _kept: None,
+        }
+    }
+}
+
+impl TensorViewMut<'_> {
+    /// A view of whatever the caller keeps alive, and uses alone.
+    pub(crate) fn of(layout: Layout) -> Self {
+        Self {
+            layout,
+            _kept: None,
+            memory: PhantomData,
+        }
+    }
+}
+
 impl<'a> TensorView<'a> {
     /// A buffer's contents from its beginning, without gaps.
     #[must_use]

@@ -465,6 +465,7 @@ fn each_tensor_of_a_backward_call_has_its_place() {
     let (mut grad_key, d_values) = (make([1, 2, 5, 8]), make([1, 4, 3, 1]));
     let logsumexp = forward.logsumexp.view();
     let inputs = BackwardInputs {
+        grad_logsumexp: None,
         query: &q,
         key: &k,
         value: &v,

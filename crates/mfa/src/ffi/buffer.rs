@@ -1,5 +1,6 @@
 //! Memory that a device can use.
 
+use std::alloc::{self, Layout as MemoryLayout};
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -216,6 +217,49 @@ impl<'a> MfaBuffer<'a> {
     #[must_use]
     pub fn handle(&self) -> *mut c_void {
         self.handle
+    }
+}
+
+/// Addresses for a plan: a buffer whose memory nobody touches, so that the system gives it none.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    /// Dropped before its memory.
+    buffer: Option<MfaBuffer<'static>>,
+    data: NonNull<u8>,
+    layout: MemoryLayout,
+}
+
+impl Reserved {
+    pub(crate) fn new(context: &MfaContext, bytes: usize) -> Result<Self> {
+        /// Pages of the systems that there are: what devices wrap begins at one.
+        const PAGE: usize = 16 << 10;
+        let none = || MfaError::BufferAllocation(format!("{bytes} bytes could not be allocated"));
+        let layout = MemoryLayout::from_size_align(bytes.max(1), PAGE).map_err(|_| none())?;
+        // SAFETY: the size is not zero.
+        let data = NonNull::new(unsafe { alloc::alloc(layout) }).ok_or_else(none)?;
+        let mut reserved = Self {
+            buffer: None,
+            data,
+            layout,
+        };
+        // SAFETY: valid until `reserved` is dropped, which drops the buffer first. It is not read: plans read no tensor, and
+        // nothing else sees the buffer.
+        let buffer = unsafe { MfaBuffer::from_raw_parts(context, data.as_ptr(), bytes) }?;
+        reserved.buffer = Some(buffer);
+        Ok(reserved)
+    }
+
+    /// How descriptors name it, if it is there.
+    pub(crate) fn reference(&self) -> Option<BufferRef> {
+        self.buffer.as_ref().map(MfaBuffer::reference)
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.buffer = None;
+        // SAFETY: allocated in `new` with this layout; the buffer over it is gone.
+        unsafe { alloc::dealloc(self.data.as_ptr(), self.layout) };
     }
 }
 

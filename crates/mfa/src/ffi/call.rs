@@ -11,7 +11,7 @@ use mfa_sys as sys;
 use crate::attention::Attention;
 use crate::backward::{BackwardInputs, BackwardOutputs, DValues};
 use crate::context::MfaContext;
-use crate::error::Result;
+use crate::error::{MfaError, Result};
 use crate::ffi::drivers::text;
 use crate::ffi::{BufferRef, Context};
 use crate::layout::Layout;
@@ -117,6 +117,10 @@ impl BackwardCall<'_> {
             output: lower.optional("output", inputs.output.map(|view| &view.layout))?,
             grad_output: lower.tensor("grad_output", &inputs.grad_output.layout)?,
             logsumexp: lower.tensor("logsumexp", &inputs.logsumexp.layout)?,
+            grad_logsumexp: lower.optional(
+                "grad_logsumexp",
+                inputs.grad_logsumexp.map(|view| &view.layout),
+            )?,
             d_values: lower.optional("d_values", d_values)?,
             grad_query: gradient("grad_query", &outputs.query)?,
             grad_key: gradient("grad_key", &outputs.key)?,
@@ -232,8 +236,8 @@ fn with(tensor: sys::mfa_tensor, quantization: Option<&sys::mfa_quantization>) -
 }
 
 /// Makes descriptors for calls on a context. Errors name the argument.
-struct Lower<'c> {
-    context: &'c Context,
+pub(super) struct Lower<'c> {
+    pub(super) context: &'c Context,
 }
 
 impl Lower<'_> {
@@ -241,7 +245,7 @@ impl Lower<'_> {
         buffer.on(self.context, what)
     }
 
-    fn tensor(&self, what: &str, layout: &Layout) -> Result<sys::mfa_tensor> {
+    pub(super) fn tensor(&self, what: &str, layout: &Layout) -> Result<sys::mfa_tensor> {
         Ok(sys::mfa_tensor {
             buffer: self.buffer(what, layout.buffer)?,
             byte_offset: layout.byte_offset as u64,
@@ -253,7 +257,7 @@ impl Lower<'_> {
         })
     }
 
-    fn optional(&self, what: &str, layout: Option<&Layout>) -> Result<sys::mfa_tensor> {
+    pub(super) fn optional(&self, what: &str, layout: Option<&Layout>) -> Result<sys::mfa_tensor> {
         layout.map_or(Ok(sys::mfa_tensor::ABSENT), |layout| {
             self.tensor(what, layout)
         })
@@ -358,6 +362,19 @@ impl Lower<'_> {
             options.sequence_count = varlen.sequences;
             options.cu_seqlens_q = self.buffer("query starts", varlen.query.reference())?;
             options.cu_seqlens_k = self.buffer("key starts", varlen.key.reference())?;
+        }
+        if let Some(given) = &from.key_lengths {
+            let sequences = match &from.varlen {
+                Some(varlen) => varlen.sequences as usize,
+                None => query.shape()[0],
+            };
+            if given.lengths.len() != sequences {
+                return Err(MfaError::InvalidArgument(format!(
+                    "key_lengths: {} numbers; expected {sequences}, one for each sequence",
+                    given.lengths.len()
+                )));
+            }
+            options.seqlens_k = self.buffer("key lengths", given.buffer.reference())?;
         }
         Ok(options)
     }

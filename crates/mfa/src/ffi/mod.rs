@@ -6,10 +6,12 @@ mod buffer;
 mod call;
 mod context;
 mod drivers;
+mod merge;
 
-pub(crate) use buffer::BufferRef;
+pub(crate) use buffer::{BufferRef, Reserved};
 pub use buffer::{MfaBuffer, ReadOnly};
 pub(crate) use call::{BackwardCall, ForwardCall, dequantize, quantize};
 pub use context::Context;
 pub(crate) use drivers::devices_by_driver;
 pub use drivers::{devices_of, drivers};
+pub(crate) use merge::{MergeBackwardCall, MergeCall};

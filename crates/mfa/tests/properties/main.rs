@@ -221,6 +221,7 @@ fn check_backward(case: &Case) -> Checked {
         let mut sinks = expected.sinks.as_ref().map(zeros).transpose()?;
         attention.backward_into(
             &BackwardInputs {
+                grad_logsumexp: None,
                 query: &query,
                 key: &key,
                 value: &value,
