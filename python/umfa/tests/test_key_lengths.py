@@ -139,3 +139,14 @@ def test_head_dimensions_to_1024(context: umfa.MFAContext, normal: Draw) -> None
     np.testing.assert_allclose(out, weights @ np.repeat(v, 2, 1), rtol=1e-3, atol=1e-4)
     gradients = umfa.flash_attention_backward(context, normal(*out.shape), q, k, v, out, lse)
     assert all(np.isfinite(x).all() for x in gradients)
+
+
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_masks_are_of_the_stored_keys(normal: Draw, kind: str) -> None:
+    q, k = normal(2, 2, 5, 8), normal(2, 2, 9, 8)
+    mask = normal(5, 9) if kind == "float" else normal(5, 9) > 0
+    found = umfa.attention(q, k, k, attn_mask=mask, seqlens_k=[6, 4])
+    for batch, length in enumerate((6, 4)):
+        keys = k[batch : batch + 1, :, :length]
+        expected = umfa.attention(q[batch : batch + 1], keys, keys, attn_mask=mask[:, :length])
+        np.testing.assert_allclose(found[batch : batch + 1], expected, rtol=1e-5, atol=1e-6)
