@@ -7,7 +7,6 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::array::Array;
 use crate::call::{Call, Effort, Placed, displayed_rows, place, place_rows};
 use crate::context::{Handle, handle, required};
-use crate::dtype::Dtype;
 use crate::error;
 use crate::extras::{Extras, Mask};
 use crate::options::{Door, Layout, Options};
@@ -38,7 +37,7 @@ fn forward<'py>(
     let shape = seen.output();
     let own = &options.own;
     let target = match &own.out {
-        Some(out) => writable(out, "out", Dtype::FLOATS, &shape)?,
+        Some(out) => writable(out, "out", seen.dtype.results(), &shape)?,
         None => kind.new_array(py, &shape, inputs[0].float_dtype())?,
     };
     let output = place(&target, "out", layout, varlen)?;
@@ -54,7 +53,7 @@ fn forward<'py>(
         false => None,
         true => {
             let shape = displayed_rows(prepared.row_sizes(), rank, layout, varlen);
-            let array = kind.new_array(py, &shape, Dtype::Float32)?;
+            let array = kind.new_array(py, &shape, inputs[0].exact())?;
             let placed = place_rows(&array.view, rank, layout, varlen);
             Some((array.owner, placed))
         }
@@ -139,8 +138,9 @@ fn planned<T>(
     let seen = described(&inputs, &prepared, options);
     let extras = Extras::read(options, &seen)?;
     let own = &options.own;
+    let exact = inputs[0].exact();
     let dtype = match &own.out {
-        Some(out) => Array::read(out, "out", Dtype::FLOATS)?.view.dtype,
+        Some(out) => Array::read(out, "out", seen.dtype.results())?.view.dtype,
         None => inputs[0].float_dtype(),
     };
     if prepared.is_empty() {
@@ -151,7 +151,7 @@ fn planned<T>(
     let quantized_bytes = call.scratch_bytes;
     let described = extras.describe(&mut call, options)?;
     let output = call.temporary(prepared.output_sizes(), dtype)?;
-    let rows = call.temporary(prepared.row_sizes(), Dtype::Float32)?;
+    let rows = call.temporary(prepared.row_sizes(), exact)?;
     if !own.backward {
         let desc = sys::mfa_forward_desc {
             query,
@@ -175,9 +175,9 @@ fn planned<T>(
         output,
         grad_output: call.temporary(prepared.output_sizes(), dtype)?,
         logsumexp: rows,
-        grad_query: call.temporary(query.shape, Dtype::Float32)?,
-        grad_key: call.temporary(key.shape, Dtype::Float32)?,
-        grad_value: call.temporary(value.shape, Dtype::Float32)?,
+        grad_query: call.temporary(query.shape, exact)?,
+        grad_key: call.temporary(key.shape, exact)?,
+        grad_value: call.temporary(value.shape, exact)?,
         options: &raw const described,
         ..sys::mfa_backward_desc::new()
     };

@@ -32,9 +32,10 @@ fn gradient<'py>(
     py: Python<'py>,
     kind: &Kind<'py>,
     shape: &[usize],
+    exact: Dtype,
     placing: impl FnOnce(&Array<'py>) -> PyResult<Placed>,
 ) -> PyResult<Gradient<'py>> {
-    let array = kind.new_array(py, shape, Dtype::Float32)?;
+    let array = kind.new_array(py, shape, exact)?;
     let placed = placing(&array)?;
     Ok(Some((array, placed)))
 }
@@ -91,20 +92,21 @@ pub(crate) fn flash_attention_backward<'py>(
 
     let shape = seen.output();
     let result = |object: &Bound<'py, PyAny>, name| {
-        let array = Array::read(object, name, Dtype::FLOATS)?;
+        let array = Array::read(object, name, seen.dtype.results())?;
         same_shape(&array, name, &shape)?;
         let placed = place(&array, name, layout, varlen)?;
         PyResult::Ok((array, placed))
     };
     let grad_output = result(grad_out, "grad_out")?;
     let output = out.map(|out| result(out, "out")).transpose()?;
-    let logsumexp = Array::read(lse, "lse", &[Dtype::Float32])?;
+    let exact = inputs[0].exact();
+    let logsumexp = Array::read(lse, "lse", &[exact])?;
     let rows = displayed_rows(prepared.row_sizes(), rank, layout, varlen);
     same_shape(&logsumexp, "lse", &rows)?;
     let per_row = |given: &Option<Bound<'py, PyAny>>, name| match given {
         None => Ok(None),
         Some(given) => {
-            let array = Array::read(given, name, &[Dtype::Float32])?;
+            let array = Array::read(given, name, &[exact])?;
             same_shape(&array, name, &rows)?;
             PyResult::Ok(Some(array))
         }
@@ -121,7 +123,7 @@ pub(crate) fn flash_attention_backward<'py>(
         let shape = displayed(prepared.placed[index].shape, rank, layout, varlen);
         gradients.push(match wanted {
             false => None,
-            true => gradient(py, &kind, &shape, |array| {
+            true => gradient(py, &kind, &shape, exact, |array| {
                 place(array, "gradient", layout, varlen)
             })?,
         });
@@ -130,7 +132,7 @@ pub(crate) fn flash_attention_backward<'py>(
         (_, false) => None,
         (Some(mask), true) if mask.array.view.dtype != Dtype::Bool => {
             let shape = mask.array.view.shape();
-            gradient(py, &kind, shape, |array| {
+            gradient(py, &kind, shape, exact, |array| {
                 Ok(Placed::new(&array.view, mask.axes))
             })?
         }
@@ -142,7 +144,7 @@ pub(crate) fn flash_attention_backward<'py>(
     });
     gradients.push(match (&extras.sinks, own.grad_sinks) {
         (_, false) => None,
-        (Some(sinks), true) => gradient(py, &kind, sinks.view.shape(), |array| {
+        (Some(sinks), true) => gradient(py, &kind, sinks.view.shape(), exact, |array| {
             Ok(Placed::new(&array.view, Extras::SINK_AXES))
         })?,
         (None, true) => {

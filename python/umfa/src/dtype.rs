@@ -37,8 +37,23 @@ impl Dtype {
 
     /// What is computed with in float32.
     pub(crate) const FLOATS: &'static [Dtype] = &[Dtype::Float32, Dtype::Float16, Dtype::BFloat16];
-    /// What an operand, an output or a part of a merge may be.
+    /// What an operand may be.
     pub(crate) const OPERANDS: &'static [Dtype] = Dtype::FLOATS;
+    /// What a part of a merge may be.
+    pub(crate) const PARTS: &'static [Dtype] = &[
+        Dtype::Float32,
+        Dtype::Float16,
+        Dtype::BFloat16,
+        Dtype::Float64,
+    ];
+
+    /// What outputs, their gradients and additive masks beside a query of this type may be.
+    pub(crate) const fn results(self) -> &'static [Dtype] {
+        match self {
+            Dtype::Float64 => &[Dtype::Float64],
+            _ => Dtype::FLOATS,
+        }
+    }
 
     /// How the numbers beside a query of this type are stored that are not rounded to it: logsumexp, gradients.
     pub(crate) const fn exact(self) -> Dtype {

@@ -41,7 +41,9 @@ struct Lengths<'py> {
 impl<'py> Mask<'py> {
     fn read(object: &Bound<'py, PyAny>, operands: &Operands<'_>) -> PyResult<Mask<'py>> {
         const MASKS: &[Dtype] = &[Dtype::Bool, Dtype::Float32, Dtype::Float16, Dtype::BFloat16];
-        let array = Array::read(object, "attn_mask", MASKS)?;
+        const WIDE: &[Dtype] = &[Dtype::Bool, Dtype::Float64];
+        let wide = operands.dtype == Dtype::Float64;
+        let array = Array::read(object, "attn_mask", if wide { WIDE } else { MASKS })?;
         let rank = operands.shapes[0].len();
         let batch_first = operands.layout == Layout::Bhnd && rank == 3 && !operands.varlen;
         let axes = match array.view.rank {
@@ -64,8 +66,8 @@ impl<'py> Mask<'py> {
     }
 }
 
-/// One number for each head: float32 in place, or what lists and other numbers are converted to.
-fn numbers<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Array<'py>> {
+/// One number for each head: one of `allowed` in place, or what lists and other numbers are converted to: the first of them.
+fn numbers<'py>(object: &Bound<'py, PyAny>, name: &str, allowed: &[Dtype]) -> PyResult<Array<'py>> {
     const NUMBERS: &[Dtype] = &[
         Dtype::Float32,
         Dtype::Float16,
@@ -84,30 +86,34 @@ fn numbers<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Array<'py>> 
         false => object.clone(),
     };
     let array = Array::read(&given, name, NUMBERS)?;
-    // The contract reads these three.
-    if Dtype::FLOATS.contains(&array.view.dtype) {
+    if allowed.contains(&array.view.dtype) {
         return Ok(array);
     }
+    let wanted = allowed[0];
     // An infinity may be meant (a sink of -inf), but not one that comes of rounding.
     let too_large = |at: *mut u8| {
         // SAFETY: an element of the array, which is aligned.
         let wide = unsafe { at.cast::<f64>().read() };
         wide.is_finite() && !(wide as f32).is_finite()
     };
-    if array.view.dtype == Dtype::Float64 && array.view.addresses().any(too_large) {
+    if array.view.dtype == Dtype::Float64
+        && wanted == Dtype::Float32
+        && array.view.addresses().any(too_large)
+    {
         return Err(error::argument(format!(
             "{name}: {}, expected numbers that float32 holds",
             shown(object)?
         )));
     }
     let single = match &array.kind {
+        Kind::Torch(_) if wanted == Dtype::Float64 => given.call_method0("double")?,
         Kind::Torch(_) => given.call_method0("float")?,
-        _ if given.hasattr("astype")? => given.call_method1("astype", ("float32",))?,
+        _ if given.hasattr("astype")? => given.call_method1("astype", (wanted.name(),))?,
         _ => numpy
             .call_method1("from_dlpack", (&given,))?
-            .call_method1("astype", ("float32",))?,
+            .call_method1("astype", (wanted.name(),))?,
     };
-    Array::read(&single, name, &[Dtype::Float32])
+    Array::read(&single, name, &[wanted])
 }
 
 impl<'py> Extras<'py> {
@@ -151,12 +157,12 @@ impl<'py> Extras<'py> {
             extras.key_lengths = Some(given);
         }
         if let Some(object) = &options.alibi_slopes {
-            let slopes = numbers(object, "alibi_slopes")?;
+            let slopes = numbers(object, "alibi_slopes", operands.dtype.results())?;
             operands.check_heads("alibi_slopes", slopes.view.shape(), sequences)?;
             extras.alibi_slopes = Some(slopes);
         }
         if let Some(object) = &options.sinks {
-            let sinks = numbers(object, "sinks")?;
+            let sinks = numbers(object, "sinks", operands.dtype.results())?;
             operands.check_heads("sinks", sinks.view.shape(), sequences)?;
             extras.sinks = Some(sinks);
         }

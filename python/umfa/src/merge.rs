@@ -67,7 +67,11 @@ impl<'py> Parts<'py> {
         };
         for (index, (out, statistics)) in objects.iter().zip(&statistics).enumerate() {
             let name = format!("outs[{index}]");
-            let out = Array::read(out, &name, Dtype::OPERANDS)?;
+            let allowed = match parts.outs.first() {
+                Some(first) => first.view.dtype.results(),
+                None => Dtype::PARTS,
+            };
+            let out = Array::read(out, &name, allowed)?;
             let placed = place(&out, &name, layout, false)?;
             if index == 0 {
                 parts.shape = out.view.shape().to_vec();
@@ -158,7 +162,7 @@ pub(crate) fn merge<'py>(
     let handle = handle(py, "context", context)?;
     let kind = parts.outs[0].kind.clone();
     let target = match &out {
-        Some(out) => writable(out, "out", Dtype::OPERANDS, &parts.shape)?,
+        Some(out) => writable(out, "out", parts.outs[0].view.dtype.results(), &parts.shape)?,
         None => kind.new_array(py, &parts.shape, parts.outs[0].view.dtype)?,
     };
     let statistics = kind.new_array(py, &parts.rows, parts.outs[0].view.dtype.exact())?;
@@ -213,7 +217,8 @@ pub(crate) fn merge_backward<'py>(
     let parts = Parts::read(outs, logsumexps, layout)?;
     let exact = parts.outs[0].view.dtype.exact();
     let handle = handle(py, "context", context)?;
-    let grad_out = Array::read(grad_out, "grad_out", Dtype::OPERANDS)?;
+    let allowed = parts.outs[0].view.dtype.results();
+    let grad_out = Array::read(grad_out, "grad_out", allowed)?;
     same_shape(&grad_out, "grad_out", &parts.shape)?;
     let grad_lse = match &grad_lse {
         None => None,

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 
 use crate::array::{Array, Kind, View, shape_text};
 use crate::call::{Call, Effort, Placed, contiguous_strides, place};
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, list};
 use crate::error;
 use crate::options::{DEFAULT_BLOCK_ROWS, Layout, Options, Role};
 use crate::quantized::{Parts, QuantizedTensor};
@@ -25,7 +25,7 @@ impl<'py> Operand<'py> {
             parts.data = parts.data.with_columns(object.py())?;
             return Ok(Operand::Quantized(tensor.clone(), Box::new(parts)));
         }
-        Array::read(object, name, Dtype::FLOATS)?
+        Array::read(object, name, Dtype::OPERANDS)?
             .with_columns(object.py())
             .map(Operand::Array)
     }
@@ -75,6 +75,11 @@ impl<'py> Operand<'py> {
             Operand::Array(array) => array.view.dtype,
             Operand::Quantized(..) => Dtype::Float32,
         }
+    }
+
+    /// The element type that the floats of a call have to be in agreement with: that of a query.
+    pub(crate) fn exact(&self) -> Dtype {
+        self.float_dtype().exact()
     }
 
     /// A quantized tensor knows its own layout.
@@ -140,6 +145,17 @@ pub(crate) fn place_operands(
             Operand::Array(array) => place(array, name, options.layout, options.is_varlen())?,
         });
     }
+    for (operand, name) in operands.iter().zip(names) {
+        let (found, wanted) = (operand.float_dtype(), operands[0].exact());
+        if !operand.is_quantized() && found.exact() != wanted {
+            return Err(error::dtype(format!(
+                "{name}: dtype {found}, expected {} beside {} of {}",
+                list(operands[0].float_dtype().results()),
+                names[0],
+                operands[0].float_dtype()
+            )));
+        }
+    }
     for (operand, role) in operands.iter().zip(ROLES) {
         let asked = options.quantizing.precision.of(role).is_some();
         let all = operands.iter().all(Operand::is_quantized);
@@ -172,6 +188,7 @@ pub(crate) fn described<'a>(
         layout: q.layout(options.layout),
         varlen: options.is_varlen(),
         quantized: operands.iter().any(Operand::is_quantized),
+        dtype: q.float_dtype(),
     }
 }
 

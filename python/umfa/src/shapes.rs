@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use crate::array::shape_text;
 use crate::call::{axes, displayed, displayed_rows};
+use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{Layout, Options};
 
@@ -21,6 +22,8 @@ pub(crate) struct Operands<'a> {
     pub(crate) varlen: bool,
     /// Whether one of them has a layout of its own.
     pub(crate) quantized: bool,
+    /// The query's, or float32.
+    pub(crate) dtype: Dtype,
 }
 
 /// Why operands don't fit together.

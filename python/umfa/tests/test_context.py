@@ -261,7 +261,7 @@ def test_bad_buffers(context: umfa.MFAContext) -> None:
         buffer.as_array("int8", 1, offset=17)
     with pytest.raises(umfa.InvalidDimensions):
         buffer.as_array("int8", (1 << 40, 1 << 40))
-    with pytest.raises(umfa.InvalidArgument, match='dtype: "complex64"'):
+    with pytest.raises(umfa.InvalidArgument, match="dtype: 'complex64', expected"):
         buffer.as_array("complex64")
     for size in (-1, 1.5, "8"):
         with pytest.raises(umfa.InvalidArgument, match="size: "):

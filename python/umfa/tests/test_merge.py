@@ -68,6 +68,24 @@ def test_dtypes_and_libraries(normal: Draw, dtype: str, request: Any) -> None:
     np.testing.assert_allclose(np.asarray(total), lse, atol=0.03)
 
 
+def test_float64_is_merged_in_float64(normal: Draw) -> None:
+    outs = [normal(2, 3, 4, 5).astype(float) for _ in range(3)]
+    statistics = [normal(2, 3, 4).astype(float) for _ in range(3)]
+    merged, total = umfa.merge(outs, statistics)
+    assert merged.dtype == total.dtype == np.float64
+    expected = formula(outs, statistics)
+    np.testing.assert_allclose(merged, expected[0], rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(total, expected[1], rtol=1e-14, atol=1e-14)
+    grads, rows = umfa.merge_backward(outs[0], outs, statistics, statistics[0])
+    assert {x.dtype for x in (*grads, *rows)} == {np.dtype(float)}
+    weights = np.exp(statistics[1] - total)
+    np.testing.assert_allclose(grads[1], weights[..., None] * outs[0], rtol=1e-13)
+    with pytest.raises(umfa.InvalidType, match=r"outs\[1\]: dtype float32, expected float64"):
+        umfa.merge([outs[0], normal(2, 3, 4, 5)], statistics[:2])
+    with pytest.raises(umfa.InvalidType, match=r"logsumexps\[0\]: dtype float32, expected float64"):
+        umfa.merge(outs[:1], [normal(2, 3, 4)])
+
+
 def test_out_may_be_a_part(normal: Draw) -> None:
     q, k = normal(1, 2, 7, 16), normal(1, 2, 20, 16)
     outs, statistics = parts_of(q, k, k, [0, 9, 20])
