@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyFloat, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyFloat, PyInt, PyList, PyString, PyTuple};
 
 use crate::dtype::one_of;
 use crate::error;
@@ -95,11 +95,20 @@ pub(crate) fn boolean(value: &Bound<'_, PyAny>, argument: &str) -> PyResult<bool
     }
 }
 
+/// Whether a value is True or False of Python or NumPy, which are no numbers. Python's own numbers are told fast.
+fn is_boolean(value: &Bound<'_, PyAny>) -> bool {
+    if value.is_exact_instance_of::<PyFloat>() || value.is_exact_instance_of::<PyInt>() {
+        return false;
+    }
+    let kind = value.get_type();
+    kind.name()
+        .is_ok_and(|name| name.to_string().starts_with("bool"))
+}
+
 /// A finite number of float32; True and False are mistakes.
 pub(crate) fn number(value: &Bound<'_, PyAny>, argument: &str) -> PyResult<f32> {
-    let is_bool = value.get_type().name()?.to_cow()?.starts_with("bool");
     let wide: f64 = match value.extract() {
-        Ok(wide) if !is_bool => wide,
+        Ok(wide) if !is_boolean(value) => wide,
         Err(problem) if problem.is_instance_of::<PyOverflowError>(value.py()) => f64::INFINITY,
         _ => return Err(wrong_type(value, argument, "a number")),
     };
@@ -152,13 +161,7 @@ pub(crate) fn group(value: &Bound<'_, PyAny>, argument: &str) -> PyResult<u32> {
 
 /// Any integer: Python's, NumPy's, or what has `__index__`. An error is one beyond 64 bits.
 fn integer(value: &Bound<'_, PyAny>) -> Option<Result<i64, ()>> {
-    // Floats have no __index__, bools do.
-    if value
-        .get_type()
-        .name()
-        .is_ok_and(|name| name.to_string().starts_with("bool"))
-        || value.is_instance_of::<PyFloat>()
-    {
+    if is_boolean(value) || value.is_instance_of::<PyFloat>() {
         return None;
     }
     match value.extract::<i64>() {
@@ -185,12 +188,17 @@ pub(crate) fn window(value: &Bound<'_, PyAny>) -> PyResult<(i64, i64)> {
             None => Err(wrong_type(side, "window", "an int or None")),
         }
     };
+    if let Ok(pair) = value.cast::<PyTuple>()
+        && pair.len() == 2
+    {
+        return Ok((side(&pair.get_item(0)?)?, side(&pair.get_item(1)?)?));
+    }
     if integer(value).is_some() {
         let reach = side(value)?;
         return Ok((reach, reach));
     }
-    let listed = value.is_instance_of::<PyTuple>() || value.is_instance_of::<PyList>();
-    if (listed || value.hasattr("__array_interface__")?) && value.len().is_ok_and(|len| len == 2) {
+    let listed = value.is_instance_of::<PyList>() || value.hasattr("__array_interface__")?;
+    if listed && value.len().is_ok_and(|len| len == 2) {
         return Ok((side(&value.get_item(0)?)?, side(&value.get_item(1)?)?));
     }
     Err(wrong_type(value, "window", "an int or (left, right)"))
