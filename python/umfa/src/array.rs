@@ -376,7 +376,7 @@ pub(crate) fn wrong_dtype(name: &str, found: &Bound<'_, PyAny>, allowed: &[Dtype
             true => "for a mask of True and False use mask.bool()",
             false => "for a mask of True and False use mask.astype(bool)",
         },
-        "int8" | "uint8" if allowed == Dtype::FLOATS => {
+        "int8" | "uint8" if allowed == Dtype::OPERANDS => {
             "integers mean nothing without their scales: give the QuantizedTensor itself, or umfa.quantize an array"
         }
         _ => "",

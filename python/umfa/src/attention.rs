@@ -213,7 +213,7 @@ pub(crate) fn flash_attention_forward<'py>(
 ///
 /// Operands are NumPy arrays, torch CPU tensors, or anything with DLPack or the buffer protocol, of float32, float16
 /// or bfloat16, each with its own strides, used in place; or `QuantizedTensor`. The result is of q's library and dtype
-/// (float32 for a quantized q).
+/// (float32 for a quantized q). Or all are of float64: computed in float64, results and gradients too, exactly and slowly.
 ///
 /// Shapes, for B batches, Hq and Hk heads (Hq a multiple of Hk), N rows and D columns (1 to 1024):
 ///

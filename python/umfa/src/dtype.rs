@@ -37,10 +37,8 @@ impl Dtype {
 
     /// What is computed with in float32.
     pub(crate) const FLOATS: &'static [Dtype] = &[Dtype::Float32, Dtype::Float16, Dtype::BFloat16];
-    /// What an operand may be.
-    pub(crate) const OPERANDS: &'static [Dtype] = Dtype::FLOATS;
-    /// What a part of a merge may be.
-    pub(crate) const PARTS: &'static [Dtype] = &[
+    /// What an operand or a part of a merge may be.
+    pub(crate) const OPERANDS: &'static [Dtype] = &[
         Dtype::Float32,
         Dtype::Float16,
         Dtype::BFloat16,

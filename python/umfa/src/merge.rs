@@ -69,7 +69,7 @@ impl<'py> Parts<'py> {
             let name = format!("outs[{index}]");
             let allowed = match parts.outs.first() {
                 Some(first) => first.view.dtype.results(),
-                None => Dtype::PARTS,
+                None => Dtype::OPERANDS,
             };
             let out = Array::read(out, &name, allowed)?;
             let placed = place(&out, &name, layout, false)?;

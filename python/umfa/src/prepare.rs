@@ -145,17 +145,7 @@ pub(crate) fn place_operands(
             Operand::Array(array) => place(array, name, options.layout, options.is_varlen())?,
         });
     }
-    for (operand, name) in operands.iter().zip(names) {
-        let (found, wanted) = (operand.float_dtype(), operands[0].exact());
-        if !operand.is_quantized() && found.exact() != wanted {
-            return Err(error::dtype(format!(
-                "{name}: dtype {found}, expected {} beside {} of {}",
-                list(operands[0].float_dtype().results()),
-                names[0],
-                operands[0].float_dtype()
-            )));
-        }
-    }
+    agree(operands, options)?;
     for (operand, role) in operands.iter().zip(ROLES) {
         let asked = options.quantizing.precision.of(role).is_some();
         let all = operands.iter().all(Operand::is_quantized);
@@ -171,6 +161,34 @@ pub(crate) fn place_operands(
     let prepared = Prepared { placed, rank };
     described(operands, &prepared, options).check()?;
     Ok(prepared)
+}
+
+/// Refuses float64 beside anything else: it is computed without rounding.
+fn agree(operands: &[Operand<'_>; 3], options: &Options<'_>) -> PyResult<()> {
+    let (names, first) = (options.names(), operands[0].float_dtype());
+    for (operand, name) in operands.iter().zip(names) {
+        let found = operand.float_dtype();
+        if found.exact() != first.exact() {
+            let found = match operand {
+                Operand::Array(_) => format!("dtype {found}"),
+                Operand::Quantized(..) => "a QuantizedTensor".to_owned(),
+            };
+            return Err(error::dtype(format!(
+                "{name}: {found}, expected {} beside {} of {first}; convert one, for example x.astype(numpy.float32) or \
+                 x.float()",
+                list(first.results()),
+                names[0]
+            )));
+        }
+    }
+    if first == Dtype::Float64 && options.quantizing.any() {
+        return Err(error::argument(format!(
+            "precision: given with {} of float64, which is not rounded, expected {}",
+            names[0],
+            list(Dtype::FLOATS)
+        )));
+    }
+    Ok(())
 }
 
 /// The operands as the caller sees them.
@@ -204,7 +222,9 @@ pub(crate) fn tensors(
     for (index, role) in ROLES.into_iter().enumerate() {
         let placed = &prepared.placed[index];
         tensors[index] = match &operands[index] {
-            _ if prepared.has_no_columns() && index < 2 => call.tensor(&column_of_zeros(placed))?,
+            _ if prepared.has_no_columns() && index < 2 => {
+                call.tensor(&column_of_zeros(placed, operands[0].exact()))?
+            }
             Operand::Quantized(tensor, parts) => {
                 tensor.get().tensor(call, parts, options.is_varlen())?
             }
@@ -222,13 +242,14 @@ pub(crate) fn tensors(
 }
 
 /// Without columns, products are sums of nothing: the same as of one column of zeros, which drivers can read.
-fn column_of_zeros(placed: &Placed) -> Placed {
-    static ZERO: f32 = 0.0;
+fn column_of_zeros(placed: &Placed, dtype: Dtype) -> Placed {
+    // The first bytes are a float32 of 0, too.
+    static ZERO: f64 = 0.0;
     let [batch, heads, rows, _] = placed.shape;
     Placed {
         data: (&raw const ZERO).cast_mut().cast(),
-        bytes: size_of::<f32>(),
-        precision: sys::MFA_PRECISION_FP32,
+        bytes: dtype.size(),
+        precision: dtype.precision(),
         shape: [batch, heads, rows, 1],
         strides: [0, 0, 0, 1],
     }
@@ -236,7 +257,9 @@ fn column_of_zeros(placed: &Placed) -> Placed {
 
 /// Puts the operand's name before a message about it.
 fn named(py: Python<'_>, name: &str, problem: PyErr) -> PyErr {
-    let message = format!("{name}: {}", problem.value(py));
+    let message = problem.value(py).to_string();
+    let message = message.strip_prefix("source: ").unwrap_or(&message);
+    let message = format!("{name}: {message}");
     match problem.get_type(py).call1((message,)) {
         Ok(value) => PyErr::from_value(value),
         Err(_) => problem,

@@ -44,8 +44,12 @@ CASES: list[Case] = [
     ("a list", TYPE, "q: list, expected an array", lambda: {"q": [[1.0]]}),
     ("None", TYPE, "k: NoneType, expected an array", lambda: {"k": None}),
     ("a number", TYPE, "v: int, expected an array", lambda: {"v": 3}),
-    ("float64", TYPE, r"q: dtype float64, expected float32, float16 or bfloat16; convert it",
+    ("float64 of q", TYPE, r"^k: dtype float32, expected float64 beside q of float64; convert one",
      lambda: {"q": zeros(*Q, dtype=float)}),
+    ("float64 of v", TYPE,
+     r"^v: dtype float64, expected float32, float16 or bfloat16 beside q of float32; convert one",
+     lambda: {"v": zeros(*V, dtype=float)}),
+    ("longdouble", TYPE, "^k: dtype", lambda: {"k": zeros(*K, dtype=np.longdouble)}),
     ("integers", TYPE, "k: dtype int8, expected float32", lambda: {"k": zeros(*K, dtype=np.int8)}),
     ("complex", TYPE, "v: dtype complex64", lambda: {"v": zeros(*V, dtype=np.complex64)}),
     ("swapped bytes", TYPE, "q: dtype >f4", lambda: {"q": zeros(*Q, dtype=">f4")}),
@@ -130,7 +134,7 @@ CASES: list[Case] = [
      lambda: {"precision": "int8", "group": 32}),
     ("group of 48", WRONG, "group: 48, expected None, 32 or 64", lambda: {"group": 48}),
     ("no block rows", WRONG, "block_rows: 0, expected at least 1", lambda: {"block_rows": 0}),
-    ("NaN to quantize", WRONG, "k: .*not finite",
+    ("NaN to quantize", WRONG, r"^k: the element at .*not finite",
      lambda: {"k": np.full(K, np.nan, np.float32), "precision": "int8"}),
     ("odd columns to int4", SHAPE, "v: ",
      lambda: {"v": zeros(2, 2, 7, 9), "precision": "int4", "out": zeros(2, 4, 5, 9)}),
@@ -304,7 +308,7 @@ def test_tensors_of_other_devices(torch: Any) -> None:
         umfa.attention(x.to("meta"), x, x)
     with pytest.raises(umfa.InvalidArgument, match="k: a torch tensor without plain memory"):
         umfa.attention(x, x.to_sparse(), x)
-    with pytest.raises(umfa.InvalidType, match=r"v: dtype torch.float64, expected .*x.float\(\)"):
+    with pytest.raises(umfa.InvalidType, match=r"v: dtype float64, expected .*x.float\(\)"):
         umfa.attention(x, x, x.double())
 
 
