@@ -206,3 +206,49 @@ fn plans_take_no_memory() {
         assert!(after - before < 64 << 20, "{} bytes", after - before);
     }
 }
+
+/// FP64 is computed in FP64, where the device has it.
+#[test]
+fn doubles_are_computed_in_double() {
+    let context = MfaContext::new().unwrap();
+    let values =
+        |seed: f64, n: usize| -> Vec<f64> { (0..n).map(|i| (i as f64 * seed).sin()).collect() };
+    let (rows, keys, columns) = (3, 5, 4);
+    let (q, k) = (values(0.7, rows * columns), values(1.3, keys * columns));
+    let query = TensorView::from_slice(&context, &q, [1, 1, rows, columns]).unwrap();
+    let key = TensorView::from_slice(&context, &k, [1, 1, keys, columns]).unwrap();
+    let attention = Attention::new(&context);
+    let found = match attention.forward_with_logsumexp(&query, &key, &key) {
+        Err(MfaError::Unsupported(_)) if std::env::var_os("MFA_REQUIRE_ALL").is_none() => return,
+        found => found.unwrap(),
+    };
+    let output: &[f64] = found.output.as_slice().unwrap();
+    let logsumexp: &[f64] = found.logsumexp.as_slice().unwrap();
+    for row in 0..rows {
+        let score = |key: usize| -> f64 {
+            let products = (0..columns).map(|c| q[row * columns + c] * k[key * columns + c]);
+            products.sum::<f64>() / 2.0
+        };
+        let weights: Vec<f64> = (0..keys).map(|key| score(key).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        assert!((logsumexp[row] - total.ln()).abs() < 1e-13);
+        for c in 0..columns {
+            let sum: f64 = (0..keys)
+                .map(|key| weights[key] * k[key * columns + c])
+                .sum();
+            assert!((output[row * columns + c] - sum / total).abs() < 1e-13);
+        }
+    }
+    let gradients = attention
+        .backward(&query, &key, &key, &found, &query)
+        .unwrap();
+    assert_eq!(gradients.query.precision(), Precision::Fp64);
+    assert!(
+        gradients
+            .query
+            .as_slice::<f64>()
+            .unwrap()
+            .iter()
+            .any(|x| *x != 0.0)
+    );
+}
