@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
 from umfa import _native
 from umfa._errors import InvalidArgument, InvalidDimensions, InvalidType, Unsupported
-
-Attend = Callable[..., Any]
-"""What computes [batch, heads, rows, columns]; called with torch's names of options."""
 
 _NAME = "scaled_dot_product_attention"
 _NAMES = (("causal", "is_causal"), ("softmax_scale", "scale"))
@@ -140,6 +138,21 @@ def scaled_dot_product_attention(
         >>> umfa.sdpa(q, x, x, enable_gqa=True, window=(4, 0)).shape
         (2, 8, 5, 16)
     """
+    if _is_tensor(query):
+        from umfa.torch import scaled_dot_product_attention as on_tensors
+
+        return on_tensors(
+            query,
+            key,
+            value,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale,
+            enable_gqa,
+            context=context,
+            **options,
+        )
     if dropout_p != 0.0:
         raise Unsupported(f"dropout_p: {dropout_p}, expected 0.0: dropout is not supported")
     if attn_mask is not None and is_causal:
@@ -177,38 +190,28 @@ def _attend_broadcast(
         # Nothing to broadcast: by far the most frequent case, and the one whose overhead matters.
         if "cu_seqlens_q" not in options:
             _check_mask(mask, (*q.shape[:-1], k.shape[-2]))
-        return _attend_for(q)(q, k, v, context, attn_mask=mask, **options)
+        return _native._sdpa(q, k, v, context, attn_mask=mask, **options)
     rank = max(q.ndim, k.ndim, v.ndim)
     q, k, v = (_promote(x, max(rank, 4)) for x in (q, k, v))
     q, k, v = _match_heads(q, k, v, enable_gqa)
     q, k, v, batch = _match_batches(q, k, v)
     if "cu_seqlens_q" not in options:
         _check_mask(mask, (*batch, q.shape[-3], q.shape[-2], k.shape[-2]))
-    attend = _attend_for(q)
     if len(batch) == 1:
-        out = attend(q, k, v, context, attn_mask=mask, **options)
+        out = _native._sdpa(q, k, v, context, attn_mask=mask, **options)
     else:
-        out = _attend_folded(attend, q, k, v, mask, batch, context, options)
+        out = _attend_folded(q, k, v, mask, batch, context, options)
     return out if rank >= 4 else out.reshape(out.shape[-rank:])
 
 
-def _attend_for(q: Any) -> Attend:
-    if isinstance(q, np.ndarray):
-        return _native._sdpa
-    from umfa.torch._ops import attend
-
-    def attend_tensors(*operands: Any, **options: Any) -> Any:
-        for ours, theirs in _NAMES:
-            if theirs in options:
-                options[ours] = options.pop(theirs)
-        return attend(*operands, **options)
-
-    return attend_tensors
+def _is_tensor(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
 
 
 def _strided(x: Any, name: str) -> Any:
-    """A NumPy array or torch tensor over the memory of `x`."""
-    if not isinstance(x, np.ndarray) and not hasattr(x, "data_ptr"):
+    """A NumPy array over the memory of `x`."""
+    if not isinstance(x, np.ndarray):
         try:
             x = np.from_dlpack(x)
         except (AttributeError, BufferError, TypeError):
@@ -251,7 +254,7 @@ def _expand(x: Any, shape: Sequence[int]) -> Any:
     """A view in which dimensions of size 1 repeat without a copy."""
     if tuple(x.shape) == tuple(shape):
         return x
-    return np.broadcast_to(x, shape) if isinstance(x, np.ndarray) else x.expand(*shape)
+    return np.broadcast_to(x, shape)
 
 
 def _match_heads(q: Any, k: Any, v: Any, enable_gqa: bool) -> tuple[Any, Any, Any]:
@@ -283,7 +286,7 @@ def _repeat_heads(x: Any, heads: int) -> Any:
     times = heads // x.shape[-3]
     if times == 1:
         return x
-    return np.repeat(x, times, -3) if isinstance(x, np.ndarray) else x.repeat_interleave(times, -3)
+    return np.repeat(x, times, -3)
 
 
 def _match_batches(q: Any, k: Any, v: Any) -> tuple[Any, Any, Any, tuple[int, ...]]:
@@ -315,7 +318,6 @@ def _check_mask(mask: Any, scores: tuple[int, ...]) -> None:
 
 
 def _attend_folded(
-    attend: Attend,
     q: Any,
     k: Any,
     v: Any,
@@ -334,10 +336,10 @@ def _attend_folded(
         q, k, v = (x.reshape(count, *x.shape[-3:]) for x in (q, k, v))
         if mask is not None and mask.ndim > 3:
             mask = mask.reshape(count, *mask.shape[-3:])
-        out = attend(q, k, v, context, attn_mask=mask, **options)
+        out = _native._sdpa(q, k, v, context, attn_mask=mask, **options)
         return out.reshape(*batch, *out.shape[-3:])
     pieces = [
-        attend(
+        _native._sdpa(
             q[index],
             k[index],
             v[index],
@@ -347,19 +349,11 @@ def _attend_folded(
         )
         for index in np.ndindex(*batch[:-1])
     ]
-    stacked = np.stack(pieces) if isinstance(q, np.ndarray) else _torch_stack(pieces)
+    stacked = np.stack(pieces)
     return stacked.reshape(*batch, *stacked.shape[-3:])
-
-
-def _torch_stack(pieces: list[Any]) -> Any:
-    import torch
-
-    return torch.stack(pieces)
 
 
 def _folds(x: Any, dimensions: int) -> bool:
     """Whether the first dimensions can be seen as one."""
-    strides = x.strides if isinstance(x, np.ndarray) else x.stride()
-    sizes = x.shape[:dimensions]
-    kept = [(size, stride) for size, stride in zip(sizes, strides) if size != 1]
+    kept = [(size, stride) for size, stride in zip(x.shape[:dimensions], x.strides) if size != 1]
     return all(outer[1] == inner[0] * inner[1] for outer, inner in zip(kept, kept[1:]))

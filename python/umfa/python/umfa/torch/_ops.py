@@ -1,334 +1,296 @@
-"""The custom operators `umfa::attention` and `umfa::attention_backward`: autograd on the engine.
+"""The operators `umfa::attention` and `umfa::attention_backward`: what PyTorch knows of the engine.
 
-Both take tensors of rank 4 (or packed sequences), and the rest of the options as plain values, so
-that torch.compile can trace through them: windows as two numbers with -1 for no limit, and how
-operands are quantized as text (see `_encode`).
+Both take tensors of rank 4, [batch, heads, rows, columns] (or packed sequences with a batch of 1),
+and `Plain` for the rest. PyTorch's dispatcher runs, from the outside inwards: batching rules
+(`_vmap`), the autograd functions below, the kernels. What is not defined, forward-mode derivatives
+and double backward, has a function too, which refuses it: without one, derivatives would be zero.
 """
 
-# Every function of an operator takes all of its arguments.
-# No `from __future__ import annotations` here: torch reads the operators' schemas from annotations.
-import ast
-from typing import Any, Optional
-from weakref import WeakValueDictionary
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _AutoDispatchBelowAutograd
+from torch._C._functorch import (
+    get_single_level_autograd_function_allowed,
+    set_single_level_autograd_function_allowed,
+)
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from umfa import _native
-from umfa._errors import InvalidArgument
+from umfa._errors import Unsupported
+from umfa.torch import _vmap
+from umfa.torch._context import context_of
+from umfa.torch._options import SCHEMA, Plain
 
-_CONTEXTS: "WeakValueDictionary[int, _native.MFAContext]" = WeakValueDictionary()
-"""Contexts by the number that stands for them in an operator's arguments; 0 is the default one."""
-
-_default: Optional[_native.MFAContext] = None
-
-_ATTENTION_OPTIONS = frozenset(
-    ("causal", "softmax_scale", "window", "softcap", "alignment", "compute", "clip")
+LIBRARY = torch.library.Library("umfa", "FRAGMENT")
+_EXTRAS = (
+    "Tensor? attn_mask, Tensor? alibi_slopes, Tensor? sinks, Tensor? cu_seqlens_q, "
+    "Tensor? cu_seqlens_k"
 )
-_TENSORS = ("attn_mask", "alibi_slopes", "sinks", "cu_seqlens_q", "cu_seqlens_k")
+LIBRARY.define(
+    f"attention(Tensor q, Tensor k, Tensor v, {_EXTRAS}, {SCHEMA}) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+LIBRARY.define(
+    "attention_backward(Tensor grad_out, Tensor? grad_logsumexp, Tensor q, Tensor k, Tensor v, "
+    f"Tensor out, Tensor logsumexp, {_EXTRAS}, {SCHEMA}, bool[] need) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+attention_op = torch.ops.umfa.attention.default
+attention_backward_op = torch.ops.umfa.attention_backward.default
+
+_TENSORS = 8
+"""How many arguments of `attention` come before those of `Plain`."""
 
 
-def _context(number: int) -> _native.MFAContext:
-    global _default
-    if number:
-        found = _CONTEXTS.get(number)
-        if found is None:
-            raise InvalidArgument(f"context: number {number} is no live context")
-        return found
-    if _default is None or _default.closed:
-        _default = _native.MFAContext()
-    return _default
-
-
-def _number(context: Optional[_native.MFAContext]) -> int:
-    if context is None:
-        return 0
-    _CONTEXTS[id(context)] = context
-    return id(context)
-
-
-def _options(
-    causal: bool,
-    softmax_scale: Optional[float],
-    window_left: int,
-    window_right: int,
-    softcap: float,
-    alignment: str,
-    compute: str,
-    quantization: str,
-) -> dict[str, Any]:
-    """The keywords of `umfa.attention` from an operator's arguments."""
-    windowed = window_left >= 0 or window_right >= 0
-    sides = tuple(side if side >= 0 else None for side in (window_left, window_right))
-    options: dict[str, Any] = {
-        "causal": causal,
-        "softmax_scale": softmax_scale,
-        "window": sides if windowed else None,
-        "softcap": softcap or None,
-        "alignment": alignment,
-        "compute": compute,
-    }
-    if quantization:
-        options.update(ast.literal_eval(quantization))
+def _keywords(extras: tuple[Tensor | None, ...], plain: Plain) -> dict[str, Any]:
+    names = ("attn_mask", "alibi_slopes", "sinks", "cu_seqlens_q", "cu_seqlens_k")
+    options = plain.keywords()
+    options.update((name, x.detach()) for name, x in zip(names, extras) if x is not None)
     return options
 
 
-def _present(**tensors: Optional[Tensor]) -> dict[str, Any]:
-    return {name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
+def _columns(x: Tensor) -> Tensor:
+    """No columns are one of zeros: scores and outputs of 0."""
+    return x.detach() if x.shape[-1] else x.new_zeros((*x.shape[:-1], 1))
 
 
-@torch.library.custom_op("umfa::attention", mutates_args=(), device_types="cpu")
-def attention_op(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attn_mask: Optional[Tensor],
-    alibi_slopes: Optional[Tensor],
-    sinks: Optional[Tensor],
-    cu_seqlens_q: Optional[Tensor],
-    cu_seqlens_k: Optional[Tensor],
-    causal: bool,
-    softmax_scale: Optional[float],
-    window_left: int,
-    window_right: int,
-    softcap: float,
-    alignment: str,
-    compute: str,
-    quantization: str,
-    clip: bool,
-    context: int,
-) -> tuple[Tensor, Tensor]:
-    """Attention and its logsumexp; `clip` is for the backward operator."""
-    options = _options(
-        causal, softmax_scale, window_left, window_right, softcap, alignment, compute, quantization
-    )
-    out, logsumexp = _native.attention(
-        q.detach(),
-        k.detach(),
-        v.detach(),
-        _context(context),
+def _check_options(plain: Plain) -> None:
+    """Has the options checked where there is nothing to compute."""
+    row = torch.zeros(1, 1, 1, 64)
+    _native.attention(row, row, row, context_of(plain.context), **plain.keywords())
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """Attention and its logsumexp."""
+    extras, plain = rest[:5], Plain(*rest[5:])
+    out, logsumexp = _attention_fake(q, k, v, *rest)
+    if not logsumexp.numel():
+        _check_options(plain)
+        return out, logsumexp
+    options = _keywords(extras, plain)
+    if v.shape[-1]:
+        options["out"] = out
+    _, logsumexp = _native.attention(
+        _columns(q),
+        _columns(k),
+        _columns(v),
+        context_of(plain.context),
         return_logsumexp=True,
-        **_present(
-            attn_mask=attn_mask,
-            alibi_slopes=alibi_slopes,
-            sinks=sinks,
-            cu_seqlens_q=cu_seqlens_q,
-            cu_seqlens_k=cu_seqlens_k,
-        ),
         **options,
     )
     return out, logsumexp
 
 
-@attention_op.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Optional[Tensor], *_: Any
-) -> tuple[Tensor, Tensor]:
-    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=torch.float32)
+def _attention_fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    batch, heads, rows, _ = q.shape
+    if Plain(*rest[5:]).layout == "BNHD":
+        out = q.new_empty((batch, rows, heads, v.shape[-1])).transpose(1, 2)
+    else:
+        out = q.new_empty((batch, heads, rows, v.shape[-1]))
+    return out, q.new_empty((batch, heads, rows), dtype=torch.float32)
 
 
-@torch.library.custom_op("umfa::attention_backward", mutates_args=(), device_types="cpu")
-def attention_backward_op(
+def _attention_backward(
     grad_out: Tensor,
+    grad_logsumexp: Tensor | None,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     out: Tensor,
     logsumexp: Tensor,
-    attn_mask: Optional[Tensor],
-    alibi_slopes: Optional[Tensor],
-    sinks: Optional[Tensor],
-    cu_seqlens_q: Optional[Tensor],
-    cu_seqlens_k: Optional[Tensor],
-    causal: bool,
-    softmax_scale: Optional[float],
-    window_left: int,
-    window_right: int,
-    softcap: float,
-    alignment: str,
-    compute: str,
-    quantization: str,
-    clip: bool,
-    context: int,
-    need: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *rest: Any,
+) -> tuple[Tensor, ...]:
     """Gradients of q, k, v, attn_mask and sinks in their dtypes; those not needed are empty."""
-    options = _options(
-        causal, softmax_scale, window_left, window_right, softcap, alignment, compute, quantization
-    )
-    need_q, need_k, need_v, need_mask, need_sinks = need
+    extras, plain, need = rest[:5], Plain(*rest[5:-1]), rest[-1]
+    operands = (q, k, v, extras[0], extras[2])
+    if not logsumexp.numel():
+        zeros = [torch.zeros(x.shape) for x, needed in zip(operands, need) if needed]
+        return _results(operands, need, zeros)
+    options = _keywords(extras, plain)
+    if grad_logsumexp is not None:
+        # dS = P (dP - D + dL): the gradient of logsumexp goes into D.
+        d_values = (grad_out.detach().float() * out.detach().float()).sum(-1)
+        options["d_values"] = d_values.sub_(grad_logsumexp.detach())
     found = _native.flash_attention_backward(
-        _context(context),
-        grad_out.detach(),
-        q.detach(),
-        k.detach(),
-        v.detach(),
-        out.detach(),
+        context_of(plain.context),
+        _columns(grad_out),
+        _columns(q),
+        _columns(k),
+        _columns(v),
+        _columns(out),
         logsumexp.detach(),
-        need=(need_q, need_k, need_v),
-        clip=clip,
-        grad_mask=need_mask,
-        grad_sinks=need_sinks,
-        **_present(
-            attn_mask=attn_mask,
-            alibi_slopes=alibi_slopes,
-            sinks=sinks,
-            cu_seqlens_q=cu_seqlens_q,
-            cu_seqlens_k=cu_seqlens_k,
-        ),
+        need=tuple(need[:3]),
+        clip=plain.clip,
+        grad_mask=need[3],
+        grad_sinks=need[4],
         **options,
     )
-    gradients = list(found[:3])
-    rest = iter(found[3:])
-    gradients += [next(rest) if wanted else None for wanted in (need_mask, need_sinks)]
-    operands = (q, k, v, attn_mask, sinks)
-    dq, dk, dv, dmask, dsinks = (
-        q.new_empty(0) if gradient is None or x is None else gradient.to(x.dtype)
-        for gradient, x in zip(gradients, operands)
-    )
-    return dq, dk, dv, dmask, dsinks
+    return _results(operands, need, [x for x in found if x is not None])
 
 
-@attention_backward_op.register_fake
-def _(
+def _results(
+    operands: tuple[Any, ...], need: list[bool], gradients: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """One result for each operand: the next gradient where it is needed, else nothing."""
+    left = iter(gradients)
+    results: list[Tensor] = []
+    for x, needed in zip(operands, need):
+        if x is None or not needed:
+            results.append(operands[0].new_empty(0))
+        else:
+            gradient = next(left)
+            results.append(gradient[..., : x.shape[-1]].to(x.dtype))
+    return tuple(results)
+
+
+def _attention_backward_fake(
     grad_out: Tensor,
+    grad_logsumexp: Tensor | None,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     out: Tensor,
     logsumexp: Tensor,
-    attn_mask: Optional[Tensor],
-    alibi_slopes: Optional[Tensor],
-    sinks: Optional[Tensor],
     *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    operands = (q, k, v, attn_mask, sinks)
-    dq, dk, dv, dmask, dsinks = (
+) -> tuple[Tensor, ...]:
+    operands = (q, k, v, rest[0], rest[2])
+    return tuple(
         x.new_empty(x.shape) if x is not None and needed else q.new_empty(0)
         for x, needed in zip(operands, rest[-1])
     )
-    return dq, dk, dv, dmask, dsinks
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    tensors, ctx.plain = inputs[:8], inputs[8:]
-    ctx.save_for_backward(*tensors, *output)
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
+class _Modes:
+    """Whether derivatives are recorded: inside a function's forward they are switched off."""
+
+    def __init__(self) -> None:
+        self.gradients = torch.is_grad_enabled()
+        self.tangents = torch._C._is_fwd_grad_enabled()
+
+    @contextmanager
+    def below_autograd(self) -> Iterator[None]:
+        """The next kernel inwards, in the caller's modes: torch.func has autograd there again."""
+        with (
+            torch.set_grad_enabled(self.gradients),
+            _set_fwd_grad_enabled(self.tangents),
+            _AutoDispatchBelowAutograd(),
+        ):
+            yield
 
 
-def _backward(
-    ctx: Any, grad_out: Optional[Tensor], _: Optional[Tensor]
-) -> tuple[Optional[Tensor], ...]:
-    if grad_out is None:
-        return (None,) * (8 + len(ctx.plain))
-    q, k, v, mask, slopes, sinks, cu_q, cu_k, out, logsumexp = ctx.saved_tensors
-    if ctx.needs_input_grad[4]:
-        raise InvalidArgument("umfa::attention: the gradient of alibi_slopes is not supported")
-    need = [ctx.needs_input_grad[index] for index in (0, 1, 2, 3, 5)]
-    gradients = attention_backward_op(
-        grad_out, q, k, v, out, logsumexp, mask, slopes, sinks, cu_q, cu_k, *ctx.plain, need
-    )
-    dq, dk, dv, dmask, dsinks = (
-        gradient if needed else None for gradient, needed in zip(gradients, need)
-    )
-    return (dq, dk, dv, dmask, None, dsinks, None, None, *(None for _ in ctx.plain))
-
-
-attention_op.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _no_double_backward(ctx: Any, *_: Any) -> None:
+def _refuse_forward_mode(ctx: Any, *_: Any) -> Any:
     raise NotImplementedError(
-        "umfa::attention_backward has no gradient: double backward through attention is not "
-        "supported"
+        "umfa::attention has no forward-mode derivative (jvp, jacfwd, linearize, hessian, "
+        "forward_ad); expected reverse mode: backward, torch.func.grad, vjp or jacrev"
     )
 
 
-attention_backward_op.register_autograd(_no_double_backward)
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(modes: _Modes, *inputs: Any) -> Any:
+        with modes.below_autograd():
+            return attention_op(*inputs)
 
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        inputs = inputs[1:]
+        ctx.plain = inputs[_TENSORS:]
+        number = Plain(*ctx.plain).context
+        ctx.context = context_of(number) if number else None  # which lives until backward
+        ctx.save_for_backward(*inputs[:_TENSORS], *output)
+        ctx.set_materialize_grads(False)
 
-def _fold(x: Tensor, dimension: Optional[int], size: int, batch: int) -> Tensor:
-    """Makes the mapped dimension part of the batch; what is not mapped repeats without a copy."""
-    x = x.unsqueeze(0).expand(size, *x.shape) if dimension is None else x.movedim(dimension, 0)
-    if x.shape[1] != batch:
-        x = x.expand(size, batch, *x.shape[2:])
-    return x.reshape(size * batch, *x.shape[2:])
-
-
-def _vmap(
-    info: Any, in_dims: tuple[Any, ...], *inputs: Any
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    q, k, v, mask, slopes, sinks, cu_q, cu_k, *plain = inputs
-    if any(dimension is not None for dimension in in_dims[4:8]) or cu_q is not None:
-        raise InvalidArgument(
-            "umfa::attention: vmap maps q, k, v and attn_mask; found a mapped alibi_slopes, sinks "
-            "or packed sequences"
+    @staticmethod
+    def backward(
+        ctx: Any, grad_out: Tensor | None, grad_logsumexp: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        unused = (None,) * len(ctx.plain)
+        if grad_out is None and grad_logsumexp is None:
+            return (None,) * (1 + _TENSORS) + unused
+        *inputs, out, logsumexp = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1:]
+        if wanted[4]:
+            raise Unsupported(
+                "alibi_slopes: requires gradients, which attention does not have for it; expected "
+                "alibi_slopes.detach()"
+            )
+        need = [wanted[index] for index in (0, 1, 2, 3, 5)]
+        gradients = attention_backward_op(
+            torch.zeros_like(out) if grad_out is None else grad_out,
+            grad_logsumexp,
+            *inputs[:3],
+            out,
+            logsumexp,
+            *inputs[3:],
+            *ctx.plain,
+            need,
         )
-    size = info.batch_size
-    batch = q.shape[0] if in_dims[0] != 0 else q.shape[1]
-    q, k, v = (_fold(x, dim, size, batch) for x, dim in zip((q, k, v), in_dims[:3]))
-    if mask is not None:
-        rank = mask.ndim - (in_dims[3] is not None)
-        at = in_dims[3] if in_dims[3] is not None else 0
-        for _ in range(4 - rank):
-            mask = mask.unsqueeze(at + 1 if in_dims[3] is not None else 0)
-        mask = _fold(mask, in_dims[3], size, batch)
-    results = attention_op(q, k, v, mask, slopes, sinks, cu_q, cu_k, *plain)
-    out, logsumexp = (x.unflatten(0, (size, batch)) for x in results)
-    return (out, logsumexp), (0, 0)
+        dq, dk, dv, dmask, dsinks = (x if needed else None for x, needed in zip(gradients, need))
+        return (None, dq, dk, dv, dmask, None, dsinks, None, None, *unused)
+
+    jvp = staticmethod(_refuse_forward_mode)
 
 
-if hasattr(torch.library, "register_vmap"):
-    torch.library.register_vmap(attention_op, _vmap)
+class _AttentionBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(modes: _Modes, *inputs: Any) -> Any:
+        with modes.below_autograd():
+            return attention_backward_op(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(
+            "umfa::attention_backward has no gradient: double backward through attention is not "
+            "supported"
+        )
+
+    jvp = staticmethod(_refuse_forward_mode)
 
 
-def _encode(quantization: dict[str, Any]) -> str:
-    """Options of quantization as the text of a Python literal; "" without any."""
-    items = []
-    for name in sorted(quantization):
-        value = quantization[name]
-        if isinstance(value, dict):
-            inner = ", ".join([f"{key!r}: {value[key]!r}" for key in sorted(value)])
-            items.append(f"{name!r}: {{{inner}}}")
-        elif value is not None:
-            items.append(f"{name!r}: {value!r}")
-    return "{" + ", ".join(items) + "}" if items else ""
+def _autograd_kernel(function: Any) -> Any:
+    """`function` as the autograd kernel of an operator.
+
+    Its plain `apply` is what the dispatcher wants: under torch.func, the dispatcher itself goes
+    from level to level, each of which has its autograd. PyTorch keeps that call for itself, and
+    has to be told that it is meant.
+    """
+    apply = super(torch.autograd.Function, function).apply
+
+    def kernel(*inputs: Any) -> Any:
+        allowed = get_single_level_autograd_function_allowed()
+        set_single_level_autograd_function_allowed(True)
+        try:
+            return apply(_Modes(), *inputs)
+        finally:
+            set_single_level_autograd_function_allowed(allowed)
+
+    return kernel
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    context: Optional[_native.MFAContext] = None,
-    **options: Any,
-) -> Tensor:
-    """`umfa.attention` on tensors, with gradients; `clip` zeroes those of clipped elements."""
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        q, k, v = (x.to(dtype) if x.dtype == torch.float32 else x for x in (q, k, v))
-    window = options.get("window")
-    left, right = window if isinstance(window, (tuple, list)) else (window, window)
-    quantization = {
-        name: value
-        for name, value in options.items()
-        if name not in _ATTENTION_OPTIONS and name not in _TENSORS
-    }
-    out: Tensor
-    out, _ = attention_op(
-        q,
-        k,
-        v,
-        *[options.get(name) for name in _TENSORS],
-        bool(options.get("causal", False)),
-        options.get("softmax_scale"),
-        -1 if left is None else left,
-        -1 if right is None else right,
-        options.get("softcap") or 0.0,
-        options.get("alignment", "top_left"),
-        options.get("compute", "exact"),
-        _encode(quantization),
-        bool(options.get("clip", False)),
-        _number(context),
-    )
-    return out
+def _register(name: str, kernel: Any, fake: Any, function: Any, batching_rule: Any) -> None:
+    LIBRARY.impl(name, kernel, "CPU")
+    LIBRARY.impl(name, _autograd_kernel(function), "Autograd")
+    torch.library.register_fake(f"umfa::{name}", fake, lib=LIBRARY)
+    if hasattr(torch.library, "register_vmap"):  # from PyTorch 2.5 on
+        torch.library.register_vmap(f"umfa::{name}", batching_rule, lib=LIBRARY)
+
+
+_register("attention", _attention, _attention_fake, _Attention, _vmap.attention)
+_register(
+    "attention_backward",
+    _attention_backward,
+    _attention_backward_fake,
+    _AttentionBackward,
+    _vmap.attention_backward,
+)
