@@ -7,6 +7,7 @@ torch.Size([1, 2, 8, 16])
 """
 
 from umfa.torch._attention import attention
+from umfa.torch._merge import merge
 from umfa.torch._sdpa import scaled_dot_product_attention
 
-__all__ = ["attention", "scaled_dot_product_attention"]
+__all__ = ["attention", "merge", "scaled_dot_product_attention"]
