@@ -183,6 +183,21 @@ def test_merge_alone() -> None:
     assert (torch.stack([x.grad for x in lses])[:, 0, 1] == 0).all()
 
 
+def test_parts_without_keys_do_not_count() -> None:
+    outs = [torch.randn(2, 3, 4).requires_grad_() for _ in range(2)]
+    with torch.no_grad():
+        outs[1][0] = torch.nan
+    lses = [torch.randn(2, 3), torch.randn(2, 3)]
+    lses[1][0] = -INF
+    lses[0][1, 2] = -INF
+    lses = [x.requires_grad_() for x in lses]
+    out, lse = merge(outs, lses)
+    torch.testing.assert_close(out[0], outs[0][0])
+    torch.testing.assert_close(out[1, 2], outs[1][1, 2])
+    (out.sum() + lse.sum()).backward()
+    assert all(x.grad.isfinite().all() for x in (*outs, *lses))
+
+
 def test_merge_of_halves_keeps_their_dtype() -> None:
     q, k, v = (x.half() for x in torch.randn(3, 1, 2, 8, 16))
     parts = [

@@ -20,7 +20,8 @@ def merge(
 
     Args:
         outs: the results, [..., rows, columns].
-        logsumexps: their logsumexps, [..., rows]; -inf is a row that saw no key.
+        logsumexps: their logsumexps, [..., rows]; -inf is a row that saw no key, and whose result
+            does not count.
         layout: "BNHD" where the results are [batch, rows, heads, columns]; logsumexps are [batch,
             heads, rows] in every layout.
 
@@ -69,5 +70,8 @@ def merge(
     weights = weights / total
     if layout == "BNHD":
         weights = weights.transpose(-1, -2)
-    joined = (weights.unsqueeze(-1) * torch.stack(outs)).sum(0)
+    weights = weights.unsqueeze(-1)
+    # Nothing of a part without keys counts, not even NaN.
+    parts = torch.stack(outs)
+    joined = (weights * torch.where(weights == 0, torch.zeros_like(parts), parts)).sum(0)
     return joined.to(outs[0].dtype), logsumexp
