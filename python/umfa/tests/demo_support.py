@@ -206,7 +206,9 @@ def write_tiny_model(
     changes = {"architecture": "llama", **(changes or {})}
     architecture = changes.pop("architecture")
     for key, value in changes.items():
-        target: dict[str, Any] = tensors if key in tensors else metadata
+        target: dict[str, Any] = (
+            tensors if key in tensors or isinstance(value, np.ndarray) else metadata
+        )
         target[key] = value
     writer: Any = gguf.GGUFWriter(path, architecture)
     add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}

@@ -12,7 +12,8 @@ from demo_support import TINY, SimulatedEngine, tiny_tensors, tiny_vocabulary, w
 
 from umfa.demo._check import plain_attention
 from umfa.demo._evaluate import Session, perplexity
-from umfa.demo._model import Llama, ModelError, open_gguf, read_config, read_model
+from umfa.demo._gguf import open_gguf, read_config, read_model
+from umfa.demo._model import Llama, ModelError
 from umfa.demo._modes import MODES
 from umfa.demo._tokenizer import Tokenizer
 

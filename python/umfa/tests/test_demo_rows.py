@@ -10,7 +10,7 @@ import pytest
 from demo_support import SimulatedEngine, write_tiny_model
 
 from umfa.demo import _rows as rows
-from umfa.demo._model import open_gguf, read_model
+from umfa.demo._gguf import open_gguf, read_model
 from umfa.demo._modes import MODES
 from umfa.demo.study import CANDIDATES, study
 

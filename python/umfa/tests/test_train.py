@@ -23,8 +23,8 @@ from rich.console import Console  # noqa: E402
 from umfa import train as package  # noqa: E402
 from umfa.demo import _fetch as fetch  # noqa: E402
 from umfa.demo._evaluate import Session  # noqa: E402
+from umfa.demo._gguf import open_gguf, read_config, read_model  # noqa: E402
 from umfa.demo._model import Llama as NumpyLlama  # noqa: E402
-from umfa.demo._model import open_gguf, read_config, read_model  # noqa: E402
 from umfa.demo._modes import MODES  # noqa: E402
 from umfa.train import _app as app  # noqa: E402
 from umfa.train import _loop as loop  # noqa: E402

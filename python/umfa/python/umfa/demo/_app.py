@@ -24,7 +24,8 @@ from ._check import largest_logit_difference
 from ._engine import Engine, UmfaEngine
 from ._evaluate import Plan, Result, Tokens, run_mode, work_units
 from ._fetch import fetch_model
-from ._model import Llama, open_gguf, read_model
+from ._gguf import open_gguf, read_model
+from ._model import Llama, ModelError
 from ._modes import MODES
 from ._rows import single_threaded_blas
 from ._text import SOURCE, load_text
@@ -131,6 +132,12 @@ def load(path: Path, console: Console) -> tuple[Llama, Tokenizer]:
         tokenizer = Tokenizer(reader)
         model = read_model(
             reader, lambda done, total: bars.update(task, completed=done, total=total)
+        )
+    known = len(model.weights.embedding)
+    if tokenizer.size > known:
+        raise ModelError(
+            f"{tokenizer.size} tokens found, at most the {known} rows of 'token_embd.weight' "
+            "expected"
         )
     return model, tokenizer
 

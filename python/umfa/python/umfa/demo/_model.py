@@ -1,4 +1,4 @@
-"""A Llama-family language model in NumPy, read from a GGUF file.
+"""A Llama-family language model in NumPy.
 
 Everything but attention is plain NumPy in float32; each attention call is handed to the
 key/value cache of :mod:`umfa.demo._cache`, which decides how keys and values are stored.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, Protocol
 
 import numpy as np
@@ -139,103 +138,20 @@ class Llama:
 
             def after(rows: slice, layer: Layer = layer, attended: Array = attended) -> None:
                 joined = attended[rows].reshape(-1, c.heads * width)
-                y = x[rows] + joined @ layer.attention_out.T
-                normed = rms_norm(y, layer.ffn_norm, c.rms_epsilon)
-                x[rows] = y + silu_product(normed @ layer.gate_up.T) @ layer.down.T
+                with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+                    y = x[rows] + joined @ layer.attention_out.T
+                    normed = rms_norm(y, layer.ffn_norm, c.rms_epsilon)
+                    x[rows] = y + silu_product(normed @ layer.gate_up.T) @ layer.down.T
 
             over_rows(n, after)
+            if not np.isfinite(x).all():
+                raise ModelError(
+                    f"the model's layer {index} gives NaN or infinity in "
+                    f"{np.dtype(precision).name}, numbers expected"
+                )
             on_layer(index)
         return rms_norm(x, self.weights.final_norm, c.rms_epsilon)
 
     def logits(self, hidden: Array) -> Array:
         """Scores over the vocabulary ``[n, V]`` of final hidden states ``[n, E]``."""
         return np.asarray(hidden @ self.weights.output.T)
-
-
-def _scalar(reader: Any, key: str, default: Any = None) -> Any:
-    field = reader.get_field(key)
-    if field is not None:
-        return field.contents()
-    if default is not None:
-        return default
-    raise ModelError(f"the GGUF metadata has no '{key}'")
-
-
-def read_config(reader: Any) -> Config:
-    """Hyper-parameters of an open ``gguf.GGUFReader``."""
-    architecture = _scalar(reader, "general.architecture")
-    if architecture != "llama":
-        raise ModelError(f"architecture '{architecture}' found, 'llama' expected")
-    if reader.get_field("llama.rope.scaling.type") is not None:
-        kind = _scalar(reader, "llama.rope.scaling.type")
-        if kind != "none":
-            raise ModelError(f"RoPE scaling '{kind}' found, none expected")
-    heads = int(_scalar(reader, "llama.attention.head_count"))
-    embedding = int(_scalar(reader, "llama.embedding_length"))
-    head_dim = int(_scalar(reader, "llama.attention.key_length", embedding // heads))
-    rotated = int(_scalar(reader, "llama.rope.dimension_count", head_dim))
-    value_dim = int(_scalar(reader, "llama.attention.value_length", head_dim))
-    if rotated != head_dim or value_dim != head_dim:
-        raise ModelError(
-            f"RoPE over {rotated} and values of {value_dim} dimensions found, "
-            f"both expected equal to the head dimension {head_dim}"
-        )
-    return Config(
-        layers=int(_scalar(reader, "llama.block_count")),
-        embedding=embedding,
-        heads=heads,
-        kv_heads=int(_scalar(reader, "llama.attention.head_count_kv", heads)),
-        head_dim=head_dim,
-        context=int(_scalar(reader, "llama.context_length")),
-        rms_epsilon=float(_scalar(reader, "llama.attention.layer_norm_rms_epsilon")),
-        rope_base=float(_scalar(reader, "llama.rope.freq_base", 10000.0)),
-    )
-
-
-def read_model(reader: Any, on_tensor: Callable[[int, int], None] = lambda *_: None) -> Llama:
-    """Dequantize an open ``gguf.GGUFReader`` to float32; ``on_tensor(done, total)`` as it goes."""
-    from gguf.quants import dequantize
-
-    config = read_config(reader)
-    tensors = {t.name: t for t in reader.tensors}
-    if "rope_freqs.weight" in tensors:
-        raise ModelError("RoPE frequency factors found (rope_freqs.weight), none expected")
-    done = 0
-
-    def get(name: str) -> F32:
-        nonlocal done
-        if name not in tensors:
-            raise ModelError(f"the GGUF file has no tensor '{name}'")
-        done += 1
-        on_tensor(done, len(tensors))
-        tensor = tensors[name]
-        return np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-
-    def fused(prefix: str, *names: str) -> F32:
-        return np.concatenate([get(f"{prefix}.{name}.weight") for name in names])
-
-    layers = tuple(
-        Layer(
-            attention_norm=get(f"{prefix}.attn_norm.weight"),
-            qkv=fused(prefix, "attn_q", "attn_k", "attn_v"),
-            attention_out=get(f"{prefix}.attn_output.weight"),
-            ffn_norm=get(f"{prefix}.ffn_norm.weight"),
-            gate_up=fused(prefix, "ffn_gate", "ffn_up"),
-            down=get(f"{prefix}.ffn_down.weight"),
-        )
-        for prefix in (f"blk.{i}" for i in range(config.layers))
-    )
-    embedding = get("token_embd.weight")
-    # A model without its own output matrix ties it to the embedding.
-    output = get("output.weight") if "output.weight" in tensors else embedding
-    return Llama(config, Weights(embedding, layers, get("output_norm.weight"), output))
-
-
-def open_gguf(path: Path) -> Any:
-    """A ``gguf.GGUFReader`` over ``path``; :class:`ModelError` if it isn't a GGUF file."""
-    import gguf
-
-    try:
-        return gguf.GGUFReader(path)
-    except (ValueError, OSError, IndexError) as error:
-        raise ModelError(f"cannot read '{path}' as GGUF: {error}") from error

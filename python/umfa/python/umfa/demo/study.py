@@ -22,7 +22,8 @@ from ._app import umfa_engine
 from ._engine import F32, Engine, Format
 from ._evaluate import Session, Tokens, perplexity
 from ._fetch import fetch_model
-from ._model import Llama, open_gguf, read_model
+from ._gguf import open_gguf, read_model
+from ._model import Llama
 from ._modes import MODES, Mode
 from ._rows import over_rows, single_threaded_blas
 from ._text import load_text
