@@ -195,6 +195,16 @@ def test_patience_is_bounded() -> None:
     assert (quiet.rounds, quiet.waited) == (1, 0.0)
 
 
+def test_a_wait_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umfa.bench.quiet._others", lambda: 1.0)
+    said: list[float] = []
+    quiet = Quiet(0.05, said.append)
+    for _ in range(3):
+        quiet.wait()
+    assert said == [0.05]
+    assert quiet.busy_rounds == 3
+
+
 # Figures.
 
 

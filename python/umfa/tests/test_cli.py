@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import umfa
+from umfa._files import OutputError, check_output, picture_format, writing
 from umfa.cli import app
 
 runner = CliRunner()
@@ -55,6 +56,95 @@ def test_explain() -> None:
     assert "backward" in run("explain", "--shape", "1,1,8,8", "--backward")
 
 
+def test_explain_the_recipe_of_the_docs() -> None:
+    text = run(
+        "explain", "--shape", "1,8,128,64", "--k", "int4", "--v", "int4",
+        "--granularity", "k=channel,v=row", "--block-rows", "k=32", "--group", "v=32",
+        "--asymmetric", "--rotate", "--scale-dtype", "float16",
+    )  # fmt: skip
+    assert "INT4/channel" in text
+    assert "INT4/row" in text
+
+
+@pytest.mark.parametrize("program", [["-m", "umfa"], ["-m", "umfa.cli"]])
+def test_version(program: list[str]) -> None:
+    assert run("--version") == f"umfa {umfa.__version__}\n"
+    command = [sys.executable, *program, "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"umfa {umfa.__version__}\n"
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["info"],
+        ["info", "--json"],
+        ["--version"],
+        ["explain", "--shape", "1,1,8,8"],
+        ["bench", "--accuracy", "--shape", "1,1,8,8"],
+    ],
+)
+def test_output_that_cannot_be_written(arguments: list[str]) -> None:
+    with FULL.open("w") as full:
+        command = [sys.executable, "-m", "umfa", *arguments]
+        result = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert result.returncode == 1
+    assert result.stderr == "error: cannot write the output: No space left on device\n"
+
+
+def unwritable(tmp_path: Path) -> dict[str, tuple[Path, str]]:
+    return {
+        "no folder": (tmp_path / "none" / "x.png", "its folder does not exist"),
+        "a folder": (tmp_path, "it is a folder"),
+        "proc": (Path("/proc/x.png"), "cannot write '/proc/x.png'"),
+        "format": (tmp_path / "x.nonsense", "format 'nonsense' found, one of"),
+    }
+
+
+@pytest.mark.parametrize("flag", ["--json", "--plot"])
+@pytest.mark.parametrize("kind", ["no folder", "a folder", "proc", "format"])
+@pytest.mark.parametrize("command", ["demo", "bench"])
+def test_files_are_looked_at_first(command: str, kind: str, flag: str, tmp_path: Path) -> None:
+    """Before minutes of work; and nothing is left behind."""
+    if command == "demo":
+        pytest.importorskip("gguf", reason="gguf is not installed")
+    path, sentence = unwritable(tmp_path)[kind]
+    if flag == "--json" and kind == "format":
+        path, sentence = tmp_path / "none" / "x", "its folder does not exist"
+    if kind == "proc" and not Path("/proc").exists():
+        path, sentence = tmp_path, "it is a folder"
+    extra = ["--model", str(tmp_path / "none.gguf")] if command == "demo" else ["--no-peers"]
+    result = subprocess.run(
+        [sys.executable, "-m", "umfa", command, *extra, flag, str(path)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stdout
+    assert result.stderr.startswith("error: "), result.stderr
+    assert sentence in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_written_files(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    path.write_text("before")
+    check_output(path)
+    assert path.read_text() == "before"
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    assert picture_format(tmp_path / "plot") == "png"
+    assert picture_format(tmp_path / "plot.SVG") == "svg"
+    if FULL.exists():
+        check_output(FULL)
+        sentence = "cannot write '/dev/full': No space left"
+        with pytest.raises(OutputError, match=sentence), writing(FULL), FULL.open("w") as file:
+            file.write("x")
+
+
 def test_bench_accuracy(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     text = run("bench", "--accuracy", "--shape", "1,2,256,64", "--json", str(file))
@@ -82,6 +172,14 @@ def test_bench_accuracy(tmp_path: Path) -> None:
         (["explain", "--shape", "1,8,64,-1"], "expected batch, heads, rows"),
         (["explain", "--shape", "1,1,8,8", "--dtype", "float64"], "float32, float16"),
         (["bench", "--accuracy", "--operands", "qx"], "expected letters of qkv"),
+        (["explain", "--shape", "1,8,99999999999,64"], "more elements than memory can have"),
+        (["explain", "--shape", "99999999999999999999,1,1,1"], "more elements than memory"),
+        (["explain", "--shape", "1,1,8,8", "--keys", "99999999999999999999"], "more elements"),
+        (["explain", "--shape", "1,1,8,8", "--kv-heads", "-1"], "--kv-heads"),
+        (["explain", "--shape", "1,1,8,8", "--keys", "-1"], "--keys"),
+        (["explain", "--shape", "1,1,8,8", "--value-columns", "-2"], "--value-columns"),
+        (["explain", "--shape", "1,1,8,8", "--k", "int8", "--group", "v:2"], "expected one value"),
+        (["bench", "--kv-heads", "0"], "--kv-heads"),
         (["bench", "--seconds", "-1"], "--seconds"),
         (["demo", "--tokens", "5"], "--tokens"),
         (["frobnicate"], "No such command"),
@@ -94,7 +192,7 @@ def test_bad_usage(arguments: list[str], sentence: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["explain", "--shape", "1,1,8,513"], "513"),
+        (["explain", "--shape", "1,1,8,1025"], "1025"),
         (["explain", "--shape", "1,3,8,8", "--kv-heads", "2"], "multiple"),
         (["explain", "--shape", "1,1,8,8", "--k", "int5"], "int5"),
         (["explain", "--shape", "1,1,8,8", "--device", "tpu"], "tpu"),

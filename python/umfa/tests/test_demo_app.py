@@ -15,6 +15,7 @@ from demo_support import SimulatedEngine, write_tiny_model
 from rich.console import Console
 
 from umfa import demo
+from umfa._files import OutputError
 from umfa.demo import _app as app
 from umfa.demo import _fetch as fetch
 from umfa.demo._engine import Operand
@@ -113,7 +114,7 @@ def test_tokens_out_of_range(model: Path, tokens: int) -> None:
 
 @pytest.mark.parametrize("name", ["json", "plot"])
 def test_output_folder_is_checked_first(model: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(app.DemoError, match="its folder does not exist"):
+    with pytest.raises(OutputError, match="its folder does not exist"):
         run(options(model, **{name: tmp_path / "none" / "file"}))
 
 

@@ -21,6 +21,7 @@ from demo_support import TINY, SimulatedEngine, tiny_vocabulary, write_tiny_mode
 from rich.console import Console  # noqa: E402
 
 from umfa import train as package  # noqa: E402
+from umfa._files import OutputError  # noqa: E402
 from umfa.demo import _fetch as fetch  # noqa: E402
 from umfa.demo._evaluate import Session  # noqa: E402
 from umfa.demo._gguf import open_gguf, read_config, read_model  # noqa: E402
@@ -253,7 +254,7 @@ def test_interrupt_before_the_first_step(gguf: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_errors(gguf: Path, changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(app.TrainError, match=sentence):
+    with pytest.raises((app.TrainError, OutputError), match=sentence):
         run(options(gguf, **changes))
 
 

@@ -108,9 +108,7 @@ def _ways(shape: Shape, rng: np.random.Generator) -> Iterator[tuple[str, Call]]:
             return forward
         out, logsumexp = umfa.attention(q, some_k, some_v, attn_mask=mask, return_logsumexp=True)
         given = {"attn_mask": mask}
-        return lambda: umfa.attention_backward(
-            d_out, q, some_k, some_v, out, logsumexp, **given
-        )
+        return lambda: umfa.attention_backward(d_out, q, some_k, some_v, out, logsumexp, **given)
 
     seen = _blocks(shape)
     yield "no mask", call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from umfa._files import picture_format, writing
 from umfa.bench.engines import OURS
 from umfa.bench.record import Record, by_case, rows
 
@@ -49,5 +50,6 @@ def draw(record: Record, path: Path) -> None:
         f"{record.date}",
         fontsize=10,
     )
-    figure.savefig(path, dpi=130)
+    with writing(path):
+        figure.savefig(path, dpi=130, format=picture_format(path))
     plt.close(figure)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ WINDOW, PAUSE = 0.1, 0.5
 
 
 class Quiet:
-    """Waits for a quiet machine, `patience` seconds in all, and tells how that went."""
+    """Waits for a quiet machine, `patience` seconds in all, and tells how that went.
 
-    def __init__(self, patience: float) -> None:
+    `say` is called before the first wait, with the seconds that it may take.
+    """
+
+    def __init__(self, patience: float, say: Callable[[float], None] = lambda _: None) -> None:
         self.patience = self._left = patience
+        self._say = say
         # Not a matrix product: the threads of a BLAS spin afterwards, beside the first contestant.
         self._numbers = np.linspace(1.0, 2.0, 1 << 16)
         self._best = float("inf")
@@ -36,6 +41,8 @@ class Quiet:
             if self._left <= 0:
                 self.busy_rounds += 1
                 return
+            if not self.waited:
+                self._say(self._left)
             time.sleep(min(PAUSE, self._left))
             now = time.monotonic()
             self._left -= now - start

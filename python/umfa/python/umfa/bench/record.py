@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from umfa._files import writing
 from umfa.bench.accuracy import Measured
 from umfa.bench.cases import Case
 from umfa.bench.ceilings import BYTES, Ceilings, parse
@@ -63,7 +64,8 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Into a JSON file."""
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        with writing(path):
+            path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
 
     @staticmethod
     def read(path: Path) -> Record:

@@ -33,10 +33,11 @@ class Plan:
 class Listener:
     """What a caller wants to hear while a run goes on."""
 
-    # A case begins; a step of it; its results.
+    # A case begins; a step of it; its results; a wait for a quiet machine, of so many seconds.
     begin: Callable[[Case], None]
     step: Callable[[str], None]
     done: Callable[[Case, Sequence[Result], Record], None]
+    waiting: Callable[[float], None] = lambda _: None
 
 
 def run(plan: Plan, listener: Listener) -> Record:
@@ -50,7 +51,7 @@ def run(plan: Plan, listener: Listener) -> Record:
     )
     if plan.ceilings is not None:
         found.ceilings = ceilings.read(plan.ceilings, plan.settings.threads)[1]
-    quiet = Quiet(plan.patience)
+    quiet = Quiet(plan.patience, listener.waiting)
     found.noise = quiet.to_json()
     try:
         with Contest(plan.peers, plan.settings) as contest:

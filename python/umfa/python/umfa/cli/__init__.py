@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from umfa._errors import MFAError
+from umfa._files import OutputError
+from umfa._native import __version__
 from umfa.cli import _bench, _demo, _explain, _info, _train
 
 app = typer.Typer(
@@ -24,12 +28,36 @@ app.command("explain")(_explain.explain)
 app.command("bench")(_bench.bench)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"umfa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """What comes before a command. Its help is the program's."""
+
+
 def main() -> None:
     """Runs the command line; what umfa refuses is told in a sentence, with exit status 1."""
     try:
-        app()
-    except MFAError as error:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where what goes wrong can be told
+    except (MFAError, OutputError) as error:
         fail(str(error))
+    except OSError as error:
+        # What is left in the buffer would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        what = f"'{error.filename}'" if error.filename else "cannot write the output"
+        fail(f"{what}: {error.strerror or error}")
 
 
 def fail(sentence: str) -> None:

@@ -10,16 +10,17 @@ from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 import umfa
+from umfa._files import check_output, writing
 from umfa.bench import accuracy, cases, masks, numbers, plot, process, record, report, session
 from umfa.bench.cases import Case
 from umfa.bench.modes import MODES
 from umfa.bench.record import Record
 from umfa.bench.runner import Result, Settings
-from umfa.cli._shape import SHAPE_HELP, Problem, parse_problem
+from umfa.cli._shape import SHAPE_HELP, Keys, KvHeads, Problem, ValueColumns, parse_problem
 
 WIDTH = 120
 PEER_HELP = (
@@ -36,9 +37,9 @@ def bench(
         ),
     ] = None,
     shape: Annotated[Optional[str], typer.Option(help=SHAPE_HELP)] = None,
-    kv_heads: Annotated[Optional[int], typer.Option(help="Heads of key and value.")] = None,
-    keys: Annotated[Optional[int], typer.Option(help="Rows of key and value.")] = None,
-    value_columns: Annotated[Optional[int], typer.Option(help="Columns of value.")] = None,
+    kv_heads: KvHeads = None,
+    keys: Keys = None,
+    value_columns: ValueColumns = None,
     causal: Annotated[bool, typer.Option("--causal", help="Causal mask.")] = False,
     training: Annotated[bool, typer.Option("--training", help="Forward and backward.")] = False,
     modes: Annotated[Optional[str], typer.Option(help=f"Ours: {', '.join(MODES)}.")] = None,
@@ -93,6 +94,9 @@ def bench(
     if report_file is not None:
         _report(report_file)
         return
+    for file in (json_file, csv_file):
+        check_output(file)
+    check_output(plot_file, picture=True)
     problem = parse_problem(shape or "1,8,512,64", kv_heads, keys, value_columns)
     if errors:
         if not operands or set(operands) - set("qkv"):
@@ -103,7 +107,8 @@ def bench(
             umfa.set_num_threads(threads)
         figures = _accuracy(problem, operands, seed)
         if json_file is not None:
-            json_file.write_text(json.dumps(figures, indent=2) + "\n")
+            with writing(json_file):
+                json_file.write_text(json.dumps(figures, indent=2) + "\n")
         return
 
     if preset == masks.PRESET:
@@ -111,7 +116,8 @@ def bench(
             umfa.set_num_threads(threads)
         times = _masks(seconds, seed)
         if json_file is not None:
-            json_file.write_text(json.dumps(times, indent=2) + "\n")
+            with writing(json_file):
+                json_file.write_text(json.dumps(times, indent=2) + "\n")
         return
 
     chosen = _cases(preset or ("" if shape else "seeds"))
@@ -137,7 +143,8 @@ def bench(
     found = _run(plan, json_file)
     _finish(found, check_targets)
     if csv_file is not None:
-        record.write_csv(found, csv_file)
+        with writing(csv_file):
+            record.write_csv(found, csv_file)
     if plot_file is not None:
         plot.draw(found, plot_file)
 
@@ -187,6 +194,12 @@ def _run(plan: session.Plan, json_file: Optional[Path]) -> Record:
     def step(text: str) -> None:
         progress.update(task, step=text, refresh=True)
 
+    def waiting(seconds: float) -> None:
+        progress.console.print(
+            f"The machine is busy: waiting for quiet, up to {seconds:.0f} s in all "
+            "(--patience 0 does not wait)."
+        )
+
     def done(case: Case, results: Sequence[Result], so_far: Record) -> None:
         if results:
             console.print(report.case_grid(case, results, so_far.limits()).rich())
@@ -196,7 +209,7 @@ def _run(plan: session.Plan, json_file: Optional[Path]) -> Record:
         progress.update(task, advance=1, refresh=True)
 
     with progress:
-        return session.run(plan, session.Listener(begin, step, done))
+        return session.run(plan, session.Listener(begin, step, done, waiting))
 
 
 def _finish(found: Record, check_targets: bool) -> None:

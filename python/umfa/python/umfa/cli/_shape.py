@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 import numpy as np
 import numpy.typing as npt
 import typer
 
+KvHeads = Annotated[Optional[int], typer.Option(min=1, help="Heads of key and value.")]
+Keys = Annotated[Optional[int], typer.Option(min=0, help="Rows of key and value.")]
+ValueColumns = Annotated[Optional[int], typer.Option(min=1, help="Columns of value.")]
 SHAPE_HELP = "Batch, heads, rows and columns: 1,8,1024,64."
 DTYPES = ("float32", "float16", "bfloat16")
 

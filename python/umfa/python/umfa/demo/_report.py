@@ -10,6 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from umfa._files import picture_format, writing
+
 from ._evaluate import Result
 from ._modes import MODES
 
@@ -24,7 +26,9 @@ error: the largest difference of a logit from FP32's
 def write_json(path: Path, model: str, tokens: int, results: dict[str, Result]) -> None:
     modes = {name: asdict(result) for name, result in results.items()}
     document = {"model": model, "tokens": tokens, "modes": modes}
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with writing(path):
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8")
 
 
 def print_table(console: Console, title: str, results: dict[str, Result]) -> None:
@@ -93,7 +97,8 @@ def write_plot(path: Path, title: str, results: dict[str, Result]) -> None:
         axis.axhline(0, color="black", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with writing(path):
+        figure.savefig(path, dpi=120, format=picture_format(path))
     pyplot.close(figure)
 
 

@@ -67,6 +67,7 @@ def command(**options: Any) -> int:
     try:
         from rich.console import Console
 
+        from umfa._files import OutputError
         from umfa.demo._fetch import FetchError
         from umfa.demo._model import ModelError
 
@@ -77,7 +78,7 @@ def command(**options: Any) -> int:
     console = Console(stderr=True)
     try:
         outcome = run(**options)
-    except (TrainError, FetchError, ModelError) as error:
+    except (TrainError, FetchError, ModelError, OutputError) as error:
         console.print("[bold red]error:[/] ", end="")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1

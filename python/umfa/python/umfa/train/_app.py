@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from umfa._files import check_output
 from umfa.demo._app import fetch, load
 from umfa.demo._model import Config
 from umfa.demo._text import SOURCE, load_text
@@ -91,9 +92,8 @@ def _check(options: Options) -> None:
             raise TrainError(f"{name}: {getattr(options, name)} found, at least 1 expected")
     if not options.learning_rate > 0:
         raise TrainError(f"learning rate: {options.learning_rate} found, more than 0 expected")
-    for path in (options.json, options.plot):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise TrainError(f"cannot write '{path}': its folder does not exist")
+    check_output(options.json)
+    check_output(options.plot, picture=True)
 
 
 def windows(options: Options, config: Config, tokens: list[int]) -> Data:

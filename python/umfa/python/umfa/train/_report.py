@@ -11,6 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from umfa._files import picture_format, writing
+
 from ._loop import SMOOTHING, Outcome
 from ._modes import TITLES
 
@@ -39,7 +41,8 @@ def write_json(path: Path, setting: dict[str, Any], outcome: Outcome) -> None:
         "interrupted": outcome.interrupted,
         "modes": modes,
     }
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    with writing(path):
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def print_table(console: Console, title: str, outcome: Outcome) -> None:
@@ -109,7 +112,8 @@ def write_plot(path: Path, title: str, outcome: Outcome) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("step")
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with writing(path):
+        figure.savefig(path, dpi=120, format=picture_format(path))
     pyplot.close(figure)
 
 
