@@ -19,7 +19,7 @@ from torch._C._functorch import (
     get_single_level_autograd_function_allowed,
     set_single_level_autograd_function_allowed,
 )
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd import forward_ad
 
 from umfa import _native
 from umfa._errors import Unsupported
@@ -70,14 +70,13 @@ def _check_options(plain: Plain) -> None:
 def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """Attention and its logsumexp."""
     extras, plain = rest[:5], Plain(*rest[5:])
-    out, logsumexp = _attention_fake(q, k, v, *rest)
-    if not logsumexp.numel():
+    if 0 in q.shape[:3]:
         _check_options(plain)
-        return out, logsumexp
+        return _attention_fake(q, k, v, *rest)
     options = _keywords(extras, plain)
-    if v.shape[-1]:
-        options["out"] = out
-    _, logsumexp = _native.attention(
+    if plain.layout == "BNHD" and v.shape[-1]:
+        options["out"], _ = _attention_fake(q, k, v, *rest)
+    out, logsumexp = _native.attention(
         _columns(q),
         _columns(k),
         _columns(v),
@@ -85,7 +84,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Ten
         return_logsumexp=True,
         **options,
     )
-    return out, logsumexp
+    return out if v.shape[-1] else _attention_fake(q, k, v, *rest)[0], logsumexp
 
 
 def _attention_fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -179,7 +178,7 @@ class _Modes:
         """The next kernel inwards, in the caller's modes: torch.func has autograd there again."""
         with (
             torch.set_grad_enabled(self.gradients),
-            _set_fwd_grad_enabled(self.tangents),
+            forward_ad._set_fwd_grad_enabled(self.tangents),
             _AutoDispatchBelowAutograd(),
         ):
             yield
@@ -258,7 +257,16 @@ class _AttentionBackward(torch.autograd.Function):
     jvp = staticmethod(_refuse_forward_mode)
 
 
-def _autograd_kernel(function: Any) -> Any:
+def _no_derivative(inputs: tuple[Any, ...]) -> bool:
+    """Whether nothing is to be recorded: neither gradients nor, at any level, tangents."""
+    if forward_ad._current_level >= 0:
+        return False
+    return not torch.is_grad_enabled() or not any(
+        isinstance(x, Tensor) and x.requires_grad for x in inputs
+    )
+
+
+def _autograd_kernel(operator: Any, function: Any) -> Any:
     """`function` as the autograd kernel of an operator.
 
     Its plain `apply` is what the dispatcher wants: under torch.func, the dispatcher itself goes
@@ -268,6 +276,9 @@ def _autograd_kernel(function: Any) -> Any:
     apply = super(torch.autograd.Function, function).apply
 
     def kernel(*inputs: Any) -> Any:
+        if _no_derivative(inputs):
+            with _AutoDispatchBelowAutograd():
+                return operator(*inputs)
         allowed = get_single_level_autograd_function_allowed()
         set_single_level_autograd_function_allowed(True)
         try:
@@ -278,17 +289,18 @@ def _autograd_kernel(function: Any) -> Any:
     return kernel
 
 
-def _register(name: str, kernel: Any, fake: Any, function: Any, batching_rule: Any) -> None:
+def _register(operator: Any, kernel: Any, fake: Any, function: Any, batching_rule: Any) -> None:
+    name = operator._schema.name.partition("::")[2]
     LIBRARY.impl(name, kernel, "CPU")
-    LIBRARY.impl(name, _autograd_kernel(function), "Autograd")
+    LIBRARY.impl(name, _autograd_kernel(operator, function), "Autograd")
     torch.library.register_fake(f"umfa::{name}", fake, lib=LIBRARY)
     if hasattr(torch.library, "register_vmap"):  # from PyTorch 2.5 on
         torch.library.register_vmap(f"umfa::{name}", batching_rule, lib=LIBRARY)
 
 
-_register("attention", _attention, _attention_fake, _Attention, _vmap.attention)
+_register(attention_op, _attention, _attention_fake, _Attention, _vmap.attention)
 _register(
-    "attention_backward",
+    attention_backward_op,
     _attention_backward,
     _attention_backward_fake,
     _AttentionBackward,

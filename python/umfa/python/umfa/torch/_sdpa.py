@@ -144,6 +144,8 @@ def _promote(x: Tensor, rank: int) -> Tensor:
 def _match_heads(q: Tensor, k: Tensor, v: Tensor, enable_gqa: bool) -> tuple[Tensor, ...]:
     """Gives k and v the same number of heads, of which that of q is a multiple."""
     hq, hk, hv = (x.shape[-3] for x in (q, k, v))
+    if hq == hk == hv:
+        return q, k, v
     if enable_gqa and hk and hv and hq % hk == 0 and hq % hv == 0:
         if hk == hv:
             return q, k, v
