@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
 
 sdpa: Any = umfa.torch.scaled_dot_product_attention
 attention: Any = umfa.torch.attention
+CAUSAL: dict[str, Any] = {"causal": True, "alignment": "top_left"}
 KV8: dict[str, Any] = {"precision": {"k": "int8", "v": "int8"}, "granularity": "row"}
 
 
@@ -40,7 +41,7 @@ def leaf(*shape: int, dtype: Any = None) -> Any:
 def sample(**given: Any) -> tuple[Any, ...]:
     """The arguments of `umfa::attention`."""
     tensors = [given.pop(name, None) for name in ("q", "k", "v", *_options.TENSORS)]
-    return (*tensors, *_options.plain(given, 0))
+    return (*tensors, *_options.plain("attention", given, 0))
 
 
 def samples() -> dict[str, tuple[Any, ...]]:
@@ -51,10 +52,11 @@ def samples() -> dict[str, tuple[Any, ...]]:
     return {
         "plain": sample(q=q, k=k, v=v),
         "mask and sinks": sample(q=q, k=k, v=v, attn_mask=leaf(4, 1, 11), sinks=leaf(4)),
-        "slopes": sample(q=q, k=k, v=v, alibi_slopes=torch.rand(4), causal=True),
+        "slopes": sample(q=q, k=k, v=v, alibi_slopes=torch.rand(4), **CAUSAL),
         "quantized": sample(q=q, k=k, v=v, **KV8, clip=True),
         "rows first": sample(q=rows_first, k=k, v=v, layout="BNHD"),
         "packed": sample(q=one, k=one, v=one, cu_seqlens_q=ends, cu_seqlens_k=ends, window=(2, 0)),
+        "key lengths": sample(q=q, k=k, v=v, seqlens_k=torch.tensor([11, 4]), **CAUSAL),
         "half": sample(q=q.detach().half().requires_grad_(), k=k.half(), v=v.half()),
         "no batch": sample(q=q[:0], k=k[:0], v=v[:0]),
         "no rows": sample(q=q[:, :, :0], k=k, v=v),
@@ -73,11 +75,10 @@ def test_opcheck_of_backward(name: str) -> None:
     arguments = [x.detach() if isinstance(x, torch.Tensor) else x for x in samples()[name]]
     out, lse = _ops.attention_op(*arguments)
     mask, sinks = arguments[3], arguments[5]
-    for need in ([True, True, True], [False, True, False]):
-        for grad_lse in (None, torch.randn_like(lse)):
-            needs = [*need, mask is not None, sinks is not None]
-            given = (torch.randn_like(out), grad_lse, *arguments[:3], out, lse, *arguments[3:])
-            torch.library.opcheck(_ops.attention_backward_op, (*given, needs))
+    for need, grad_lse in (([True] * 3, torch.randn_like(lse)), ([False, True, False], None)):
+        needs = [*need, mask is not None, sinks is not None]
+        given = (torch.randn_like(out), grad_lse, *arguments[:3], out, lse, *arguments[3:])
+        torch.library.opcheck(_ops.attention_backward_op, (*given, needs))
 
 
 def test_gradcheck_in_float32() -> None:
@@ -129,6 +130,10 @@ def cases() -> dict[str, tuple[Any, list[Any]]]:
             ),
             packed,
         ),
+        "key lengths": (
+            lambda q, k, v, n: sdpa(q, k, v, enable_gqa=True, seqlens_k=n, window=(2, 1)),
+            [q, k, v, torch.tensor([3, 11], dtype=torch.int32)],
+        ),
         "five dimensions": (
             lambda q, k, v: sdpa(q[None].expand(3, 2, 4, 9, 8), k, v, enable_gqa=True),
             [q, k, v],
@@ -150,6 +155,7 @@ def test_compile_without_graph_breaks(name: str, backend: str) -> None:
     expected = call(*inputs)
     torch.testing.assert_close(found, expected)
     found, expected = (x if isinstance(x, tuple) else (x,) for x in (found, expected))
+    inputs = [x for x in inputs if x.requires_grad]
     grads = [torch.randn_like(x) for x in expected]
     torch.testing.assert_close(
         torch.autograd.grad(found, inputs, grads), torch.autograd.grad(expected, inputs, grads)
@@ -215,6 +221,27 @@ def test_what_has_no_derivative_does_not_compile() -> None:
     (first,) = torch.autograd.grad(compiled(x), x, create_graph=True)
     with pytest.raises(RuntimeError, match="double backward"):
         first.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": (-5, 0)}, "window: -5"),
+        ({"window": (1, 2, 3)}, "window: .*expected an int or"),
+        ({"granularity": "row"}, "granularity"),
+        ({"granulation": "row"}, "granulation"),
+        ({"softcap": 1e-50}, "softcap"),
+        ({"layout": "NHD"}, "layout"),
+        ({"causal": True, "is_causal": True}, "is_causal: given together with causal"),
+        ({"causal": "yes"}, "causal"),
+    ],
+)
+@pytest.mark.parametrize("rows", [5, 0])
+def test_what_is_refused_in_a_graph(options: Any, message: str, rows: int) -> None:
+    x = torch.randn(1, 2, rows, 8)
+    compiled = torch.compile(lambda x: sdpa(x, x, x, **options), backend="aot_eager")
+    with pytest.raises(Exception, match=message):
+        compiled(x)
 
 
 def test_a_context_in_a_compiled_graph() -> None:

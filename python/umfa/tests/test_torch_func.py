@@ -113,6 +113,27 @@ def test_vmap_of_sinks(dim: int | None) -> None:
         compare(call, inputs, dims)
 
 
+@pytest.mark.parametrize("dim", [None, 0, 1])
+def test_vmap_of_key_lengths(dim: int | None) -> None:
+    used = torch.tensor([[9, 3], [0, 1], [4, 9]], dtype=torch.int32)
+    used = used[0] if dim is None else used.movedim(0, dim)
+    for others in (None, 2):
+        if dim is None and others is None:
+            continue
+        dims = (others, None, others, dim)
+        inputs = [mapped(s, at) for s, at in zip([(2, 6, 7, 8)] + [(2, 2, 9, 8)] * 2, dims)]
+
+        def call(q: Any, k: Any, v: Any, used: Any) -> Any:
+            return attention(q, k, v, seqlens_k=used, return_logsumexp=True)
+
+        compare(call, [*inputs, used], dims)
+
+        def gradient(q: Any, k: Any, v: Any, used: Any) -> Any:
+            return grad(loss(lambda q, k, v: call(q, k, v, used)[0]), argnums=(0, 1, 2))(q, k, v)
+
+        compare(gradient, [*inputs, used], dims)
+
+
 @pytest.mark.parametrize("layout", ["BHND", "BNHD"])
 def test_vmap_of_packed_sequences(layout: str) -> None:
     q, k, v = torch.randn(8, SIZE, 2, 8), torch.randn(8, 2, 8), torch.randn(SIZE, 8, 2, 8)

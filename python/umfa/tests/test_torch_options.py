@@ -45,9 +45,9 @@ def test_the_names_of_umfa_attention_are_applied() -> None:
     for call in (sdpa, umfa.MetalSDPA(causal=True, softmax_scale=3.0)):
         options: Any = {} if call is not sdpa else {"causal": True, "softmax_scale": 3.0}
         close(call(q, k, k, **options), expected)
-    with pytest.raises(umfa.InvalidArgument, match="causal: given together with is_causal"):
+    with pytest.raises(umfa.InvalidArgument, match="is_causal: given together with causal"):
         sdpa(q, k, k, is_causal=True, causal=True)
-    with pytest.raises(umfa.InvalidArgument, match="softmax_scale: given together with scale"):
+    with pytest.raises(umfa.InvalidArgument, match="scale: given together with softmax_scale"):
         sdpa(q, k, k, scale=1.0, softmax_scale=2.0)
     with pytest.raises(umfa.InvalidArgument, match="attn_mask: given together with is_causal"):
         sdpa(q, k, k, torch.ones(5, 7, dtype=torch.bool), causal=True)
@@ -66,17 +66,24 @@ def test_the_names_of_umfa_attention_are_applied() -> None:
         ({"window": 10**30}, umfa.InvalidArgument, "window: 1000"),
         ({"softcap": "x"}, umfa.InvalidType, "softcap: 'x', expected a number"),
         ({"softcap": math.nan}, umfa.InvalidArgument, "softcap"),
+        ({"softcap": 1e-50}, umfa.InvalidArgument, "softcap"),
+        (
+            {"granularity": "row"},
+            umfa.InvalidArgument,
+            "granularity: given, but nothing is quantized",
+        ),
+        ({"rotate": True}, umfa.InvalidArgument, "rotate: given, but nothing is quantized"),
         ({"softcap": -1.0}, umfa.InvalidArgument, "softcap"),
         ({"alignment": 3}, umfa.InvalidType, "alignment: 3"),
         ({"alignment": "middle"}, umfa.InvalidArgument, 'alignment: "middle"'),
-        ({"layout": "NHD"}, umfa.InvalidArgument, "layout: 'NHD', expected"),
+        ({"layout": "NHD"}, umfa.InvalidArgument, 'layout: "NHD", expected'),
         ({"compute": "slow"}, umfa.InvalidArgument, 'compute: "slow"'),
         ({"clip": 1}, umfa.InvalidType, "clip: 1, expected True or False"),
         ({"causal": "yes"}, umfa.InvalidType, "causal: 'yes', expected True or False"),
         ({"return_logsumexp": None}, umfa.InvalidType, "return_logsumexp: None"),
         ({"out": torch.zeros(1, 2, 5, 64)}, umfa.InvalidArgument, "out: not supported"),
         ({"precision": "int5"}, umfa.InvalidArgument, 'precision: "int5"'),
-        ({"precision": {"k": object()}}, umfa.InvalidType, r"precision\['k'\]: object, expected"),
+        ({"precision": {"k": object()}}, umfa.InvalidType, r"precision\['k'\]: <object"),
         ({"granulation": "row"}, TypeError, "keyword argument 'granulation'"),
         ({"context": "cpu"}, umfa.InvalidType, "context: str, expected an umfa.MFAContext"),
     ],
@@ -278,6 +285,74 @@ def test_packed_sequences(layout: str, rank: int) -> None:
         close(found_lse, lse)
         found.sum().backward()
         assert all(x.grad is not None and x.grad.shape == x.shape for x in given)
+
+
+@pytest.mark.parametrize("layout", ["BHND", "BNHD"])
+def test_masks_of_packed_sequences(layout: str) -> None:
+    """[sequences, heads, longest query, longest key], at both doors."""
+    x = torch.randn(3, 7, 8)
+    ends = torch.tensor([0, 5, 7], dtype=torch.int32)
+    mask = torch.randn(2, 1, 5, 5, requires_grad=True)
+    pieces = [
+        torch_plain.attention(*(x[None, :, a:b],) * 3, mask[n, :, : b - a, : b - a])[0][0]
+        for n, (a, b) in enumerate(((0, 5), (5, 7)))
+    ]
+    expected = torch.cat(pieces, 1)
+    given = x if layout == "BHND" else x.transpose(0, 1)
+    options: dict[str, Any] = {"cu_seqlens_q": ends, "cu_seqlens_k": ends, "layout": layout}
+    for door in (sdpa, attention):
+        for y in (given, given[None]):
+            out = door(y, y, y, attn_mask=mask, **options).reshape(given.shape)
+            close(out if layout == "BHND" else out.transpose(0, 1), expected)
+            (found,) = torch.autograd.grad(out.sum(), mask)
+            (want,) = torch.autograd.grad(expected.sum(), mask, retain_graph=True)
+            close(found, want)
+
+
+@pytest.mark.parametrize("kind", [list, torch.tensor, np.array])
+@pytest.mark.parametrize("rank", [2, 3, 4])
+@pytest.mark.parametrize("door", DOORS)
+def test_key_lengths(door: str, rank: int, kind: Any) -> None:
+    """As if the keys after them were not stored; their gradients are 0."""
+    q, k, v = (torch.randn((2, 3, 6, 8)[4 - rank :], requires_grad=True) for _ in range(3))
+    # Rank 3 is [batch, rows, columns] or [heads, rows, columns].
+    used = [4, 0] if rank == 4 or (rank == 3 and door == "attention") else [4]
+    if rank == 3 and door == "attention":
+        q, k, v = (x[:2].detach().requires_grad_() for x in (q, k, v))
+    options: dict[str, Any] = {"seqlens_k": kind(used)}
+    if door == "MetalSDPA":
+        out = umfa.MetalSDPA(**options)(q, k, v)
+    else:
+        out = DOORS[door](q, k, v, **options)
+    batched = [x if len(used) == 2 else x[None] for x in (out, q, k, v)]
+    for index, count in enumerate(used):
+        a, b, c = (x[index].reshape(-1, 6, 8)[None] for x in batched[1:])
+        want = torch_plain.attention(a, b[:, :, :count], c[:, :, :count])[0]
+        close(batched[0][index].reshape(want.shape), want)
+    out.square().sum().backward()
+    for x in (k, v):
+        gradient = x.grad if len(used) == 2 else x.grad[None]
+        for index, count in enumerate(used):
+            rows = gradient[index].reshape(-1, 6, 8)
+            assert (rows[:, count:] == 0).all()
+            assert (rows[:, :count] != 0).any() == bool(count)
+
+
+def test_key_lengths_and_more_dimensions() -> None:
+    x = torch.randn(2, 3, 4, 5, 8)
+    with pytest.raises(umfa.InvalidDimensions, match=r"query: .* expected rank 4 or less"):
+        sdpa(x, x, x, seqlens_k=[1, 2])
+
+
+def test_shapes_that_disagree_in_the_callers_words() -> None:
+    x = torch.randn(2, 3, 5, 8)
+    with pytest.raises(umfa.InvalidDimensions, match=r"key: shape .*, expected 8 columns as in q"):
+        sdpa(x, x[..., :7], x)
+    with pytest.raises(umfa.InvalidDimensions, match=r"value: 4 rows, expected 5 as in key"):
+        sdpa(x, x, x[:, :, :4])
+    y = torch.randn(2, 5, 2, 8)
+    with pytest.raises(umfa.InvalidDimensions, match=r'did you mean layout="BNHD"\?'):
+        sdpa(torch.randn(2, 5, 4, 8), y[:, :3], y[:, :3], enable_gqa=True)
 
 
 def test_ranks_of_attention() -> None:

@@ -42,9 +42,9 @@ def attention(
     elif attn_mask is not None:
         scores = scores + attn_mask
     scores = scores.masked_fill(~seen, -torch.inf)
-    if sinks is not None:
-        column = sinks[:, None, None].expand(*scores.shape[:-1], 1).to(scores.dtype)
-        scores = torch.cat([scores, column], -1)
+    column = scores.new_full((q.shape[1],), -torch.inf) if sinks is None else sinks
+    column = column[:, None, None].expand(*scores.shape[:-1], 1).to(scores.dtype)
+    scores = torch.cat([scores, column], -1)
     top = scores.detach().amax(-1, keepdim=True)
     top = torch.where(top == -torch.inf, torch.zeros_like(top), top)
     weights = (scores - top).exp()

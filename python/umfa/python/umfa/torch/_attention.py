@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from umfa import _native
-from umfa._errors import InvalidArgument, InvalidDimensions, InvalidType, Unsupported
+from umfa._errors import InvalidDimensions, InvalidType, Unsupported
 from umfa.torch import _options
 from umfa.torch._context import number_of
 from umfa.torch._ops import attention_op
@@ -38,15 +38,14 @@ def operands(tensors: tuple[Any, Any, Any], names: Names) -> tuple[Tensor, Tenso
     return results[0], results[1], results[2]
 
 
-def extras(options: dict[str, Any]) -> tuple[Tensor | None, ...]:
+def extras(options: dict[str, Any], q: Tensor) -> tuple[Tensor | None, ...]:
     """The tensors among the options, as the operator takes them."""
     mask = options.get("attn_mask")
     return (
         None if mask is None else _options.as_tensor(mask, "attn_mask"),
-        _options.parameter(options.get("alibi_slopes"), "alibi_slopes"),
-        _options.parameter(options.get("sinks"), "sinks"),
-        _options.ends(options.get("cu_seqlens_q"), "cu_seqlens_q"),
-        _options.ends(options.get("cu_seqlens_k"), "cu_seqlens_k"),
+        _options.parameter(options.get("alibi_slopes"), "alibi_slopes", q),
+        _options.parameter(options.get("sinks"), "sinks", q),
+        *(_options.lengths(options.get(name), name) for name in _options.TENSORS[3:]),
     )
 
 
@@ -60,13 +59,6 @@ def call(
     """The operator on [batch, heads, rows, columns]: the result and its logsumexp."""
     found: tuple[Tensor, Tensor] = attention_op(q, k, v, *tensors, *plain)
     return found
-
-
-def layout_of(options: dict[str, Any]) -> str:
-    layout = options.get("layout", "BHND")
-    if layout not in ("BHND", "BNHD"):
-        raise InvalidArgument(f'layout: {layout!r}, expected "BHND" or "BNHD"')
-    return str(layout)
 
 
 @overload
@@ -127,10 +119,10 @@ def attention(
     """
     q, k, v = operands((q, k, v), ("q", "k", "v"))
     wanted = _options.boolean(return_logsumexp, "return_logsumexp")
-    layout = layout_of(options)
-    tensors = extras(options)
+    plain = _options.plain("attention", options, number_of(context))
+    layout = plain.layout
+    tensors = extras(options, q)
     packed = tensors[3] is not None or tensors[4] is not None
-    plain = _options.plain(options, number_of(context))
     rank = q.ndim
     for x, name in ((q, "q"), (k, "k"), (v, "v")):
         if x.ndim not in (2, 3, 4):

@@ -25,12 +25,12 @@ from umfa import _native
 from umfa._errors import Unsupported
 from umfa.torch import _vmap
 from umfa.torch._context import context_of
-from umfa.torch._options import SCHEMA, Plain
+from umfa.torch._options import SCHEMA, TENSORS, Plain
 
 LIBRARY = torch.library.Library("umfa", "FRAGMENT")
 _EXTRAS = (
     "Tensor? attn_mask, Tensor? alibi_slopes, Tensor? sinks, Tensor? cu_seqlens_q, "
-    "Tensor? cu_seqlens_k"
+    "Tensor? cu_seqlens_k, Tensor? seqlens_k"
 )
 LIBRARY.define(
     f"attention(Tensor q, Tensor k, Tensor v, {_EXTRAS}, {SCHEMA}) -> (Tensor, Tensor)",
@@ -45,14 +45,14 @@ LIBRARY.define(
 attention_op = torch.ops.umfa.attention.default
 attention_backward_op = torch.ops.umfa.attention_backward.default
 
-_TENSORS = 8
+_EXTRA = len(TENSORS)
+_TENSORS = 3 + _EXTRA
 """How many arguments of `attention` come before those of `Plain`."""
 
 
 def _keywords(extras: tuple[Tensor | None, ...], plain: Plain) -> dict[str, Any]:
-    names = ("attn_mask", "alibi_slopes", "sinks", "cu_seqlens_q", "cu_seqlens_k")
     options = plain.keywords()
-    options.update((name, x.detach()) for name, x in zip(names, extras) if x is not None)
+    options.update((name, x.detach()) for name, x in zip(TENSORS, extras) if x is not None)
     return options
 
 
@@ -63,13 +63,12 @@ def _columns(x: Tensor) -> Tensor:
 
 def _check_options(plain: Plain) -> None:
     """Has the options checked where there is nothing to compute."""
-    row = torch.zeros(1, 1, 1, 64)
-    _native.attention(row, row, row, context_of(plain.context), **plain.keywords())
+    _native._check_options("attention", plain.keywords())
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """Attention and its logsumexp."""
-    extras, plain = rest[:5], Plain(*rest[5:])
+    extras, plain = rest[:_EXTRA], Plain(*rest[_EXTRA:])
     if 0 in q.shape[:3]:
         _check_options(plain)
         return _attention_fake(q, k, v, *rest)
@@ -89,11 +88,12 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Ten
 
 def _attention_fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     batch, heads, rows, _ = q.shape
-    if Plain(*rest[5:]).layout == "BNHD":
+    if Plain(*rest[_EXTRA:]).layout == "BNHD":
         out = q.new_empty((batch, rows, heads, v.shape[-1])).transpose(1, 2)
     else:
         out = q.new_empty((batch, heads, rows, v.shape[-1]))
-    return out, q.new_empty((batch, heads, rows), dtype=torch.float32)
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return out, q.new_empty((batch, heads, rows), dtype=dtype)
 
 
 def _attention_backward(
@@ -107,16 +107,14 @@ def _attention_backward(
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     """Gradients of q, k, v, attn_mask and sinks in their dtypes; those not needed are empty."""
-    extras, plain, need = rest[:5], Plain(*rest[5:-1]), rest[-1]
+    extras, plain, need = rest[:_EXTRA], Plain(*rest[_EXTRA:-1]), rest[-1]
     operands = (q, k, v, extras[0], extras[2])
     if not logsumexp.numel():
         zeros = [torch.zeros(x.shape) for x, needed in zip(operands, need) if needed]
         return _results(operands, need, zeros)
     options = _keywords(extras, plain)
     if grad_logsumexp is not None:
-        # dS = P (dP - D + dL): the gradient of logsumexp goes into D.
-        d_values = (grad_out.detach().float() * out.detach().float()).sum(-1)
-        options["d_values"] = d_values.sub_(grad_logsumexp.detach())
+        options["grad_lse"] = grad_logsumexp.detach()
     found = _native.flash_attention_backward(
         context_of(plain.context),
         _columns(grad_out),
@@ -232,7 +230,8 @@ class _Attention(torch.autograd.Function):
             need,
         )
         dq, dk, dv, dmask, dsinks = (x if needed else None for x, needed in zip(gradients, need))
-        return (None, dq, dk, dv, dmask, None, dsinks, None, None, *unused)
+        lengths = (None,) * 3
+        return (None, dq, dk, dv, dmask, None, dsinks, *lengths, *unused)
 
     jvp = staticmethod(_refuse_forward_mode)
 

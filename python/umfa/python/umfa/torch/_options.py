@@ -1,22 +1,24 @@
 """Options of a call as an operator takes them: tensors, plain values, and the rest as text.
 
-Nothing is checked here but what an operator could not carry: everything else reaches the native
-module as it was given, which applies it or says what is wrong with it.
+What is right is decided in the native module, for all of umfa's doors: before the operator, and in
+a graph when it runs.
 """
 
 from __future__ import annotations
 
 import ast
-import operator
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from umfa import _native
 from umfa._errors import InvalidArgument, InvalidType
 
-TENSORS = ("attn_mask", "alibi_slopes", "sinks", "cu_seqlens_q", "cu_seqlens_k")
+TENSORS = ("attn_mask", "alibi_slopes", "sinks", "cu_seqlens_q", "cu_seqlens_k", "seqlens_k")
+
+NAMES = (("is_causal", "causal"), ("scale", "softmax_scale"))
+"""What PyTorch and `umfa.attention` call the same."""
 
 SCHEMA = (
     "bool causal, float? softmax_scale, SymInt window_left, SymInt window_right, float softcap, "
@@ -77,26 +79,40 @@ class Plain(NamedTuple):
         )
 
 
-def plain(options: dict[str, Any], context: int) -> Plain:
-    """Takes an operator's plain arguments from `options`; what remains goes into the text."""
-    rest = {name: value for name, value in options.items() if name not in TENSORS}
-    if rest.pop("out", None) is not None:
+def plain(door: str, given: dict[str, Any], context: int) -> Plain:
+    """An operator's plain arguments from the keywords of a door, which say what is wrong."""
+    options = {name: _named(value) for name, value in given.items() if name not in TENSORS}
+    if options.pop("out", None) is not None:
         raise InvalidArgument(
             "out: not supported by umfa.torch, whose results have gradients; expected "
             "umfa.attention under torch.no_grad()"
         )
-    left, right = _window(rest.pop("window", None))
+    clip = boolean(options.pop("clip", False), "clip")
+    if torch.compiler.is_compiling():
+        # The same names; values, which may be symbols, are looked at when the graph runs.
+        for theirs, ours in NAMES:
+            if theirs in options and ours in options:
+                raise InvalidArgument(
+                    f"{theirs}: given together with {ours}, expected one of them: they are the same"
+                )
+            if theirs in options:
+                options[ours] = options.pop(theirs)
+        if options.get("layout", "BHND") not in ("BHND", "BNHD"):  # which no kernel sees
+            raise InvalidArgument(f'layout: {options["layout"]!r}, expected "BHND" or "BNHD"')
+    else:
+        options = _native._check_options(door, options)
+    left, right = _window(options.pop("window", None))
     return Plain(
-        causal=boolean(rest.pop("causal", False), "causal"),
-        softmax_scale=_number(rest.pop("softmax_scale", None), "softmax_scale"),
+        causal=options.pop("causal", False),
+        softmax_scale=options.pop("softmax_scale", None),
         window_left=left,
         window_right=right,
-        softcap=_number(rest.pop("softcap", None), "softcap") or 0.0,
-        alignment=_text(rest.pop("alignment", None) or "", "alignment"),
-        compute=_text(rest.pop("compute", "exact"), "compute"),
-        layout=_text(rest.pop("layout", "BHND"), "layout"),
-        clip=boolean(rest.pop("clip", False), "clip"),
-        quantization=_encode(rest),
+        softcap=options.pop("softcap", None) or 0.0,
+        alignment=options.pop("alignment", None) or "",
+        compute=options.pop("compute", "exact"),
+        layout=options.pop("layout", "BHND"),
+        clip=clip,
+        quantization=_encode(options),
         context=context,
     )
 
@@ -104,81 +120,47 @@ def plain(options: dict[str, Any], context: int) -> Plain:
 def boolean(value: Any, name: str) -> bool:
     if isinstance(value, bool):
         return value
-    if type(value).__name__.startswith("bool"):  # NumPy's
-        return bool(value)
     raise InvalidType(f"{name}: {value!r}, expected True or False")
 
 
-def _number(value: Any, name: str) -> float | None:
-    if value is None or isinstance(value, float):
-        return value
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise InvalidType(f"{name}: {value!r}, expected a number") from None
-
-
-def _text(value: Any, name: str) -> str:
-    if isinstance(value, str):
-        return value
-    raise InvalidType(f"{name}: {value!r}, expected a string")
+def _named(value: Any) -> Any:
+    """PyTorch's dtypes by their names, also in a mapping."""
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, dict):
+        return {key: _named(inner) for key, inner in value.items()}
+    return value
 
 
 def _window(window: Any) -> tuple[int, int]:
-    if window is None:
-        return -1, -1
     pair = window if isinstance(window, (tuple, list)) else (window, window)
     if len(pair) != 2:
         raise InvalidType(f"window: {window!r}, expected an int or (left, right)")
-    return _side(pair[0]), _side(pair[1])
-
-
-def _side(reach: Any) -> int:
-    if reach is None:
-        return -1
-    if isinstance(reach, bool) or not (isinstance(reach, int) or hasattr(reach, "__index__")):
-        raise InvalidType(f"window: {reach!r}, expected an int or None")
-    number = reach if isinstance(reach, int) else operator.index(reach)
-    if number >= 2**63:
-        raise InvalidArgument(f"window: {number}, expected less than 2**63, or -1 for no limit")
-    return number
+    left, right = (-1 if side is None else side for side in pair)
+    return left, right
 
 
 def _encode(options: dict[str, Any]) -> str:
-    items = [
-        f"{name!r}: {_literal(options[name], name)}"
-        for name in sorted(options)
-        if options[name] is not None
-    ]
+    items = []
+    for name in sorted(options):
+        value = options[name]
+        if isinstance(value, dict):
+            inner = ", ".join([f"{key!r}: {value[key]!r}" for key in sorted(value)])
+            items.append(f"{name!r}: {{{inner}}}")
+        elif value is not None:
+            items.append(f"{name!r}: {value!r}")
     return "{" + ", ".join(items) + "}" if items else ""
 
 
-def _literal(value: Any, name: str) -> str:
-    if isinstance(value, (dict, Mapping)):
-        items = [f"{key!r}: {_literal(value[key], f'{name}[{key!r}]')}" for key in sorted(value)]
-        return "{" + ", ".join(items) + "}"
-    if isinstance(value, torch.dtype):
-        value = str(value).removeprefix("torch.")
-    elif type(value).__module__ == "numpy" and hasattr(value, "item"):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return repr(value)
-    raise InvalidType(
-        f"{name}: {type(value).__name__}, expected a string, a number, or a mapping from "
-        '"q", "k" and "v"'
-    )
-
-
-def parameter(value: Any, name: str) -> Tensor | None:
-    """One number for each head, of any dtype, as the float32 tensor that operators take."""
+def parameter(value: Any, name: str, q: Tensor) -> Tensor | None:
+    """One number for each head, of any dtype, in the one that is computed in."""
     if value is None:
         return None
-    tensor = as_tensor(value, name)
-    return tensor.to(torch.float32)
+    return as_tensor(value, name).to(torch.float64 if q.dtype == torch.float64 else torch.float32)
 
 
-def ends(value: Any, name: str) -> Tensor | None:
-    """Cumulated sequence lengths."""
+def lengths(value: Any, name: str) -> Tensor | None:
+    """Lengths of sequences, cumulated or not."""
     return None if value is None else as_tensor(value, name)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from umfa import _native
 from umfa._errors import InvalidArgument, InvalidDimensions, InvalidType, Unsupported
 from umfa.torch import _options
-from umfa.torch._attention import call, extras, in_order, layout_of, operands
+from umfa.torch._attention import call, extras, in_order, operands
 from umfa.torch._context import number_of
 
 Shape = tuple[int, ...]
@@ -89,21 +89,32 @@ def scaled_dot_product_attention(
     wanted = _options.boolean(return_logsumexp, "return_logsumexp")
     if dropout_p != 0.0:
         raise Unsupported(f"dropout_p: {dropout_p}, expected 0.0: dropout is not supported")
-    options["causal"] = _one_name(options, "causal", "is_causal", is_causal, False)
-    options["softmax_scale"] = _one_name(options, "softmax_scale", "scale", scale, None)
-    if attn_mask is not None and options["causal"]:
-        raise InvalidArgument("attn_mask: given together with is_causal=True, expected one of them")
+    if is_causal is not False:
+        options["is_causal"] = is_causal
+    if scale is not None:
+        options["scale"] = scale
     options.setdefault("alignment", "top_left")
-    layout = layout_of(options)
-    plain = _options.plain(options, number_of(context))
-    mask, *others = extras({**options, "attn_mask": attn_mask})
+    plain = _options.plain("scaled_dot_product_attention", options, number_of(context))
+    if attn_mask is not None and plain.causal:
+        raise InvalidArgument("attn_mask: given together with is_causal=True, expected one of them")
+    layout = plain.layout
     q, k, v = operands((query, key, value), ("query", "key", "value"))
+    mask, *others = extras({**options, "attn_mask": attn_mask}, q)
     _check(q, k, v)
 
     rank = max(q.ndim, k.ndim, v.ndim)
     q, k, v = (_promote(in_order(x, layout), max(rank, 4)) for x in (q, k, v))
     q, k, v = _match_heads(q, k, v, enable_gqa)
     q, k, v, batch = _match_batches(q, k, v)
+    if k.shape[-2] != v.shape[-2]:
+        raise InvalidDimensions(
+            f"value: {v.shape[-2]} rows, expected {k.shape[-2]} as in key with shape "
+            f"{tuple(key.shape)}"
+        )
+    if len(batch) > 1 and any(x is not None for x in others[2:]):
+        raise InvalidDimensions(
+            f"query: shape {tuple(query.shape)}, expected rank 4 or less with lengths of sequences"
+        )
     if others[2] is None:  # else the mask has the shape of the sequences
         _check_mask(mask, (*batch, q.shape[-3], q.shape[-2], k.shape[-2]))
     if len(batch) == 1:
@@ -117,15 +128,6 @@ def scaled_dot_product_attention(
     return (out, logsumexp) if wanted else out
 
 
-def _one_name(options: dict[str, Any], other: str, name: str, value: Any, default: Any) -> Any:
-    """The value of an argument that `umfa.attention` calls `other`."""
-    if other not in options:
-        return value
-    if value is not default and value != default:
-        raise InvalidArgument(f"{other}: given together with {name}, expected one of them")
-    return options[other]
-
-
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     for x, name in ((q, "query"), (k, "key"), (v, "value")):
         if x.ndim < 2:
@@ -134,6 +136,11 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
         names = (str(x.dtype).removeprefix("torch.") for x in (q, k, v))
         raise InvalidType(
             "query, key and value: dtypes {}, {} and {}, expected the same".format(*names)
+        )
+    if q.shape[-1] != k.shape[-1]:
+        raise InvalidDimensions(
+            f"key: shape {tuple(k.shape)}, expected {q.shape[-1]} columns as in query with shape "
+            f"{tuple(q.shape)}"
         )
 
 
@@ -155,6 +162,10 @@ def _match_heads(q: Tensor, k: Tensor, v: Tensor, enable_gqa: bool) -> tuple[Ten
     heads = {size for size in (hq, hk, hv) if size != 1}
     if len(heads) > 1:
         hint = "a multiple of those of key and value" if enable_gqa else "the same, or enable_gqa"
+        rows = [x.shape[-2] for x in (q, k, v)]
+        grouped = enable_gqa and all(rows) and rows[0] % rows[1] == rows[0] % rows[2] == 0
+        if hk == hv and (grouped or len({count for count in rows if count != 1}) <= 1):
+            hint += '; did you mean layout="BNHD"?'
         raise InvalidDimensions(f"query, key and value: {hq}, {hk} and {hv} heads, expected {hint}")
     many = heads.pop() if heads else 1
     q = _expand(q, (*q.shape[:-3], many, *q.shape[-2:]))

@@ -19,7 +19,7 @@ Dims = tuple[Any, ...]
 
 def attention(info: Any, in_dims: Dims, *inputs: Any) -> tuple[tuple[Tensor, ...], Dims]:
     operator = torch.ops.umfa.attention.default
-    q, k, v, mask, slopes, sinks, cu_q, cu_k, *plain = inputs
+    q, k, v, mask, slopes, sinks, cu_q, cu_k, used_k, *plain = inputs
     size = info.batch_size
     if size == 0 or in_dims[5] is not None or _one_batch(cu_q, plain):
         return _one_by_one(operator, size, in_dims, inputs)
@@ -31,6 +31,7 @@ def attention(info: Any, in_dims: Dims, *inputs: Any) -> tuple[tuple[Tensor, ...
         sinks,
         cu_q,
         cu_k,
+        _fold(used_k, in_dims[8], size, batch),
         *plain,
     )
     return tuple(x.unflatten(0, (size, batch)) for x in results), (0,) * len(results)
@@ -38,8 +39,8 @@ def attention(info: Any, in_dims: Dims, *inputs: Any) -> tuple[tuple[Tensor, ...
 
 def attention_backward(info: Any, in_dims: Dims, *inputs: Any) -> tuple[tuple[Tensor, ...], Dims]:
     operator = torch.ops.umfa.attention_backward.default
-    mask, slopes, sinks, cu_q, cu_k, *plain, need = inputs[7:]
-    mask_dim, slopes_dim, sinks_dim = in_dims[7:10]
+    mask, slopes, sinks, cu_q, cu_k, used_k, *plain, need = inputs[7:]
+    mask_dim, slopes_dim, sinks_dim, _, _, used_dim = in_dims[7:13]
     size = info.batch_size
     # The gradient of sinks is summed over the batch.
     apart = sinks_dim is not None or need[4]
@@ -49,12 +50,13 @@ def attention_backward(info: Any, in_dims: Dims, *inputs: Any) -> tuple[tuple[Te
     if need[3]:
         mask, mask_dim = _mapped(mask, mask_dim, size), 0
     gradients = operator(
-        *(x if x is None else _fold(x, dim, size, batch) for x, dim in zip(inputs[:7], in_dims)),
+        *(_fold(x, dim, size, batch) for x, dim in zip(inputs[:7], in_dims)),
         _fold_broadcast(mask, mask_dim, size, batch, 4),
         _fold_broadcast(slopes, slopes_dim, size, batch, 2),
         sinks,
         cu_q,
         cu_k,
+        _fold(used_k, used_dim, size, batch),
         *plain,
         need,
     )
@@ -81,8 +83,10 @@ def _mapped(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
-def _fold(x: Tensor, dim: int | None, size: int, batch: int) -> Tensor:
-    """Makes the mapped dimension part of the batch."""
+def _fold(x: Tensor | None, dim: int | None, size: int, batch: int) -> Tensor | None:
+    """Makes the mapped dimension part of the batch, which is first."""
+    if x is None:
+        return None
     x = _mapped(x, dim, size)
     return x.reshape(size * batch, *x.shape[2:])
 
