@@ -58,6 +58,7 @@ def samples() -> dict[str, tuple[Any, ...]]:
         "packed": sample(q=one, k=one, v=one, cu_seqlens_q=ends, cu_seqlens_k=ends, window=(2, 0)),
         "key lengths": sample(q=q, k=k, v=v, seqlens_k=torch.tensor([11, 4]), **CAUSAL),
         "half": sample(q=q.detach().half().requires_grad_(), k=k.half(), v=v.half()),
+        "double": sample(q=q.detach().double().requires_grad_(), k=k.double(), v=v.double()),
         "no batch": sample(q=q[:0], k=k[:0], v=v[:0]),
         "no rows": sample(q=q[:, :, :0], k=k, v=v),
         "no keys": sample(q=q, k=k[:, :, :0], v=v[:, :, :0]),
@@ -79,6 +80,42 @@ def test_opcheck_of_backward(name: str) -> None:
         needs = [*need, mask is not None, sinks is not None]
         given = (torch.randn_like(out), grad_lse, *arguments[:3], out, lse, *arguments[3:])
         torch.library.opcheck(_ops.attention_backward_op, (*given, needs))
+
+
+def doubles(*shapes: tuple[int, ...]) -> list[Any]:
+    return [leaf(*shape, dtype=torch.float64) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"causal": True, "alignment": "bottom_right"},
+        {"window": (2, 1), "alignment": "top_left", "softcap": 2.0},
+        {"seqlens_k": [6, 3], "softmax_scale": 0.7},
+        {"layout": "BNHD"},
+    ],
+)
+@pytest.mark.parametrize("more", [False, True])
+def test_gradcheck(options: dict[str, Any], more: bool) -> None:
+    """Finite differences of both results, in float64 throughout."""
+    inputs = doubles((2, 4, 5, 3), (2, 2, 6, 3), (2, 2, 6, 2))
+    if options.get("layout") == "BNHD":
+        inputs = [x.detach().transpose(1, 2).contiguous().requires_grad_() for x in inputs]
+    if more:
+        inputs += doubles((4, 5, 6), (4,))
+    options = {**options, "alibi_slopes": [0.5, 0.25, 0.125, 0.0], "return_logsumexp": True}
+    if "alignment" not in options:
+        options["alignment"] = "top_left"
+
+    def call(q: Any, k: Any, v: Any, mask: Any = None, sinks: Any = None) -> Any:
+        return attention(q, k, v, attn_mask=mask, sinks=sinks, **options)
+
+    out, lse = call(*inputs)
+    assert out.dtype == lse.dtype == torch.float64
+    assert torch.autograd.gradcheck(call, inputs)
+    with pytest.raises(NotImplementedError, match="double backward"):
+        torch.autograd.gradgradcheck(call, inputs)
 
 
 def test_gradcheck_in_float32() -> None:
