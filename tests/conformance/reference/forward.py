@@ -66,6 +66,10 @@ def forward(problem: Problem, a: Arithmetic = FLOAT64) -> Forward:
         v = per_query_head(a.operand(problem.value), problem.group)
         highest = np.max(s.final, axis=-1, keepdims=True, initial=-np.inf)
         highest = a.cast(np.where(highest == -np.inf, 0.0, highest))
+        if problem.options.sinks is not None:
+            # The largest of the exponents only where it must be, beside finite scores of -1e38.
+            sink = a.cast(problem.options.sinks[None, :, None, None])
+            highest = np.where(sink - highest > 80, sink, highest)
         p = a.exponential(s.final - highest, problem.value.precision, problem.options.compute)
         z = a.total(p, -1)
         if problem.options.sinks is not None:
