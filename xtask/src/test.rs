@@ -2,6 +2,7 @@
 
 mod checks;
 mod cross;
+mod doors;
 mod lab;
 mod metal;
 mod native;
@@ -128,6 +129,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         .chain(metal::parts())
         .chain(native::objective_c())
         .chain(cross::parts())
+        .chain(doors::parts())
         .chain(rust::parts())
         .chain(native::parts())
         .chain(python::parts())

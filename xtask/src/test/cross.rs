@@ -11,6 +11,7 @@ use crate::metal;
 use crate::objc;
 use crate::place::Place;
 use crate::process::{Step, output};
+use crate::repo::Repo;
 use crate::test::lab::Lab;
 use crate::test::rust;
 use crate::test::schedule::Lane;
@@ -172,11 +173,11 @@ impl Driver {
                 "the driver loads in the Debian root only, and Python is the system's".to_owned(),
             ),
             Ok(place) => {
-                let mut command = start(place, &python.program);
-                command
-                    .arg(repo.path("tests/cross/run_python.py"))
-                    .env("PYTHONPATH", &python.packages)
-                    .env("LD_LIBRARY_PATH", python.folder.join("lib"));
+                let mut command = python.command(repo, place);
+                if self.loaded {
+                    command.env("MFA_DRIVER", &self.library);
+                }
+                command.arg(repo.path("tests/cross/run_python.py"));
                 Runner::Command(command)
             }
         };
@@ -191,7 +192,7 @@ impl Driver {
 }
 
 /// The Python that an environment was made from: the environment's own program is a link to it, which leads nowhere in a root.
-struct Interpreter {
+pub(super) struct Interpreter {
     program: PathBuf,
     folder: PathBuf,
     /// What is installed in the environment.
@@ -199,7 +200,7 @@ struct Interpreter {
 }
 
 impl Interpreter {
-    fn of(venv: &Venv) -> Result<Self> {
+    pub(super) fn of(venv: &Venv) -> Result<Self> {
         let question =
             "import os, sys; print(os.path.realpath(sys.executable), sys.base_prefix, sep='\\n')";
         let answer = output(&mut venv.python(["-c", question]))?;
@@ -213,8 +214,22 @@ impl Interpreter {
         }
     }
 
+    /// What a root must show for it to run there.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The interpreter with the environment's packages, at a place.
+    pub(super) fn command(&self, repo: &Repo, place: &Place) -> Command {
+        let mut command = place.command(repo, &self.program);
+        command
+            .env("PYTHONPATH", &self.packages)
+            .env("LD_LIBRARY_PATH", self.folder.join("lib"));
+        command
+    }
+
     /// Then it cannot be shown to the root, which has a system of its own.
-    fn is_the_systems(&self) -> bool {
+    pub(super) fn is_the_systems(&self) -> bool {
         self.folder == Path::new("/usr")
     }
 }

@@ -1,0 +1,112 @@
+//! One call through every door: `tests/doors`, on the CPU engine, on each of its instruction sets, and on the Swift driver.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::metal;
+use crate::place::Place;
+use crate::process::{Step, output};
+use crate::test::cross::Interpreter;
+use crate::test::lab::Lab;
+use crate::test::rust::instruction_sets;
+use crate::test::schedule::Lane;
+use crate::test::{Part, Verdict};
+
+/// How many descriptions a test draws, where it is not left to it.
+const DESCRIPTIONS: &str = "UMFA_DOORS_EXAMPLES";
+/// On a forced instruction set: the calls themselves have been made.
+const FEW: &str = "25";
+/// On a device in software, a thousand times slower than a processor.
+const FEWEST: &str = "8";
+
+pub(super) fn parts() -> Vec<Part> {
+    vec![
+        Part::new(
+            Lane::Python,
+            "doors",
+            "one call through every door, against float64: C, NumPy, PyTorch",
+            |lab, step| {
+                let (library, require) = lab.driver(step)?;
+                let named = lab.options.driver.is_some();
+                let venv = lab.venv_with_torch(step)?;
+                let pytest = || {
+                    let mut command = venv.python(ARGUMENTS);
+                    command.current_dir(&lab.repo.root);
+                    if named {
+                        command.env("MFA_DRIVER", &library);
+                    } else {
+                        command.env("MFA_LIBRARY", &library);
+                    }
+                    if require {
+                        command.env("MFA_REQUIRE_ALL", "1");
+                    }
+                    command
+                };
+                step.run(&mut pytest())?;
+                for (name, runs_here) in instruction_sets() {
+                    if runs_here && !named {
+                        step.say(&format!("MFA_CPU_ISA={name}"))?;
+                        step.run(pytest().env("MFA_CPU_ISA", name).env(DESCRIPTIONS, FEW))?;
+                    }
+                }
+                Ok(Verdict::Ran(note(venv.has("torch")).to_owned()))
+            },
+        ),
+        Part::new(
+            Lane::Swift,
+            "metal-doors",
+            "one call through every door, on the Swift driver",
+            |lab, step| {
+                let swift = match Place::of_swift(lab.repo) {
+                    Ok(place) => place,
+                    Err(reason) => return Ok(Verdict::Skipped(reason)),
+                };
+                let driver = metal::driver(lab.repo, step, &swift)?;
+                let mut command = match somewhere(lab, step, &driver)? {
+                    Ok(command) => command,
+                    Err(reason) => return Ok(Verdict::Skipped(reason)),
+                };
+                command.args(ARGUMENTS).env("MFA_DRIVER", &driver);
+                step.run(command.env(DESCRIPTIONS, FEWEST))?;
+                let torch = lab.venv_with_torch(step)?.has("torch");
+                Ok(Verdict::Ran(note(torch).to_owned()))
+            },
+        ),
+    ]
+}
+
+/// The suite stops tests that hang; a busy machine must not look like that.
+const ARGUMENTS: [&str; 5] = ["-m", "pytest", "-q", "--timeout=600", "tests/doors"];
+
+fn note(torch: bool) -> &'static str {
+    if torch {
+        "with PyTorch"
+    } else {
+        "without PyTorch: --torch installs it"
+    }
+}
+
+/// The environment's Python where a driver can be loaded: here, or in the root that it was built in. `Err`: why nowhere.
+fn somewhere(
+    lab: &Lab<'_>,
+    step: &mut Step,
+    driver: &Path,
+) -> Result<std::result::Result<Command, String>> {
+    let venv = lab.venv_with_torch(step)?;
+    let question = format!("import ctypes; ctypes.CDLL({driver:?})");
+    if output(&mut venv.python(["-c", &question])).is_ok() {
+        let mut command = venv.python::<[&str; 0], _>([]);
+        command.current_dir(&lab.repo.root);
+        return Ok(Ok(command));
+    }
+    let python = Interpreter::of(venv)?;
+    if python.is_the_systems() {
+        return Ok(Err(
+            "the driver loads in the Debian root only, and Python is the system's".to_owned(),
+        ));
+    }
+    let folders = [driver.parent().unwrap_or(Path::new(".")), python.folder()];
+    Ok(Place::find(lab.repo, &folders).map(|place| python.command(lab.repo, &place)))
+}
