@@ -19,6 +19,7 @@ import umfa
 LENGTHS = (1, 2, 17, 64, 255, 257) if FEW else (1, 2, 17, 64, 255, 257, 1000, 2048)
 # Batches of this many query rows: decoding, few rows, tiles of the integer product and their edges.
 SHAPES = ((2, 1), (1, 17)) if FEW else ((50, 1), (40, 5), (25, 16), (10, 60))
+EXACT_SUMS, FP32_SUMS = "integer products", "FP32 products"
 PATTERNS = len(LENGTHS) * sum(batch * rows for batch, rows in SHAPES)
 DV = 64
 
@@ -78,6 +79,11 @@ def patterns() -> list[Pattern]:
     return result
 
 
+# What integer products of 16-bit P keep, whose sums are exact; and FP32 sums, in which some hundred
+# small weights are rounded to the size of a large one.
+EXACT, FLOATS = 1e-6, 1e-5
+
+
 @dataclass
 class Worst:
     error: float = 0.0
@@ -93,14 +99,18 @@ class Worst:
 
 def results(pattern: Pattern, v: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     batch, _, rows, keys = pattern.scores.shape
+    s = pattern.scores
     q, k = np.zeros((batch, 1, rows, 2), np.float32), np.zeros((batch, 1, keys, 2), np.float32)
     for name, how in FORMATS.items():
-        yield name, umfa.attention(q, k, umfa.quantize(v, **how), attn_mask=pattern.scores)
+        stored = umfa.quantize(v, **how)
+        exact = "values: 16-bit products" in umfa.explain(q, k, stored, attn_mask=s)
+        sums = EXACT_SUMS if exact else FP32_SUMS
+        yield f"{name}, {sums}", umfa.attention(q, k, stored, attn_mask=s)
 
 
 def say(title: str, worst: Worst) -> None:
     SAID.append(f"{title}, {PATTERNS} patterns in each format of V:")
-    SAID.extend(f"  {name:<30} {error:.2e}" for name, error in worst.by.items())
+    SAID.extend(f"  {name:<44} {error:.2e}" for name, error in worst.by.items())
 
 
 def test_values_of_one(patterns: list[Pattern]) -> None:
@@ -112,7 +122,8 @@ def test_values_of_one(patterns: list[Pattern]) -> None:
             worst.add(name, np.abs(out.astype(np.float64) - 1), pattern)
     say("worst |O - 1|", worst)
     assert PATTERNS >= 10_000 or FEW
-    assert worst.error <= 1e-6, worst.where
+    for name, error in worst.by.items():
+        assert error <= (EXACT if name.endswith(EXACT_SUMS) else FLOATS), name
 
 
 def test_no_mass_moves(patterns: list[Pattern]) -> None:

@@ -131,7 +131,8 @@ impl Parts {
         } else {
             threads
         };
-        pool.run(threads, batch * heads * chunks, |_, item| {
+        let items = batch.saturating_mul(heads).saturating_mul(chunks);
+        pool.run(threads, items, |_, item| {
             let (head, chunk) = (item / chunks, item % chunks);
             for n in chunk * CHUNK..((chunk + 1) * CHUNK).min(rows) {
                 row([head / heads, head % heads, n]);
@@ -295,6 +296,10 @@ impl MergeBackward {
     }
 
     pub(crate) fn run(&self, pool: &Pool, threads: usize) {
+        let mut wanted = self.grad_outputs.iter().chain(&self.grad_logsumexps);
+        if !wanted.any(Option::is_some) {
+            return;
+        }
         let columns = self.parts.shape[3];
         self.parts.each_row(pool, threads, |at| {
             let [b, h, n] = at;

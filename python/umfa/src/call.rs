@@ -254,6 +254,16 @@ impl<'a> Call<'a> {
         Ok(buffer)
     }
 
+    /// The same, all zero: drivers look at zero points before they plan.
+    pub(crate) fn scratch_of_zeros(&mut self, bytes: usize) -> PyResult<*mut c_void> {
+        let buffer = self.scratch(bytes)?;
+        if let (Effort::Plan, Some((data, _))) = (self.effort, self.reserved.last()) {
+            // SAFETY: the last memory that was reserved has at least these bytes, and nobody else has it.
+            unsafe { data.write_bytes(0, bytes) };
+        }
+        Ok(buffer)
+    }
+
     /// Memory that nobody reads or writes. Large sizes come from the system, page by page as they are touched.
     fn reserve(&mut self, bytes: usize) -> PyResult<*mut u8> {
         let none = || error::allocation(format!("{bytes} bytes could not be allocated"));

@@ -324,7 +324,7 @@ fn on_the_fly(
         flags |= sys::MFA_QUANTIZE_ASYMMETRIC;
         quantization.zero_point_bytes = quantizing.zero_point_bytes.of(role) as u32;
         let size = u64::from(quantization.zero_point_bytes);
-        quantization.zero_point_buffer = call.scratch(bytes(groups, size)?)?;
+        quantization.zero_point_buffer = call.scratch_of_zeros(bytes(groups, size)?)?;
     }
     if quantizing.smooth.of(role) {
         flags |= sys::MFA_QUANTIZE_SMOOTH;

@@ -10,7 +10,7 @@ use crate::expand::Basis;
 use crate::forward::bias::Bias;
 use crate::forward::schedule::{Item, Rows};
 use crate::hadamard;
-use crate::kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD};
+use crate::kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD, SUM_RUN};
 use crate::line::Line;
 use crate::memory::Arena;
 use crate::problem::Problem;
@@ -376,11 +376,13 @@ impl Decode<'_> {
                     (p.iter_mut().zip(scales.iter())).for_each(|(x, scale)| *x *= scale);
                 }
                 if has_zeros {
-                    let sum = p
-                        .iter()
-                        .zip(zeros.iter())
-                        .map(|(x, zero)| x * zero)
-                        .sum::<f32>();
+                    // As many at a time as P V adds up.
+                    let runs = p.chunks(SUM_RUN).zip(zeros.chunks(SUM_RUN));
+                    let of_run = |(p, zeros): (&[f32], &[f32])| {
+                        let terms = p.iter().zip(zeros.iter()).map(|(x, zero)| x * zero);
+                        terms.sum::<f32>()
+                    };
+                    let sum = runs.map(of_run).sum::<f32>();
                     let zero_sum = scratch.zero_sum.add(r);
                     *zero_sum = *zero_sum * *scratch.alpha.add(r) + sum;
                 }

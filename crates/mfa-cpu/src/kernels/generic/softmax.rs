@@ -29,8 +29,19 @@ pub(crate) unsafe fn softmax_f32<S: Simd>(s: *mut f32, rows: usize, n: usize, st
         for i in 0..count {
             let row = s.add(i * SCORE_LD);
             let origin = S::splat(origins.0[i]);
-            let mut sum = S::splat(0.0);
+            // Four sums, each of few weights: what P V makes of them is to be divided by the same number.
+            let mut sums = [S::splat(0.0); 4];
             let mut j = 0;
+            while j + 4 * S::LANES <= n {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    let at = row.add(j + v * S::LANES);
+                    let w = S::exp2::<5>(S::sub(S::load(at), origin), 1.0);
+                    S::store(at, w);
+                    *sum = S::add(*sum, w);
+                }
+                j += 4 * S::LANES;
+            }
+            let mut sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
             while j + S::LANES <= n {
                 let w = S::exp2::<5>(S::sub(S::load(row.add(j)), origin), 1.0);
                 S::store(row.add(j), w);

@@ -106,9 +106,17 @@ def _ways(shape: Shape, rng: np.random.Generator) -> Iterator[tuple[str, Call]]:
 
         if not shape.training:
             return forward
-        out, logsumexp = umfa.attention(q, some_k, some_v, attn_mask=mask, return_logsumexp=True)
-        given = {"attn_mask": mask}
-        return lambda: umfa.attention_backward(d_out, q, some_k, some_v, out, logsumexp, **given)
+        context = umfa.MFAContext()
+        out, logsumexp = umfa.attention(
+            q, some_k, some_v, context, attn_mask=mask, return_logsumexp=True
+        )
+
+        def backward() -> Any:
+            return umfa.flash_attention_backward(
+                context, d_out, q, some_k, some_v, out, logsumexp, attn_mask=mask
+            )
+
+        return backward
 
     seen = _blocks(shape)
     yield "no mask", call()
