@@ -306,7 +306,8 @@ struct BackwardTileText {
       Text.unrolled,
       "for (ushort e = 0; e < 2; ++e) {\n\(perElement)\n}",
       scoreSum?.addWeights("ds"),
-      when(needsDS, "scores[n].set(ds\(scoreSum?.foldedFactor.map { " * \($0)" } ?? ""));"),
+      when(needsDS, scoreSum?.foldedFactor.map { "ds = select(ds * \($0), float2(0), ds == 0.0f);  // not 0 * NaN, of a row that is hidden" } ?? ""),
+      when(needsDS, "scores[n].set(ds);"),
       when(weightSum != nil, "weights[n].set(p);"),
       "}")
   }

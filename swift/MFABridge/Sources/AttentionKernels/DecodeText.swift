@@ -123,34 +123,44 @@ struct DecodeText {
   /// Declares `at`, the lane's key in the n-th 8×8 matrix. A key past the end is hidden; the last one is read in its stead.
   private let laneKey = "const int at = min(first + 8 * n + int(origin.y), end - 1);"
 
-  /// A loop over a SIMD group's columns of keys; `use` is told the name of an 8×8 matrix and its index.
-  private func eachMatrix(_ operand: OperandText, fragments: Int, use: (_ matrix: String, _ index: String) -> String) -> String {
+  /// A loop over a SIMD group's columns of keys; `use` is told the name of an 8×8 matrix, its index, and which of those it is that are
+  /// loaded together. `around` is told how many these are, and puts text around what loads and uses them.
+  private func eachMatrix(
+    _ operand: OperandText, fragments: Int, around: (_ body: String, _ count: Int) -> String = { body, _ in body },
+    use: (_ matrix: String, _ index: String, _ member: Int) -> String
+  ) -> String {
     let (name, count) = (operand.name, operand.interleaved)
     let mayEnd = splits > 1 && 8 * fragments * splits > (operand.columns + 7) / 8 * 8
     if count > 1 {
       let load = operand.loadInterleaved(row: "at", matrix: "i")
-      let uses = load.pairs.enumerated().map { "\(name).set(\($1));\n\(use(name, $0 == 0 ? "i" : "i + \($0)"))" }.joined(separator: "\n")
-      return """
+      let uses = load.pairs.enumerated().map { "\(name).set(\($1));\n\(use(name, $0 == 0 ? "i" : "i + \($0)", $0))" }.joined(separator: "\n")
+      let body = """
         \(operand.interleavedRow(row: "at", column: splits > 1 ? "\(8 * fragments) * part" : nil))
+        \(load.statement)
+        simdgroup_matrix_storage<\(operand.element)> \(name);
+        \(uses)
+        """
+      return """
         \(Text.unrolled)
         for (ushort i = 0; i < \(fragments); i += \(count)) {
           \(when(mayEnd, "if (8 * (\(fragments) * part + i) >= \(operand.columns)) break;"))
-          \(load.statement)
-          simdgroup_matrix_storage<\(operand.element)> \(name);
-          \(uses)
+          \(around(body, count))
         }
         """
     }
     let pair = operand.loadPair(into: name, type: operand.element, row: "at", column: "column")
     // A pair of columns that do not exist is 0.
     let load = mayEnd ? "if (column < \(operand.columns)) {\n\(pair)\n} else {\n\(name).set(vec<\(operand.element), 2>(0));\n}" : pair
+    let body = """
+      simdgroup_matrix_storage<\(operand.element)> \(name);
+      \(load)
+      \(use(name, "i", 0))
+      """
     return """
       \(Text.unrolled)
       for (ushort i = 0; i < \(fragments); ++i) {
         const uint column = \(column(fragments));
-        simdgroup_matrix_storage<\(operand.element)> \(name);
-        \(load)
-        \(use(name, "i"))
+        \(around(body, 1))
       }
       """
   }
@@ -192,7 +202,7 @@ struct DecodeText {
     for (ushort n = 0; n < \(block / 8); ++n) {
       \(laneKey)
       scores[n].clear();
-      \(eachMatrix(key, fragments: plan.queryFragments) { "scores[n].multiply(\($0), q[\($1)]);" })
+      \(eachMatrix(key, fragments: plan.queryFragments) { matrix, index, _ in "scores[n].multiply(\(matrix), q[\(index)]);" })
       scores[n].store(own + 8 * n * 8, 8);
     }
     """
@@ -225,11 +235,9 @@ struct DecodeText {
   private var multiplyValues: String {
     """
     \(when(value.mayBeNonFinite, "bool found = false;"))
-    \(Text.unrolled)
-    for (ushort n = 0; n < \(block / 8); ++n) {
-      \(laneKey)
-      \(eachMatrix(value, fragments: plan.outputFragments) { Text.lines(when(value.mayBeNonFinite, leaveOut), "output[\($1)].multiply(scores[n], \($0));") })
-    }
+    \(eachMatrix(value, fragments: plan.outputFragments, around: { body, count in softmax.accumulate(count: count, laneKey + "\n" + body) }) { matrix, _, member in
+      Text.lines(when(value.mayBeNonFinite, leaveOut), "piece[\(member)].multiply(scores[n], \(matrix));")
+    })
     \(when(value.mayBeNonFinite, addLeftOut))
     """
   }

@@ -10,7 +10,7 @@ enum ForwardTuning {
 
   struct Row: Sendable {
     let families: ClosedRange<DeviceProfile.Family>
-    /// Registers of 32 bits that a lane may spend on its strip of Q and O; beyond it, SIMD groups share a strip.
+    /// Registers of 32 bits that a lane may spend on its strip of Q and O (with its excess); beyond it, SIMD groups share a strip.
     let registers: Int
     /// SIMD groups of a threadgroup, without and with sharing.
     let simdgroups: Int, sharing: Int
@@ -47,7 +47,8 @@ struct ForwardPlan {
     let tuning = ForwardTuning.row(profile)
     let (key, value) = (OperandText(.K, descriptor), OperandText(.V, descriptor))
     let queryBytes = QueryText(descriptor, key: key, fragments: 1, splits: 1).element == "float" ? 4 : 2
-    let registers = (descriptor.headDimension * queryBytes / 4 + descriptor.valueDimension) / 4
+    // Of V's columns: the sums, and what rounding added to them.
+    let registers = (descriptor.headDimension * queryBytes / 4 + 2 * descriptor.valueDimension) / 4
     var splits = 1
     while registers > tuning.registers * splits { splits *= 2 }
     queryFragments = Self.fragments(descriptor.headDimension, splits, max(key.rotation, OperandText(.Q, descriptor).rotation))
@@ -68,10 +69,11 @@ struct ForwardPlan {
     }
   }
 
-  /// Matrices of a SIMD group's columns; where rows are rotated its columns begin at a multiple of the rotation's size.
+  /// Matrices of a SIMD group's columns. A rotation either lies within them, or spans all SIMD groups of the strip.
   private static func fragments(_ columns: Int, _ splits: Int, _ rotation: Int) -> Int {
     let all = (columns + 7) / 8, share = (all + splits - 1) / splits
     let unit = max(rotation / 8, 1)
-    return unit > share ? share : (share + unit - 1) / unit * unit
+    if unit > share { return unit == all && all % splits == 0 ? share : unit }
+    return (share + unit - 1) / unit * unit
   }
 }

@@ -171,13 +171,14 @@ struct PrefillText {
   private var multiplyValues: String {
     let multiply = """
       \(Text.unrolled)
-      for (ushort n = 0; n < \(block / 8); ++n) {
-        \(Text.unrolled)
-        for (ushort i = 0; i < \(plan.outputFragments); ++i) {
+      for (ushort i = 0; i < \(plan.outputFragments); ++i) {
+        \(softmax.accumulate(
+          count: 1,
+          """
           simdgroup_matrix_storage<\(value.element)> v;
           v.load(v_tile + 8 * n * \(plan.valueLeading) + \(columns(plan.outputFragments))8 * i, \(plan.valueLeading));
-          output[i].multiply(scores[n], v);
-        }
+          piece[0].multiply(scores[n], v);
+          """))
       }
       """
     guard softmax.remembersHidden else { return multiply }
@@ -202,13 +203,13 @@ struct PrefillText {
         simdgroup_barrier(mem_flags::mem_threadgroup);
         \(Text.unrolled)
         for (ushort i = 0; i < \(plan.outputFragments); ++i) {
-          float2 total = output[i].get();
+          float2 of_tile = 0;
           for (ushort j = 0; j < \(block); ++j) {
             const float p = weights[origin.y * \(block) + j];
             const threadgroup \(value.element) *v = v_tile + j * \(plan.valueLeading) + \(columns(plan.outputFragments))8 * i + origin.x;
-            if (!(p < 0)) total += p * float2(float(v[0]), float(v[1]));
+            if (!(p < 0)) of_tile += p * float2(float(v[0]), float(v[1]));
           }
-          output[i].set(total);
+          \(softmax.add("of_tile", to: "i"))
         }
       }
       """

@@ -65,7 +65,7 @@ struct QueryText {
       when(hasMean, addMean(column)),
       when(meetsKeyMean, meanScore(column, natural, exchange)),
       when(turnsToKey, hadamard.rotate("q", exchange: exchange)),
-      "const float score_scale = \(natural)\(key.factor == .tensor ? " * k_scale\(key.perUnit)" : "")\(ScoreText(descriptor).isLinear ? " * \(ScoreText.log2e)" : "");")
+      "const float score_scale = \(natural)\(key.factor == .tensor ? " * k_scale\(key.perUnit)" : "");")
   }
 
   private func each(_ body: String) -> String {
@@ -113,6 +113,6 @@ struct QueryText {
         """),
       RowsText.sumOfRow("with_mean"),
       total,
-      "const float mean_score = with_mean * \(scale)\(ScoreText(descriptor).isLinear ? " * \(ScoreText.log2e)" : "");")
+      "const float mean_score = with_mean * \(scale);")
   }
 }

@@ -67,11 +67,10 @@ struct ScoreText {
     key = OperandText(.K, descriptor)
   }
 
-  /// Scores are multiples of Q Kᵀ: log₂ e can be part of the factor.
-  var isLinear: Bool {
-    !descriptor.hasSoftcap && !descriptor.hasALiBi && (descriptor.mask == .none || descriptor.mask == .BOOL)
-  }
-  static let log2e = "1.4426950408889634f", ln2 = "0.6931471805599453f"
+  static let log2e = "1.4426950408889634f"
+
+  /// e to a power. Scores are natural: times log₂ e they could leave FP32, a difference of two that does is 0 as a power anyway.
+  func exp(_ x: String) -> String { "exp2((\(x)) * \(Self.log2e))" }
 
   /// Every element must be looked at, not only those at the edge of the interval.
   var hasMask: Bool { descriptor.mask != .none }

@@ -1,5 +1,9 @@
 /// The online softmax of a strip. `maximum` is at most 8 below the largest score so far, not always equal to it: so most tiles leave
-/// the output as it is. Scores are in units of log₂ where nothing is added to them, otherwise natural.
+/// the output as it is.
+///
+/// Weights sum to 1: what divides is the sum of what is multiplied. A number of FP32 that grows by thousands of small weights above
+/// one large one loses a part of each, always the same part of equal ones. So weights, and products with V, are added up by tiles
+/// before they meet the sum of all, and the sums of all remember what rounding added to them (Kahan).
 struct SoftmaxText {
   let score: ScoreText
   let value: OperandText
@@ -9,11 +13,15 @@ struct SoftmaxText {
   /// Declared before the loop over keys.
   var state: String {
     """
-    float maximum = -INFINITY, sum = 0;  // sum: of this lane's keys
+    float maximum = -INFINITY, sum = 0, sum_excess = 0;  // sum: of this lane's keys; an excess is what rounding added
     bool seen = false;                   // this lane had a key to attend to
     simdgroup_matrix_storage<float> output[\(fragments)];
+    float2 output_excess[\(fragments)];
     \(Text.unrolled)
-    for (ushort i = 0; i < \(fragments); ++i) output[i].clear();
+    for (ushort i = 0; i < \(fragments); ++i) {
+      output[i].clear();
+      output_excess[i] = 0;
+    }
     """
   }
 
@@ -42,19 +50,65 @@ struct SoftmaxText {
         const float rescale = raised == maximum ? 1.0f : \(score.exp("maximum - raised"));
         maximum = raised;
         sum *= rescale;
+        sum_excess *= rescale;
         \(Text.unrolled)
-        for (ushort i = 0; i < \(fragments); ++i) output[i].set(output[i].get() * rescale);
+        for (ushort i = 0; i < \(fragments); ++i) {
+          output[i].set(output[i].get() * rescale);
+          output_excess[i] *= rescale;
+        }
       }
       const float reference = maximum == -INFINITY ? 0.0f : maximum;
+      float of_tile = 0;
       \(Text.unrolled)
       for (ushort n = 0; n < \(blocks); ++n) {
         \(when(value.factor == .row, "const int column = first + 8 * n + origin.x;"))
         float2 p = \(score.exp("scores[n].get() - reference"));
-        sum += p.x + p.y;
+        of_tile += p.x + p.y;
         \(when(value.factor == .row, "p = select(p * \(valueScale), float2(0), p == 0.0f);  // not 0 * NaN"))
         scores[n].set(p);
       }
+      of_tile -= sum_excess;
+      const float grown = sum + of_tile;
+      sum_excess = (grown - sum) - of_tile;
+      sum = grown;
       """
+  }
+
+  /// Adds to output[i], output[i + 1] … the products of the tile's weights with `count` matrices of V's columns.
+  /// - Parameter multiply: statements that multiply-accumulate onto `piece[j]`, for matrix i + j, the product of `scores[n]`.
+  func accumulate(count: Int, _ multiply: String) -> String {
+    // Sums within a tile are short too.
+    let piece = min(blocks, 2)
+    return """
+      float2 of_tile[\(count)];
+      \(Text.unrolled)
+      for (ushort j = 0; j < \(count); ++j) of_tile[j] = 0;
+      \(Text.unrolled)
+      for (ushort first_n = 0; first_n < \(blocks); first_n += \(piece)) {
+        simdgroup_matrix_storage<float> piece[\(count)];
+        \(Text.unrolled)
+        for (ushort j = 0; j < \(count); ++j) piece[j].clear();
+        \(Text.unrolled)
+        for (ushort n = first_n; n < first_n + \(piece); ++n) {
+          \(multiply)
+        }
+        \(Text.unrolled)
+        for (ushort j = 0; j < \(count); ++j) of_tile[j] += piece[j].get();
+      }
+      \(Text.unrolled)
+      for (ushort j = 0; j < \(count); ++j) {
+        \(add("of_tile[j]", to: "i + j"))
+      }
+      """
+  }
+
+  /// Adds a lane's pair to output[i].
+  func add(_ pair: String, to i: String) -> String {
+    """
+    const float2 addend = \(pair) - output_excess[\(i)], total = output[\(i)].get() + addend;
+    output_excess[\(i)] = select((total - output[\(i)].get()) - addend, float2(0), \(OperandText.nonFiniteTest("total", "float", 2)));
+    output[\(i)].set(total);
+    """
   }
 
   private var hide: String {
@@ -83,24 +137,18 @@ struct SoftmaxText {
   /// Declares `normaliser`, what the output is to be multiplied with, and `logsumexp`, from maximum, sum and seen.
   /// A row without keys gives 0; one whose scores are all −∞ gives 0 / 0.
   var normalise: String {
-    let unit = score.isLinear ? " * \(ScoreText.log2e)" : ""
     let sinks = score.descriptor.hasSinks
     return Text.lines(
       sinks
         ? """
-        const float sink = sinks[args.sinks.offset + head * args.sinks.head]\(unit);
-        const float top = max(maximum, sink), rescale = \(score.exp("maximum - top"));
-        const float total = sum * rescale + \(score.exp("sink - top"));
+        const float sink = sinks[args.sinks.offset + head * args.sinks.head];
+        const float top = max(maximum, sink), rescale = top == -INFINITY ? 0.0f : \(score.exp("maximum - top"));
+        const float total = sum * rescale + (top == -INFINITY ? 0.0f : \(score.exp("sink - top")));
         """
         : "const float top = maximum, total = sum;",
       "const float normaliser = total == 0 ? (seen ? NAN : 0.0f) : \(sinks ? "rescale" : "1.0f") / total;",
-      when(score.descriptor.writesLogsumexp, "const float logsumexp = \(score.isLinear ? "(top + log2(total)) * \(ScoreText.ln2)" : "top + log(total)");"))
+      when(score.descriptor.writesLogsumexp, "const float logsumexp = top + log(total);"))
   }
-}
-
-extension ScoreText {
-  /// e to a power in the units of the scores.
-  func exp(_ x: String) -> String { isLinear ? "exp2(\(x))" : "exp(\(x))" }
 }
 
 /// The end of a forward kernel: from the sums over keys to O and L.
