@@ -25,6 +25,8 @@ public struct AttentionArguments: Hashable, Sendable {
   public var heads: UInt32 = 1
   /// Query heads that share a key head.
   public var headsPerKeyHead: UInt32 = 1
+  /// Heads of K and V, where there may be none of Q: it sizes the grid. nil: heads / headsPerKeyHead.
+  public var keyHeads: UInt32?
   /// Query rows; with varlen at least those of the longest sequence (it sizes the grid).
   public var queryRows: UInt32 = 0
   /// Key rows; with varlen at least those of the longest sequence.

@@ -27,7 +27,7 @@ struct Tiles: Hashable, Sendable {
       }
     case .forwardMerge: return .init(queryRows, heads, batches)
     case .backwardQuery: return .init(blocks(queryRows), heads, batches)
-    case .backwardKeyValue: return .init(blocks(keyRows), heads / group, batches)
+    case .backwardKeyValue: return .init(blocks(keyRows), arguments.keyHeads.map { Int($0) } ?? heads / group, batches)
     case .backwardMask:
       // Dimensions over which the gradient is summed are one threadgroup's.
       let view = arguments.maskGradient

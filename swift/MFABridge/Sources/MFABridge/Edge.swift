@@ -23,7 +23,7 @@ func sized<Struct: BitwiseCopyable>(
   // By contract the first field is readable; callers in C may not align.
   let size = Int(bytes.loadUnaligned(as: UInt32.self))
   try ensure(
-    4...65536 ~= size, .invalidArgument, "\(what): struct_size is \(size); expected \(known), the size of the struct")
+    1...65536 ~= size && size % MemoryLayout<Struct>.alignment == 0, .invalidArgument, "\(what): struct_size is \(size); expected \(known), the size of the struct")
   if size > known {
     let tail = UnsafeRawBufferPointer(start: bytes + known, count: size - known)
     try ensure(

@@ -18,6 +18,9 @@ func saturatedSum(_ sizes: [Int]) -> Int {
   }
 }
 
+/// Of sizes that are not negative; the largest Int is one that nothing satisfies.
+func saturatedProduct(_ sizes: [Int]) -> Int { Int(clamping: sizes.reduce(1) { saturatedProduct($0, UInt64($1)) }) }
+
 /// `a / b`, rounded up; `b` is positive.
 func ceilingQuotient(_ a: Int, _ b: Int) -> Int { a / b + (a % b == 0 ? 0 : 1) }
 

@@ -60,13 +60,14 @@ package struct BackwardCall: Sendable {
     return call
   }
 
+  /// A result, checked; nil if it is absent, or has no elements to compute.
   private static func written(
     _ view: TensorDescription, _ what: String, _ shape: SIMD4<Int>
   ) throws(AttentionError) -> Tensor? {
     guard let tensor = try Tensor.optional(view, what, [.fp32]) else { return nil }
     try tensor.expect(what, shape: shape)
     try tensor.expectWritable(what)
-    return tensor
+    return tensor.isEmpty ? nil : tensor
   }
 
   /// The shape that a gradient of the mask must have: the mask's own, before it is broadcast.
@@ -83,7 +84,7 @@ package struct BackwardCall: Sendable {
 
   /// Demands that no result shares memory with another, or with an operand that is read after it was begun.
   private func expectApart() throws(AttentionError) {
-    let results: [(Tensor?, String)] = [
+    let results: [NamedTensor] = [
       (dGiven ? nil : dValues, "d_values"),
       (gradQuery, "grad_query"),
       (gradKey, "grad_key"),
@@ -91,26 +92,12 @@ package struct BackwardCall: Sendable {
       (gradMask, "grad_mask"),
       (gradSinks, "grad_sinks"),
     ]
-    let operands: [(Tensor?, String)] = [
-      (problem.q, "query"),
-      (problem.k, "key"),
-      (problem.v, "value"),
+    let operands: [NamedTensor] = [
       (output, "output"),
       (gradOutput, "grad_output"),
       (logsumexp, "logsumexp"),
       (dGiven ? dValues : nil, "d_values"),
-      (problem.options.mask, "mask"),
-      (problem.options.alibi, "alibi_slopes"),
-      (problem.options.sinks, "sinks"),
     ]
-    for (index, (result, what)) in results.enumerated() {
-      guard let result else { continue }
-      for (other, name) in results.dropFirst(index + 1) + operands {
-        guard let other else { continue }
-        try ensure(
-          !shareElements(result, other), .invalidArgument,
-          "\(what): shares elements with \(name); expected memory of its own")
-      }
-    }
+    try MetalAttention.expectApart(results, from: problem.inputs + operands)
   }
 }

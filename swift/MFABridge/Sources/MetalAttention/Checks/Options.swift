@@ -47,7 +47,8 @@ extension Options {
   static func check(
     _ view: OptionsDescription?, _ q: Tensor, _ k: Tensor
   ) throws(AttentionError) -> (options: Options, sequences: Sequences) {
-    var options = Options(scale: 1 / Float(q.columns).squareRoot())
+    // Without columns every score is 0, times whatever.
+    var options = Options(scale: 1 / Float(max(q.columns, 1)).squareRoot())
     guard let view else { return (options, try dense(q, k, bottomRight: false)) }
     try ensure(
       view.flags & ~OptionFlag.known == 0, .invalidArgument,
@@ -69,7 +70,16 @@ extension Options {
       "options: compute \(view.compute) is unknown; expected 0 (exact) or 1 (fast)")
     options.fast = view.compute == 1
     options.causal = view.flags & OptionFlag.causal != 0
-    if view.flags & OptionFlag.window != 0 {
+    let hasWindow = view.flags & OptionFlag.window != 0
+    try ensure(
+      view.flags & OptionFlag.scale != 0 || view.softmaxScale == 0, .invalidArgument,
+      "options: softmax_scale is \(text(view.softmaxScale)) without MFA_OPTION_SCALE; expected both, or 0")
+    for (name, width) in [("window_left", view.windowLeft), ("window_right", view.windowRight)] {
+      try ensure(
+        hasWindow || -1...0 ~= width, .invalidArgument,
+        "options: \(name) is \(width) without MFA_OPTION_WINDOW; expected both, or 0")
+    }
+    if hasWindow {
       options.left = try side(view.windowLeft, "window_left")
       options.right = try side(view.windowRight, "window_right")
     }

@@ -1,5 +1,21 @@
 // Whether two views have an element in common.
 
+/// A view with its name in sentences; nil: absent.
+typealias NamedTensor = (tensor: Tensor?, name: String)
+
+/// Demands that none of `results` shares an element with another one, or with any of `operands`.
+func expectApart(_ results: [NamedTensor], from operands: [NamedTensor]) throws(AttentionError) {
+  for (index, (result, what)) in results.enumerated() {
+    guard let result else { continue }
+    for (other, name) in results.dropFirst(index + 1) + operands {
+      guard let other else { continue }
+      try ensure(
+        !shareElements(result, other), .invalidArgument,
+        "\(what): shares elements with \(name); expected memory of its own")
+    }
+  }
+}
+
 /// Steps of the search, at most: views that occur need a few, and undecided ones are the caller's promise.
 private let mostSteps = 10_000
 
@@ -12,7 +28,7 @@ private struct Term {
 
 /// Whether an element of `a` lies where one of `b` does. Exact for views that nest their dimensions, as Q, K and V of one
 /// packed buffer do: there the bytes between first and last element overlap, and the elements do not.
-func shareElements(_ a: Tensor, _ b: Tensor) -> Bool {
+private func shareElements(_ a: Tensor, _ b: Tensor) -> Bool {
   let (bytesA, bytesB) = (addresses(a), addresses(b))
   guard let bytesA, let bytesB, bytesA.overlaps(bytesB) else { return false }
   if a.precision.bits != b.precision.bits { return true }

@@ -16,7 +16,7 @@ package struct Problem: Sendable {
   package var heads: Int { q.heads }
   package var kvHeads: Int { k.heads }
   /// Query heads that share a key/value head.
-  package var group: Int { q.heads / k.heads }
+  package var group: Int { k.heads == 0 ? 0 : q.heads / k.heads }
 
   static func check(
     _ query: TensorDescription, _ key: TensorDescription, _ value: TensorDescription, _ options: Optionally<OptionsDescription>
@@ -25,22 +25,31 @@ package struct Problem: Sendable {
     var k = try Tensor.required(key, "key", ElementPrecision.operands)
     var v = try Tensor.required(value, "value", ElementPrecision.operands)
     for (tensor, what) in [(q, "query"), (k, "key"), (v, "value")] {
-      try ensure(tensor.batch > 0, .invalidDimensions, "\(what): batch is 0; expected at least 1")
-      try ensure(tensor.heads > 0, .invalidDimensions, "\(what): heads is 0; expected at least 1")
+      let least = what == "value" ? 1 : 0
       try ensure(
-        1...maxHeadDimension ~= tensor.columns, .invalidDimensions,
-        "\(what): head dimension is \(tensor.columns); expected 1 to \(maxHeadDimension)")
+        least...maxHeadDimension ~= tensor.columns, .invalidDimensions,
+        "\(what): head dimension is \(tensor.columns); expected \(least) to \(maxHeadDimension)")
+      try ensure(
+        tensor.columns <= 1 || tensor.strides.w > 0, .invalidDimensions,
+        "\(what): the stride of columns is 0; expected 1 or more, for \(tensor.columns) columns that differ")
     }
     try k.expect("key", shape: SIMD4(q.batch, k.heads, k.rows, q.columns))
     try v.expect("value", shape: SIMD4(q.batch, k.heads, k.rows, v.columns))
     try ensure(
-      q.heads % k.heads == 0, .invalidDimensions,
+      q.heads == 0 || k.heads > 0 && q.heads % k.heads == 0, .invalidDimensions,
       "query: \(q.heads) heads; expected a multiple of the \(k.heads) key/value heads")
     try q.checkQuantizedValues("query")
     try k.checkQuantizedValues("key")
     try v.checkQuantizedValues("value")
     let checked = try Options.check(try options.get(), q, k)
     return Problem(q: q, k: k, v: v, options: checked.options, sequences: checked.sequences)
+  }
+
+  /// What is read, by name, beside what backward reads alone.
+  var inputs: [NamedTensor] {
+    [
+      (q, "query"), (k, "key"), (v, "value"), (options.mask, "mask"), (options.alibi, "alibi_slopes"), (options.sinks, "sinks"),
+    ]
   }
 }
 
@@ -68,6 +77,7 @@ package struct ForwardCall: Sendable {
       try logsumexp.expect("logsumexp", shape: SIMD4(q.batch, q.heads, q.rows, 1))
       try logsumexp.expectWritable("logsumexp")
     }
+    try expectApart([(output, "output"), (logsumexp, "logsumexp")], from: problem.inputs)
     return ForwardCall(problem: problem, output: output, logsumexp: logsumexp)
   }
 }

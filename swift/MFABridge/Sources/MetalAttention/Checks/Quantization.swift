@@ -33,6 +33,7 @@ package struct Quantization: Sendable {
     package let zeroPoints: ArrayView?
     /// 1 or 4; 0 without zero points.
     package let zeroPointBytes: Int
+    package let shape: SIMD4<Int>
     /// Elements, of the array of scales; 0 along dimensions of one scale.
     package let strides: SIMD4<Int>
   }
@@ -63,9 +64,9 @@ package struct Quantization: Sendable {
     return SIMD4(shape.x, shape.y, ceilingQuotient(shape.z, blockRows), ceilingQuotient(shape.w, group))
   }
 
-  /// Checks a quantization of a tensor of the given shape.
+  /// Checks a quantization of a tensor of the given shape and strides.
   static func check(
-    _ view: QuantizationDescription, _ what: String, _ precision: ElementPrecision, _ shape: SIMD4<Int>
+    _ view: QuantizationDescription, _ what: String, _ precision: ElementPrecision, _ shape: SIMD4<Int>, _ strides: SIMD4<Int>
   ) throws(AttentionError) -> Quantization {
     guard let granularity = QuantizationGranularity(rawValue: view.granularity) else {
       throw AttentionError(
@@ -103,6 +104,11 @@ package struct Quantization: Sendable {
       try expectZeroPoint(view.zeroPoint, what, precision)
       result.parameters = .one(scale: view.scale, zeroPoint: view.zeroPoint)
     } else {
+      try ensure(
+        view.scaleStrides != SIMD4(repeating: 0) || saturatedProduct(scaleShape.list) <= 1 || isContiguous(shape, strides),
+        .invalidArgument,
+        "\(what): strides \(strides.list) of shape \(shape.list) are those of a view, without scale_strides; expected "
+          + "the strides of its scales \(scaleShape.list)")
       result.parameters = .many(try Arrays.check(view, what, scaleShape))
     }
     if view.meanBuffer.isAbsent { return result }
@@ -124,20 +130,44 @@ package struct Quantization: Sendable {
       try expectZeroPoint(zeroPoint, what, precision)
       parameters = .one(scale: scale, zeroPoint: zeroPoint)
     } else if arrays.zeroPoints != nil && (precision == .int4 || arrays.zeroPointBytes == 4) {
-      var distinct = scaleShape(shape)
-      for axis in 0..<4 where arrays.strides[axis] == 0 { distinct[axis] = min(distinct[axis], 1) }
-      for b in 0..<distinct.x {
-        for h in 0..<distinct.y {
-          for n in 0..<distinct.z {
-            for g in 0..<distinct.w {
-              let index = (SIMD4(b, h, n, g) &* arrays.strides).wrappedSum()
-              try expectZeroPoint(arrays.zeroPoint(at: index), what, precision)
-            }
-          }
-        }
-      }
+      try arrays.forEach { (index) throws(AttentionError) in try expectZeroPoint(arrays.zeroPoint(at: index), what, precision) }
     }
   }
+
+  /// Demands scales and zero points that can be rounded with.
+  func expectGiven(_ what: String, _ precision: ElementPrecision) throws(AttentionError) {
+    guard case .many(let arrays) = parameters, !isPending else { return }
+    try arrays.forEach { (index) throws(AttentionError) in
+      try expectScale(arrays.scale(at: index), what)
+      try expectZeroPoint(arrays.zeroPoint(at: index), what, precision)
+    }
+  }
+
+  /// The arrays of scales, zero points and means as views, with their names: for those who write them.
+  var arrays: (scales: NamedTensor, zeroPoints: NamedTensor, mean: NamedTensor) {
+    var (scales, zeroPoints): (Tensor?, Tensor?)
+    if case .many(let arrays) = parameters {
+      scales = Tensor(over: arrays.scales, arrays.half ? .fp16 : .fp32, shape: arrays.shape, strides: arrays.strides)
+      zeroPoints = arrays.zeroPoints.map {
+        Tensor(over: $0, arrays.zeroPointBytes == 1 ? .int8 : .fp32, shape: arrays.shape, strides: arrays.strides)
+      }
+    }
+    let mean = mean.map { array in
+      let count = array.bytes / 4
+      return Tensor(over: array, .fp32, shape: SIMD4(1, 1, 1, count), strides: SIMD4(0, 0, 0, count > 1 ? 1 : 0))
+    }
+    return ((scales, "scale_buffer"), (zeroPoints, "zero_point_buffer"), (mean, "mean_buffer"))
+  }
+}
+
+/// Whether elements follow one another in the order of the axes.
+private func isContiguous(_ shape: SIMD4<Int>, _ strides: SIMD4<Int>) -> Bool {
+  var step = 1
+  for axis in (0..<4).reversed() {
+    if shape[axis] > 1 && strides[axis] != step { return false }
+    step = step &* max(shape[axis], 1)
+  }
+  return true
 }
 
 extension Quantization.Arrays {
@@ -158,7 +188,7 @@ extension Quantization.Arrays {
       for axis in (0..<4).reversed() {
         // 0 where there is one element: tensors of any shape index a tensor-wise scale.
         strides[axis] = shape[axis] > 1 ? step : 0
-        step = step &* max(shape[axis], 1)
+        step = saturatedProduct([step, max(shape[axis], 1)])
       }
     } else {
       for axis in 0..<4 {
@@ -189,7 +219,25 @@ extension Quantization.Arrays {
     }
     return Quantization.Arrays(
       scales: scales, half: half, zeroPoints: zeroPoints, zeroPointBytes: zeroPoints == nil ? 0 : Int(view.zeroPointBytes),
-      strides: strides)
+      shape: shape, strides: strides)
+  }
+
+  /// Calls `check` with the index of each scale: what a stride of 0 repeats once, and in time that depends on the memory that the array
+  /// spans. Where strides let scales overlap, that is with each index from the first scale's to the last's.
+  func forEach(_ check: (_ index: Int) throws(AttentionError) -> Void) throws(AttentionError) {
+    if shape.list.contains(0) { return }
+    guard areApart(shape, strides) else {
+      for index in 0...((shape &- 1) &* strides).wrappedSum() { try check(index) }
+      return
+    }
+    let sizes = shape.replacing(with: 1, where: strides .== 0)
+    for b in 0..<sizes.x {
+      for h in 0..<sizes.y {
+        for n in 0..<sizes.z {
+          for g in 0..<sizes.w { try check((SIMD4(b, h, n, g) &* strides).wrappedSum()) }
+        }
+      }
+    }
   }
 
   /// NaN outside of the array.

@@ -46,7 +46,7 @@ package struct Tensor: Sendable {
       try ensure(
         precision.isQuantized, .invalidArgument,
         "\(what): a quantization was given for \(precision); expected NULL unless INT8 or INT4")
-      quantization = try Quantization.check(named, what, precision, shape)
+      quantization = try Quantization.check(named, what, precision, shape, strides)
     } else {
       try ensure(
         !precision.isQuantized, .invalidArgument, "\(what): \(precision) without quantization; expected scales")
@@ -55,6 +55,19 @@ package struct Tensor: Sendable {
     let offset = Int(exactly: view.byteOffset) ?? 0
     return Tensor(
       buffer: buffer, byteOffset: offset, precision: precision, shape: shape, strides: strides, quantization: quantization)
+  }
+
+  /// A view of a checked array.
+  init(over array: ArrayView, _ precision: ElementPrecision, shape: SIMD4<Int>, strides: SIMD4<Int>) {
+    (buffer, byteOffset, self.precision, self.shape, self.strides) = (array.buffer, array.offset, precision, shape, strides)
+  }
+
+  private init(
+    buffer: AttentionBuffer, byteOffset: Int, precision: ElementPrecision, shape: SIMD4<Int>, strides: SIMD4<Int>,
+    quantization: Quantization?
+  ) {
+    (self.buffer, self.byteOffset, self.precision) = (buffer, byteOffset, precision)
+    (self.shape, self.strides, self.quantization) = (shape, strides, quantization)
   }
 
   /// Checks a view that may be absent.
@@ -72,15 +85,9 @@ package struct Tensor: Sendable {
 
   /// Demands that no two elements share memory, as a tensor that is written must.
   func expectWritable(_ what: String) throws(AttentionError) {
-    if isEmpty { return }
-    let steps = zip(strides.list, shape.list).filter { $0.1 > 1 }.sorted { $0 < $1 }
-    var span = 1
-    for (stride, size) in steps {
-      try ensure(
-        stride >= span, .invalidDimensions,
-        "\(what): strides \(strides.list) let elements of shape \(shape.list) overlap; expected distinct elements in an output")
-      span = span &+ stride &* (size &- 1)
-    }
+    try ensure(
+      isEmpty || areApart(shape, strides, repeats: false), .invalidDimensions,
+      "\(what): strides \(strides.list) let elements of shape \(shape.list) overlap; expected distinct elements in an output")
   }
 
   /// The same tensor with each dimension of size 1 stretched to `target` by a stride of 0.
@@ -97,6 +104,17 @@ package struct Tensor: Sendable {
     }
     return result
   }
+}
+
+/// Whether elements lie apart, as strides show that nest: each steps over all that the smaller ones reach. `repeats`: strides of 0 may
+/// name the same element again.
+func areApart(_ shape: SIMD4<Int>, _ strides: SIMD4<Int>, repeats: Bool = true) -> Bool {
+  var span = 1
+  for (stride, size) in zip(strides.list, shape.list).filter({ $0.1 > 1 }).sorted(by: { $0 < $1 }) where !(repeats && stride == 0) {
+    if stride < span { return false }
+    span = span &+ stride &* (size &- 1)
+  }
+  return true
 }
 
 /// Checks shape, strides and offset against the buffer.

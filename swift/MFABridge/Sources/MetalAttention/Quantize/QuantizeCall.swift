@@ -41,9 +41,22 @@ package struct QuantizeCall: Sendable {
       asymmetric
         ? "destination: a zero_point_buffer is missing; expected integers in the shape of the scales"
         : "destination: a zero_point_buffer was given without ASYMMETRIC; expected NULL")
+    let scaleGiven = flags & QuantizeFlag.scaleGiven != 0
+    if scaleGiven { try quantization.expectGiven("destination", destination.precision) }
+    let arrayViews = quantization.arrays
+    var (results, operands): ([NamedTensor], [NamedTensor]) = ([(destination, "destination")], [(source, "source")])
+    for (array, isGiven) in [(arrayViews.scales, scaleGiven), (arrayViews.zeroPoints, scaleGiven), (arrayViews.mean, meanGiven)] {
+      if isGiven {
+        operands.append(array)
+      } else {
+        try array.tensor?.expectWritable("destination: \(array.name)")
+        results.append(array)
+      }
+    }
+    try expectApart(results, from: operands)
     return QuantizeCall(
       source: source, destination: destination, quantization: quantization, arrays: arrays, asymmetric: asymmetric,
-      smooth: smooth, meanGiven: meanGiven, scaleGiven: flags & QuantizeFlag.scaleGiven != 0)
+      smooth: smooth, meanGiven: meanGiven, scaleGiven: scaleGiven)
   }
 
   /// The largest magnitude of the source whose scales surely fit FP16; nil where that is no question.
@@ -68,6 +81,7 @@ package struct DequantizeCall: Sendable {
     let destination = try Tensor.required(to, "destination", ElementPrecision.floats)
     try destination.expect("destination", shape: source.shape)
     try destination.expectWritable("destination")
+    try expectApart([(destination, "destination")], from: [(source, "source")])
     return DequantizeCall(source: source, destination: destination)
   }
 }

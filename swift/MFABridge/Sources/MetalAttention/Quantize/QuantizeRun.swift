@@ -16,9 +16,9 @@ final class QuantizeRun {
   ) throws(AttentionError) {
     let arrays = call.arrays
     var shape = call.source.shape
+    // No elements are no rows: means are then 0, and a tensor-wise scale 1. But for missing rows there are no means either.
+    if shape.x == 0 || shape.y == 0 || shape.w == 0 { shape = SIMD4() }
     try expectGrid(shape)
-    // No elements are no rows: means are then 0, and a tensor-wise scale 1.
-    if call.source.isEmpty { shape.z = 0 }
     let rows = shape.x &* shape.y &* shape.z
     var arguments = try quantizationArguments(call.source, call.destination)
     arguments.shape = shape
@@ -125,8 +125,8 @@ final class QuantizeRun {
 func encodeDequantize(
   _ call: DequantizeCall, on device: AttentionDevice, residency: Residency, into encoder: any MTLComputeCommandEncoder
 ) throws(AttentionError) {
-  try expectGrid(call.source.shape)
   guard let quantization = call.source.quantization, !call.source.isEmpty else { return }
+  try expectGrid(call.source.shape)
   var arguments = try quantizationArguments(call.destination, call.source)
   let codes = try residency.read(call.source)
   let real = try residency.write(call.destination)

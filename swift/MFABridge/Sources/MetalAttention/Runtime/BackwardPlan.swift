@@ -62,8 +62,7 @@ package struct BackwardPlan: Sendable {
     if call.gradQuery != nil || shared.gradients.writesD { kernels.append(made(query, .backwardQuery)) }
     if call.gradKey != nil || call.gradValue != nil { kernels.append(made(rest, .backwardKeyValue)) }
     (rest.gradients.key, rest.gradients.value, rest.gradients.clips) = (false, false, false)
-    // An axis without elements is not one that is summed over.
-    if let mask = call.gradMask, !mask.isEmpty { kernels.append(made(rest, .backwardMask)) }
+    if call.gradMask != nil { kernels.append(made(rest, .backwardMask)) }
     if call.gradSinks != nil { kernels.append(made(rest, .backwardSinks)) }
     return kernels
   }
@@ -127,7 +126,7 @@ package struct BackwardPlan: Sendable {
   /// For a pass over all rows of L and D, whichever sequence they belong to.
   private func rowArguments() throws(AttentionError) -> AttentionArguments {
     var result = arguments
-    result.batches = try kernelSize(call.problem.q.batch, "batches")
+    result.batches = call.problem.q.rows == 0 ? 0 : try kernelSize(call.problem.q.batch, "batches")
     result.queryRows = try kernelSize(call.problem.q.rows, "rows of query")
     return result
   }

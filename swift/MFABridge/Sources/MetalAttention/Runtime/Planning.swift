@@ -4,16 +4,21 @@ extension Problem {
   /// The arguments that forward and backward share.
   func arguments() throws(AttentionError) -> AttentionArguments {
     var result = AttentionArguments()
-    result.batches = try kernelSize(sequences.count, "sequences")
+    // Nothing is to be done, or to be zeroed, however often.
+    let isIdle = sequences.longestQ == 0 && sequences.longestK == 0
+    result.batches = isIdle ? 0 : try kernelSize(sequences.count, "sequences")
     result.heads = try kernelSize(heads, "heads")
     result.headsPerKeyHead = try kernelSize(group, "heads")
+    result.keyHeads = try kernelSize(kvHeads, "heads")
     result.queryRows = try kernelSize(sequences.longestQ, "rows of query")
     result.keyRows = try kernelSize(sequences.longestK, "rows of key")
     result.softmaxScale = options.scale
     result.softcap = options.softcap
     result.bottomRight = sequences.bottomRight ? 1 : 0
     result.setWindow(left: options.left ?? -1, right: options.right ?? -1, isCausal: options.causal)
-    (result.Q, result.K, result.V) = (q.kernelView, k.kernelView, v.kernelView)
+    result.V = v.kernelView
+    // Without columns every score is 0, as it is of one column of zeros, of which one is there.
+    if d > 0 { (result.Q, result.K) = (q.kernelView, k.kernelView) }
     if let mask = options.mask { result.mask = mask.kernelView(columnStride: mask.strides.w) }
     if let alibi = options.alibi { result.slopes = alibi.kernelView }
     if let sinks = options.sinks { result.sinks = sinks.kernelView }
@@ -21,11 +26,11 @@ extension Problem {
       result.cumulativeQueryOffset = Int64(bounds.q.deviceOffset / 4)
       result.cumulativeKeyOffset = Int64(bounds.k.deviceOffset / 4)
     }
-    if let quantization = q.quantization {
+    if let quantization = q.quantization, d > 0 {
       result.queryBlockRows = quantization.kernelBlockRows
       (result.queryScales, result.queryZeroPoints, result.queryMean) = quantization.kernelViews(q)
     }
-    if let quantization = k.quantization {
+    if let quantization = k.quantization, d > 0 {
       result.keyBlockRows = quantization.kernelBlockRows
       (result.keyScales, result.keyZeroPoints, result.keyMean) = quantization.kernelViews(k)
     }
@@ -38,9 +43,10 @@ extension Problem {
 
   /// A descriptor with what forward and backward share.
   func descriptor(_ kind: AttentionKernelDescriptor.Kind) -> AttentionKernelDescriptor {
+    let zeros = AttentionKernelDescriptor.Operand(.FP32, access: .strided)
     var result = AttentionKernelDescriptor(
-      kind: kind, headDimension: d, valueDimension: dv, query: q.kernelOperand, key: k.kernelOperand,
-      value: v.kernelOperand)
+      kind: kind, headDimension: max(d, 1), valueDimension: dv, query: d > 0 ? q.kernelOperand : zeros,
+      key: d > 0 ? k.kernelOperand : zeros, value: v.kernelOperand)
     switch options.mask?.precision {
     case .bool: result.mask = .BOOL
     case .fp32: result.mask = .FP32
@@ -57,8 +63,12 @@ extension Problem {
 
   /// Binds what forward and backward share.
   func bind(_ table: inout BindingTable, _ residency: Residency) throws(AttentionError) {
-    try table.readOperand(.Q, q, residency)
-    try table.readOperand(.K, k, residency)
+    if d > 0 {
+      try table.readOperand(.Q, q, residency)
+      try table.readOperand(.K, k, residency)
+    } else {
+      (table[.operand(.Q)], table[.operand(.K)]) = (.buffer(try residency.nothing()), .buffer(try residency.nothing()))
+    }
     try table.readOperand(.V, v, residency)
     try table.read(.mask, options.mask, residency)
     try table.read(.slopes, options.alibi, residency)

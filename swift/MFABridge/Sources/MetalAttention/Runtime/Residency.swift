@@ -55,10 +55,11 @@ final class Residency {
     return buffer
   }
 
-  /// What is bound where there are no elements.
+  /// What is bound where there are no elements: zeros.
   func nothing() throws(AttentionError) -> any MTLBuffer {
     if let blank { return blank }
     let new = try allocate(16)
+    new.contents().initializeMemory(as: UInt8.self, repeating: 0, count: 16)
     blank = new
     return new
   }
