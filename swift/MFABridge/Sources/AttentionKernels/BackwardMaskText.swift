@@ -17,7 +17,9 @@ struct BackwardMaskText {
     var wants = BackwardTileText.Wants()
     wants.weightGradient = true
     wants.slope = false  // the bias is added after the softcap
-    tile = BackwardTileText(descriptor, plan, wants, scoreGradient: nil, weightGradient: nil)
+    var tile = BackwardTileText(descriptor, plan, wants, scoreGradient: nil, weightGradient: nil)
+    tile.borrowsMask = true
+    self.tile = tile
   }
 
   var kernel: KernelBody {
@@ -37,6 +39,9 @@ struct BackwardMaskText {
     const int column_blocks = sums_columns ? 1 : (int(args.key_rows) + \(block - 1)) / \(block);
     const int row_block = int(group.x) / column_blocks, first_column = int(group.x) % column_blocks * \(block);
 
+    // Sums are written when all loops are done.
+    threadgroup uint *mask_shows = (threadgroup uint *)sums;
+    \(tile.mask.setup)
     float2 total[\(block / 8)];
     \(Text.unrolled)
     for (ushort n = 0; n < \(block / 8); ++n) total[n] = 0;
@@ -86,6 +91,7 @@ struct BackwardMaskText {
 
   private var store: String {
     """
+    \(BackwardTileText.barrier)
     \(when(plan.splits > 1, "if (part == 0) {"))
     \(Text.unrolled)
     for (ushort n = 0; n < \(block / 8); ++n) {

@@ -48,6 +48,7 @@ struct BackwardText {
     \(Self.strips(plan))
     \(isKeySide ? "const uint key_head = group.y;" : "const uint head = group.y, key_head = head / args.heads_per_key_head;")
     \(RowsText.sequence(descriptor, z: "group.z"))
+    \(tile.mask.setup)
 
     // Rows past the end stand in for the last one, see nothing and are not stored.
     \(tile.rows(index: "group.x"))
@@ -143,11 +144,7 @@ struct BackwardText {
 
   /// A row without keys has O = 0 and D = 0, whatever dO holds.
   private var keysOfOutput: String {
-    let mask = switch descriptor.mask {
-    case .none: "true"
-    case .BOOL: "keys_mask[key * args.mask.column] != 0"
-    case .FP32, .FP16, .BF16: "float(keys_mask[key * args.mask.column]) != -INFINITY"
-    }
+    let mask = descriptor.mask == .none ? "true" : MaskText.shows(descriptor.mask, "keys_mask", "key", "args.mask.column")
     return Text.lines(
       "if (\(OperandText.nonFiniteTest("d", "float", 1))) {",
       when(

@@ -15,6 +15,8 @@ struct BackwardTileText {
     var dSum = false
   }
   let wants: Wants
+  /// The kernel has memory for what SIMD groups tell of the mask.
+  var borrowsMask = false
   /// The sums that the loop accumulates: of dS and of P.
   let scoreSum, weightSum: BackwardSumText?
 
@@ -45,6 +47,7 @@ struct BackwardTileText {
 
   /// The tile of dO or V is used: for dP or for dV.
   private var usesWeightTile: Bool { wants.weightGradient || weightSum != nil }
+  var mask: MaskText { MaskText(descriptor: descriptor, blocks: block / 8, simdgroups: plan.tiles.simdgroups, stride: "mask_stride") }
   private var usesExchange: Bool { splits > 1 }
   /// Floats of a SIMD group's part of `exchange`: S and the pieces of dP.
   private var exchangeShare: Int { 8 * block * (1 + plan.pieces) }
@@ -69,6 +72,7 @@ struct BackwardTileText {
     for sum in [scoreSum, weightSum] where sum?.needsCare == true {
       memory.add("uint", "\(sum?.strip.tile.name ?? "")_non_finite", plan.tiles.simdgroups)
     }
+    if !borrowsMask { mask.addMemory(&memory) }
     if usesExchange { memory.add("float", "exchange", plan.tiles.simdgroups * exchangeShare) }
   }
 
@@ -332,29 +336,30 @@ struct BackwardTileText {
   /// The body of the loop over tiles, from `first`. `accumulate`: what is done with dS, in a scope that has it, in a SIMD group of which
   /// some row sees the tile. Needs lowest, highest, and those rows' l and d.
   func body(_ accumulate: (_ of: BackwardSumText) -> String, atEnd: String = "") -> String {
-    let sees = splits > 1 ? "" : "const bool sees = simd_any(first < highest && first + \(block) > lowest);"
+    let seen = descriptor.mask == .none ? "simd_any(first < highest && first + \(block) > lowest)" : "shown"
+    let sees = splits > 1 ? "" : "const bool sees = \(seen);"
     func ifSeen(_ text: String) -> String { splits > 1 ? text : "if (sees) {\n\(text)\n}" }
     let products = Text.lines(
       when(wants.weightGradient, multiplyWeights),
       multiplyScores)
     let declare = """
+      \(mask.shown)
       \(sees)
       const bool whole = simd_all(first >= lowest && first + \(block) <= highest);
       \(when(needsCare, "const bool partial = true;  // whether some row does not see some other: where L is -INFINITY, none"))
       simdgroup_matrix_storage<float> scores[\(block / 8)]\(when(usesWeightTile, ", weights[\(block / 8)]"));
       """
+    let begin = Text.lines(declare, mask.tell, Self.barrier, mask.skip)
     let first = scoreSum.map(accumulate) ?? "", second = weightSum.map(accumulate) ?? ""
     if !plan.sharesTile {
       return Text.lines(
-        declare, Self.barrier, expandScores, when(usesWeightTile, expandWeights(looks: true)), expandRows, Self.barrier,
+        begin, expandScores, when(usesWeightTile, expandWeights(looks: true)), expandRows, Self.barrier,
         ifSeen(Text.lines(products, exchangeParts, gradients, careful(scoreSum), first, careful(weightSum), second, atEnd)))
     }
     return Text.lines(
-      declare,
-      when(
-        wants.weightGradient,
-        Text.lines(Self.barrier, expandWeights(looks: false), Self.barrier, multiplyWeights)),
-      Self.barrier, expandScores, expandRows, Self.barrier,
+      begin,
+      when(wants.weightGradient, Text.lines(expandWeights(looks: false), Self.barrier, multiplyWeights, Self.barrier)),
+      expandScores, expandRows, Self.barrier,
       multiplyScores, exchangeParts, gradients, careful(scoreSum), first, atEnd,
       when(weightSum != nil, Text.lines(Self.barrier, expandWeights(looks: true), Self.barrier, careful(weightSum), second)))
   }

@@ -165,6 +165,8 @@ struct DecodeText {
       """
   }
 
+  private var mask: MaskText { MaskText(descriptor: descriptor, blocks: block / 8, simdgroups: plan.tiles.simdgroups) }
+
   private var loop: String {
     let step = block * keyGroups, shared = splits > 1
     let group = shared ? "strip" : "simd_index"
@@ -172,9 +174,12 @@ struct DecodeText {
       ? """
         for (int base = begin; base < end; base += \(step)) {
           const int first = base + \(block) * \(group);
-          const bool sees = first < end;
+          \(mask.shown)
+          const bool sees = first < end\(when(descriptor.mask != .none, " && shown"));
         """
-      : "for (int first = begin + \(block) * \(group); first < end; first += \(step)) {"
+      : Text.lines(
+        "for (int first = begin + \(block) * \(group); first < end; first += \(step)) {", mask.shown,
+        when(descriptor.mask != .none, "if (!shown) continue;"))
     return """
       \(advance)
         const bool whole = first >= whole_begin && first + \(block) <= whole_end;

@@ -38,12 +38,14 @@ struct PrefillText {
     if key.factor == .row { memory.add("float", "k_scale_tile", block) }
     if value.factor == .row { memory.add("float", "v_scale_tile", block) }
     if softmax.remembersHidden { memory.add("uint", "non_finite", plan.tiles.simdgroups) }
+    mask.addMemory(&memory)
     if usesExchange { memory.add("float", "exchange", plan.tiles.simdgroups * 8 * max(block, 8)) }
     return KernelBody(
       tiles: plan.tiles, memory: memory,
       summary: "\(plan.tiles.rows) rows a threadgroup, \(block) keys a tile" + (splits > 1 ? ", \(splits) SIMD groups a strip" : ""), body: body)
   }
 
+  private var mask: MaskText { MaskText(descriptor: descriptor, blocks: block / 8, simdgroups: plan.tiles.simdgroups) }
   private var usesExchange: Bool { softmax.remembersHidden || splits > 1 }
   private func pair(_ array: String) -> String { "float2(\(array)[8 * n + origin.x], \(array)[8 * n + origin.x + 1])" }
 
@@ -74,10 +76,14 @@ struct PrefillText {
     \(value.setup)
 
     \(softmax.state)
+    \(mask.setup)
     for (int first = begin; first < end; first += \(block)) {
-      const bool sees = first < strip_end && first + \(block) > strip_begin;
+      \(mask.shown)
+      const bool sees = \(descriptor.mask == .none ? "first < strip_end && first + \(block) > strip_begin" : "shown");
       const bool whole = first >= whole_begin && first + \(block) <= whole_end;
+      \(mask.tell)
       threadgroup_barrier(mem_flags::mem_threadgroup);
+      \(mask.skip)
       \(key.expand(into: "k_tile", leading: plan.keyLeading, width: plan.keyWidth, first: "first", rows: block, count: "key_rows", threads: threads))
       \(key.expandScales(first: "first", rows: block, count: "key_rows"))
       \(value.expandScales(first: "first", rows: block, count: "key_rows"))

@@ -78,18 +78,18 @@ struct SoftmaxText {
   /// - Parameter multiply: statements that multiply-accumulate onto `piece[j]`, for matrix i + j, the product of `scores[n]`.
   func accumulate(count: Int, _ multiply: String) -> String {
     // Sums within a tile are short too.
-    let piece = min(blocks, 2)
+    let size = min(blocks, 2)
     return """
       float2 of_tile[\(count)];
       \(Text.unrolled)
       for (ushort j = 0; j < \(count); ++j) of_tile[j] = 0;
       \(Text.unrolled)
-      for (ushort first_n = 0; first_n < \(blocks); first_n += \(piece)) {
+      for (ushort first_n = 0; first_n < \(blocks); first_n += \(size)) {
         simdgroup_matrix_storage<float> piece[\(count)];
         \(Text.unrolled)
         for (ushort j = 0; j < \(count); ++j) piece[j].clear();
         \(Text.unrolled)
-        for (ushort n = first_n; n < first_n + \(piece); ++n) {
+        for (ushort n = first_n; n < first_n + \(size); ++n) {
           \(multiply)
         }
         \(Text.unrolled)

@@ -218,7 +218,10 @@ final class BackwardTests: XCTestCase {
     for d in [32, 256] {
       var descriptor = backward(d)
       (descriptor.mask, descriptor.hasSinks) = (.FP16, true)
-      let problem = BackwardProblem(descriptor, .init(heads: 4, keyHeads: 2, queryRows: 70, keyRows: 70), sums: [2, 3], gradients: .from(.output))
+      // The last tiles are hidden: SIMD groups that have left them are ahead of those that still look.
+      let problem = BackwardProblem(
+        descriptor, .init(heads: 4, keyHeads: 2, queryRows: 70, keyRows: 70), sums: [1], gradients: .from(.output),
+        prepare: { $0.showKeys { row in row < 40 ? 0..<40 : 0..<0 } })
       for kind in [AttentionKernelDescriptor.Kind.backwardQuery, .backwardKeyValue, .backwardMask, .backwardSinks] {
         var own = descriptor
         (own.kind, own.gradients) = (kind, problem.gradients)
