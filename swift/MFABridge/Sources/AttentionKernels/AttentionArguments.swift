@@ -57,6 +57,8 @@ public struct AttentionArguments: Hashable, Sendable {
 
   public var Q = TensorView(), K = TensorView(), V = TensorView(), O = TensorView()
   public var L = TensorView(), D = TensorView()
+  /// [batch, head, query row]: of logsumexp
+  public var dL = TensorView()
   public var dO = TensorView(), dQ = TensorView(), dK = TensorView(), dV = TensorView()
   /// [batch or sequence, head, query row, key row]
   public var mask = TensorView(), maskGradient = TensorView()
@@ -69,6 +71,8 @@ public struct AttentionArguments: Hashable, Sendable {
   public var queryMean = TensorView(), keyMean = TensorView(), valueMean = TensorView()
   /// First element of each array of cumulative lengths.
   public var cumulativeQueryOffset: Int64 = 0, cumulativeKeyOffset: Int64 = 0
+  /// First of the lengths of keys, which lie behind the bounds of keys.
+  public var keyLengthsOffset: Int64 = 0
 
   public init() {}
 
@@ -114,12 +118,14 @@ public struct AttentionArguments: Hashable, Sendable {
     Field("v_block_rows") { .uint($0.valueBlockRows) },
     Field("cumulative_q_offset") { .long($0.cumulativeQueryOffset) },
     Field("cumulative_k_offset") { .long($0.cumulativeKeyOffset) },
+    Field("key_lengths_offset") { .long($0.keyLengthsOffset) },
     Field("Q") { .view($0.Q) },
     Field("K") { .view($0.K) },
     Field("V") { .view($0.V) },
     Field("O") { .view($0.O) },
     Field("L") { .view($0.L) },
     Field("D") { .view($0.D) },
+    Field("dL") { .view($0.dL) },
     Field("dO") { .view($0.dO) },
     Field("dQ") { .view($0.dQ) },
     Field("dK") { .view($0.dK) },

@@ -76,6 +76,8 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
     public var writesD = true
     /// Gradients of elements at an end of the quantized range are 0 (MFA_BACKWARD_CLIP).
     public var clips = false
+    /// There is a gradient of logsumexp: it is taken from D wherever D is used.
+    public var ofLogsumexp = false
     public init() {}
   }
 
@@ -99,6 +101,10 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
   public var hasSinks: Bool
   /// Rows of all sequences lie one after another in batch 0; bindings `.cumulativeQueryLengths`, `.cumulativeKeyLengths`.
   public var isVariableLength: Bool
+  /// Of the slopes and of the sinks: FP32, FP16 or BF16.
+  public var slopePrecision = GEMMOperandPrecision.FP32, sinkPrecision = GEMMOperandPrecision.FP32
+  /// Sequences have fewer keys than are stored: binding `.cumulativeKeyLengths`, from `AttentionArguments.keyLengthsOffset`.
+  public var hasKeyLengths = false
   /// The forward kernel writes the binding L.
   public var writesLogsumexp: Bool
   public var gradients: Gradients

@@ -1,4 +1,4 @@
-/// The gradient of an additive mask, P ∘ (dP − D), summed over the dimensions in which the mask is broadcast: those in which
+/// The gradient of an additive mask, P ∘ (dP − D + dL), summed over the dimensions in which the mask is broadcast: those in which
 /// `AttentionArguments.maskGradient` has stride 0. A threadgroup owns a part of the gradient and adds what belongs there, in order:
 /// the same bits every run, without atomics. That costs S and dP once more.
 ///
@@ -71,7 +71,7 @@ struct BackwardMaskText {
       """
       const long query_row = \(start);
       const float l = L[args.L.offset + batch * args.L.batch + head * args.L.head + query_row * args.L.row];
-      const float d = D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row];
+      const float d = D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row]\(tile.lessLogsumexpGradient);
       """,
       tile.interval(sees: "exists && l != -INFINITY"), tile.bias, tile.scales,
       """
@@ -117,27 +117,35 @@ struct BackwardMaskText {
   }
 }
 
-/// The gradient of a head's sink: −Σ exp(sink − L) D over the rows of all batches. A threadgroup for each head.
+/// The gradient of a head's sink: −Σ exp(sink − L) (D − dL) over the rows of all batches. A threadgroup for each head.
 ///
 /// `AttentionArguments.queryRows` counts all rows of a batch, with varlen those of all sequences.
 struct BackwardSinksText {
   private static let simdgroups = 4
 
-  static var kernel: KernelBody {
+  static func kernel(_ descriptor: AttentionKernelDescriptor) -> KernelBody {
+    let isLess = descriptor.gradients.ofLogsumexp
+    return body(
+      setup: when(isLess, "const device float *dl_head = dL + args.dL.offset + batch * args.dL.batch + head * args.dL.head;"),
+      less: isLess ? " - dl_head[row * args.dL.row]" : "")
+  }
+
+  private static func body(setup: String, less: String) -> KernelBody {
     var memory = ThreadgroupMemory()
     memory.add("float", "sums", simdgroups)
     return KernelBody(
       tiles: Tiles(strips: simdgroups, columnSplits: 1, keyGroups: 1, block: 8), memory: memory, summary: "a head a threadgroup",
       body: """
         const uint head = group.y;
-        const float sink = sinks[args.sinks.offset + head * args.sinks.head];
+        const float sink = float(sinks[args.sinks.offset + head * args.sinks.head]);
         float sum = 0;
         for (uint batch = 0; batch < args.batches; ++batch) {
           const device float *l_head = L + args.L.offset + batch * args.L.batch + head * args.L.head;
           const device float *d_head = D + args.D.offset + batch * args.D.batch + head * args.D.head;
+          \(setup)
           for (long row = thread_index; row < args.query_rows; row += \(32 * simdgroups)) {
             const float l = l_head[row * args.L.row];
-            if (l != -INFINITY) sum += exp(sink - l) * d_head[row * args.D.row];
+            if (l != -INFINITY) sum += exp(sink - l) * (d_head[row * args.D.row]\(less));
           }
         }
         sum = simd_sum(sum);

@@ -86,7 +86,7 @@ struct BackwardText {
       const long query_row = \(start);
       const float l = L[args.L.offset + batch * args.L.batch + head * args.L.head + query_row * args.L.row];
       """,
-      when(gradients.dSource == .given, "const float d = D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row];"),
+      when(gradients.dSource == .given, "const float d = D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row]\(tile.lessLogsumexpGradient);"),
       when(gradients.dSource == .probabilities, "float d = 0, d_sum = 0;"),
       when(gradients.dSource == .output, keysOfOutput),
       when(gradients.dSource == .output, writeD),
@@ -112,9 +112,11 @@ struct BackwardText {
   }
 
   private var writeD: String {
-    when(
-      gradients.writesD,
-      "if (exists && origin.x == 0\(plan.splits > 1 ? " && part == 0" : "")) D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row] = d;")
+    Text.lines(
+      when(
+        gradients.writesD,
+        "if (exists && origin.x == 0\(plan.splits > 1 ? " && part == 0" : "")) D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row] = d;"),
+      when(gradients.ofLogsumexp, "d = d\(tile.lessLogsumexpGradient);"))
   }
 
   /// Declares d = rowsum(dO ∘ O).
@@ -169,7 +171,7 @@ struct BackwardText {
       tile.scoreStrip.setup, tile.scoreStrip.load,
       tile.weightStrip.setup, when(gradients.key, tile.weightStrip.load),
       BackwardTileText.gap,
-      tile.interval(sees: "exists"),
+      tile.interval(sees: tile.isPresent),
       bounds,
       scoreSum?.clear, weightSum?.clear,
       """

@@ -94,7 +94,13 @@ struct BackwardTileText {
     const int row = min(lane_row, last_row);
     """
   }
-  var ownRows: String { isKeySide ? "key_rows" : "query_rows" }
+  var ownRows: String { !isKeySide ? "query_rows" : descriptor.hasKeyLengths ? "stored_keys" : "key_rows" }
+  /// The condition for an owned row to see, or be seen by, any other.
+  var isPresent: String { isKeySide && descriptor.hasKeyLengths ? "exists && row < key_rows" : "exists" }
+  /// What is taken from a row's D: the gradient of its logsumexp. Needs batch, head, query_row.
+  var lessLogsumexpGradient: String {
+    descriptor.gradients.ofLogsumexp ? " - dL[args.dL.offset + batch * args.dL.batch + head * args.dL.head + query_row * args.dL.row]" : ""
+  }
   private var tileRows: String { isKeySide ? "query_rows" : "key_rows" }
 
   /// The interval of rows on the other side that an owned row sees, or is seen by.
@@ -110,7 +116,7 @@ struct BackwardTileText {
   var bias: String {
     let (own, other) = isKeySide ? ("column", "row") : ("row", "column")
     return Text.lines(
-      when(descriptor.hasALiBi, "const float alibi_slope = slopes[args.slopes.offset + batch * args.slopes.batch + head * args.slopes.head];"),
+      when(descriptor.hasALiBi, "const float alibi_slope = \(RowsText.slope(descriptor));"),
       when(descriptor.hasALiBi, "const int position = row \(isKeySide ? "-" : "+") shift;"),
       when(
         descriptor.mask != .none,
@@ -186,7 +192,7 @@ struct BackwardTileText {
           const bool inside = first + thread_index < query_rows;
           const long query_row = \(start)first + thread_index;
           l_tile[thread_index] = inside ? l_head[query_row * args.L.row] : -INFINITY;
-          \(when(wants.weightGradient, "d_tile[thread_index] = inside ? d_head[query_row * args.D.row] : 0;"))
+          \(when(wants.weightGradient, "d_tile[thread_index] = inside ? d_head[query_row * args.D.row]\(lessLogsumexpGradient) : 0;"))
         }
         """))
   }

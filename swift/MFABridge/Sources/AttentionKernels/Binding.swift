@@ -20,6 +20,9 @@ public struct Binding: Hashable, Sendable {
     /// int32 [sequences + 1]
     case cumulativeQueryLengths
     case cumulativeKeyLengths
+    /// FP32 [batch, head, query row]; the second is that of the kernel for keys.
+    case logsumexpGradient
+    case logsumexpGradientOfRows
     /// FP32 scratch of a split forward kernel: see `AttentionKernel.partialOutputBytes`.
     case partialOutput
     case partialStatistics
@@ -29,7 +32,7 @@ public struct Binding: Hashable, Sendable {
     public static let allCases: [Role] =
       AttentionOperand.allCases.map(Role.operand)
       + AttentionOperand.quantizable.flatMap { [.scale($0), .zeroPoint($0), .scales($0), .zeroPoints($0), .mean($0)] }
-      + [.mask, .maskGradient, .slopes, .sinks, .sinkGradients, .cumulativeQueryLengths, .cumulativeKeyLengths, .partialOutput, .partialStatistics, .arguments]
+      + [.mask, .maskGradient, .slopes, .sinks, .sinkGradients, .cumulativeQueryLengths, .cumulativeKeyLengths, .logsumexpGradient, .logsumexpGradientOfRows, .partialOutput, .partialStatistics, .arguments]
 
     /// The buffer's index. Metal has 31; roles that share one never meet in a kernel.
     public var index: Int {
@@ -46,9 +49,9 @@ public struct Binding: Hashable, Sendable {
       case .operand(.L): 19
       case .operand(.D): 20
       case .operand(.dO): 21
-      case .operand(.dQ), .partialOutput, .maskGradient, .sinkGradients: 22
+      case .operand(.dQ), .partialOutput, .maskGradient, .sinkGradients, .logsumexpGradientOfRows: 22
       case .operand(.dK), .partialStatistics: 23
-      case .operand(.dV): 24
+      case .operand(.dV), .logsumexpGradient: 24
       case .mask: 25
       case .slopes: 26
       case .sinks: 27
@@ -74,6 +77,7 @@ public struct Binding: Hashable, Sendable {
       case .sinkGradients: "sink_gradients"
       case .cumulativeQueryLengths: "cumulative_q"
       case .cumulativeKeyLengths: "cumulative_k"
+      case .logsumexpGradient, .logsumexpGradientOfRows: "dL"
       case .partialOutput: "partial_output"
       case .partialStatistics: "partial_statistics"
       case .arguments: "args"
@@ -125,13 +129,16 @@ extension AttentionKernelDescriptor {
       case .FP16: read(.mask, "const device half *")
       case .BF16: read(.mask, "const device bfloat *")
       }
-      if hasALiBi { read(.slopes, "const device float *") }
+      if hasALiBi { read(.slopes, "const device \(slopePrecision.storageType) *") }
     }
     func lengths() {
-      guard isVariableLength else { return }
-      read(.cumulativeQueryLengths, "const device int *")
-      read(.cumulativeKeyLengths, "const device int *")
+      if isVariableLength { read(.cumulativeQueryLengths, "const device int *") }
+      if isVariableLength || hasKeyLengths { read(.cumulativeKeyLengths, "const device int *") }
     }
+    func logsumexpGradient(_ role: Binding.Role = .logsumexpGradient) {
+      if gradients.ofLogsumexp { read(role, "const device float *") }
+    }
+    let sinkType = "const device \(sinkPrecision.storageType) *"
     let output = "device \(precision(.O).storageType) *"
 
     switch kind {
@@ -145,7 +152,7 @@ extension AttentionKernelDescriptor {
       } else {
         write(.operand(.O), output)
         if writesLogsumexp { write(.operand(.L)) }
-        if hasSinks { read(.sinks, "const device float *") }
+        if hasSinks { read(.sinks, sinkType) }
       }
     case .forwardMerge:
       lengths()
@@ -153,7 +160,7 @@ extension AttentionKernelDescriptor {
       read(.partialStatistics, "const device float *")
       write(.operand(.O), output)
       if writesLogsumexp { write(.operand(.L)) }
-      if hasSinks { read(.sinks, "const device float *") }
+      if hasSinks { read(.sinks, sinkType) }
     case .backwardQuery, .backwardKeyValue, .backwardMask:
       scoreInputs()
       operand(.V)
@@ -170,11 +177,13 @@ extension AttentionKernelDescriptor {
       if kind == .backwardKeyValue, gradients.key { write(.operand(.dK)) }
       if kind == .backwardKeyValue, gradients.value { write(.operand(.dV)) }
       if kind == .backwardMask { write(.maskGradient) }
+      if kind != .backwardKeyValue { logsumexpGradient() } else if gradients.key { logsumexpGradient(.logsumexpGradientOfRows) }
     case .backwardSinks:
       read(.operand(.L), "const device float *")
       read(.operand(.D), "const device float *")
-      read(.sinks, "const device float *")
+      read(.sinks, sinkType)
       write(.sinkGradients)
+      logsumexpGradient()
     }
     read(.arguments, "constant AttentionArguments &")
     return found.sorted { $0.index < $1.index }

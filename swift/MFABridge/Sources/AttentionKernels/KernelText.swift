@@ -11,7 +11,7 @@ struct KernelText {
     case .forwardMerge: MergeText(descriptor).kernel
     case .backwardQuery, .backwardKeyValue: BackwardText(descriptor, profile).kernel
     case .backwardMask: BackwardMaskText(descriptor, profile).kernel
-    case .backwardSinks: BackwardSinksText.kernel
+    case .backwardSinks: BackwardSinksText.kernel(descriptor)
     }
     if kernel.memory.bytes > profile.threadgroupMemory {
       throw .threadgroupMemory(needed: kernel.memory.bytes, available: profile.threadgroupMemory)

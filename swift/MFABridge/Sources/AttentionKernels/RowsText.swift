@@ -16,12 +16,12 @@ enum RowsText {
 
   /// Declares what `batch` does and key_rows (with varlen key_start), shift.
   static func sequence(_ descriptor: AttentionKernelDescriptor, z: String) -> String {
-    let keys = descriptor.isVariableLength
-      ? """
-        const int key_start = cumulative_k[args.cumulative_k_offset + sequence];
-        const int key_rows = cumulative_k[args.cumulative_k_offset + sequence + 1] - key_start;
-        """
-      : "const int key_rows = args.key_rows;"
+    let stored = descriptor.isVariableLength ? "cumulative_k[args.cumulative_k_offset + sequence + 1] - key_start" : "args.key_rows"
+    let (lengths, own) = (descriptor.hasKeyLengths, descriptor.kind == .backwardKeyValue)
+    let keys = Text.lines(
+      when(descriptor.isVariableLength, "const int key_start = cumulative_k[args.cumulative_k_offset + sequence];"),
+      when(lengths && own, "const int stored_keys = \(stored);"),
+      "const int key_rows = \(lengths ? "cumulative_k[args.key_lengths_offset + sequence]" : stored);")
     return """
       \(batch(descriptor, z: z))
       \(keys)
@@ -32,6 +32,12 @@ enum RowsText {
   /// The interval of keys that a row sees: `[lowest, highest)`.
   static func lowest(_ row: String) -> String { "max(0, \(row) + shift - args.window_left)" }
   static func highest(_ row: String) -> String { "min(key_rows, \(row) + shift + args.window_right + 1)" }
+
+  /// The slope of a head. A sequence without keys may be one that has none: rows after the last one.
+  static func slope(_ descriptor: AttentionKernelDescriptor) -> String {
+    let slope = "float(slopes[args.slopes.offset + sequence * args.slopes.batch + head * args.slopes.head])"
+    return descriptor.isVariableLength && descriptor.hasKeyLengths ? "key_rows > 0 ? \(slope) : 0.0f" : slope
+  }
 
   /// Declares what a lane's row needs of the bias: position, mask_row, slope. Needs batch, sequence, head, row.
   static func bias(_ descriptor: AttentionKernelDescriptor) -> String {
@@ -44,7 +50,7 @@ enum RowsText {
     }
     return Text.lines(
       when(descriptor.hasALiBi, "const int position = row + shift;"),
-      when(descriptor.hasALiBi, "const float slope = slopes[args.slopes.offset + batch * args.slopes.batch + head * args.slopes.head];"),
+      when(descriptor.hasALiBi, "const float slope = \(slope(descriptor));"),
       when(!mask.isEmpty, "const device \(mask) *mask_row = mask + args.mask.offset + sequence * args.mask.batch + head * args.mask.head + row * args.mask.row;"))
   }
 

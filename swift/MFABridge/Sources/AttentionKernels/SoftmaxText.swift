@@ -141,7 +141,7 @@ struct SoftmaxText {
     return Text.lines(
       sinks
         ? """
-        const float sink = sinks[args.sinks.offset + head * args.sinks.head];
+        const float sink = float(sinks[args.sinks.offset + head * args.sinks.head]);
         const float top = max(maximum, sink), rescale = top == -INFINITY ? 0.0f : \(score.exp("maximum - top"));
         const float total = sum * rescale + (top == -INFINITY ? 0.0f : \(score.exp("sink - top")));
         """

@@ -51,9 +51,6 @@ extension OptionsDescription {
   static func read(_ from: UnsafePointer<mfa_attention_options>?) -> Optionally<OptionsDescription> {
     optionally { () throws(AttentionError) in
       guard let found = try sized(from, mfa_attention_options(), "options") else { return nil }
-      try ensure(
-        found.seqlens_k == nil, .unsupported,
-        "seqlens_k: this driver takes no key lengths; expected NULL, or the CPU driver")
       return OptionsDescription(found)
     }
   }
@@ -76,6 +73,8 @@ extension OptionsDescription {
     cuSeqlensQOffset = from.cu_seqlens_q_offset
     cuSeqlensK = reference(from.cu_seqlens_k)
     cuSeqlensKOffset = from.cu_seqlens_k_offset
+    seqlensK = reference(from.seqlens_k)
+    seqlensKOffset = from.seqlens_k_offset
   }
 }
 
@@ -108,6 +107,7 @@ extension BackwardDescription {
     gradValue = TensorDescription(from.grad_value, "grad_value")
     gradMask = TensorDescription(from.grad_mask, "grad_mask")
     gradSinks = TensorDescription(from.grad_sinks, "grad_sinks")
+    gradLogsumexp = TensorDescription(from.grad_logsumexp, "grad_logsumexp")
     options = OptionsDescription.read(from.options)
   }
 }

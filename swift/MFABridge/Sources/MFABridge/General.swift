@@ -17,9 +17,6 @@ public func backward(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<m
   guarded { () throws(AttentionError) in
     let context = try context(handle)
     let found = try sizedRequired(desc, mfa_backward_desc(), "backward descriptor")
-    try ensure(
-      found.grad_logsumexp.buffer == nil, .unsupported,
-      "grad_logsumexp: this driver takes none; expected an absent tensor, or the CPU driver")
     try context.attention.backward(BackwardDescription(found))
   }
 }

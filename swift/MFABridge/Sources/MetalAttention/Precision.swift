@@ -9,6 +9,9 @@ package enum ElementPrecision: Int32, Sendable, CaseIterable, CustomStringConver
   /// Masks only.
   case bool = 16
 
+  /// The contract's code of a precision that this driver refuses.
+  package static let fp64Code: Int32 = 64
+
   var bits: Int {
     switch self {
     case .fp32: return 32

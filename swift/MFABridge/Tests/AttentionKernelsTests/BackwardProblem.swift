@@ -69,7 +69,7 @@ struct BackwardProblem {
               if m == -.infinity { continue }
               s += m
             }
-            if f.descriptor.hasALiBi { s -= Double(f.slopes[1 + b * f.shape.heads + h]) * abs(Double(position - j)) }
+            if f.descriptor.hasALiBi { s -= Double(f.slopes[1 + z * f.shape.heads + h]) * abs(Double(position - j)) }
             let dp = dot(dO, dO.index(b, h, row, 0), f.v, f.v.index(b, kh, firstK + j, 0))
             seen.append((j, exp(s - l), slope, dp))
           }
@@ -249,7 +249,7 @@ extension TestDevice {
         case .cumulativeQueryLengths: try bind(([-9] + lengths.q as [Int32]).withUnsafeBytes(Array.init), binding)
         case .cumulativeKeyLengths: try bind(([-9, -9] + lengths.k as [Int32]).withUnsafeBytes(Array.init), binding)
         case .arguments: try bind(own.bytes, binding)
-        case .partialOutput, .partialStatistics: XCTFail("a backward kernel binds \(binding.role)")
+        case .partialOutput, .partialStatistics, .logsumexpGradient, .logsumexpGradientOfRows: XCTFail("a backward kernel binds \(binding.role)")
         }
       }
       encoder.finish(kernel, own)

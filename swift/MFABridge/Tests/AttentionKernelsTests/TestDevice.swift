@@ -95,7 +95,7 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
         case .partialOutput: encoder.setBuffer(partialOutput, offset: 0, index: binding.index)
         case .partialStatistics: encoder.setBuffer(partialStatistics, offset: 0, index: binding.index)
         case .arguments: encoder.setBytes(problem.arguments.bytes, length: problem.arguments.bytes.count, index: binding.index)
-        case .maskGradient, .sinkGradients: XCTFail("a forward kernel binds \(binding.role)")
+        case .maskGradient, .sinkGradients, .logsumexpGradient, .logsumexpGradientOfRows: XCTFail("a forward kernel binds \(binding.role)")
         }
       }
       encoder.finish(kernel, problem.arguments)

@@ -68,7 +68,7 @@ struct TestProblem {
       }
     }
     slopes = [.nan]
-    for _ in 0..<batches * shape.heads { slopes.append(Float.random(in: 0.01...0.2, using: &g)) }
+    for _ in 0..<Int(arguments.batches) * shape.heads { slopes.append(Float.random(in: 0.01...0.2, using: &g)) }
     arguments.slopes = TensorView(offset: 1, batch: Int64(shape.heads), head: 1)
     sinks = [.nan, .nan]
     for _ in 0..<shape.heads { sinks.append(Float(g.normal())) }
@@ -109,7 +109,7 @@ struct TestProblem {
         if m == -.infinity { continue }
         s += m
       }
-      if descriptor.hasALiBi { s -= Double(slopes[1 + b * shape.heads + h]) * Double(abs(position - j)) }
+      if descriptor.hasALiBi { s -= Double(slopes[1 + z * shape.heads + h]) * Double(abs(position - j)) }
       scores.append((j, s))
     }
     let sink = descriptor.hasSinks ? Double(sinks[2 + h]) : -.infinity

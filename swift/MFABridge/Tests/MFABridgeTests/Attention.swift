@@ -41,8 +41,8 @@ final class Attention {
   private var kept: [UnsafeMutableRawPointer] = []
   var query: Operand, key: Operand, value: Operand
   var options = mfa_attention_options()
-  /// Sizes: heads of query, rows, keys, columns, value columns. Batch and heads of key are 1.
-  let heads: Int, rows: Int, keys: Int, columns: Int, valueColumns: Int
+  /// Sizes: batch, heads of query, rows, keys, columns, value columns. Heads of key are 1.
+  let batch: Int, heads: Int, rows: Int, keys: Int, columns: Int, valueColumns: Int
   let output: UnsafeMutableRawPointer, logsumexp: UnsafeMutableRawPointer
   var gradOutput: [Float]
   /// V before it was rounded.
@@ -51,10 +51,10 @@ final class Attention {
   deinit { kept.forEach { $0.deallocate() } }
 
   init(
-    _ session: Session, heads: Int = 4, rows: Int, keys: Int, columns: Int = 32, valueColumns: Int = 32, key: Format = .fp32,
+    _ session: Session, batch: Int = 1, heads: Int = 4, rows: Int, keys: Int, columns: Int = 32, valueColumns: Int = 32, key: Format = .fp32,
     value: Format = .fp32, query: Format = .fp32, seed: UInt64 = 1, of: ((_ name: String, _ row: Int, _ column: Int) -> Float)? = nil
   ) throws {
-    (self.session, self.heads, self.rows, self.keys, self.columns, self.valueColumns) = (session, heads, rows, keys, columns, valueColumns)
+    (self.session, self.batch, self.heads, self.rows, self.keys, self.columns, self.valueColumns) = (session, batch, heads, rows, keys, columns, valueColumns)
     var g = Generator(state: seed)
     func numbers(_ name: String, _ shape: [Int]) -> [Float] {
       (0..<shape.reduce(1, *)).map { i in
@@ -66,16 +66,16 @@ final class Attention {
       try Self.operand(session, numbers(name, shape), shape, format)
     }
     var memory: [UnsafeMutableRawPointer]
-    (self.query, memory) = try operand("query", [1, heads, rows, columns], query)
+    (self.query, memory) = try operand("query", [batch, heads, rows, columns], query)
     kept += memory
-    (self.key, memory) = try operand("key", [1, 1, keys, columns], key)
+    (self.key, memory) = try operand("key", [batch, 1, keys, columns], key)
     kept += memory
-    values = numbers("value", [1, 1, keys, valueColumns])
-    (self.value, memory) = try Self.operand(session, values, [1, 1, keys, valueColumns], value)
+    values = numbers("value", [batch, 1, keys, valueColumns])
+    (self.value, memory) = try Self.operand(session, values, [batch, 1, keys, valueColumns], value)
     kept += memory
-    output = try session.buffer(4 * heads * rows * valueColumns)
-    logsumexp = try session.buffer(4 * heads * rows)
-    gradOutput = (0..<heads * rows * valueColumns).map { _ in Float.random(in: -1...1, using: &g) }
+    output = try session.buffer(4 * batch * heads * rows * valueColumns)
+    logsumexp = try session.buffer(4 * batch * heads * rows)
+    gradOutput = (0..<batch * heads * rows * valueColumns).map { _ in Float.random(in: -1...1, using: &g) }
     options.struct_size = UInt32(MemoryLayout<mfa_attention_options>.size)
   }
 
@@ -102,18 +102,18 @@ final class Attention {
     if format.granularity >= 2 { quantization.pointee.block_rows = UInt32(blockRows) }
     if format == .int8Groups || format == .int4Groups { quantization.pointee.group_size = 32 }
     quantization.pointee.rotated = format == .int4Rotated ? 1 : 0
-    operand.scales = try session.buffer(4 * shape[2] * max(shape[3], 1))
+    operand.scales = try session.buffer(4 * shape[0] * shape[2] * max(shape[3], 1))
     quantization.pointee.scale_buffer = operand.scales
     quantization.pointee.scale_precision = format == .int8RowHalf ? 1 : 0
     var desc = mfa_quantize_desc()
     desc.struct_size = UInt32(MemoryLayout<mfa_quantize_desc>.size)
     if format == .int8Asymmetric {
-      operand.zeroPoints = try session.buffer(4 * shape[2])
+      operand.zeroPoints = try session.buffer(4 * shape[0] * shape[2])
       (quantization.pointee.zero_point_buffer, quantization.pointee.zero_point_bytes) = (operand.zeroPoints, 1)
       desc.flags = UInt32(MFA_QUANTIZE_ASYMMETRIC.rawValue)
     }
     if format == .int8Smooth {
-      quantization.pointee.mean_buffer = try session.buffer(4 * shape[1] * shape[3])
+      quantization.pointee.mean_buffer = try session.buffer(4 * shape[0] * shape[1] * shape[3])
       desc.flags = UInt32(MFA_QUANTIZE_SMOOTH.rawValue)
     }
     operand.tensor.quantization = UnsafePointer(quantization)
@@ -144,6 +144,13 @@ final class Attention {
     options.mask.precision = 16
   }
 
+  /// A mask of booleans `[batch, 1, rows, keys]`.
+  func setBatchMask(_ of: (_ batch: Int, _ row: Int, _ key: Int) -> Bool) throws {
+    let values = (0..<batch * rows * keys).map { UInt8(of($0 / keys / rows, $0 / keys % rows, $0 % keys) ? 1 : 0) }
+    options.mask = Session.tensor(try buffer(values), [UInt64(batch), 1, UInt64(rows), UInt64(keys)])
+    options.mask.precision = 16
+  }
+
   func setPacked(_ lengths: [(q: Int32, k: Int32)]) throws {
     var (q, k): ([Int32], [Int32]) = ([0], [0])
     for length in lengths {
@@ -161,8 +168,8 @@ final class Attention {
     return Array(session.bytes(buffer).bindMemory(to: Float.self))
   }
 
-  private var outputShape: [UInt64] { [1, UInt64(heads), UInt64(rows), UInt64(valueColumns)] }
-  private var rowShape: [UInt64] { [1, UInt64(heads), UInt64(rows), 1] }
+  private var outputShape: [UInt64] { [UInt64(batch), UInt64(heads), UInt64(rows), UInt64(valueColumns)] }
+  private var rowShape: [UInt64] { [UInt64(batch), UInt64(heads), UInt64(rows), 1] }
 
   var forwardStatus: Int32 {
     var desc = mfa_forward_desc()
@@ -184,11 +191,12 @@ final class Attention {
 
   struct Gradients: Equatable {
     var query: [Float], key: [Float], value: [Float], mask: [Float]
+    var d: [Float] = [], sinks: [Float] = []
     var all: [[Float]] { [query, key, value, mask] }
   }
 
   /// Of `gradOutput`, with the logsumexp that is stored.
-  func backward(file: StaticString = #filePath, line: UInt = #line) throws -> Gradients {
+  func backward(gradLogsumexp: [Float]? = nil, dGiven: [Float]? = nil, withOutput: Bool = false, file: StaticString = #filePath, line: UInt = #line) throws -> Gradients {
     var desc = mfa_backward_desc()
     desc.struct_size = UInt32(MemoryLayout<mfa_backward_desc>.size)
     (desc.query, desc.key, desc.value) = (query.tensor, key.tensor, value.tensor)
@@ -196,7 +204,18 @@ final class Attention {
     desc.logsumexp = Session.tensor(logsumexp, rowShape)
     func result(_ operand: Operand) throws -> mfa_tensor { try session.tensor(operand.shape.map(UInt64.init)) }
     (desc.grad_query, desc.grad_key, desc.grad_value) = (try result(query), try result(key), try result(value))
-    if options.mask.buffer != nil && options.mask.precision != 16 { desc.grad_mask = try session.tensor([1, 1, UInt64(rows), UInt64(keys)]) }
+    if options.mask.buffer != nil && options.mask.precision != 16 {
+      let shape = options.mask.shape
+      desc.grad_mask = try session.tensor([shape.0, shape.1, shape.2, shape.3])
+    }
+    desc.d_values = try session.tensor(rowShape)
+    if let dGiven {
+      desc.flags = UInt32(MFA_BACKWARD_D_GIVEN.rawValue)
+      desc.d_values.buffer = try buffer(dGiven)
+    }
+    if withOutput { desc.output = Session.tensor(output, outputShape) }
+    if let gradLogsumexp { desc.grad_logsumexp = Session.tensor(try buffer(gradLogsumexp), rowShape) }
+    if options.sinks.buffer != nil { desc.grad_sinks = try session.tensor([1, UInt64(heads), 1, 1]) }
     let status = withUnsafePointer(to: options) { options in
       desc.options = options
       return withUnsafePointer(to: desc) { mfa_backward(session.context, $0) }
@@ -204,6 +223,6 @@ final class Attention {
     XCTAssertEqual(status, 0, Session.sentence, file: file, line: line)
     return Gradients(
       query: floats(desc.grad_query.buffer), key: floats(desc.grad_key.buffer), value: floats(desc.grad_value.buffer),
-      mask: floats(desc.grad_mask.buffer))
+      mask: floats(desc.grad_mask.buffer), d: floats(desc.d_values.buffer), sinks: floats(desc.grad_sinks.buffer))
   }
 }

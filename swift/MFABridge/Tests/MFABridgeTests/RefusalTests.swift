@@ -94,7 +94,7 @@ final class RefusalTests: XCTestCase {
       { ($0.sequence_count, $0.cu_seqlens_q, $0.cu_seqlens_k) = (2, q, k) }
     }
     try check(packed(lengths([0, 6, 5]), k), argument, "falls from 6 to 5")
-    try check(packed(q, lengths([0, 3, 8])), argument, "ends with 8; expected 7")
+    try check(packed(q, lengths([0, 3, 8])), argument, "ends with 8; expected at most 7, the rows")
     try check(packed(lengths([1, 2, 5]), k), argument, "begins")
     try check(packed(q, session.buffer(11)), argument, "cu_seqlens_k: 12 bytes at byte 0 are needed; the buffer has 11")
     try check({ ($0.sequence_count, $0.cu_seqlens_q) = (.max, q) }, argument, "cu_seqlens_q")

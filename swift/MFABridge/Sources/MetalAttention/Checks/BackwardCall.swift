@@ -13,6 +13,7 @@ package struct BackwardCall: Sendable {
   package let gradValue: Tensor?
   package let gradMask: Tensor?
   package let gradSinks: Tensor?
+  package let gradLogsumexp: Tensor?
 
   /// Whether any result needs the gradient of the scores.
   package var needsScoreGradient: Bool { gradQuery != nil || gradKey != nil || gradMask != nil }
@@ -51,11 +52,13 @@ package struct BackwardCall: Sendable {
       view.gradSinks.buffer.isAbsent || problem.options.sinks != nil, .invalidArgument,
       "grad_sinks: given without sinks; expected both or only sinks")
     let gradSinks = try written(view.gradSinks, "grad_sinks", SIMD4(1, q.heads, 1, 1))
+    let gradLogsumexp = try Tensor.optional(view.gradLogsumexp, "grad_logsumexp", [.fp32])
+    try gradLogsumexp?.expect("grad_logsumexp", shape: perRow)
 
     let call = BackwardCall(
       problem: problem, output: output, gradOutput: gradOutput, logsumexp: logsumexp, dValues: dValues, dGiven: dGiven,
       clip: view.flags & BackwardFlag.clip != 0, gradQuery: gradQuery, gradKey: gradKey, gradValue: gradValue,
-      gradMask: gradMask, gradSinks: gradSinks)
+      gradMask: gradMask, gradSinks: gradSinks, gradLogsumexp: gradLogsumexp)
     try call.expectApart()
     return call
   }
@@ -96,6 +99,7 @@ package struct BackwardCall: Sendable {
       (output, "output"),
       (gradOutput, "grad_output"),
       (logsumexp, "logsumexp"),
+      (gradLogsumexp, "grad_logsumexp"),
       (dGiven ? dValues : nil, "d_values"),
     ]
     try MetalAttention.expectApart(results, from: problem.inputs + operands)

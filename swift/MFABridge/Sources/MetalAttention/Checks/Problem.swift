@@ -30,7 +30,7 @@ package struct Problem: Sendable {
         least...maxHeadDimension ~= tensor.columns, .invalidDimensions,
         "\(what): head dimension is \(tensor.columns); expected \(least) to \(maxHeadDimension)")
       try ensure(
-        tensor.columns <= 1 || tensor.strides.w > 0, .invalidDimensions,
+        tensor.columns <= 1 || tensor.strides.w > 0 || tensor.isEmpty, .invalidDimensions,
         "\(what): the stride of columns is 0; expected 1 or more, for \(tensor.columns) columns that differ")
     }
     try k.expect("key", shape: SIMD4(q.batch, k.heads, k.rows, q.columns))

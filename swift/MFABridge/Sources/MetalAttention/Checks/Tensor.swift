@@ -30,11 +30,14 @@ package struct Tensor: Sendable {
     _ view: TensorDescription, _ what: String, _ allowed: [ElementPrecision]
   ) throws(AttentionError) -> Tensor {
     let buffer = try view.buffer.required(what)
+    try ensure(
+      view.precision != ElementPrecision.fp64Code, .unsupported,
+      "\(what): FP64 is not computed on this device; expected \(allowed.map(\.description).joined(separator: ", ")), or the CPU driver")
     guard let precision = ElementPrecision(rawValue: view.precision) else {
       throw AttentionError(
         .invalidArgument,
         "\(what): precision code \(view.precision) is unknown; "
-          + "expected 0 (FP32), 1 (FP16), 2 (BF16), 4 (INT4), 8 (INT8) or 16 (BOOL)")
+          + "expected 0 (FP32), 1 (FP16), 2 (BF16), 4 (INT4), 8 (INT8), 16 (BOOL) or 64 (FP64)")
     }
     try ensure(
       allowed.contains(precision), .invalidArgument,

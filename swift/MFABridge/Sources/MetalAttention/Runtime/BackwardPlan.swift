@@ -21,6 +21,7 @@ package struct BackwardPlan: Sendable {
     if let gradient = call.gradKey { arguments.dK = gradient.kernelView }
     if let gradient = call.gradValue { arguments.dV = gradient.kernelView }
     if let gradient = call.gradMask { arguments.maskGradient = gradient.summedView }
+    if let gradient = call.gradLogsumexp { arguments.dL = gradient.kernelView }
     if let gradient = call.gradSinks { arguments.sinkGradients = gradient.kernelView }
     keepsD = call.dValues == nil && call.needsD
     if let d = call.dValues {
@@ -37,6 +38,7 @@ package struct BackwardPlan: Sendable {
     shared.gradients.key = call.gradKey != nil
     shared.gradients.value = call.gradValue != nil
     shared.gradients.clips = call.clip
+    shared.gradients.ofLogsumexp = call.gradLogsumexp != nil
     shared.gradients.dSource = call.dGiven ? .given : call.output != nil ? .output : .probabilities
     shared.gradients.writesD =
       call.needsD && (call.dValues != nil || call.gradKey != nil || call.gradMask != nil || call.gradSinks != nil)
@@ -76,7 +78,7 @@ package struct BackwardPlan: Sendable {
 
   private var copiedBytes: Int {
     let tensors = [
-      call.output, call.gradOutput, call.logsumexp, call.dValues, call.gradQuery, call.gradKey, call.gradValue, call.gradMask,
+      call.output, call.gradOutput, call.logsumexp, call.gradLogsumexp, call.dValues, call.gradQuery, call.gradKey, call.gradValue, call.gradMask,
       call.gradSinks,
     ]
     return saturatedSum([call.problem.copiedBytes] + tensors.map { $0?.copiedBytes ?? 0 })
@@ -118,14 +120,20 @@ package struct BackwardPlan: Sendable {
     try table.write(.operand(.dV), call.gradValue, residency)
     try table.write(.maskGradient, call.gradMask, residency)
     try table.write(.sinkGradients, call.gradSinks, residency)
-    for kernel in kernels {
-      try table.dispatch(kernel, kernel.kind == .backwardSinks ? rowArguments() : arguments, on: device, encoder)
-    }
+    try table.read(.logsumexpGradient, call.gradLogsumexp, residency)
+    table[.logsumexpGradientOfRows] = table[.logsumexpGradient]
+    for kernel in kernels { try table.dispatch(kernel, arguments(of: kernel.kind), on: device, encoder) }
   }
 
-  /// For a pass over all rows of L and D, whichever sequence they belong to.
-  private func rowArguments() throws(AttentionError) -> AttentionArguments {
+  private func arguments(of kind: AttentionKernelDescriptor.Kind) throws(AttentionError) -> AttentionArguments {
     var result = arguments
+    if kind == .backwardMask {
+      // Sizes of the mask, not of all rows that are stored.
+      result.queryRows = try kernelSize(call.problem.sequences.longestQ, "rows of query")
+      result.keyRows = try kernelSize(call.problem.sequences.longestK, "rows of key")
+    }
+    guard kind == .backwardSinks else { return result }
+    // Over all rows of L and D, whichever sequence they belong to.
     result.batches = call.problem.q.rows == 0 ? 0 : try kernelSize(call.problem.q.batch, "batches")
     result.queryRows = try kernelSize(call.problem.q.rows, "rows of query")
     return result

@@ -5,13 +5,13 @@ extension Problem {
   func arguments() throws(AttentionError) -> AttentionArguments {
     var result = AttentionArguments()
     // Nothing is to be done, or to be zeroed, however often.
-    let isIdle = sequences.longestQ == 0 && sequences.longestK == 0
+    let isIdle = sequences.mostQ == 0 && sequences.mostK == 0
     result.batches = isIdle ? 0 : try kernelSize(sequences.count, "sequences")
     result.heads = try kernelSize(heads, "heads")
     result.headsPerKeyHead = try kernelSize(group, "heads")
     result.keyHeads = try kernelSize(kvHeads, "heads")
-    result.queryRows = try kernelSize(sequences.longestQ, "rows of query")
-    result.keyRows = try kernelSize(sequences.longestK, "rows of key")
+    result.queryRows = try kernelSize(sequences.mostQ, "rows of query")
+    result.keyRows = try kernelSize(sequences.mostK, "rows of key")
     result.softmaxScale = options.scale
     result.softcap = options.softcap
     result.bottomRight = sequences.bottomRight ? 1 : 0
@@ -22,10 +22,8 @@ extension Problem {
     if let mask = options.mask { result.mask = mask.kernelView(columnStride: mask.strides.w) }
     if let alibi = options.alibi { result.slopes = alibi.kernelView }
     if let sinks = options.sinks { result.sinks = sinks.kernelView }
-    if let bounds = sequences.bounds {
-      result.cumulativeQueryOffset = Int64(bounds.q.deviceOffset / 4)
-      result.cumulativeKeyOffset = Int64(bounds.k.deviceOffset / 4)
-    }
+    // One array: see `bind`.
+    result.keyLengthsOffset = Int64(sequences.bounds?.k.count ?? 0)
     if let quantization = q.quantization, d > 0 {
       result.queryBlockRows = quantization.kernelBlockRows
       (result.queryScales, result.queryZeroPoints, result.queryMean) = quantization.kernelViews(q)
@@ -54,10 +52,14 @@ extension Problem {
     case .bf16: result.mask = .BF16
     default: result.mask = .none
     }
-    result.hasSoftcap = options.softcap > 0
+    // One that no score comes near bends none; what is divided by it could be too small for the device.
+    result.hasSoftcap = options.softcap > 0 && options.softcap < 1e30
     result.hasALiBi = options.alibi != nil
     result.hasSinks = options.sinks != nil
+    result.slopePrecision = options.alibi?.kernelOperand.precision ?? .FP32
+    result.sinkPrecision = options.sinks?.kernelOperand.precision ?? .FP32
     result.isVariableLength = sequences.isPacked
+    result.hasKeyLengths = sequences.keyLengths != nil
     return result
   }
 
@@ -73,8 +75,9 @@ extension Problem {
     try table.read(.mask, options.mask, residency)
     try table.read(.slopes, options.alibi, residency)
     try table.read(.sinks, options.sinks, residency)
-    try table.read(.cumulativeQueryLengths, sequences.bounds?.q, residency)
-    try table.read(.cumulativeKeyLengths, sequences.bounds?.k, residency)
+    if let q = sequences.bounds?.q { table[.cumulativeQueryLengths] = .buffer(try residency.upload([q])) }
+    let ofKeys = [sequences.bounds?.k, sequences.keyLengths].compactMap { $0 }
+    if !ofKeys.isEmpty { table[.cumulativeKeyLengths] = .buffer(try residency.upload(ofKeys)) }
   }
 
   /// Bytes that a call copies of its inputs.
@@ -87,7 +90,7 @@ extension Problem {
       guard case .many(let arrays) = quantization.parameters else { continue }
       bytes += [arrays.scales.copiedBytes, arrays.zeroPoints?.copiedBytes ?? 0]
     }
-    if let bounds = sequences.bounds { bytes += [bounds.q.copiedBytes, bounds.k.copiedBytes] }
+    bytes.append(sequences.bytes)
     return saturatedSum(bytes)
   }
 

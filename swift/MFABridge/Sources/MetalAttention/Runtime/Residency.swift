@@ -55,6 +55,17 @@ final class Residency {
     return buffer
   }
 
+  /// Lists, one after another.
+  func upload(_ lists: [CheckedNumbers]) throws(AttentionError) -> any MTLBuffer {
+    let buffer = try allocate(saturatedSum(lists.map(\.bytes.count)))
+    var offset = 0
+    for list in lists {
+      if let start = list.bytes.baseAddress { (buffer.contents() + offset).copyMemory(from: start, byteCount: list.bytes.count) }
+      offset += list.bytes.count
+    }
+    return buffer
+  }
+
   /// What is bound where there are no elements: zeros.
   func nothing() throws(AttentionError) -> any MTLBuffer {
     if let blank { return blank }

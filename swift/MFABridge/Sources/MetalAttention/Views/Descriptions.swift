@@ -98,6 +98,8 @@ package struct OptionsDescription: Sendable {
   package var cuSeqlensQOffset: UInt64 = 0
   package var cuSeqlensK = BufferReference.absent
   package var cuSeqlensKOffset: UInt64 = 0
+  package var seqlensK = BufferReference.absent
+  package var seqlensKOffset: UInt64 = 0
 
   package init() {}
 }
@@ -130,6 +132,7 @@ package struct BackwardDescription: Sendable {
   package var gradValue = TensorDescription()
   package var gradMask = TensorDescription()
   package var gradSinks = TensorDescription()
+  package var gradLogsumexp = TensorDescription()
   package var options = Optionally<OptionsDescription>.absent
 
   package init() {}
