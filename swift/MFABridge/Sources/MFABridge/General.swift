@@ -21,21 +21,53 @@ public func backward(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<m
   }
 }
 
+/// `count` tensors of a caller's array; `what` names it in sentences.
+private func tensors(_ from: UnsafePointer<mfa_tensor>?, _ count: UInt32, _ what: String) -> [TensorDescription] {
+  guard let from else { return [] }
+  // Callers in C may not align.
+  let bytes = UnsafeRawPointer(from)
+  return (0..<Int(count)).map { index in
+    TensorDescription(bytes.loadUnaligned(fromByteOffset: index * MemoryLayout<mfa_tensor>.stride, as: mfa_tensor.self), "\(what)[\(index)]")
+  }
+}
+
+/// The parts of a merge.
+private func parts(
+  _ count: UInt32, _ outputs: UnsafePointer<mfa_tensor>?, _ logsumexps: UnsafePointer<mfa_tensor>?
+) throws(AttentionError) -> MergeDescription {
+  try ensure(count > 0, .invalidArgument, "merge: count is 0; expected at least 1 part")
+  for (pointer, what) in [(outputs, "outputs"), (logsumexps, "logsumexps")] {
+    try ensure(pointer != nil, .invalidArgument, "merge: \(what) is NULL; expected \(count) tensors")
+  }
+  var result = MergeDescription()
+  result.outputs = tensors(outputs, count, "outputs")
+  result.logsumexps = tensors(logsumexps, count, "logsumexps")
+  return result
+}
+
 @_cdecl("mfa_merge")
 public func merge(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<mfa_merge_desc>?) -> Int32 {
   guarded { () throws(AttentionError) in
-    _ = try context(handle)
-    throw AttentionError(.unsupported, "mfa_merge: this driver does not merge; expected the CPU driver")
+    let context = try context(handle)
+    let found = try sizedRequired(desc, mfa_merge_desc(), "merge descriptor")
+    var call = try parts(found.count, found.outputs, found.logsumexps)
+    call.output = TensorDescription(found.output, "output")
+    call.logsumexp = TensorDescription(found.logsumexp, "logsumexp")
+    try context.attention.merge(call)
   }
 }
 
 @_cdecl("mfa_merge_backward")
-public func mergeBackward(
-  _ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<mfa_merge_backward_desc>?
-) -> Int32 {
+public func mergeBackward(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<mfa_merge_backward_desc>?) -> Int32 {
   guarded { () throws(AttentionError) in
-    _ = try context(handle)
-    throw AttentionError(.unsupported, "mfa_merge_backward: this driver does not merge; expected the CPU driver")
+    let context = try context(handle)
+    let found = try sizedRequired(desc, mfa_merge_backward_desc(), "merge backward descriptor")
+    var call = try parts(found.count, found.outputs, found.logsumexps)
+    call.gradOutput = TensorDescription(found.grad_output, "grad_output")
+    call.gradLogsumexp = TensorDescription(found.grad_logsumexp, "grad_logsumexp")
+    call.gradOutputs = tensors(found.grad_outputs, found.count, "grad_outputs")
+    call.gradLogsumexps = tensors(found.grad_logsumexps, found.count, "grad_logsumexps")
+    try context.attention.mergeBackward(call)
   }
 }
 

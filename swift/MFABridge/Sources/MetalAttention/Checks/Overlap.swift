@@ -28,7 +28,7 @@ private struct Term {
 
 /// Whether an element of `a` lies where one of `b` does. Exact for views that nest their dimensions, as Q, K and V of one
 /// packed buffer do: there the bytes between first and last element overlap, and the elements do not.
-private func shareElements(_ a: Tensor, _ b: Tensor) -> Bool {
+func shareElements(_ a: Tensor, _ b: Tensor) -> Bool {
   let (bytesA, bytesB) = (addresses(a), addresses(b))
   guard let bytesA, let bytesB, bytesA.overlaps(bytesB) else { return false }
   if a.precision.bits != b.precision.bits { return true }

@@ -45,7 +45,7 @@ package final class AttentionContext: @unchecked Sendable {  // the lock seriali
     }
   }
 
-  private func run<Result>(
+  func run<Result>(
     _ encode: (Residency, any MTLComputeCommandEncoder) throws(AttentionError) -> Result,
     accept: (Result) throws(AttentionError) -> Void = { (_) throws(AttentionError) in }
   ) throws(AttentionError) -> Result {

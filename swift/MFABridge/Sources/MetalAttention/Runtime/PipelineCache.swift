@@ -5,7 +5,7 @@ import Metal
 /// A kernel that is ready to run.
 struct Pipeline: @unchecked Sendable {  // Metal's pipeline states may be used from any thread
   let state: any MTLComputePipelineState
-  /// The kernel behind it; nil for those of quantization.
+  /// The kernel behind it; nil for those of quantization and merges.
   let kernel: AttentionKernel?
 }
 
@@ -15,6 +15,7 @@ final class PipelineCache: Sendable {
   enum Key: Hashable, Sendable {
     case attention(AttentionKernelDescriptor)
     case quantization(QuantizationText.Step)
+    case merge(MergeText.Step)
   }
 
   private final class Slot: Sendable {
@@ -28,7 +29,8 @@ final class PipelineCache: Sendable {
   private let handle: Handle
   private let profile: DeviceProfile
   private let slots = Locked<[Key: Slot]>([:])
-  private let quantizationLibrary = Locked<(any MTLLibrary)?>(nil)
+  /// Of quantization and of merges: compiled when first used.
+  private let quantizationLibrary = Locked<(any MTLLibrary)?>(nil), mergeLibrary = Locked<(any MTLLibrary)?>(nil)
 
   init(device: any MTLDevice, profile: DeviceProfile) {
     handle = Handle(device: device)
@@ -67,14 +69,23 @@ final class PipelineCache: Sendable {
           + "the device can give it \(state.maxTotalThreadsPerThreadgroup)")
       return Pipeline(state: state, kernel: kernel)
     case .quantization(let step):
-      let library = try quantizationLibrary.update { (kept) throws(AttentionError) -> any MTLLibrary in
-        if let kept { return kept }
-        let new = try compiled(QuantizationText.source)
-        kept = new
-        return new
-      }
-      return Pipeline(state: try pipelineState(library, step.rawValue), kernel: nil)
+      return try pipeline(step.rawValue, in: quantizationLibrary, QuantizationText.source)
+    case .merge(let step):
+      return try pipeline(step.rawValue, in: mergeLibrary, MergeText.source)
     }
+  }
+
+  /// A kernel of a library that has several.
+  private func pipeline(
+    _ name: String, in library: Locked<(any MTLLibrary)?>, _ source: String
+  ) throws(AttentionError) -> Pipeline {
+    let library = try library.update { (kept) throws(AttentionError) -> any MTLLibrary in
+      if let kept { return kept }
+      let new = try compiled(source)
+      kept = new
+      return new
+    }
+    return Pipeline(state: try pipelineState(library, name), kernel: nil)
   }
 
   private func compiled(_ source: String) throws(AttentionError) -> any MTLLibrary {
