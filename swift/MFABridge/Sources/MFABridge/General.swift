@@ -109,11 +109,11 @@ private func plan(
   let device = context.attention.device
   if forward == nil {
     let found = try sizedRequired(backward, mfa_backward_desc(), "backward descriptor")
-    let plan = try BackwardPlan(BackwardCall.check(BackwardDescription(found)), profile: device.profile)
+    let plan = try BackwardPlan(BackwardCall.check(BackwardDescription(found, plans: true)), profile: device.profile)
     return (plan.workspace, plan.explain(on: device))
   }
   let found = try sizedRequired(forward, mfa_forward_desc(), "forward descriptor")
-  let plan = try ForwardPlan(ForwardCall.check(ForwardDescription(found)), profile: device.profile)
+  let plan = try ForwardPlan(ForwardCall.check(ForwardDescription(found, plans: true)), profile: device.profile)
   return (plan.workspace, plan.explain(on: device))
 }
 

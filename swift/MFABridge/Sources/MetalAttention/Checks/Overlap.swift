@@ -51,7 +51,7 @@ func shareElements(_ a: Tensor, _ b: Tensor) -> Bool {
 /// The bytes between the first element and the last; nil where there are none.
 private func addresses(_ tensor: Tensor) -> Range<UInt>? {
   let bytes = tensor.spanBytes
-  if bytes == 0 { return nil }
+  if bytes == 0 || tensor.buffer.isImagined { return nil }
   let start = tensor.buffer.address &+ UInt(bitPattern: tensor.byteOffset)
   let end = start &+ UInt(bitPattern: bytes)
   return start < end ? start..<end : nil

@@ -123,7 +123,7 @@ package struct Quantization: Sendable {
   /// Checks what the arrays hold, as far as a wrong value would give a wrong result rather than NaN: reads each zero point.
   /// For a tensor-wise scale, takes the two numbers out of their arrays.
   mutating func checkValues(_ what: String, _ precision: ElementPrecision, _ shape: SIMD4<Int>) throws(AttentionError) {
-    guard case .many(let arrays) = parameters, !isPending else { return }
+    guard case .many(let arrays) = parameters, !isPending, !arrays.areImagined else { return }
     if granularity == .tensor {
       let (scale, zeroPoint) = (arrays.scale(at: 0), arrays.zeroPoint(at: 0))
       try expectScale(scale, what)
@@ -239,6 +239,9 @@ extension Quantization.Arrays {
       }
     }
   }
+
+  /// A plan reads none.
+  var areImagined: Bool { scales.buffer.isImagined || zeroPoints?.buffer.isImagined == true }
 
   /// NaN outside of the array.
   func scale(at index: Int) -> Float {

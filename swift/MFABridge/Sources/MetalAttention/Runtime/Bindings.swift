@@ -3,7 +3,7 @@ import Metal
 
 extension Tensor {
   /// Bytes from the start of the device's buffer to the first element: see `Residency`.
-  var deviceOffset: Int { buffer.metal == nil || isEmpty ? 0 : byteOffset }
+  var deviceOffset: Int { buffer.isDevice && !isEmpty ? byteOffset : 0 }
 
   /// Where elements lie, for a kernel.
   var kernelView: TensorView {
@@ -27,12 +27,12 @@ extension Tensor {
   }
 
   /// Bytes that a call copies because the memory is not the device's.
-  var copiedBytes: Int { buffer.metal == nil ? spanBytes : 0 }
+  var copiedBytes: Int { buffer.isDevice ? 0 : spanBytes }
 }
 
 extension ArrayView {
-  var deviceOffset: Int { buffer.metal == nil || bytes == 0 ? 0 : offset }
-  var copiedBytes: Int { buffer.metal == nil ? bytes : 0 }
+  var deviceOffset: Int { buffer.isDevice && bytes > 0 ? offset : 0 }
+  var copiedBytes: Int { buffer.isDevice ? 0 : bytes }
 }
 
 extension Quantization {

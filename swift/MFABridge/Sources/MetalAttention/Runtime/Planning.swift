@@ -93,25 +93,9 @@ extension Problem {
     bytes.append(sequences.bytes)
     return saturatedSum(bytes)
   }
-
-  /// The lines of a plan that say what was asked.
-  var explained: [String] {
-    [
-      "query: \(q.form) \([q.batch, heads, q.rows, d])",
-      "key: \(k.form) \([k.batch, kvHeads, k.rows, d])",
-      "value: \(v.form) \([v.batch, kvHeads, v.rows, dv])",
-    ]
-  }
 }
 
 extension Tensor {
-  /// Precision and quantization in words.
-  var form: String {
-    guard let quantization else { return precision.description }
-    return "\(precision)/\(quantization.granularity)" + (quantization.hasZeroPoints ? "+zero points" : "")
-      + (quantization.mean != nil ? "+mean" : "") + (quantization.rotated ? "+rotated" : "")
-  }
-
   /// The same with a column stride that may be 0, as of a broadcast mask.
   func kernelView(columnStride: Int) -> TensorView {
     var view = kernelView

@@ -20,6 +20,14 @@ public final class AttentionBuffer: @unchecked Sendable {  // immutable; Metal b
     (metal, contents, size) = (buffer, isVisible ? buffer.contents() : nil, buffer.length)
   }
 
+  /// Stands for memory that a plan does not need: of any size, and the device's.
+  package static let imagined = AttentionBuffer()
+  var isImagined: Bool { self === Self.imagined }
+  private init() { (metal, contents, size) = (nil, nil, .max) }
+
+  /// Whether kernels use it in place.
+  var isDevice: Bool { metal != nil || isImagined }
+
   /// Where the first byte lies, in the address space of the host or else of the device.
   var address: UInt { contents.map { UInt(bitPattern: $0) } ?? UInt(metal?.gpuAddress ?? 0) }
 
