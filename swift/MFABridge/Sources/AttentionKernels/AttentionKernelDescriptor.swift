@@ -83,9 +83,12 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
 
   public var kind: Kind
   public var schedule: Schedule
-  /// Columns of Q and K, 1 ... 512.
+  /// The most columns of a row. What does not fit threadgroup memory is refused all the same.
+  public static let maxHeadDimension = 1024
+
+  /// Columns of Q and K, 1 ... 1024.
   public var headDimension: Int
-  /// Columns of V and O, 1 ... 512.
+  /// Columns of V and O, 1 ... 1024.
   public var valueDimension: Int
   public var query: Operand
   public var key: Operand
@@ -155,7 +158,7 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
 
   /// Throws what would make the text meaningless.
   func validate() throws(AttentionKernelError) {
-    for (name, dimension) in [("head dimension", headDimension), ("value dimension", valueDimension)] where !(1...512).contains(dimension) {
+    for (name, dimension) in [("head dimension", headDimension), ("value dimension", valueDimension)] where !(1...Self.maxHeadDimension).contains(dimension) {
       throw .headDimension(name: name, found: dimension)
     }
     for name in AttentionOperand.quantizable {

@@ -32,7 +32,7 @@ extension Record {
   }
 
   private func tensor(_ operand: Operand, _ rows: UInt32) throws(AttentionError) -> TensorDescription {
-    try ensure(headDim > 0, .invalidDimensions, "head_dim is 0; expected 1 to 512")
+    try ensure(headDim > 0, .invalidDimensions, "head_dim is 0; expected 1 to \(Problem.maxHeadDimension)")
     var result = try dense(
       operand.handle, operand.name, shape(rows), precision: operand.precision, transposed: operand.transposed)
     if operand.isQuantized {

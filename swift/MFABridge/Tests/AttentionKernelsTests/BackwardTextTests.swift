@@ -68,4 +68,24 @@ final class BackwardTextTests: XCTestCase {
       }
     }
   }
+
+  /// What of the dimensions past 512 fits: latent attention's 576 and 512 in every storage; of others each that fits is printed.
+  func testLargeDimensionsFit() throws {
+    let float = Operand(.FP32), half = Operand(.FP16), rows = int8(QuantizationLayout(granularity: .row))
+    for (d, dv) in [(576, 512), (640, 640), (768, 768), (1024, 1024)] {
+      for x in [float, half, rows] {
+        for (kind, schedule) in [
+          (AttentionKernelDescriptor.Kind.forward, AttentionKernelDescriptor.Schedule.prefill), (.forward, .decode), (.forward, .decodeSplit),
+          (.backwardQuery, .prefill), (.backwardKeyValue, .prefill), (.backwardMask, .prefill),
+        ] {
+          var descriptor = AttentionKernelDescriptor(kind: kind, schedule: schedule, headDimension: d, valueDimension: dv, query: x, key: x, value: x)
+          (descriptor.gradients, descriptor.mask) = (.all, .FP32)
+          do { _ = try AttentionKernel(descriptor: descriptor, profile: DeviceProfile(family: .apple7)) } catch {
+            print("\(kind) \(schedule) \(x.precision) \(d) and \(dv): \(error)")
+            XCTAssertNotEqual(d, 576, "\(kind) \(schedule) \(x.precision): \(error)")
+          }
+        }
+      }
+    }
+  }
 }

@@ -97,6 +97,8 @@ final class ForwardTests: XCTestCase {
     try run(forward(512), small, "FP16 512")
     try run(forward(512, q: Operand(.FP32), k: Operand(.FP32), v: Operand(.FP32)), small, "FP32 512")
     try run(forward(320, 500, k: int8(), v: int4()), small, "320 500")
+    try run(forward(576, 512), small, "FP16 576 and 512")
+    try run(forward(576, 512, q: Operand(.FP32), k: int8(both), v: int4()), small, "INT8 576 and INT4 512")
     try run(forward(512, k: int8(both), v: int8(both)), small, "rotated 512")
     try run(forward(384, k: int8(both), v: int8(both)), small, "rotated 384")
   }

@@ -62,7 +62,7 @@ final class KernelTextTests: XCTestCase {
       do throws(AttentionKernelError) { _ = try AttentionKernel(descriptor: descriptor, profile: DeviceProfile(family: .apple7)) } catch { return error }
       return nil
     }
-    XCTAssertEqual(refusal(forward(513)), .headDimension(name: "head dimension", found: 513))
+    XCTAssertEqual(refusal(forward(1025)), .headDimension(name: "head dimension", found: 1025))
     XCTAssertEqual(refusal(forward(64, 0)), .headDimension(name: "value dimension", found: 0))
     XCTAssertEqual(refusal(forward(k: Operand(.INT8))), .missingQuantization(.K, .INT8))
     XCTAssertEqual(refusal(forward(v: Operand(.FP16, quantization: QuantizationLayout()))), .unexpectedQuantization(.V, .FP16))

@@ -48,6 +48,19 @@ final class PlanTests: XCTestCase {
     XCTAssertEqual(bytes, 4 * 8 * 100)
   }
 
+  /// What finds no room on the device is refused by its plan already.
+  func testLargeDimensions() throws {
+    let session = try Session()
+    for (columns, status): (UInt64, Int32) in [(576, 0), (768, 0), (1024, 6), (1025, 3)] {
+      var desc = call()
+      (desc.query, desc.key) = (Session.tensor(nil, [1, 8, 100, columns]), Session.tensor(nil, [1, 2, 4096, columns]))
+      (desc.value, desc.output) = (Session.tensor(nil, [1, 2, 4096, columns]), Session.tensor(nil, [1, 8, 100, columns]))
+      var bytes: UInt64 = 0
+      XCTAssertEqual(withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, status, Session.sentence)
+      if status == 6 { XCTAssert(Session.sentence.contains("bytes of threadgroup memory"), Session.sentence) }
+    }
+  }
+
   func testMeaning() throws {
     let session = try Session()
     var options = mfa_attention_options()

@@ -14,8 +14,8 @@ final class RefusalTests: XCTestCase {
       try edit(&desc)
       session.expect(desc, status, word, line: line)
     }
-    try check({ ($0.query.shape.3, $0.query.strides) = (513, (0, 0, 0, 0)) }, dimensions, "query: head dimension is 513; expected 0 to 512")
-    try check({ $0.value.shape.3 = 0 }, dimensions, "value: head dimension is 0; expected 1 to 512")
+    try check({ ($0.query.shape.3, $0.query.strides) = (1025, (0, 0, 0, 0)) }, dimensions, "query: head dimension is 1025; expected 0 to 1024")
+    try check({ $0.value.shape.3 = 0 }, dimensions, "value: head dimension is 0; expected 1 to 1024")
     try check({ $0.query.shape.0 = 0 }, dimensions, "key: shape is [1, 2, 7, 8]; expected [0, 2, 7, 8]")
     try check({ ($0.key.shape.1, $0.value.shape.1) = (0, 0) }, dimensions, "query: 4 heads; expected a multiple of the 0")
     for edit: (inout mfa_forward_desc) -> Void in [{ $0.query.strides.3 = 0 }, { $0.key.strides.3 = 0 }, { $0.value.strides.3 = 0 }] {

@@ -1,7 +1,9 @@
+import AttentionKernels
+
 /// What forward and backward share, checked once: every shape, option and precision is legal from here on.
 package struct Problem: Sendable {
-  /// The largest head dimension.
-  static let maxHeadDimension = 512
+  /// The largest head dimension of the contract. Past 512 a call is refused where its kernels find no room in threadgroup memory.
+  package static let maxHeadDimension = AttentionKernelDescriptor.maxHeadDimension
 
   package let q: Tensor
   package let k: Tensor

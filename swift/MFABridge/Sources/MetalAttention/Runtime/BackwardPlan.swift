@@ -43,6 +43,7 @@ package struct BackwardPlan: Sendable {
     shared.gradients.writesD =
       call.needsD && (call.dValues != nil || call.gradKey != nil || call.gradMask != nil || call.gradSinks != nil)
     self.kernels = Self.kernels(shared, call)
+    try expectRoom(self.kernels, profile)
     self.arguments = arguments
   }
 

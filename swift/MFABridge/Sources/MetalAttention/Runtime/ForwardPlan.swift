@@ -22,6 +22,7 @@ package struct ForwardPlan: Sendable {
     descriptor.output = call.output.kernelOperand
     descriptor.writesLogsumexp = call.logsumexp != nil
     (self.arguments, self.descriptor) = (arguments, descriptor)
+    try expectRoom([descriptor], profile)
     let rows = Int(arguments.queryRows) &* problem.group
     switch schedule {
     case .prefill: reason = "\(rows) rows per key head: expanding a tile of K and V once for all of them pays"

@@ -125,6 +125,15 @@ extension Quantization {
   }
 }
 
+/// Refuses a call of large dimensions whose kernels find no room: a plan that cannot be run is none.
+func expectRoom(_ kernels: [AttentionKernelDescriptor], _ profile: DeviceProfile) throws(AttentionError) {
+  for kernel in kernels where max(kernel.headDimension, kernel.valueDimension) > 512 {
+    do { _ = try AttentionKernel(descriptor: kernel, profile: profile) } catch {
+      throw AttentionError(.unsupported, "no \(kernel.kind.rawValue) kernel for this call: \(error)")
+    }
+  }
+}
+
 /// Sizes and positions that kernels count in 32 bits.
 func kernelSize(_ count: Int, _ what: String) throws(AttentionError) -> UInt32 {
   let most = Int(AttentionArguments.unlimited)
