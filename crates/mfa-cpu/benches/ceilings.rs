@@ -6,6 +6,9 @@
 
 // The driver exports the C contract and not its kernels, so that a bench compiles their source itself.
 #[allow(dead_code, unused_imports)]
+#[path = "../src/base2.rs"]
+mod base2;
+#[allow(dead_code, unused_imports)]
 #[path = "../src/kernels/mod.rs"]
 mod kernels;
 mod support;
@@ -111,6 +114,7 @@ fn step(table: &'static Kernels, kind: P) -> Work {
     let mut s = Aligned::from_fn(mr * SCORE_LD, |_| 4.0 * random.float());
     let mut m = Aligned::new(mr, f32::NEG_INFINITY);
     let (mut l, mut alpha, mut p_scale) = (m.clone(), m.clone(), m.clone());
+    let mut left = Aligned::new(mr, 0f32);
     let mut p_sum = Aligned::new(mr, 0i32);
     let mut p16 = Aligned::new(mr * P16_LD, 0i16);
     let mut p8 = Aligned::new(mr * P8_LD, 0u8);
@@ -119,6 +123,7 @@ fn step(table: &'static Kernels, kind: P) -> Work {
             m: m.ptr_mut(),
             l: l.ptr_mut(),
             alpha: alpha.ptr_mut(),
+            left: left.ptr_mut(),
         };
         let v = std::ptr::null();
         // SAFETY: a strip of scores and of P, and as many rows of everything else.

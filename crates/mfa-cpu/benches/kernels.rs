@@ -7,6 +7,9 @@
 
 // The driver exports the C contract and not its kernels, so that a bench compiles their source itself.
 #[allow(dead_code, unused_imports)]
+#[path = "../src/base2.rs"]
+mod base2;
+#[allow(dead_code, unused_imports)]
 #[path = "../src/kernels/mod.rs"]
 mod kernels;
 #[path = "support/parts.rs"]
@@ -307,6 +310,7 @@ fn softmax(t: &'static Kernels) -> Vec<Case> {
             let mut s = Aligned::from_fn(t.mr * SCORE_LD, |_| 4.0 * random.float());
             let mut m = Aligned::new(t.mr, f32::NEG_INFINITY);
             let (mut l, mut alpha, mut p_scale) = (m.clone(), m.clone(), m.clone());
+            let mut left = Aligned::new(t.mr, 0f32);
             let mut p_sum = Aligned::new(t.mr, 0i32);
             let mut p16 = Aligned::new(t.mr * P16_LD, 0i16);
             let mut p8 = Aligned::new(t.mr * P8_LD, 0u8);
@@ -316,6 +320,7 @@ fn softmax(t: &'static Kernels) -> Vec<Case> {
                     m: m.ptr_mut(),
                     l: l.ptr_mut(),
                     alpha: alpha.ptr_mut(),
+                    left: left.ptr_mut(),
                 };
                 let v = if scaled {
                     v_scale.ptr()

@@ -74,14 +74,34 @@ impl Quant {
     pub(crate) fn scale(&self, b: usize, h: usize, n: usize, g: usize) -> f32 {
         match &self.params {
             Params::One { scale, .. } => *scale,
-            Params::Many {
-                scales,
-                half,
-                strides,
-                ..
-            } => {
-                let i = Self::index(strides, [b, h, n / self.block_rows, g]);
-                // SAFETY: `check` proved that every index of the scales' shape lies in the buffer, and its alignment.
+            Params::Many { strides, .. } => {
+                self.stored_scale(Self::index(strides, [b, h, n / self.block_rows, g]))
+            }
+        }
+    }
+
+    /// Zero point of row `n`, column group `g`.
+    pub(crate) fn zero(&self, b: usize, h: usize, n: usize, g: usize) -> i32 {
+        match &self.params {
+            Params::One { zero, .. } => *zero,
+            Params::Many { zeros: None, .. } => 0,
+            Params::Many { strides, .. } => {
+                self.stored_zero(Self::index(strides, [b, h, n / self.block_rows, g]))
+            }
+        }
+    }
+
+    /// Scale and zero point at place `i` of their arrays, which the strides of their shape reach.
+    fn stored(&self, i: usize) -> (f32, i32) {
+        (self.stored_scale(i), self.stored_zero(i))
+    }
+
+    fn stored_scale(&self, i: usize) -> f32 {
+        match &self.params {
+            Params::One { scale, .. } => *scale,
+            Params::Many { scales, half, .. } => {
+                // SAFETY: `check` proved that every index up to the last of the scales' shape lies in the buffer, and
+                // its alignment.
                 unsafe {
                     if *half {
                         scales.ptr.cast::<f16>().add(i).read().to_f32()
@@ -93,17 +113,14 @@ impl Quant {
         }
     }
 
-    /// Zero point of row `n`, column group `g`.
-    pub(crate) fn zero(&self, b: usize, h: usize, n: usize, g: usize) -> i32 {
+    fn stored_zero(&self, i: usize) -> i32 {
         match &self.params {
             Params::One { zero, .. } => *zero,
             Params::Many { zeros: None, .. } => 0,
             Params::Many {
                 zeros: Some((zeros, bytes)),
-                strides,
                 ..
             } => {
-                let i = Self::index(strides, [b, h, n / self.block_rows, g]);
                 // SAFETY: zero points have the shape and strides of the scales, checked likewise.
                 unsafe {
                     if *bytes == 1 {
@@ -241,6 +258,15 @@ impl Quant {
         };
         if shape.contains(&0) {
             return Ok(());
+        }
+        let last: usize = (0..4).map(|axis| (shape[axis] - 1) * strides[axis]).sum();
+        let count = shape.iter().fold(1usize, |n, size| n.saturating_mul(*size));
+        if count > last.saturating_add(1) {
+            // Named again and again: looked at one after the other.
+            return (0..=last).try_for_each(|i| {
+                let (scale, zero) = self.stored(i);
+                check(scale, zero)
+            });
         }
         // What a stride of 0 repeats is looked at once.
         let [batch, heads, blocks, groups] =

@@ -136,7 +136,7 @@ impl<'py> Parts<'py> {
 ///     out: the array to write to; it may be one of outs.
 ///
 /// Returns:
-///     (out, logsumexp); out has the dtype of outs[0].
+///     (out, logsumexp); out has the dtype of the first part.
 ///
 /// Example:
 ///     >>> import numpy as np, umfa

@@ -27,6 +27,7 @@ pub(crate) enum Switch {
     Softcap,
     Sinks,
     Varlen,
+    Lengths,
     Fast,
     Transposed,
 }
@@ -128,6 +129,14 @@ impl Call {
         let (query_starts, key_starts) =
             ([0, 2, 2, int(self.rows)?], [0, 3, 4, int(self.key_rows)?]);
 
+        let lengths = [int(self.key_rows)? - 2];
+        let double = matches!(self.query, Operand::Float(Precision::Fp64));
+        let result = if double {
+            Precision::Fp64
+        } else {
+            Precision::Fp32
+        };
+
         let attention = Attention::new(context);
         let attention = match self.switch {
             Switch::Nothing | Switch::Transposed => attention,
@@ -141,18 +150,19 @@ impl Call {
                 .alignment(Alignment::TopLeft),
             Switch::Sinks => attention.sinks(per_head.view()),
             Switch::Varlen => attention.varlen(&query_starts, &key_starts)?,
+            Switch::Lengths => attention.key_lengths(&lengths)?,
             Switch::Fast => attention.compute(Compute::Fast),
             Switch::Mask(_) | Switch::BroadcastMask => match &mask {
                 Some(mask) => attention.mask(mask.view()),
                 None => attention,
             },
         };
-        let attention = attention.output_precision(Precision::Fp32);
+        let attention = attention.output_precision(result);
         let forward = attention.forward_with_logsumexp(&query, &key, &value)?;
         finite("output", &forward.output)?;
         finite("logsumexp", &forward.logsumexp)?;
         if backward {
-            let grad_output = wave(context, Precision::Fp32, forward.output.shape(), 0.7)?;
+            let grad_output = wave(context, result, forward.output.shape(), 0.7)?;
             let gradients =
                 attention.backward(&query, &key, &value, &forward, &grad_output.view())?;
             finite("gradient of query", &gradients.query)?;
@@ -209,6 +219,7 @@ fn wave(
     match precision {
         Precision::Fp16 => stored(context, shape, step, f16::from_f32),
         Precision::Bf16 => stored(context, shape, step, bf16::from_f32),
+        Precision::Fp64 => stored(context, shape, step, f64::from),
         _ => stored(context, shape, step, |x| x),
     }
 }

@@ -39,6 +39,11 @@ fn operands() -> Vec<Probe> {
             "FP16, BF16",
             vec![float(Precision::Fp16), float(Precision::Bf16)],
         ),
+        probe(
+            "operands",
+            "FP64 (exact, and slow)",
+            vec![float(Precision::Fp64)],
+        ),
         probe("operands", "INT8", vec![Call::all(int8)]),
         probe("operands", "INT4", vec![Call::all(int4)]),
         probe(
@@ -119,6 +124,7 @@ fn scales() -> Vec<Probe> {
 }
 
 fn shapes() -> Vec<Probe> {
+    let half = Call::all(Operand::Float(Precision::Fp16));
     let columns = |columns| Call {
         columns,
         value_columns: columns,
@@ -144,6 +150,24 @@ fn shapes() -> Vec<Probe> {
             "shapes",
             "head dimensions 1 to 512",
             vec![columns(1), columns(59), columns(128), columns(512)],
+        ),
+        probe(
+            "shapes",
+            "head dimension 576 with values of 512 (MLA), in FP16",
+            vec![Call {
+                columns: 576,
+                value_columns: 512,
+                ..half
+            }],
+        ),
+        probe(
+            "shapes",
+            "head dimension 1024, in FP16",
+            vec![Call {
+                columns: 1024,
+                value_columns: 1024,
+                ..half
+            }],
         ),
         probe(
             "shapes",
@@ -178,6 +202,11 @@ fn shapes() -> Vec<Probe> {
             "shapes",
             "sequences of varying length",
             vec![Call::PLAIN.with(Switch::Varlen)],
+        ),
+        probe(
+            "shapes",
+            "key lengths per sequence",
+            vec![Call::PLAIN.with(Switch::Lengths)],
         ),
     ]
 }

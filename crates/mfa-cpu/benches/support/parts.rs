@@ -89,14 +89,14 @@ fn softmax_of_parts(t: &'static Kernels, parts: PartKernels, count: usize) -> Ca
     let s = Aligned::from_fn(t.mr * SCORE_LD, |_| random.float());
     let row = row_len(KB, count);
     let mut p = Aligned::new(t.mr * row, 0u16);
-    let mut statistics = [0, 1, 2].map(|_| Aligned::new(t.mr, 0f32));
+    let mut statistics = [0; 4].map(|_| Aligned::new(t.mr, 0f32));
     Case {
         name: format!("softmax to {count} parts"),
         of: Of::Nothing,
         operations: (t.mr * KB) as f64,
         work: Box::new(move || {
-            let [m, l, alpha] = statistics.each_mut().map(|x| x.ptr_mut());
-            let state = RowState { m, l, alpha };
+            let [m, l, alpha, left] = statistics.each_mut().map(|x| x.ptr_mut());
+            let state = RowState { m, l, alpha, left };
             // SAFETY: a strip of scores, of P, and of statistics.
             unsafe { (parts.softmax)(count, s.ptr(), t.mr, KB, state, 0.125, p.ptr_mut(), row) };
         }),
