@@ -69,9 +69,9 @@ pub(crate) fn build_conformance(
     )
 }
 
-/// Builds the examples as a user of the C package does: pkg-config, make; as C99 and as C++17; shared and static.
-/// `built` is the folder of the libraries.
-pub(crate) fn examples(repo: &Repo, step: &mut Step, built: &Path) -> Result<()> {
+/// Builds the examples as a user of the C package does: pkg-config, make; as C99 and as C++17; shared and static. Runs one under
+/// valgrind, with two workers, if that is installed; says whether it did. `built` is the folder of the libraries.
+pub(crate) fn examples(repo: &Repo, step: &mut Step, built: &Path) -> Result<&'static str> {
     let prefix = repo.scratch("c/prefix");
     dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
     let library_folder = prefix.join("lib");
@@ -113,5 +113,16 @@ pub(crate) fn examples(repo: &Repo, step: &mut Step, built: &Path) -> Result<()>
             step.counts += Counts::passed(1);
         }
     }
-    Ok(())
+    let valgrind = Command::new("valgrind").arg("--version").output();
+    if !valgrind.is_ok_and(|output| output.status.success()) {
+        return Ok("not under valgrind, which is not installed");
+    }
+    let mut checked = Command::new("valgrind");
+    checked
+        .args(["--quiet", "--error-exitcode=1"])
+        .arg(repo.scratch("c").join("c99").join("training"))
+        .env("MFA_NUM_THREADS", "2");
+    step.run(&mut with_library(checked, &library_folder))?;
+    step.counts += Counts::passed(1);
+    Ok("one of them under valgrind")
 }

@@ -149,10 +149,12 @@ static void struct_sizes(tally* t, small_call* c) {
   older = c->forward;
   older.reserved = 1;
   expect(t, "reserved 1", api->mfa_forward(c->context, &older), MFA_ERROR_INVALID_ARGUMENT);
-  mfa_attention_options options = {.struct_size = 4};
+  mfa_attention_options options = {.struct_size = 8};
   older = c->forward;
   older.options = &options;
-  expect(t, "options of 4 bytes", api->mfa_forward(c->context, &older), MFA_SUCCESS);
+  expect(t, "options of 8 bytes", api->mfa_forward(c->context, &older), MFA_SUCCESS);
+  options.struct_size = 4;
+  expect(t, "options that end inside a field", api->mfa_forward(c->context, &older), MFA_ERROR_INVALID_ARGUMENT);
 }
 
 static int32_t fixed(tally* t, small_call* c, uint32_t rows, uint32_t heads, uint16_t columns, float scale, int32_t precision) {

@@ -27,8 +27,8 @@ pub(super) fn parts() -> Vec<Part> {
             "examples/c as C99 and C++17, by its Makefile and pkg-config",
             |lab, step| {
                 let built = lab.built(step)?;
-                c::examples(lab.repo, step, &built)?;
-                Ok(Verdict::Ran(String::new()))
+                let valgrind = c::examples(lab.repo, step, &built)?;
+                Ok(Verdict::Ran(valgrind.into()))
             },
         ),
     ]
