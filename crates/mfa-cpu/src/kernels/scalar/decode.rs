@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::kernels::SCORE_LD;
+use crate::kernels::{SCORE_LD, SUM_RUN};
 
 /// How one element of a row is read.
 pub(super) trait Element {
@@ -106,12 +106,15 @@ pub(super) unsafe fn axpy_rows<E: Element>(
 ) {
     for i in 0..rows {
         for c in 0..d {
-            let mut sum = 0f32;
-            for j in 0..n {
-                sum += *p.add(i * SCORE_LD + j) * E::read(v.add(j * stride), c);
-            }
             let o = o.add(i * ldo + c);
-            *o = *alpha.add(i) * *o + sum;
+            *o *= *alpha.add(i);
+            for first in (0..n).step_by(SUM_RUN) {
+                let mut sum = 0f32;
+                for j in first..n.min(first + SUM_RUN) {
+                    sum += *p.add(i * SCORE_LD + j) * E::read(v.add(j * stride), c);
+                }
+                *o += sum;
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Output tiles: `O = alpha O + P V`.
 
 use super::columns;
-use crate::kernels::{P8_LD, P16_LD, SCORE_LD};
+use crate::kernels::{P8_LD, P16_LD, SCORE_LD, SUM_RUN};
 
 /// See [`crate::kernels::PvF32`].
 pub(super) unsafe fn pv_f32<const NR: usize>(
@@ -20,14 +20,15 @@ pub(super) unsafe fn pv_f32<const NR: usize>(
         for i in 0..rows {
             let o = std::slice::from_raw_parts_mut(o.add(i * ldo + panel * NR), NR);
             let p = std::slice::from_raw_parts(p.add(i * SCORE_LD), n);
-            let mut sums = [0f32; NR];
-            for (p, v) in p.iter().zip(v) {
-                for (sum, v) in sums.iter_mut().zip(v) {
-                    *sum += p * v;
+            o.iter_mut().for_each(|o| *o *= *alpha.add(i));
+            for (p, v) in p.chunks(SUM_RUN).zip(v.chunks(SUM_RUN)) {
+                let mut sums = [0f32; NR];
+                for (p, v) in p.iter().zip(v) {
+                    for (sum, v) in sums.iter_mut().zip(v) {
+                        *sum += p * v;
+                    }
                 }
-            }
-            for (o, sum) in o.iter_mut().zip(sums) {
-                *o = *alpha.add(i) * *o + sum;
+                o.iter_mut().zip(sums).for_each(|(o, sum)| *o += sum);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Steps of online softmax.
 
-use crate::kernels::{P8_LD, P16_LD, RowState, SCORE_LD, TOP8, TOP16};
+use crate::kernels::{P8_LD, P16_LD, RowState, SCORE_LD, SUM_RUN, TOP8, TOP16};
 
 /// See [`crate::kernels::SoftmaxF32`].
 pub(super) unsafe fn softmax_f32(s: *mut f32, rows: usize, n: usize, state: RowState) {
@@ -9,9 +9,13 @@ pub(super) unsafe fn softmax_f32(s: *mut f32, rows: usize, n: usize, state: RowS
         let m = row.iter().copied().fold(*state.m.add(i), f32::max);
         let mx = finite_or_zero(m);
         let mut sum = 0f32;
-        for x in row {
-            *x = (*x - mx).exp2();
-            sum += *x;
+        for run in row.chunks_mut(SUM_RUN) {
+            let mut of_run = 0f32;
+            for x in run {
+                *x = (*x - mx).exp2();
+                of_run += *x;
+            }
+            sum += of_run;
         }
         *state.alpha.add(i) = (*state.m.add(i) - mx).exp2();
         *state.l.add(i) = *state.alpha.add(i) * *state.l.add(i) + sum;
