@@ -175,7 +175,7 @@ fn a_cache_that_is_filled_bit_by_bit_is_the_whole() {
 #[test]
 fn a_range_that_grows_is_cut_off_where_one_scale_was_found_before() {
     let context = MfaContext::new().unwrap();
-    let data = [1.0, -0.5, 0.25, 0.5, 3.0, -4.0, 0.5, -1.0];
+    let data = [1.0f32, -0.5, 0.25, 0.5, 3.0, -4.0, 0.5, -1.0];
     let view = TensorView::from_slice(&context, &data, [1, 1, 2, 4]).unwrap();
     let mut cache = QuantizedTensor::empty(&context, [1, 1, 2, 4], &Quantizer::int8()).unwrap();
     for row in 0..2 {
