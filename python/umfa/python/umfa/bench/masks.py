@@ -133,7 +133,8 @@ def _blocks(shape: Shape) -> np.ndarray:
     blocks = shape.keys // shape.shown
     row_block = np.arange(shape.rows) * blocks // shape.rows if shape.rows > 1 else [blocks - 1]
     key_block = np.arange(shape.keys) // shape.shown
-    return (np.asarray(row_block)[:, None] == key_block)[None, None]
+    seen: np.ndarray = np.asarray(row_block)[:, None] == key_block
+    return seen[None, None]
 
 
 def to_json(found: list[Measured]) -> list[dict[str, Any]]:
