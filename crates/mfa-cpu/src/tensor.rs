@@ -65,7 +65,7 @@ impl Access {
         allowed: &[Precision],
     ) -> Result<Tensor> {
         ensure!(
-            self == Access::Plan || !view.buffer.is_null(),
+            !self.is_absent(view),
             argument,
             "{what}: the buffer is NULL; expected a handle from mfa_create_buffer"
         );
