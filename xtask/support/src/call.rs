@@ -233,7 +233,11 @@ fn int(size: usize) -> mfa::Result<i32> {
 }
 
 fn finite(name: &str, tensor: &Tensor) -> mfa::Result<()> {
-    if tensor.as_slice::<f32>()?.iter().all(|x| x.is_finite()) {
+    let finite = match tensor.precision() {
+        Precision::Fp64 => tensor.as_slice::<f64>()?.iter().all(|x| x.is_finite()),
+        _ => tensor.as_slice::<f32>()?.iter().all(|x| x.is_finite()),
+    };
+    if finite {
         return Ok(());
     }
     Err(MfaError::KernelExecution(format!("{name} is not finite")))
