@@ -22,6 +22,9 @@ pub(crate) struct Dequantize {
 impl Dequantize {
     /// Bytes of memory that [`Dequantize::run`] needs.
     pub(crate) fn workspace(&self, threads: usize) -> usize {
+        if self.source.shape.contains(&0) {
+            return 0;
+        }
         room::workspace(self.source.shape[3], threads)
     }
 

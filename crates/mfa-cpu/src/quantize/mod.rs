@@ -42,7 +42,16 @@ const CHUNK: usize = 32;
 impl Quantize {
     /// Bytes of memory that [`Quantize::run`] needs.
     pub(crate) fn workspace(&self, threads: usize) -> usize {
-        room::workspace(self.source.shape[3], threads)
+        let columns = self.source.shape[3];
+        if !self.source.shape.contains(&0) {
+            return room::workspace(columns, threads);
+        }
+        // Of no elements, at most means are written.
+        if self.smooth && !self.mean_given {
+            room::workspace(columns, 1)
+        } else {
+            0
+        }
     }
 
     pub(crate) fn check(desc: &sys::mfa_quantize_desc) -> Result<Self> {
