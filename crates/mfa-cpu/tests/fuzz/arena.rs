@@ -3,7 +3,7 @@
 use std::ptr::null_mut;
 
 /// The most that one piece can have.
-pub(crate) const SLOT: usize = 1 << 17;
+pub(crate) const SLOT: usize = 1 << 18;
 /// Pieces of one call, at most.
 const SLOTS: usize = 96;
 /// Bytes before a piece that are watched too.
