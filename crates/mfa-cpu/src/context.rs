@@ -76,6 +76,21 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Runs `work` on all workers, with as much memory as `bytes` says for their number.
+    pub(crate) fn on_workers<T>(
+        &self,
+        bytes: impl FnOnce(usize) -> usize,
+        work: impl FnOnce(&Pool, usize, &Aligned) -> T,
+    ) -> Result<T> {
+        self.timed(|state| {
+            let threads = state.threads();
+            let (pool, memory) = state.resources(bytes(threads))?;
+            Ok(work(pool, threads, memory))
+        })
+    }
+}
+
 impl Drop for Context {
     fn drop(&mut self) {
         if !self.is_of_this_process() {

@@ -44,6 +44,15 @@ impl Hides for Brain {
     }
 }
 
+/// Whether a mask hides a key from a query row: `at` is batch, head, row and key.
+pub(crate) fn hides(mask: &Tensor, at: [usize; 4]) -> bool {
+    let [index, head, row, key] = at;
+    match mask.precision {
+        Precision::F64 => mask.get(at) == f64::NEG_INFINITY,
+        _ => hides_all(mask, (index, head), row..row + 1, key..key + 1),
+    }
+}
+
 /// Whether a mask hides `keys` from all of the query rows `rows` of a head. Stops at the first key that is seen, which is
 /// the first of all as a rule.
 pub(crate) fn hides_all(

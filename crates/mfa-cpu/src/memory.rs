@@ -115,6 +115,49 @@ impl Arena {
     }
 }
 
+/// A part of the memory for each worker, all laid out alike.
+#[derive(Clone, Copy)]
+pub(crate) struct PerWorker {
+    first: *mut u8,
+    /// Bytes of a part.
+    each: usize,
+}
+
+// SAFETY: addresses; each worker uses its own part.
+unsafe impl Send for PerWorker {}
+// SAFETY: as above.
+unsafe impl Sync for PerWorker {}
+
+impl PerWorker {
+    /// Takes a part for each of `workers`: what `lay_out` takes from an arena of its own.
+    pub(crate) fn lay_out<T>(
+        arena: &mut Arena,
+        workers: usize,
+        lay_out: impl FnOnce(&mut Arena) -> T,
+    ) -> Self {
+        let mut one = Arena::default();
+        lay_out(&mut one);
+        let each = one.used();
+        PerWorker {
+            first: arena.take(each.saturating_mul(workers)),
+            each,
+        }
+    }
+
+    /// The part of a worker, to be laid out as it was when it was taken.
+    pub(crate) fn part(&self, worker: usize) -> Arena {
+        Arena::new(self.first.wrapping_add(worker * self.each))
+    }
+}
+
+/// An empty list with room for `count`, or the refusal where an absurd count does not fit memory; `what` names them.
+pub(crate) fn reserve<T>(count: usize, what: &str) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(count)
+        .map_err(|_| Error::allocation(format!("no memory for {count} {what}")))?;
+    Ok(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,10 +3,10 @@
 use mfa_sys as sys;
 
 use crate::error::{Result, ensure};
+use crate::memory::reserve;
 use crate::overlap;
 use crate::pool::Pool;
 use crate::precision::Precision;
-use crate::sequences::reserve;
 use crate::tensor::{Access, Tensor};
 
 /// One part: O and logsumexp.
@@ -65,7 +65,7 @@ impl Parts {
                 "merge: {what} is NULL; expected {count} tensors"
             );
         }
-        let mut parts = reserve(count as usize)?;
+        let mut parts = reserve(count as usize, "parts")?;
         let mut shape = [0; 4];
         let mut exact = Precision::F32;
         for index in 0..count as usize {
@@ -77,15 +77,14 @@ impl Parts {
                 )
             };
             let name = format!("outputs[{index}]");
-            let floats: &[Precision] = match (index, exact) {
-                (0, _) => &[
+            let floats: &[Precision] = match index {
+                0 => &[
                     Precision::F32,
                     Precision::F16,
                     Precision::Bf16,
                     Precision::F64,
                 ],
-                (_, Precision::F64) => &[Precision::F64],
-                _ => &Precision::FLOATS,
+                _ => exact.floats_beside(),
             };
             let output = Access::Run.required(&output, &name, floats)?;
             if index == 0 {
@@ -115,10 +114,7 @@ impl Parts {
 
     /// Precisions of what stands beside the outputs.
     fn floats(&self) -> &'static [Precision] {
-        match self.exact {
-            Precision::F64 => &[Precision::F64],
-            _ => &Precision::FLOATS,
-        }
+        self.exact.floats_beside()
     }
 
     /// Calls `row` with batch, head and row of each row.
@@ -242,7 +238,7 @@ impl MergeBackward {
             gradient.expect_shape("grad_logsumexp", parts.per_row())?;
         }
         let written = |views: *const sys::mfa_tensor, what: &str, shape: [usize; 4]| {
-            let mut out = reserve(parts.parts.len())?;
+            let mut out = reserve(parts.parts.len(), "parts")?;
             for index in 0..parts.parts.len() {
                 if views.is_null() {
                     out.push(None);

@@ -98,8 +98,7 @@ const SPLIT_KEYS: usize = 1024;
 impl Plan {
     pub(crate) fn new(call: &Forward, kernels: &Kernels, threads: usize) -> Self {
         let problem = &call.problem;
-        let work = problem.scores() * (problem.d + problem.dv) as f64;
-        let inline = work < INLINE_WORK;
+        let inline = problem.work() < INLINE_WORK;
         let workers = if inline { 1 } else { threads };
         let sequences = &problem.sequences;
         let most_queries = sequences.most_q;

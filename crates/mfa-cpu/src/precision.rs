@@ -15,11 +15,25 @@ pub(crate) enum Precision {
 
 impl Precision {
     pub(crate) const FLOATS: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
-    /// What tensors of floats beside an FP64 query are stored in.
-    pub(crate) const DOUBLE: [Self; 1] = [Self::F64];
     pub(crate) const INTEGERS: [Self; 2] = [Self::I8, Self::I4];
     /// What queries, keys and values are stored in.
     pub(crate) const OPERANDS: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::I8, Self::I4];
+
+    /// What tensors of floats beside an operand may be stored in: FP64 beside an FP64 one, and only there.
+    pub(crate) fn floats_beside(self) -> &'static [Self] {
+        match self {
+            Self::F64 => &[Self::F64],
+            _ => &Self::FLOATS,
+        }
+    }
+
+    /// What statistics and gradients beside an operand are stored in.
+    pub(crate) fn exact_beside(self) -> &'static [Self] {
+        match self {
+            Self::F64 => &[Self::F64],
+            _ => &[Self::F32],
+        }
+    }
 
     pub(crate) fn from_code(code: i32) -> Option<Self> {
         Some(match code {

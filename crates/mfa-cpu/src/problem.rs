@@ -121,7 +121,7 @@ impl Problem {
         access: Access,
     ) -> Result<Self> {
         let operands = match query.precision {
-            sys::MFA_PRECISION_FP64 => &Precision::DOUBLE[..],
+            sys::MFA_PRECISION_FP64 => &[Precision::F64][..],
             _ => &Precision::OPERANDS,
         };
         let mut q = access.required(query, "query", operands)?;
@@ -187,20 +187,12 @@ impl Problem {
 
     /// What outputs and their gradients may be stored in.
     pub(crate) fn floats(&self) -> &'static [Precision] {
-        if self.is_double() {
-            &Precision::DOUBLE
-        } else {
-            &Precision::FLOATS
-        }
+        self.v.precision.floats_beside()
     }
 
     /// What logsumexp, D and the gradients of operands are stored in.
     pub(crate) fn exact(&self) -> &'static [Precision] {
-        if self.is_double() {
-            &Precision::DOUBLE
-        } else {
-            &[Precision::F32]
-        }
+        self.v.precision.exact_beside()
     }
 
     /// Multiply-adds of the two products.
@@ -224,10 +216,7 @@ impl Options {
         let [batch, heads, rows, columns] = q.shape;
         let default_scale = 1.0 / (columns as f32).sqrt();
         let exact_default = 1.0 / (columns as f64).sqrt();
-        let floats = match q.precision {
-            Precision::F64 => &Precision::DOUBLE[..],
-            _ => &Precision::FLOATS,
-        };
+        let floats = q.precision.floats_beside();
         let Some(raw) = raw else {
             let options = Options {
                 scale: default_scale,

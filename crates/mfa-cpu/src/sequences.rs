@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use mfa_sys as sys;
 
-use crate::error::{Error, Result, ensure};
-use crate::memory::Arena;
+use crate::error::{Result, ensure};
+use crate::memory::{Arena, reserve};
 use crate::problem::Options;
 use crate::tensor::Access;
 
@@ -150,7 +150,7 @@ impl Sequences {
             let mut some = match lengths {
                 Some(lengths) => lengths,
                 None => {
-                    let mut all = reserve(n + 1)?;
+                    let mut all = reserve(n + 1, "sequences")?;
                     all.extend(k.windows(2).map(|pair| pair[1] - pair[0]));
                     all
                 }
@@ -320,7 +320,7 @@ fn bounds(
         bounds[0]
     );
     // Room for one more: see `Sequences::packed`.
-    let mut out = reserve(n + 2)?;
+    let mut out = reserve(n + 2, "sequences")?;
     for &bound in bounds {
         // What was copied is checked, not what is read again.
         let last = out.last().copied().unwrap_or(0);
@@ -357,7 +357,7 @@ fn lengths(
     }
     let (buffer, offset) = (raw.seqlens_k, raw.seqlens_k_offset);
     let array = Access::Run.array(buffer, offset, 4 * n as u128, 4, "seqlens_k")?;
-    let mut out = reserve(n + 1)?;
+    let mut out = reserve(n + 1, "sequences")?;
     for index in 0..n {
         // SAFETY: `check` proved the n integers to be inside the buffer and aligned.
         let length = unsafe { array.ptr.cast::<i32>().add(index).read() };
@@ -370,14 +370,6 @@ fn lengths(
         out.push(length as usize);
     }
     Ok(Some(out))
-}
-
-/// An empty list with room for `count`, or the refusal where an absurd count does not fit memory.
-pub(crate) fn reserve<T>(count: usize) -> Result<Vec<T>> {
-    let mut out = Vec::new();
-    out.try_reserve_exact(count)
-        .map_err(|_| Error::allocation(format!("no memory for {count} sequences")))?;
-    Ok(out)
 }
 
 /// Items of all sequences, numbered one sequence after the other.
@@ -441,6 +433,24 @@ impl<'a> Numbering<'a> {
 
     pub(crate) fn total(&self) -> usize {
         self.total
+    }
+
+    /// The sequence of an item, its head, and its rows, where the items of a sequence are the blocks of `length` of its
+    /// `rows`, head by head.
+    pub(crate) fn block(
+        &self,
+        number: usize,
+        sequences: &Sequences,
+        rows: impl Fn(&Sequence) -> usize,
+        length: usize,
+    ) -> (Sequence, usize, Range<usize>) {
+        let (index, within) = self.find(number);
+        let sequence = sequences.get(index);
+        let rows = rows(&sequence);
+        let blocks = rows.div_ceil(length);
+        let start = within % blocks * length;
+        let end = (start + length).min(rows);
+        (sequence, within / blocks, start..end)
     }
 
     /// The sequence of an item, and its number among the items of that sequence.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::base2::to_base2;
 use crate::kernels::{Kernels, SCORE_LD};
-use crate::mask::hides_all;
+use crate::mask::{hides, hides_all};
 use crate::precision::Precision;
 use crate::problem::{Options, Problem};
 use crate::sequences::Sequence;
@@ -68,18 +68,8 @@ impl<'a> Bias<'a> {
         if !(lo..hi).contains(&j) {
             return true;
         }
-        let Some(mask) = &options.mask else {
-            return false;
-        };
-        let at = mask.at(sequence.index, head, i, j);
-        if mask.precision == Precision::Bool {
-            // SAFETY: the mask was broadcast to cover every row and key of each sequence.
-            return unsafe { *at } == 0;
-        }
-        let mut value = 0f32;
-        // SAFETY: as above; one element.
-        unsafe { (self.kernels.widen.of(mask.precision))(at, 1, &raw mut value) };
-        value == f32::NEG_INFINITY
+        let mask = options.mask.as_ref();
+        mask.is_some_and(|mask| hides(mask, [sequence.index, head, i, j]))
     }
 
     /// Whether the mask hides all of these keys from all of these queries.

@@ -82,6 +82,11 @@ impl DValues<'_> {
         unsafe { at.read() }
     }
 
+    /// D of a row, less the gradient of its logsumexp: what dP is compared with.
+    pub(super) fn rest(&self, call: &Backward, b: usize, h: usize, row: usize) -> f32 {
+        self.read(b, h, row) - call.grad_of_logsumexp(b, h, row)
+    }
+
     pub(super) fn write(&self, b: usize, h: usize, row: usize, value: f32) {
         let at = self.at(b, h, row);
         if !at.is_null() {

@@ -5,6 +5,7 @@ use crate::forward::{store_row, store_scaled_row};
 use crate::hadamard;
 use crate::kernels::Kernels;
 use crate::line::Line;
+use crate::pool::Pool;
 use crate::tensor::Tensor;
 
 /// How the rows of one gradient are written.
@@ -88,28 +89,37 @@ impl Finish<'_> {
     }
 }
 
-/// Zeroes a row of a gradient.
+/// Zeroes a row of a gradient, FP32 or FP64.
 pub(super) fn clear_row(tensor: &Tensor, b: usize, h: usize, n: usize) {
-    let (at, columns) = (tensor.at(b, h, n, 0).cast::<f32>(), tensor.shape[3]);
+    let (at, columns) = (tensor.at(b, h, n, 0), tensor.shape[3]);
+    let bytes = tensor.precision.bytes();
     if tensor.strides[3] == 1 {
-        // SAFETY: the gradient is FP32 and has these columns, one after the other.
-        return unsafe { at.write_bytes(0, columns) };
+        // SAFETY: the gradient has these columns, one after the other; zero is all bits 0.
+        return unsafe { at.write_bytes(0, columns * bytes) };
     }
     for c in 0..columns {
-        // SAFETY: the gradient is FP32 and has these columns.
-        unsafe { at.add(c * tensor.strides[3]).write(0.0) };
+        // SAFETY: the gradient has these columns.
+        unsafe { at.add(c * tensor.strides[3] * bytes).write_bytes(0, bytes) };
     }
 }
 
 /// Zeroes the gradients of keys and values that are stored with a sequence and do not belong to it.
-pub(super) fn clear_spare_keys(call: &Backward, index: usize, head: usize) {
-    let sequences = &call.problem.sequences;
-    let batch = sequences.get(index).batch;
-    for gradient in [&call.grad_key, &call.grad_value].into_iter().flatten() {
-        for row in sequences.spare_keys(index) {
-            clear_row(gradient, batch, head, row);
-        }
+pub(crate) fn clear_spare_keys(call: &Backward, pool: &Pool, workers: usize) {
+    let (sequences, heads) = (&call.problem.sequences, call.problem.kv_heads);
+    let gradients = [&call.grad_key, &call.grad_value];
+    // Without a gradient, heads and sequences may be without number.
+    if gradients.iter().all(|gradient| gradient.is_none()) || !sequences.have_spare_keys() {
+        return;
     }
+    pool.run(workers, sequences.len() * heads, |_, item| {
+        let (index, head) = (item / heads, item % heads);
+        let batch = sequences.get(index).batch;
+        for gradient in gradients.into_iter().flatten() {
+            for row in sequences.spare_keys(index) {
+                clear_row(gradient, batch, head, row);
+            }
+        }
+    });
 }
 
 /// Reads a row of a gradient.

@@ -23,11 +23,13 @@ mod scratch;
 mod statistics;
 
 pub(crate) use check::Backward;
+pub(crate) use finish::clear_spare_keys;
 pub(crate) use plan::{Loop, Plan, Source, WhyPath};
+pub(crate) use statistics::sink;
 
 use crate::kernels::Kernels;
 use crate::kernels::parts::Ready;
-use crate::memory::{Aligned, Arena};
+use crate::memory::{Aligned, Arena, PerWorker};
 use crate::pool::Pool;
 
 use bias::Bias;
@@ -61,9 +63,7 @@ pub(crate) fn workspace(call: &Backward, plan: &Plan, kernels: &Kernels) -> usiz
 
 /// What the call's memory is divided into.
 struct Room {
-    /// Bytes of a worker's scratch, and the first.
-    of_worker: usize,
-    workers: *mut u8,
+    workers: PerWorker,
     d: *mut f32,
     queries: *mut usize,
     keys: *mut usize,
@@ -74,12 +74,10 @@ unsafe impl Sync for Room {}
 
 impl Room {
     fn lay_out(arena: &mut Arena, call: &Backward, plan: &Plan, kernels: &Kernels) -> Self {
-        let mut worker = Arena::default();
-        Scratch::lay_out(&mut worker, call, plan, kernels);
-        let of_worker = worker.used();
         Room {
-            of_worker,
-            workers: arena.take(of_worker.saturating_mul(plan.workers)),
+            workers: PerWorker::lay_out(arena, plan.workers, |arena| {
+                Scratch::lay_out(arena, call, plan, kernels)
+            }),
             d: arena.take(kept_d(call)),
             queries: Blocks::lay_out(arena, call),
             keys: Blocks::lay_out(arena, call),
@@ -88,8 +86,7 @@ impl Room {
 
     /// The scratch of a worker.
     fn scratch(&self, worker: usize, call: &Backward, plan: &Plan, kernels: &Kernels) -> Scratch {
-        let base = self.workers.wrapping_add(worker * self.of_worker);
-        Scratch::lay_out(&mut Arena::new(base), call, plan, kernels)
+        Scratch::lay_out(&mut self.workers.part(worker), call, plan, kernels)
     }
 }
 
@@ -156,14 +153,7 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
             });
         }
     }
-    let sequences = &call.problem.sequences;
-    let of_keys = call.grad_key.is_some() || call.grad_value.is_some();
-    if of_keys && sequences.have_spare_keys() {
-        let heads = call.problem.kv_heads;
-        pool.run(plan.workers, sequences.len() * heads, |_, item| {
-            finish::clear_spare_keys(call, item / heads, item % heads);
-        });
-    }
+    clear_spare_keys(call, pool, plan.workers);
     let mask = mask::Items::new(call, plan);
     pool.run(plan.workers, mask.count(), |worker, item| {
         // SAFETY: as above.
@@ -171,7 +161,7 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
     });
     if call.grad_sinks.is_some() {
         pool.run(plan.workers, heads, |_, head| {
-            statistics::sink(call, d, head)
+            sink(call, head, |b, row| f64::from(d.rest(call, b, head, row)));
         });
     }
 }

@@ -219,8 +219,7 @@ impl Cells<'_> {
                     _ if l.abs() > BEND => to_base2(l),
                     _ => (f64::from(l) * std::f64::consts::LOG2_E) as f32,
                 };
-                *self.scratch.d.add(i) = self.d.read(at.0, at.1, row + i)
-                    - self.call.grad_of_logsumexp(at.0, at.1, row + i);
+                *self.scratch.d.add(i) = self.d.rest(self.call, at.0, at.1, row + i);
             }
         }
         if self.plan.products.is_some() {

@@ -7,12 +7,13 @@ use super::parts;
 use crate::error::Result;
 use crate::kernels::parts::Terms;
 use crate::kernels::{KB, Kernels};
+use crate::memory::reserve;
 use crate::plan::Scores;
 use crate::pool::MAX_THREADS;
 use crate::precision::Precision;
 use crate::problem::Problem;
 use crate::quantization::Granularity;
-use crate::sequences::{Sequence, reserve};
+use crate::sequences::Sequence;
 use crate::tensor::Tensor;
 
 /// How queries meet keys.
@@ -131,8 +132,7 @@ const BLOCKS_PER_WORKER: usize = 4;
 impl Plan {
     pub(crate) fn new(call: &Backward, kernels: &Kernels, threads: usize) -> Result<Self> {
         let problem = &call.problem;
-        let work = problem.scores() * (problem.d + problem.dv) as f64;
-        let inline = work < INLINE_WORK;
+        let inline = problem.work() < INLINE_WORK;
         let workers = if inline { 1 } else { threads };
         let (scores, why_scores) = scores(problem, kernels);
         let products = products(call, kernels, scores);
@@ -210,7 +210,7 @@ impl Heads {
         let order = if sequences.are_alike() {
             None
         } else {
-            let mut order = reserve(sequences.len())?;
+            let mut order = reserve(sequences.len(), "sequences")?;
             order.extend(0..sequences.len());
             let cost = |index: &usize| Reverse(cost(problem, &sequences.get(*index)) as u64);
             order.sort_unstable_by_key(|index| (cost(index), *index));

@@ -82,25 +82,23 @@ fn sees_nothing(call: &Backward, bias: &Bias<'_>, b: usize, head: usize, row: us
     sequence.is_none_or(|s: Sequence| (0..s.nk).all(|j| bias.hides(&s, head, row - s.q0, j)))
 }
 
-/// The gradient of a head's sink: what the sink took of each row's weights, times -D.
-pub(super) fn sink(call: &Backward, d: DValues<'_>, head: usize) {
+/// The gradient of a head's sink: what the sink took of each row's weights, times `rest` (of batch and row) with the sign
+/// changed, which is D less the gradient of the logsumexp.
+pub(crate) fn sink(call: &Backward, head: usize, rest: impl Fn(usize, usize) -> f64) {
     let (Some(sinks), Some(gradient)) = (&call.problem.options.sinks, &call.grad_sinks) else {
         return;
     };
-    let sink = f64::from(sinks.number(0, head));
+    let sink = sinks.get([0, head, 0, 0]);
     let [batch, _, rows, _] = call.problem.q.shape;
     let mut sum = 0f64;
     let batch = if rows == 0 { 0 } else { batch };
     for b in 0..batch {
         for row in 0..rows {
-            // SAFETY: the view was checked to be [batch, heads, rows, 1] floats.
-            let l = f64::from(unsafe { call.logsumexp.at(b, head, row, 0).cast::<f32>().read() });
+            let l = call.logsumexp.get([b, head, row, 0]);
             if l != f64::NEG_INFINITY {
-                let d = d.read(b, head, row) - call.grad_of_logsumexp(b, head, row);
-                sum += (sink - l).exp() * f64::from(d);
+                sum += (sink - l).exp() * rest(b, row);
             }
         }
     }
-    // SAFETY: the view was checked to be [1, heads, 1, 1] floats.
-    unsafe { gradient.at(0, head, 0, 0).cast::<f32>().write(-sum as f32) };
+    gradient.set([0, head, 0, 0], -sum);
 }

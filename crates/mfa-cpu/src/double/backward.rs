@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::cell::{Patch, Rows, Scores, add, dot, runs};
 use super::{KEYS, ROWS, workers};
-use crate::backward::Backward;
-use crate::memory::{Aligned, Arena};
+use crate::backward::{Backward, clear_spare_keys, sink};
+use crate::memory::{Aligned, Arena, PerWorker};
 use crate::pool::Pool;
 use crate::problem::Problem;
 use crate::sequences::{Numbering, Sequence};
@@ -46,8 +46,7 @@ impl Scratch {
 
 /// What the call's memory is divided into.
 struct Room {
-    each: usize,
-    first: *mut u8,
+    workers: PerWorker,
     /// D of `[batch, heads, rows]`, unless the caller's tensor has it.
     d: *mut f64,
     queries: *mut usize,
@@ -60,17 +59,15 @@ unsafe impl Sync for Room {}
 impl Room {
     fn lay_out(arena: &mut Arena, call: &Backward, threads: usize) -> Self {
         let problem = &call.problem;
-        let mut worker = Arena::default();
-        Scratch::lay_out(&mut worker, problem);
-        let each = worker.used();
         let [batch, heads, rows, _] = problem.q.shape;
         let kept = match call.d_values {
             None if call.needs_d() => batch.saturating_mul(heads).saturating_mul(rows),
             _ => 0,
         };
         Room {
-            each,
-            first: arena.take(each.saturating_mul(workers(problem.work(), threads))),
+            workers: PerWorker::lay_out(arena, workers(problem.work(), threads), |arena| {
+                Scratch::lay_out(arena, problem)
+            }),
             d: arena.take(kept),
             queries: Numbering::lay_out(arena, &problem.sequences),
             keys: Numbering::lay_out(arena, &problem.sequences),
@@ -78,8 +75,7 @@ impl Room {
     }
 
     fn scratch(&self, worker: usize, problem: &Problem) -> Scratch {
-        let base = self.first.wrapping_add(worker * self.each);
-        Scratch::lay_out(&mut Arena::new(base), problem)
+        Scratch::lay_out(&mut self.workers.part(worker), problem)
     }
 }
 
@@ -110,39 +106,17 @@ pub(crate) fn run(call: &Backward, pool: &Pool, threads: usize, memory: &Aligned
     };
     if call.needs_d() || call.grad_query.is_some() {
         pool.run(threads, queries.total(), |worker, item| {
-            let (index, within) = queries.find(item);
-            let sequence = sequences.get(index);
-            let tiles = sequence.nq.div_ceil(ROWS);
-            let start = within % tiles * ROWS;
-            let rows = start..(start + ROWS).min(sequence.nq);
-            pass.queries(
-                &sequence,
-                within / tiles,
-                rows,
-                room.scratch(worker, problem),
-            );
+            let (sequence, head, rows) = queries.block(item, sequences, |s| s.nq, ROWS);
+            pass.queries(&sequence, head, rows, room.scratch(worker, problem));
         });
     }
     if call.grad_key.is_some() || call.grad_value.is_some() {
         pool.run(threads, keys.total(), |worker, item| {
-            let (index, within) = keys.find(item);
-            let sequence = sequences.get(index);
-            let blocks = sequence.nk.div_ceil(KEYS);
-            let start = within % blocks * KEYS;
-            let keys = start..(start + KEYS).min(sequence.nk);
-            pass.keys(
-                &sequence,
-                within / blocks,
-                keys,
-                room.scratch(worker, problem),
-            );
+            let (sequence, head, rows) = keys.block(item, sequences, |s| s.nk, KEYS);
+            pass.keys(&sequence, head, rows, room.scratch(worker, problem));
         });
-        if sequences.have_spare_keys() {
-            pool.run(threads, sequences.len() * problem.kv_heads, |_, item| {
-                pass.clear_spare_keys(item / problem.kv_heads, item % problem.kv_heads);
-            });
-        }
     }
+    clear_spare_keys(call, pool, threads);
     if let Some(gradient) = &call.grad_mask {
         let [batch, heads, ..] = gradient.shape;
         pool.run(threads, batch * heads, |worker, item| {
@@ -150,7 +124,9 @@ pub(crate) fn run(call: &Backward, pool: &Pool, threads: usize, memory: &Aligned
         });
     }
     if call.grad_sinks.is_some() {
-        pool.run(threads, problem.heads, |_, head| pass.sink(head));
+        pool.run(threads, problem.heads, |_, head| {
+            sink(call, head, |b, row| pass.d(b, head, row));
+        });
     }
 }
 
@@ -338,19 +314,6 @@ impl Pass<'_> {
         }
     }
 
-    fn clear_spare_keys(&self, index: usize, kv_head: usize) {
-        let sequences = &self.call.problem.sequences;
-        let b = sequences.get(index).batch;
-        for gradient in [&self.call.grad_key, &self.call.grad_value]
-            .into_iter()
-            .flatten()
-        {
-            for row in sequences.spare_keys(index) {
-                (0..gradient.shape[3]).for_each(|c| gradient.set([b, kv_head, row, c], 0.0));
-            }
-        }
-    }
-
     /// The gradient of a mask's batch and head: all that is broadcast from there, in order.
     fn mask(&self, b: usize, h: usize, mut scratch: Scratch) {
         let (call, problem) = (self.call, &self.call.problem);
@@ -391,27 +354,5 @@ impl Pass<'_> {
                 }
             }
         }
-    }
-
-    /// The gradient of a head's sink.
-    fn sink(&self, head: usize) {
-        let (Some(sinks), Some(gradient)) =
-            (&self.call.problem.options.sinks, &self.call.grad_sinks)
-        else {
-            return;
-        };
-        let sink = sinks.get([0, head, 0, 0]);
-        let [batch, _, rows, _] = self.call.problem.q.shape;
-        let mut sum = 0.0;
-        let batch = if rows == 0 { 0 } else { batch };
-        for b in 0..batch {
-            for row in 0..rows {
-                let l = self.call.logsumexp.get([b, head, row, 0]);
-                if l != f64::NEG_INFINITY {
-                    sum += (sink - l).exp() * self.d(b, head, row);
-                }
-            }
-        }
-        gradient.set([0, head, 0, 0], -sum);
     }
 }

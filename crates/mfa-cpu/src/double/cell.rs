@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{KEYS, ROWS};
+use crate::mask::hides;
 use crate::memory::Arena;
-use crate::precision::Precision;
 use crate::problem::Problem;
 use crate::sequences::Sequence;
 use crate::tensor::Tensor;
@@ -80,14 +80,16 @@ impl Scores {
             let (lo, hi) = sequence.visible(options, i);
             for (c, j) in patch.keys.clone().enumerate() {
                 let (mut s, mut slope) = (f64::NEG_INFINITY, 1.0);
-                if (lo..hi).contains(&j) && !hides(options.mask.as_ref(), patch, i, j) {
+                let at = [sequence.index, patch.head, i, j];
+                let hidden = options.mask.as_ref().is_some_and(|mask| hides(mask, at));
+                if (lo..hi).contains(&j) && !hidden {
                     s = options.exact_scale * dot(q.row(r), k.row(c));
                     if cap > 0.0 {
                         let t = (s / cap).tanh();
                         (s, slope) = (cap * t, 1.0 - t * t);
                     }
                     if let Some(mask) = options.mask.as_ref().filter(|m| m.precision.is_float()) {
-                        s += mask.get([sequence.index, patch.head, i, j]);
+                        s += mask.get(at);
                     }
                     if let Some(slopes) = &options.alibi {
                         let distance = (i as i64 + sequence.shift - j as i64).unsigned_abs();
@@ -99,17 +101,6 @@ impl Scores {
             }
         }
     }
-}
-
-fn hides(mask: Option<&Tensor>, patch: &Patch<'_>, i: usize, j: usize) -> bool {
-    mask.is_some_and(|mask| {
-        let at = [patch.sequence.index, patch.head, i, j];
-        if mask.precision == Precision::Bool {
-            // SAFETY: the mask was broadcast to cover every row and key of each sequence.
-            return unsafe { *mask.at(at[0], at[1], at[2], at[3]) } == 0;
-        }
-        mask.get(at) == f64::NEG_INFINITY
-    })
 }
 
 /// A product of rows, in eight sums.

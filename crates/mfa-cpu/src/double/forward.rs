@@ -2,7 +2,7 @@
 
 use super::cell::{Patch, Rows, Scores, add, runs};
 use super::{KEYS, ROWS, workers};
-use crate::memory::{Aligned, Arena};
+use crate::memory::{Aligned, Arena, PerWorker};
 use crate::pool::Pool;
 use crate::problem::{Forward, Problem};
 use crate::sequences::Numbering;
@@ -28,13 +28,12 @@ impl Scratch {
     }
 }
 
-/// Bytes of a worker's scratch, the first worker's, and the room for the numbers of items.
-fn lay_out(arena: &mut Arena, problem: &Problem, threads: usize) -> (usize, *mut u8, *mut usize) {
-    let mut worker = Arena::default();
-    Scratch::lay_out(&mut worker, problem);
-    let each = worker.used();
-    let first = arena.take(each.saturating_mul(workers(problem.work(), threads)));
-    (each, first, Numbering::lay_out(arena, &problem.sequences))
+/// The scratch of workers, and the room for the numbers of items.
+fn lay_out(arena: &mut Arena, problem: &Problem, threads: usize) -> (PerWorker, *mut usize) {
+    let scratch = PerWorker::lay_out(arena, workers(problem.work(), threads), |arena| {
+        Scratch::lay_out(arena, problem)
+    });
+    (scratch, Numbering::lay_out(arena, &problem.sequences))
 }
 
 /// Bytes of memory that the call needs beside its outputs.
@@ -44,21 +43,10 @@ pub(crate) fn workspace(problem: &Problem, threads: usize) -> usize {
     arena.used()
 }
 
-struct Shared(*mut u8);
-// SAFETY: each worker uses its own part.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn part(&self, at: usize) -> *mut u8 {
-        self.0.wrapping_add(at)
-    }
-}
-
 /// Runs a call. `memory` holds at least [`workspace`] bytes.
 pub(crate) fn run(call: &Forward, pool: &Pool, threads: usize, memory: &Aligned) {
     let problem = &call.problem;
-    let (each, first, room) = lay_out(&mut Arena::new(memory.ptr()), problem, threads);
-    let first = Shared(first);
+    let (scratch, room) = lay_out(&mut Arena::new(memory.ptr()), problem, threads);
     // SAFETY: laid out for these sequences, in memory that is this call's.
     let items = unsafe {
         Numbering::new(room, &problem.sequences, |sequence| {
@@ -67,17 +55,14 @@ pub(crate) fn run(call: &Forward, pool: &Pool, threads: usize, memory: &Aligned)
     };
     let threads = workers(problem.work(), threads);
     pool.run(threads, items.total(), |worker, item| {
-        let (index, within) = items.find(item);
-        let sequence = problem.sequences.get(index);
-        let tiles = sequence.nq.div_ceil(ROWS);
-        let start = within % tiles * ROWS;
+        let (sequence, head, rows) = items.block(item, &problem.sequences, |s| s.nq, ROWS);
         let patch = Patch {
             sequence: &sequence,
-            head: within / tiles,
-            rows: start..(start + ROWS).min(sequence.nq),
+            head,
+            rows,
             keys: 0..sequence.nk,
         };
-        let scratch = Scratch::lay_out(&mut Arena::new(first.part(worker * each)), problem);
+        let scratch = Scratch::lay_out(&mut scratch.part(worker), problem);
         tile(call, &patch, scratch);
     });
 }

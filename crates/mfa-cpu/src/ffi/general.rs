@@ -23,14 +23,13 @@ use crate::tensor::Access;
 /// Validates, plans and runs a forward call.
 pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Result<()> {
     let call = Forward::check(desc, Access::Run)?;
+    if call.problem.is_double() {
+        return context.on_workers(
+            |threads| double::workspace_forward(&call.problem, threads),
+            |pool, threads, memory| double::run_forward(&call, pool, threads, memory),
+        );
+    }
     context.timed(|state| {
-        if call.problem.is_double() {
-            let threads = state.threads();
-            let bytes = double::workspace_forward(&call.problem, threads);
-            let (pool, memory) = state.resources(bytes)?;
-            double::run_forward(&call, pool, threads, memory);
-            return Ok(());
-        }
         let plan = Plan::new(&call, context.kernels, state.threads());
         let bytes = forward::workspace(&call.problem, &plan, context.kernels);
         let (pool, memory) = state.resources(bytes)?;
@@ -41,14 +40,13 @@ pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Re
 /// Validates, plans and runs a backward call.
 pub(super) fn run_backward(context: &Context, desc: &sys::mfa_backward_desc) -> Result<()> {
     let call = Backward::check(desc, Access::Run)?;
+    if call.problem.is_double() {
+        return context.on_workers(
+            |threads| double::workspace_backward(&call, threads),
+            |pool, threads, memory| double::run_backward(&call, pool, threads, memory),
+        );
+    }
     context.timed(|state| {
-        if call.problem.is_double() {
-            let threads = state.threads();
-            let bytes = double::workspace_backward(&call, threads);
-            let (pool, memory) = state.resources(bytes)?;
-            double::run_backward(&call, pool, threads, memory);
-            return Ok(());
-        }
         let plan = backward::Plan::new(&call, context.kernels, state.threads())?;
         let bytes = backward::workspace(&call, &plan, context.kernels);
         let (pool, memory) = state.resources(bytes)?;
@@ -91,12 +89,7 @@ pub unsafe extern "C" fn mfa_merge(context: *mut c_void, desc: *const sys::mfa_m
         let context = handle::context(context)?;
         // SAFETY: NULL or a struct of its struct_size, whose pointers are NULL or to `count` tensors, by contract.
         let call = unsafe { Merge::check(&sized_required(desc, "merge descriptor")?)? };
-        context.timed(|state| {
-            let threads = state.threads();
-            let (pool, _) = state.resources(0)?;
-            call.run(pool, threads);
-            Ok(())
-        })
+        context.on_workers(|_| 0, |pool, threads, _| call.run(pool, threads))
     })
 }
 
@@ -110,12 +103,7 @@ pub unsafe extern "C" fn mfa_merge_backward(
         // SAFETY: as for `mfa_merge`.
         let call =
             unsafe { MergeBackward::check(&sized_required(desc, "merge backward descriptor")?)? };
-        context.timed(|state| {
-            let threads = state.threads();
-            let (pool, _) = state.resources(0)?;
-            call.run(pool, threads);
-            Ok(())
-        })
+        context.on_workers(|_| 0, |pool, threads, _| call.run(pool, threads))
     })
 }
 
@@ -234,18 +222,12 @@ pub unsafe extern "C" fn mfa_quantize(
         // SAFETY: NULL or a struct of its struct_size, by contract.
         let desc = unsafe { sized_required(desc, "quantize descriptor")? };
         let call = Quantize::check(&desc)?;
-        let error = context.timed(|state| {
-            let threads = state.threads();
-            let (pool, memory) = state.resources(call.workspace(threads))?;
-            call.run(
-                context.kernels,
-                pool,
-                threads,
-                memory,
-                !desc.error.is_null(),
-            )
-        })?;
-        if !desc.error.is_null() {
+        let wanted = !desc.error.is_null();
+        let error = context.on_workers(
+            |threads| call.workspace(threads),
+            |pool, threads, memory| call.run(context.kernels, pool, threads, memory, wanted),
+        )??;
+        if wanted {
             // SAFETY: not NULL, so valid for writing by contract.
             unsafe { write(desc.error, error.report(), "error")? };
         }
@@ -275,11 +257,9 @@ pub unsafe extern "C" fn mfa_dequantize(
         let (source, destination) =
             unsafe { (source.read_unaligned(), destination.read_unaligned()) };
         let call = Dequantize::check(&source, &destination)?;
-        context.timed(|state| {
-            let threads = state.threads();
-            let (pool, memory) = state.resources(call.workspace(threads))?;
-            call.run(context.kernels, pool, threads, memory);
-            Ok(())
-        })
+        context.on_workers(
+            |threads| call.workspace(threads),
+            |pool, threads, memory| call.run(context.kernels, pool, threads, memory),
+        )
     })
 }

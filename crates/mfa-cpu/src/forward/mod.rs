@@ -13,7 +13,7 @@ pub(crate) use schedule::{Schedule, count as count_tiles};
 
 use crate::error::Result;
 use crate::kernels::Kernels;
-use crate::memory::{Aligned, Arena};
+use crate::memory::{Aligned, Arena, PerWorker};
 use crate::plan::{Loop, Plan, Values};
 use crate::pool::Pool;
 use crate::problem::{Forward, Problem};
@@ -64,9 +64,7 @@ pub(crate) fn workspace(problem: &Problem, plan: &Plan, kernels: &Kernels) -> us
 
 /// What the call's memory is divided into.
 struct Room {
-    /// Bytes of a worker's scratch, and the first.
-    of_worker: usize,
-    workers: *mut u8,
+    workers: PerWorker,
     schedule: *mut usize,
     partials: *mut f32,
 }
@@ -76,9 +74,6 @@ unsafe impl Sync for Room {}
 
 impl Room {
     fn lay_out(arena: &mut Arena, problem: &Problem, plan: &Plan, kernels: &Kernels) -> Self {
-        let mut worker = Arena::default();
-        Scratch::lay_out(&mut worker, problem, plan, kernels);
-        let of_worker = worker.used();
         let partials = if plan.splits > 1 {
             let items = count_tiles(problem, plan).saturating_mul(plan.splits);
             items
@@ -88,8 +83,9 @@ impl Room {
             0
         };
         Room {
-            of_worker,
-            workers: arena.take(of_worker.saturating_mul(plan.workers)),
+            workers: PerWorker::lay_out(arena, plan.workers, |arena| {
+                Scratch::lay_out(arena, problem, plan, kernels)
+            }),
             schedule: Schedule::lay_out(arena, problem),
             partials: arena.take(partials),
         }
@@ -102,8 +98,7 @@ impl Room {
 
     /// The scratch of a worker.
     fn scratch(&self, worker: usize, problem: &Problem, plan: &Plan, kernels: &Kernels) -> Scratch {
-        let base = self.workers.wrapping_add(worker * self.of_worker);
-        Scratch::lay_out(&mut Arena::new(base), problem, plan, kernels)
+        Scratch::lay_out(&mut self.workers.part(worker), problem, plan, kernels)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The memory of workers that round.
 
 use super::statistics::Range;
-use crate::memory::{Aligned, Arena};
+use crate::memory::{Aligned, Arena, PerWorker};
 
 /// A worker's memory: rows of as many columns as the source has.
 pub(super) struct Work<'a> {
@@ -14,19 +14,15 @@ pub(super) struct Work<'a> {
 
 /// The memory of all workers.
 pub(super) struct Room {
-    first: *mut u8,
-    each: usize,
+    workers: PerWorker,
     columns: usize,
 }
-
-// SAFETY: each worker uses its own part.
-unsafe impl Sync for Room {}
 
 /// Bytes of memory that `threads` workers need for rows of `columns`.
 pub(super) fn workspace(columns: usize, threads: usize) -> usize {
     let mut arena = Arena::default();
-    Room::lay_out(&mut arena, columns);
-    arena.used().saturating_mul(threads)
+    PerWorker::lay_out(&mut arena, threads, |arena| Room::lay_out(arena, columns));
+    arena.used()
 }
 
 type Parts = (*mut f32, *mut f32, *mut i8, *mut f64, *mut Range);
@@ -44,11 +40,10 @@ impl Room {
 
     /// `memory` holds [`workspace`] bytes, for the workers that ask for theirs.
     pub(super) fn new(memory: &Aligned, columns: usize) -> Self {
-        let mut arena = Arena::default();
-        Room::lay_out(&mut arena, columns);
+        let arena = &mut Arena::new(memory.ptr());
         Room {
-            first: memory.ptr(),
-            each: arena.used(),
+            // Parts are alike, however many of them there are.
+            workers: PerWorker::lay_out(arena, 1, |arena| Room::lay_out(arena, columns)),
             columns,
         }
     }
@@ -56,8 +51,8 @@ impl Room {
     /// A worker's part. What it holds is of no meaning: all of it is plain numbers, zero in fresh memory.
     #[allow(clippy::mut_from_ref)] // Each worker asks for its own, and has one at a time.
     pub(super) fn of(&self, worker: usize) -> Work<'_> {
-        let base = self.first.wrapping_add(worker * self.each);
-        let (row, back, codes, sum, ranges) = Room::lay_out(&mut Arena::new(base), self.columns);
+        let arena = &mut self.workers.part(worker);
+        let (row, back, codes, sum, ranges) = Room::lay_out(arena, self.columns);
         let n = self.columns;
         // SAFETY: laid out for `n` of each, in memory that this worker alone uses.
         unsafe {

@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::memory::reserve;
 use crate::pool::Pool;
 
 /// Runs `part` for each item, with the number of the worker, and returns the results in order.
@@ -12,10 +13,7 @@ pub(super) fn collect<T: Send + Sync>(
     items: usize,
     part: impl Fn(usize, usize) -> T + Sync,
 ) -> Result<Vec<OnceLock<T>>> {
-    let mut slots = Vec::new();
-    slots
-        .try_reserve_exact(items)
-        .map_err(|_| Error::allocation(format!("no memory for the results of {items} items")))?;
+    let mut slots = reserve(items, "results of items")?;
     slots.resize_with(items, OnceLock::new);
     pool.run(threads, items, |worker, item| {
         slots[item].get_or_init(|| part(worker, item));
