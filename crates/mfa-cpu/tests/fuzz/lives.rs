@@ -138,13 +138,19 @@ impl World {
         });
     }
 
-    fn threads(&mut self) {
-        let bad = self.random.one_in(4);
+    /// A context to call with, and whether it is a bad one: one in `n` is.
+    fn some_context(&mut self, n: u64) -> (*mut c_void, bool) {
+        let bad = self.random.one_in(n);
         let context = if bad {
             self.bad_context()
         } else {
             self.context
         };
+        (context, bad)
+    }
+
+    fn threads(&mut self) {
+        let (context, bad) = self.some_context(4);
         let (place, outputs, expect) = self.place_for();
         let expect = if bad { Expect::Refusal } else { expect };
         self.call("mfa_get_num_threads", expect, &outputs, |api| {
@@ -174,12 +180,7 @@ impl World {
     }
 
     fn latency(&mut self) {
-        let bad = self.random.one_in(3);
-        let context = if bad {
-            self.bad_context()
-        } else {
-            self.context
-        };
+        let (context, bad) = self.some_context(3);
         let (place, outputs, expect) = self.place_for();
         let expect = if bad { Expect::Refusal } else { expect };
         self.call("mfa_get_latency", expect, &outputs, |api| {
@@ -263,12 +264,7 @@ impl World {
             2 => (piece.at.cast(), 0, true),
             _ => (piece.at.cast(), 16, true),
         };
-        let bad = self.random.one_in(4);
-        let context = if bad {
-            self.bad_context()
-        } else {
-            self.context
-        };
+        let (context, bad) = self.some_context(4);
         let (place, outputs, expect) = self.place_for::<*mut c_void>();
         let expect = if legal && !bad {
             expect

@@ -189,14 +189,14 @@ def _attend_broadcast(
     if q.ndim == k.ndim == v.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]:
         # Nothing to broadcast: by far the most frequent case, and the one whose overhead matters.
         if "cu_seqlens_q" not in options:
-            _check_mask(mask, (*q.shape[:-1], k.shape[-2]))
+            check_mask(mask, (*q.shape[:-1], k.shape[-2]))
         return _native._sdpa(q, k, v, context, attn_mask=mask, **options)
     rank = max(q.ndim, k.ndim, v.ndim)
-    q, k, v = (_promote(x, max(rank, 4)) for x in (q, k, v))
+    q, k, v = (promote(x, max(rank, 4)) for x in (q, k, v))
     q, k, v = _match_heads(q, k, v, enable_gqa)
     q, k, v, batch = _match_batches(q, k, v)
     if "cu_seqlens_q" not in options:
-        _check_mask(mask, (*batch, q.shape[-3], q.shape[-2], k.shape[-2]))
+        check_mask(mask, (*batch, q.shape[-3], q.shape[-2], k.shape[-2]))
     if len(batch) == 1:
         out = _native._sdpa(q, k, v, context, attn_mask=mask, **options)
     else:
@@ -246,7 +246,8 @@ def _hand_over(out: Any, query: Any) -> Any:
         return namespace.asarray(out)
 
 
-def _promote(x: Any, rank: int) -> Any:
+def promote(x: Any, rank: int) -> Any:
+    """Puts dimensions of size 1 before those of an array or a tensor, to the rank."""
     return x if x.ndim == rank else x[(None,) * (rank - x.ndim)]
 
 
@@ -305,7 +306,8 @@ def _match_batches(q: Any, k: Any, v: Any) -> tuple[Any, Any, Any, tuple[int, ..
     return q, k, v, batch
 
 
-def _check_mask(mask: Any, scores: tuple[int, ...]) -> None:
+def check_mask(mask: Any, scores: tuple[int, ...]) -> None:
+    """Refuses a mask, an array or a tensor, that does not broadcast to the shape of the scores."""
     if mask is None:
         return
     shape = tuple(mask.shape)

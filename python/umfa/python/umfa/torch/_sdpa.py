@@ -11,6 +11,7 @@ from torch import Tensor
 
 from umfa import _native
 from umfa._errors import InvalidArgument, InvalidDimensions, InvalidType, Unsupported
+from umfa._sdpa import check_mask, promote
 from umfa.torch import _options
 from umfa.torch._attention import call, extras, in_order, operands
 from umfa.torch._context import number_of
@@ -103,7 +104,7 @@ def scaled_dot_product_attention(
     _check(q, k, v)
 
     rank = max(q.ndim, k.ndim, v.ndim)
-    q, k, v = (_promote(in_order(x, layout), max(rank, 4)) for x in (q, k, v))
+    q, k, v = (promote(in_order(x, layout), max(rank, 4)) for x in (q, k, v))
     q, k, v = _match_heads(q, k, v, enable_gqa)
     q, k, v, batch = _match_batches(q, k, v)
     if k.shape[-2] != v.shape[-2]:
@@ -116,7 +117,7 @@ def scaled_dot_product_attention(
             f"query: shape {tuple(query.shape)}, expected rank 4 or less with lengths of sequences"
         )
     if others[2] is None:  # else the mask has the shape of the sequences
-        _check_mask(mask, (*batch, q.shape[-3], q.shape[-2], k.shape[-2]))
+        check_mask(mask, (*batch, q.shape[-3], q.shape[-2], k.shape[-2]))
     if len(batch) == 1:
         out, logsumexp = call(q, k, v, (mask, *others), plain)
     else:
@@ -142,10 +143,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             f"key: shape {tuple(k.shape)}, expected {q.shape[-1]} columns as in query with shape "
             f"{tuple(q.shape)}"
         )
-
-
-def _promote(x: Tensor, rank: int) -> Tensor:
-    return x if x.ndim == rank else x[(None,) * (rank - x.ndim)]
 
 
 def _match_heads(q: Tensor, k: Tensor, v: Tensor, enable_gqa: bool) -> tuple[Tensor, ...]:
@@ -194,17 +191,6 @@ def _match_batches(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Ten
 def _expand(x: Tensor, shape: Shape) -> Tensor:
     """A view in which dimensions of size 1 repeat without a copy."""
     return x if tuple(x.shape) == shape else x.expand(*shape)
-
-
-def _check_mask(mask: Tensor | None, scores: Shape) -> None:
-    if mask is None:
-        return
-    shape = tuple(mask.shape)
-    aligned = scores[len(scores) - len(shape) :] if 0 < len(shape) <= len(scores) else None
-    if not aligned or any(size not in (1, full) for size, full in zip(shape, aligned)):
-        raise InvalidDimensions(
-            f"attn_mask: shape {shape}, expected one that broadcasts to {scores}"
-        )
 
 
 def _call_folded(
