@@ -8,34 +8,15 @@
 //! The instruction set is chosen once per process, or forced by `MFA_CPU_ISA`; see `kernels`.
 
 mod backward;
-mod base2;
-mod buffer;
-mod context;
-mod double;
+mod contract;
 mod error;
-mod expand;
-mod explain;
 mod ffi;
-mod fork;
 mod forward;
-mod hadamard;
-mod handle;
-mod kernels;
-mod line;
-mod mask;
-mod memory;
+mod fp64;
 mod merge;
-mod overlap;
-mod plan;
-mod pool;
-mod precision;
-mod problem;
-mod quantization;
+mod operands;
 mod quantize;
-mod record;
-mod sequences;
-mod sizes;
-mod tensor;
+mod runtime;
 
 pub use ffi::*;
 

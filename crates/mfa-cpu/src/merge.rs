@@ -2,12 +2,14 @@
 
 use mfa_sys as sys;
 
+use crate::contract::array::Access;
+use crate::contract::overlap;
+use crate::contract::precision;
+use crate::contract::tensor::Tensor;
 use crate::error::{Result, ensure};
-use crate::memory::reserve;
-use crate::overlap;
-use crate::pool::Pool;
-use crate::precision::Precision;
-use crate::tensor::{Access, Tensor};
+use crate::runtime::memory::reserve;
+use crate::runtime::pool::Pool;
+use mfa_kernels::Precision;
 
 /// One part: O and logsumexp.
 struct Part {
@@ -84,7 +86,7 @@ impl Parts {
                     Precision::Bf16,
                     Precision::F64,
                 ],
-                _ => exact.floats_beside(),
+                _ => precision::floats_beside(exact),
             };
             let output = Access::Run.required(&output, &name, floats)?;
             if index == 0 {
@@ -114,7 +116,7 @@ impl Parts {
 
     /// Precisions of what stands beside the outputs.
     fn floats(&self) -> &'static [Precision] {
-        self.exact.floats_beside()
+        precision::floats_beside(self.exact)
     }
 
     /// Calls `row` with batch, head and row of each row.

@@ -2,10 +2,11 @@
 
 use mfa_sys as sys;
 
+use crate::contract::array::Access;
+use crate::contract::overlap;
+use crate::contract::problem::Problem;
+use crate::contract::tensor::Tensor;
 use crate::error::{Result, ensure};
-use crate::overlap;
-use crate::problem::Problem;
-use crate::tensor::{Access, Tensor};
 
 /// A checked backward call.
 pub(crate) struct Backward {
@@ -172,7 +173,7 @@ fn mask_shape(
         return Ok([0; 4]);
     }
     // SAFETY: the contract makes `options` NULL or the address of a struct whose struct_size is true.
-    let raw = unsafe { crate::ffi::sized(desc.options, "options")? };
+    let raw = unsafe { crate::contract::sized::sized(desc.options, "options")? };
     let (Some(raw), Some(mask)) = (raw, &problem.options.mask) else {
         return Err(crate::error::Error::argument(
             "grad_mask: given without a mask; expected both or only the mask",

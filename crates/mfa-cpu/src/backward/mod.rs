@@ -10,31 +10,33 @@
 //! same bits every time. Where key/value heads keep the workers busy, an item is such a head (*fused*: every product is
 //! done once). Otherwise dQ is computed by blocks of queries, and dK and dV by blocks of keys (*split*).
 
-mod bias;
-mod cell;
+mod bf16_split;
+mod block_pair;
 mod check;
-mod finish;
-mod mask;
+mod epilogue;
+mod mask_gradient;
 mod pack;
-mod parts;
 mod passes;
 mod plan;
+mod products;
+mod row_statistics;
+mod score_mod;
 mod scratch;
-mod statistics;
 
 pub(crate) use check::Backward;
-pub(crate) use finish::clear_spare_keys;
+pub(crate) use epilogue::clear_spare_keys;
 pub(crate) use plan::{Loop, Plan, Source, WhyPath};
-pub(crate) use statistics::sink;
+pub(crate) use row_statistics::sink;
 
-use crate::kernels::Kernels;
-use crate::kernels::parts::Ready;
-use crate::memory::{Aligned, Arena, PerWorker};
-use crate::pool::Pool;
+use crate::runtime::memory::{Aligned, Arena, PerWorker};
+use crate::runtime::pool::Pool;
+use mfa_kernels::Kernels;
+use mfa_kernels::bf16_split::TileConfigGuard;
 
-use bias::Bias;
-use cell::{Cells, DValues};
+use block_pair::DValues;
 use passes::Blocks;
+use products::Cells;
+use score_mod::Bias;
 use scratch::Scratch;
 
 /// Floats of D that the call keeps itself.
@@ -111,7 +113,7 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
         bias: &bias,
         d,
         scratch: room.scratch(worker, call, plan, kernels),
-        _ready: Ready::new(kernels),
+        _tile_config: TileConfigGuard::new(kernels),
     };
     for worker in 0..plan.workers {
         let ones = room.scratch(worker, call, plan, kernels).ones;
@@ -122,9 +124,9 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
     // SAFETY: laid out for this call, in memory that is its own.
     let queries = unsafe { Blocks::new(call, plan, passes::Side::Queries, room.queries) };
     match plan.d {
-        Source::Output => pool.run(plan.workers, statistics::items(call), |worker, item| {
+        Source::Output => pool.run(plan.workers, row_statistics::items(call), |worker, item| {
             let lines = room.scratch(worker, call, plan, kernels).lines;
-            statistics::from_output(call, kernels, &bias, d, lines, item);
+            row_statistics::from_output(call, kernels, &bias, d, lines, item);
         }),
         Source::Weights => pool.run(plan.workers, queries.count(), |worker, item| {
             // SAFETY: the scratch was laid out for this call, and worker numbers are not shared.
@@ -154,7 +156,7 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
         }
     }
     clear_spare_keys(call, pool, plan.workers);
-    let mask = mask::Items::new(call, plan);
+    let mask = mask_gradient::Items::new(call, plan);
     pool.run(plan.workers, mask.count(), |worker, item| {
         // SAFETY: as above.
         unsafe { cells(worker).mask_item(&mask, item) };

@@ -6,18 +6,19 @@
 //! Rows that hold NaN or infinities are packed as zeros where they are factors of a sum over rows, and reported: 0 times
 //! NaN must not reach the gradients of rows that are masked from each other.
 
+use super::block_pair::Want;
 use std::ptr::null;
 
-use super::cell::{Cells, Want};
+use super::products::Cells;
 use super::scratch::stride;
-use crate::base2::{BEND, to_base2};
-use crate::expand::Basis;
-use crate::kernels::parts::{FloatRows, STEP};
-use crate::line::RowSet;
-use crate::plan::Scores;
-use crate::sequences::Sequence;
-use crate::sizes::padded;
-use crate::tensor::Tensor;
+use crate::contract::sequences::Sequence;
+use crate::contract::tensor::Tensor;
+use crate::operands::arithmetic::Scores;
+use crate::operands::dequantize::Basis;
+use crate::operands::padding::padded;
+use crate::operands::row_buffer::RowSet;
+use mfa_kernels::base2::{BEND, to_base2};
+use mfa_kernels::bf16_split::{FloatRows, STEP};
 
 /// A packed block of queries of one head.
 #[derive(Clone)]
@@ -160,7 +161,7 @@ impl Cells<'_> {
         unsafe {
             self.load_statistics((sequence.batch, head), sequence.q0 + first, n);
             match self.plan.products {
-                Some(_) => block.parts = self.pack_query_parts(sequence, &block, want),
+                Some(_) => block.parts = self.pack_query_bf16(sequence, &block, want),
                 None => self.pack_query_floats(sequence, &mut block, want),
             }
         }
@@ -310,7 +311,7 @@ impl Cells<'_> {
         // SAFETY: `n <= block_keys` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
             match self.plan.products {
-                Some(_) => block.parts = self.pack_key_parts(sequence, kv_head, &block, want),
+                Some(_) => block.parts = self.pack_key_bf16(sequence, kv_head, &block, want),
                 None => self.pack_key_floats(sequence, kv_head, &mut block, want),
             }
         }

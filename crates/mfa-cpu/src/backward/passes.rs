@@ -1,18 +1,20 @@
 //! The passes over pairs of blocks, and their items.
 
+use super::block_pair::{Sum, Want};
+use crate::operands::rows::{clear_row, load_row};
 use std::ops::Range;
 use std::ptr::null_mut;
 
-use super::cell::{Cells, Sum, Want};
 use super::check::Backward;
-use super::finish::{Finish, clear_row, load_row};
+use super::epilogue::Finish;
 use super::plan::{Head, Plan};
-use crate::forward::store_row;
-use crate::memory::Arena;
-use crate::problem::Problem;
-use crate::sequences::{Numbering, Sequence};
-use crate::sizes::padded;
-use crate::tensor::Tensor;
+use super::products::Cells;
+use crate::contract::problem::Problem;
+use crate::contract::sequences::{Numbering, Sequence};
+use crate::contract::tensor::Tensor;
+use crate::operands::padding::padded;
+use crate::operands::rows::store_row;
+use crate::runtime::memory::Arena;
 
 /// What a pass takes block by block.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -207,8 +209,8 @@ impl Cells<'_> {
     /// Calls `each` with first and number of every run of keys that a block of queries sees.
     unsafe fn over_keys(&self, block: &Block, each: impl Fn(usize, usize)) {
         let (sequence, options) = (&block.sequence, &self.call.problem.options);
-        let lo = sequence.visible(options, block.rows.start).0;
-        let hi = sequence.visible(options, block.rows.end - 1).1;
+        let lo = options.key_range(&sequence, block.rows.start).0;
+        let hi = options.key_range(&sequence, block.rows.end - 1).1;
         for (first, n) in runs(lo..hi, self.plan.block_keys) {
             let rows = block.rows.clone();
             if !(self.bias).hides_all(sequence, block.head, rows, first..first + n) {
@@ -286,8 +288,8 @@ impl Cells<'_> {
         unsafe {
             scratch.dk.write_bytes(0, n * ldk);
             scratch.dv.write_bytes(0, n * ldv);
-            let lo = sequence.seen_by(options, block.rows.start).0;
-            let hi = sequence.seen_by(options, block.rows.end - 1).1;
+            let lo = options.query_range(&sequence, block.rows.start).0;
+            let hi = options.query_range(&sequence, block.rows.end - 1).1;
             let (lo, hi) = if lo < hi { (lo, hi) } else { (0, 0) };
             if let Some(dq) = dq {
                 for head in self.group(kv_head) {

@@ -2,19 +2,19 @@
 
 use std::cmp::Reverse;
 
+use super::bf16_split;
 use super::check::Backward;
-use super::parts;
+use crate::contract::problem::Problem;
+use crate::contract::quant_scheme::Granularity;
+use crate::contract::sequences::Sequence;
+use crate::contract::tensor::Tensor;
 use crate::error::Result;
-use crate::kernels::parts::Terms;
-use crate::kernels::{KB, Kernels};
-use crate::memory::reserve;
-use crate::plan::Scores;
-use crate::pool::MAX_THREADS;
-use crate::precision::Precision;
-use crate::problem::Problem;
-use crate::quantization::Granularity;
-use crate::sequences::Sequence;
-use crate::tensor::Tensor;
+use crate::operands::arithmetic::Scores;
+use crate::runtime::memory::reserve;
+use crate::runtime::pool::MAX_THREADS;
+use mfa_kernels::Precision;
+use mfa_kernels::bf16_split::Bf16Products;
+use mfa_kernels::{KB, Kernels};
 
 /// How queries meet keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +38,13 @@ pub(crate) enum Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Products {
     /// K by Q, exact.
-    pub scores: Terms,
+    pub scores: Bf16Products,
     /// V by dO, exact.
-    pub dp: Terms,
+    pub dp: Bf16Products,
     /// P by dO: P is rounded to the precision of dO.
-    pub p: Terms,
+    pub p: Bf16Products,
     /// dS by Q, and K by dS: dS is rounded to the finer precision of Q and K.
-    pub ds: Terms,
+    pub ds: Bf16Products,
 }
 
 /// How a call runs.
@@ -114,7 +114,7 @@ const BLOCKS: [(usize, usize, usize); 4] = [
 /// The same with products of parts: packing queries costs more beside them, so that blocks of keys are long and those of
 /// queries short. What is summed for the keys may leave the cache, for it is read and written in order; twice these keys
 /// would bring the widest rows up to a tenth more, for twice the memory.
-const PARTS_BLOCKS: [(usize, [(usize, usize); 3]); 4] = [
+const BF16_BLOCKS: [(usize, [(usize, usize); 3]); 4] = [
     // columns of Q and V, queries and keys of a block of one, two and three parts
     (160, [(KB, 512), (KB / 2, 512), (KB / 2, 512)]),
     (288, [(KB, 512), (KB, 512), (KB / 2, 256)]),
@@ -182,9 +182,9 @@ fn blocks(columns: usize, products: Option<Products>) -> (usize, usize) {
             (queries, keys)
         }
         Some(products) => {
-            let parts = products.p.parts_of_b().max(products.ds.parts_of_b());
-            let (_, by_parts) = PARTS_BLOCKS[PARTS_BLOCKS.partition_point(|row| row.0 < columns)];
-            by_parts[parts - 1]
+            let parts = products.p.slices_of_b().max(products.ds.slices_of_b());
+            let (_, by_slices) = BF16_BLOCKS[BF16_BLOCKS.partition_point(|row| row.0 < columns)];
+            by_slices[parts - 1]
         }
     }
 }
@@ -196,7 +196,7 @@ fn cost(problem: &Problem, sequence: &Sequence) -> f64 {
     let samples = sequence.nq.min(16);
     let visible: usize = (0..samples)
         .map(|n| {
-            let (lo, hi) = sequence.visible(options, n * sequence.nq / samples);
+            let (lo, hi) = options.key_range(&sequence, n * sequence.nq / samples);
             hi - lo
         })
         .sum();
@@ -317,12 +317,12 @@ fn products(call: &Backward, kernels: &Kernels, scores: Scores) -> Option<Produc
         Precision::F16 => 2,
         _ => 3,
     };
-    let exact = |parts: usize| [Terms::One, Terms::Four, Terms::Six][parts - 1];
-    let rounded = |parts: usize| [Terms::One, Terms::Three, Terms::Six][parts - 1];
+    let exact = |parts: usize| [Bf16Products::X1, Bf16Products::X4, Bf16Products::X6][parts - 1];
+    let rounded = |parts: usize| [Bf16Products::X1, Bf16Products::X3, Bf16Products::X6][parts - 1];
     let problem = &call.problem;
     let [q, k, v] = [&problem.q, &problem.k, &problem.v].map(count);
     let grad = count(&call.grad_output);
-    (parts::supported(kernels) && scores == Scores::F32).then(|| Products {
+    (kernels.has_bf16_gradient() && scores == Scores::F32).then(|| Products {
         scores: exact(q.max(k)),
         dp: exact(v.max(grad)),
         p: rounded(grad),

@@ -2,11 +2,11 @@
 
 use super::check::Backward;
 use super::plan::{Plan, Products, Source};
-use super::statistics::LINES;
-use crate::kernels::parts::{STEP, Terms, long_row_len};
-use crate::kernels::{Kernels, SCORE_LD};
-use crate::memory::Arena;
-use crate::sizes::padded;
+use super::row_statistics::LINES;
+use crate::operands::padding::padded;
+use crate::runtime::memory::Arena;
+use mfa_kernels::bf16_split::{STEP, Bf16Products, long_row_len};
+use mfa_kernels::{Kernels, SCORE_LD};
 
 /// Distance of expanded rows.
 pub(super) fn stride(columns: usize) -> usize {
@@ -42,7 +42,7 @@ pub(super) struct Scratch {
     pub line: *mut f32,
     /// Rows of O and dO, for D.
     pub lines: *mut f32,
-    /// For INT8 scores: per query and per key, as in [`crate::kernels::ScoreScales`].
+    /// For INT8 scores: per query and per key, as in [`mfa_kernels::ScoreScales`].
     pub sums: *mut i32,
     pub col_bias: *mut i32,
     pub col_scale: *mut f32,
@@ -53,12 +53,12 @@ pub(super) struct Scratch {
     /// The mask of the two blocks, transposed, and as it is read; the gradient of the mask on its way back.
     pub mask: *mut f32,
     pub stage: *mut f32,
-    pub parts: PartsScratch,
-    pub weights: PartsWeights,
+    pub parts: Bf16Scratch,
+    pub weights: Bf16Weights,
 }
 
 /// Operands of products of parts, and dQ transposed, where there are such products.
-pub(super) struct PartsScratch {
+pub(super) struct Bf16Scratch {
     /// Q and dO as B of S and dP, and of dK and dV.
     pub q_columns: *mut u16,
     pub q_panels: *mut u16,
@@ -72,20 +72,20 @@ pub(super) struct PartsScratch {
 }
 
 /// P and dS of a strip as A; dS of all keys of the block as B.
-pub(super) struct PartsWeights {
+pub(super) struct Bf16Weights {
     pub p: *mut u16,
     pub ds: *mut u16,
     pub ds_columns: *mut u16,
 }
 
-impl PartsWeights {
+impl Bf16Weights {
     fn lay_out(arena: &mut Arena, plan: &Plan) -> Self {
         let (queries, keys) = (plan.block_queries, plan.block_keys);
-        let strip = |terms: fn(Products) -> Terms| {
-            let row = |p: Products| long_row_len(queries, terms(p).parts_of_a());
+        let strip = |terms: fn(Products) -> Bf16Products| {
+            let row = |p: Products| long_row_len(queries, terms(p).slices_of_a());
             plan.products.map_or(0, |p| STEP * row(p))
         };
-        PartsWeights {
+        Bf16Weights {
             p: arena.take(strip(|p| p.p)),
             ds: arena.take(strip(|p| p.ds)),
             ds_columns: arena.take(elements(plan, keys, queries, |p| p.ds)),
@@ -94,19 +94,19 @@ impl PartsWeights {
 }
 
 /// Elements of an operand, whichever of its sides has the terms of the sum.
-fn elements(plan: &Plan, rows: usize, columns: usize, terms: fn(Products) -> Terms) -> usize {
+fn elements(plan: &Plan, rows: usize, columns: usize, terms: fn(Products) -> Bf16Products) -> usize {
     let squares = rows.div_ceil(STEP) * columns.div_ceil(STEP);
-    let parts = plan.products.map_or(0, |p| terms(p).parts_of_b());
+    let parts = plan.products.map_or(0, |p| terms(p).slices_of_b());
     squares * parts * STEP * STEP
 }
 
-impl PartsScratch {
+impl Bf16Scratch {
     fn lay_out(arena: &mut Arena, call: &Backward, plan: &Plan) -> Self {
         let (d, dv) = (call.problem.d, call.problem.dv);
         let (queries, keys) = (plan.block_queries, plan.block_keys);
         let size = |rows, columns, terms| elements(plan, rows, columns, terms);
         let transposed = d.next_multiple_of(STEP) * SCORE_LD;
-        PartsScratch {
+        Bf16Scratch {
             q_columns: arena.take(size(queries, d, |p| p.scores)),
             q_panels: arena.take(size(queries, d, |p| p.ds)),
             do_columns: arena.take(size(queries, dv, |p| p.dp)),
@@ -114,7 +114,7 @@ impl PartsScratch {
             k: arena.take(size(keys, d, |p| p.scores)),
             v: arena.take(size(keys, dv, |p| p.dp)),
             k_transposed: arena.take(plan.products.map_or(0, |p| {
-                d.next_multiple_of(STEP) * long_row_len(keys, p.ds.parts_of_a())
+                d.next_multiple_of(STEP) * long_row_len(keys, p.ds.slices_of_a())
             })),
             dq: arena.take(plan.products.map_or(0, |_| transposed)),
         }
@@ -149,7 +149,7 @@ impl Scratch {
         let k_strips = floats.take(keys * 4 * d);
         let k_columns = floats.take(keys * wide_d);
         let v_strips = floats.take(keys * dv);
-        let weights = PartsWeights::lay_out(&mut parts, plan);
+        let weights = Bf16Weights::lay_out(&mut parts, plan);
         *arena = if floats.used() > parts.used() {
             floats
         } else {
@@ -187,7 +187,7 @@ impl Scratch {
             row_add: arena.take(keys),
             mask: arena.take(if_masked(keys * SCORE_LD)),
             stage: arena.take(if_masked(queries * keys + keys)),
-            parts: PartsScratch::lay_out(arena, call, plan),
+            parts: Bf16Scratch::lay_out(arena, call, plan),
             weights,
         }
     }

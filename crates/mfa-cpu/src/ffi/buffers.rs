@@ -4,11 +4,12 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
+use super::handles::{self, CONTEXTS};
 use super::{guard, write};
-use crate::buffer::Buffer;
+use crate::contract::buffer::Buffer;
+use crate::contract::buffer::{self, BUFFERS};
 use crate::error::ensure;
-use crate::handle::{self, BUFFERS, CONTEXTS};
-use crate::record::Record;
+use crate::runtime::record::Record;
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mfa_create_buffer(
@@ -17,7 +18,7 @@ pub unsafe extern "C" fn mfa_create_buffer(
     buffer: *mut *mut c_void,
 ) -> i32 {
     guard(|| {
-        handle::context(context)?;
+        handles::context(context)?;
         ensure!(
             !buffer.is_null(),
             argument,
@@ -37,7 +38,7 @@ pub unsafe extern "C" fn mfa_buffer_from_ptr(
     buffer: *mut *mut c_void,
 ) -> i32 {
     guard(|| {
-        handle::context(context)?;
+        handles::context(context)?;
         ensure!(
             !buffer.is_null(),
             argument,
@@ -57,7 +58,7 @@ pub extern "C" fn mfa_buffer_from_mtl(
     _buffer: *mut *mut c_void,
 ) -> i32 {
     guard(|| {
-        handle::context(context)?;
+        handles::context(context)?;
         Err(crate::error::Error::unsupported(
             "the CPU driver takes no Metal buffers; expected a context of the Metal driver",
         ))
@@ -70,7 +71,7 @@ pub unsafe extern "C" fn mfa_buffer_contents(
     contents: *mut *mut c_void,
 ) -> i32 {
     guard(|| {
-        let ptr = handle::buffer(buffer, "buffer")?.ptr();
+        let ptr = buffer::buffer(buffer, "buffer")?.ptr();
         // SAFETY: NULL or valid for writing, by contract.
         unsafe { write(contents, ptr.cast(), "contents") }
     })
@@ -79,7 +80,7 @@ pub unsafe extern "C" fn mfa_buffer_contents(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mfa_buffer_size(buffer: *mut c_void, size: *mut u64) -> i32 {
     guard(|| {
-        let len = handle::buffer(buffer, "buffer")?.len();
+        let len = buffer::buffer(buffer, "buffer")?.len();
         // SAFETY: NULL or valid for writing, by contract.
         unsafe { write(size, len as u64, "size") }
     })
@@ -89,7 +90,7 @@ pub unsafe extern "C" fn mfa_buffer_size(buffer: *mut c_void, size: *mut u64) ->
 pub extern "C" fn mfa_destroy_buffer(buffer: *mut c_void) -> i32 {
     guard(|| {
         if !buffer.is_null() {
-            handle::buffer(buffer, "buffer")?;
+            buffer::buffer(buffer, "buffer")?;
             BUFFERS.remove(buffer);
             CONTEXTS.each(|context| {
                 // Whoever held the records of a parent's context as it forked is not here to let go of them.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use mfa_sys as sys;
 
+use super::fork;
+use super::handles::{self, CONTEXTS};
 use super::{guard, write, write_text};
-use crate::context::Context;
 use crate::error::{Error, Result, ensure};
-use crate::handle::{self, CONTEXTS};
-use crate::kernels;
+use crate::runtime::context::Context;
+use mfa_kernels as kernels;
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mfa_get_version(major: *mut u32, minor: *mut u32, patch: *mut u32) -> i32 {
@@ -84,6 +85,7 @@ pub unsafe extern "C" fn mfa_create_context_on(index: u32, context: *mut *mut c_
         );
         check_index(index)?;
         let new = Context::new()?;
+        fork::prepare();
         // SAFETY: checked above.
         unsafe { write(context, CONTEXTS.insert(Arc::new(new)), "context") }
     })
@@ -94,7 +96,7 @@ pub extern "C" fn mfa_destroy_context(context: *mut c_void) -> i32 {
     guard(|| {
         if !context.is_null() {
             // Also of a parent process: what can be freed here is.
-            handle::any_context(context)?;
+            handles::any_context(context)?;
             CONTEXTS.remove(context);
         }
         Ok(())
@@ -104,7 +106,7 @@ pub extern "C" fn mfa_destroy_context(context: *mut c_void) -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn mfa_set_num_threads(context: *mut c_void, threads: u32) -> i32 {
     guard(|| {
-        handle::context(context)?
+        handles::context(context)?
             .lock()
             .set_threads(threads as usize)
     })
@@ -113,7 +115,7 @@ pub extern "C" fn mfa_set_num_threads(context: *mut c_void, threads: u32) -> i32
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mfa_get_num_threads(context: *mut c_void, threads: *mut u32) -> i32 {
     guard(|| {
-        let count = handle::context(context)?.lock().threads();
+        let count = handles::context(context)?.lock().threads();
         // SAFETY: NULL or valid for writing, by contract.
         unsafe { write(threads, count as u32, "threads") }
     })
@@ -122,7 +124,7 @@ pub unsafe extern "C" fn mfa_get_num_threads(context: *mut c_void, threads: *mut
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mfa_get_latency(context: *mut c_void, seconds: *mut f64) -> i32 {
     guard(|| {
-        let latency = handle::context(context)?.latency();
+        let latency = handles::context(context)?.latency();
         // SAFETY: NULL or valid for writing, by contract.
         unsafe { write(seconds, latency, "seconds") }
     })

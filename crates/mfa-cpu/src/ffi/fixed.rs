@@ -1,6 +1,7 @@
 //! The fixed signatures: thin entries over the general calls. The documentation of each function is in `mfa.h`.
 #![allow(clippy::missing_safety_doc, missing_docs)]
 
+use crate::contract::buffer;
 use std::ffi::c_void;
 use std::ptr::null;
 
@@ -8,11 +9,11 @@ use mfa_sys as sys;
 
 use super::general::{run_backward, run_forward};
 use super::guard;
+use super::handles;
+use crate::contract::problem::MAX_HEAD_DIM;
 use crate::error::{Error, Result, ensure};
-use crate::handle;
-use crate::precision::Precision;
-use crate::problem::MAX_HEAD_DIM;
-use crate::record::{self, OPERANDS, Record};
+use crate::runtime::record::{self, OPERANDS, Record};
+use mfa_kernels::Precision;
 
 const FP32: i32 = sys::MFA_PRECISION_FP32;
 
@@ -144,7 +145,7 @@ impl Record {
 
     /// Runs the forward pass.
     fn forward(&self, context: *mut c_void, outputs: &Outputs) -> Result<()> {
-        let context = handle::context(context)?;
+        let context = handles::context(context)?;
         let (quantizations, options) = (self.quantizations(), self.options());
         let [query, key, value] = self.tensors(&quantizations)?;
         let mut desc = sys::mfa_forward_desc {
@@ -163,7 +164,7 @@ impl Record {
 
     /// Runs a backward pass.
     fn backward(&self, context: *mut c_void, flags: u32, gradients: &Gradients) -> Result<()> {
-        let context = handle::context(context)?;
+        let context = handles::context(context)?;
         let (quantizations, options) = (self.quantizations(), self.options());
         let [query, key, value] = self.tensors(&quantizations)?;
         let gradient = |operand: usize, buffer: *mut c_void, what: &str| {
@@ -193,7 +194,7 @@ impl Record {
 /// Refuses NULL where a pass must write or read.
 fn expect_buffers(buffers: &[(*mut c_void, &str)]) -> Result<()> {
     for (buffer, what) in buffers {
-        handle::buffer(*buffer, what)?;
+        buffer::buffer(*buffer, what)?;
     }
     Ok(())
 }
@@ -221,7 +222,7 @@ pub extern "C" fn mfa_attention_forward(
     transpose_o: bool,
 ) -> i32 {
     guard(|| {
-        handle::context(context)?;
+        handles::context(context)?;
         let precisions = [q_precision, k_precision, v_precision];
         for (precision, what) in
             precisions
@@ -304,7 +305,7 @@ pub extern "C" fn mfa_attention_forward_quantized(
                 logsumexp: logsumexp_ptr,
             },
         )?;
-        record::remember(&mut handle::context(context)?.records(), record);
+        record::remember(&mut handles::context(context)?.records(), record);
         Ok(())
     })
 }
@@ -329,7 +330,7 @@ pub extern "C" fn mfa_attention_backward_query_quantized(
 ) -> i32 {
     guard(|| {
         let operands = [query_ptr, key_ptr, value_ptr];
-        let record = record::recall(&handle::context(context)?.records(), operands)?;
+        let record = record::recall(&handles::context(context)?.records(), operands)?;
         let shape = [batch_size, seq_len_q, seq_len_kv, num_heads];
         record.expect(shape, head_dim, &[(q_scale, q_zero_point)])?;
         expect_buffers(&[
@@ -373,7 +374,7 @@ pub extern "C" fn mfa_attention_backward_kv_quantized(
 ) -> i32 {
     guard(|| {
         let operands = [query_ptr, key_ptr, value_ptr];
-        let record = record::recall(&handle::context(context)?.records(), operands)?;
+        let record = record::recall(&handles::context(context)?.records(), operands)?;
         let shape = [batch_size, seq_len_q, seq_len_kv, num_heads];
         let given = [
             (q_scale, q_zero_point),

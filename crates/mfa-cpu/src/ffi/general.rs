@@ -5,28 +5,29 @@ use std::ffi::{c_char, c_void};
 
 use mfa_sys as sys;
 
-use super::{guard, sized_required, write, write_text};
+use super::explain;
+use super::handles;
+use super::{guard, write, write_text};
 use crate::backward::{self, Backward};
-use crate::context::Context;
-use crate::double;
+use crate::contract::array::Access;
+use crate::contract::sized::sized_required;
 use crate::error::{Result, ensure};
-use crate::explain;
 use crate::forward;
-use crate::handle;
-use crate::memory::Aligned;
+use crate::forward::Forward;
+use crate::forward::plan::Plan;
+use crate::fp64;
 use crate::merge::{Merge, MergeBackward};
-use crate::plan::Plan;
-use crate::problem::Forward;
 use crate::quantize::{Dequantize, Quantize};
-use crate::tensor::Access;
+use crate::runtime::context::Context;
+use crate::runtime::memory::Aligned;
 
 /// Validates, plans and runs a forward call.
 pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Result<()> {
     let call = Forward::check(desc, Access::Run)?;
     if call.problem.is_double() {
         return context.on_workers(
-            |threads| double::workspace_forward(&call.problem, threads),
-            |pool, threads, memory| double::run_forward(&call, pool, threads, memory),
+            |threads| fp64::workspace_forward(&call.problem, threads),
+            |pool, threads, memory| fp64::run_forward(&call, pool, threads, memory),
         );
     }
     context.timed(|state| {
@@ -42,8 +43,8 @@ pub(super) fn run_backward(context: &Context, desc: &sys::mfa_backward_desc) -> 
     let call = Backward::check(desc, Access::Run)?;
     if call.problem.is_double() {
         return context.on_workers(
-            |threads| double::workspace_backward(&call, threads),
-            |pool, threads, memory| double::run_backward(&call, pool, threads, memory),
+            |threads| fp64::workspace_backward(&call, threads),
+            |pool, threads, memory| fp64::run_backward(&call, pool, threads, memory),
         );
     }
     context.timed(|state| {
@@ -61,7 +62,7 @@ pub unsafe extern "C" fn mfa_forward(
     desc: *const sys::mfa_forward_desc,
 ) -> i32 {
     guard(|| {
-        let context = handle::context(context)?;
+        let context = handles::context(context)?;
         // SAFETY: NULL or a struct of its struct_size, by contract.
         run_forward(&context, &unsafe {
             sized_required(desc, "forward descriptor")?
@@ -75,7 +76,7 @@ pub unsafe extern "C" fn mfa_backward(
     desc: *const sys::mfa_backward_desc,
 ) -> i32 {
     guard(|| {
-        let context = handle::context(context)?;
+        let context = handles::context(context)?;
         // SAFETY: NULL or a struct of its struct_size, by contract.
         run_backward(&context, &unsafe {
             sized_required(desc, "backward descriptor")?
@@ -86,7 +87,7 @@ pub unsafe extern "C" fn mfa_backward(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mfa_merge(context: *mut c_void, desc: *const sys::mfa_merge_desc) -> i32 {
     guard(|| {
-        let context = handle::context(context)?;
+        let context = handles::context(context)?;
         // SAFETY: NULL or a struct of its struct_size, whose pointers are NULL or to `count` tensors, by contract.
         let call = unsafe { Merge::check(&sized_required(desc, "merge descriptor")?)? };
         context.on_workers(|_| 0, |pool, threads, _| call.run(pool, threads))
@@ -99,7 +100,7 @@ pub unsafe extern "C" fn mfa_merge_backward(
     desc: *const sys::mfa_merge_backward_desc,
 ) -> i32 {
     guard(|| {
-        let context = handle::context(context)?;
+        let context = handles::context(context)?;
         // SAFETY: as for `mfa_merge`.
         let call =
             unsafe { MergeBackward::check(&sized_required(desc, "merge backward descriptor")?)? };
@@ -123,11 +124,11 @@ impl Call {
         };
         if problem.is_double() {
             let (operation, bytes) = match self {
-                Call::Forward(_) => ("forward", double::workspace_forward(problem, threads)),
-                Call::Backward(call) => ("backward", double::workspace_backward(call, threads)),
+                Call::Forward(_) => ("forward", fp64::workspace_forward(problem, threads)),
+                Call::Backward(call) => ("backward", fp64::workspace_backward(call, threads)),
             };
             let bytes = Aligned::size_for(bytes).saturating_add(problem.sequences.bytes());
-            let workers = double::workers(problem.work(), threads);
+            let workers = fp64::workers(problem.work(), threads);
             return Ok((bytes, explain::double(operation, problem, workers, bytes)));
         }
         Ok(match self {
@@ -186,7 +187,7 @@ pub unsafe extern "C" fn mfa_workspace_size(
     bytes: *mut u64,
 ) -> i32 {
     guard(|| {
-        let context = handle::context(context)?;
+        let context = handles::context(context)?;
         // SAFETY: as this function's contract.
         let (size, _) = unsafe { one_of(forward, backward)? }.describe(&context)?;
         // SAFETY: NULL or valid for writing, by contract.
@@ -204,7 +205,7 @@ pub unsafe extern "C" fn mfa_explain(
     length: *mut usize,
 ) -> i32 {
     guard(|| {
-        let context = handle::context(context)?;
+        let context = handles::context(context)?;
         // SAFETY: as this function's contract.
         let (_, explained) = unsafe { one_of(forward, backward)? }.describe(&context)?;
         // SAFETY: as this function's contract.
@@ -218,7 +219,7 @@ pub unsafe extern "C" fn mfa_quantize(
     desc: *const sys::mfa_quantize_desc,
 ) -> i32 {
     guard(|| {
-        let context = handle::context(context)?;
+        let context = handles::context(context)?;
         // SAFETY: NULL or a struct of its struct_size, by contract.
         let desc = unsafe { sized_required(desc, "quantize descriptor")? };
         let call = Quantize::check(&desc)?;
@@ -242,7 +243,7 @@ pub unsafe extern "C" fn mfa_dequantize(
     destination: *const sys::mfa_tensor,
 ) -> i32 {
     guard(|| {
-        let context = handle::context(context)?;
+        let context = handles::context(context)?;
         ensure!(
             !source.is_null(),
             argument,

@@ -6,16 +6,16 @@
 
 use std::ptr::null;
 
-use crate::expand::Basis;
-use crate::forward::bias::Bias;
+use crate::contract::problem::Problem;
+use crate::contract::tensor::Tensor;
 use crate::forward::schedule::{Item, Rows};
-use crate::hadamard;
-use crate::kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD, SUM_RUN};
-use crate::line::Line;
-use crate::memory::Arena;
-use crate::problem::Problem;
-use crate::sizes::padded;
-use crate::tensor::Tensor;
+use crate::forward::score_mod::Bias;
+use crate::operands::dequantize::Basis;
+use crate::operands::hadamard;
+use crate::operands::padding::padded;
+use crate::operands::row_buffer::Line;
+use crate::runtime::memory::Arena;
+use mfa_kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD, SUM_RUN};
 
 /// Keys that are expanded at a time, where they must be: 16 rows of 512 floats fit first-level cache.
 const EXPANDED: usize = 16;
@@ -120,8 +120,8 @@ impl Decode<'_> {
             scratch.zero_sum.write_bytes(0, DECODE_ROWS);
             let (low, high) = rows.span(0, n_rows);
             let (first_visible, last_visible) = (
-                sequence.visible(&problem.options, low),
-                sequence.visible(&problem.options, high),
+                problem.options.key_range(sequence, low),
+                problem.options.key_range(sequence, high),
             );
             let lo = first_visible.0.max(item.keys.start);
             let hi = last_visible.1.min(item.keys.end);

@@ -1,37 +1,41 @@
 //! The forward pass: items of a [`Schedule`] run by workers, splits merged in order.
 
-mod bias;
+mod bf16_split;
+mod block_sizes;
+mod check;
 mod decode;
-mod finish;
+mod epilogue;
 mod pack;
-mod parts;
+pub(crate) mod plan;
+mod prefill;
 mod schedule;
-mod tile;
+mod score_mod;
 
-pub(crate) use finish::{store_row, store_scaled_row};
+pub(crate) use check::Forward;
 pub(crate) use schedule::{Schedule, count as count_tiles};
 
+use crate::contract::problem::Problem;
 use crate::error::Result;
-use crate::kernels::Kernels;
-use crate::memory::{Aligned, Arena, PerWorker};
-use crate::plan::{Loop, Plan, Values};
-use crate::pool::Pool;
-use crate::problem::{Forward, Problem};
-use crate::sizes::padded;
+use crate::forward::plan::{Loop, Plan};
+use crate::operands::arithmetic::Values;
+use crate::operands::padding::padded;
+use crate::runtime::memory::{Aligned, Arena, PerWorker};
+use crate::runtime::pool::Pool;
+use mfa_kernels::Kernels;
 
-use bias::Bias;
-use finish::{Finish, Partial};
+use epilogue::{Finish, Partial};
 use schedule::Item;
+use score_mod::Bias;
 
 enum Scratch {
-    Tile(tile::Scratch),
+    Tile(prefill::Scratch),
     Decode(decode::Scratch),
 }
 
 impl Scratch {
     fn lay_out(arena: &mut Arena, problem: &Problem, plan: &Plan, kernels: &Kernels) -> Self {
         match plan.path {
-            Loop::Tile => Scratch::Tile(tile::Scratch::lay_out(arena, problem, plan, kernels)),
+            Loop::Tile => Scratch::Tile(prefill::Scratch::lay_out(arena, problem, plan, kernels)),
             Loop::Decode => Scratch::Decode(decode::Scratch::lay_out(arena, problem, kernels)),
         }
     }
@@ -123,7 +127,7 @@ pub(crate) fn run(
         // SAFETY: the scratch was laid out for this problem and plan, and worker numbers are not shared.
         unsafe {
             match scratch {
-                Scratch::Tile(scratch) => tile::Tile {
+                Scratch::Tile(scratch) => prefill::Tile {
                     problem,
                     plan,
                     kernels,
@@ -188,7 +192,7 @@ pub(crate) fn run(
                 };
                 let mut sum = row(0);
                 for split in 1..plan.splits {
-                    finish::merge(&mut sum, &row(split));
+                    epilogue::merge(&mut sum, &row(split));
                 }
                 write_row(&finish, &item, r, sum);
             }

@@ -1,16 +1,17 @@
 //! Packing a tile's Q and a block's K and V: from the caller's precision, strides and scales to the kernels' layouts.
 
+use mfa_kernels::Precision;
 use std::ops::Range;
 use std::ptr::null;
 
-use crate::expand::Basis;
+use crate::contract::quant_scheme::{Params, Quant};
+use crate::contract::tensor::Tensor;
+use crate::forward::prefill::Tile;
 use crate::forward::schedule::Rows;
-use crate::forward::tile::Tile;
-use crate::kernels::parts::{Float, FloatRows};
-use crate::kernels::{KB, ScoreScales};
-use crate::plan::{Scores, Values};
-use crate::quantization::{Params, Quant};
-use crate::tensor::Tensor;
+use crate::operands::arithmetic::{Scores, Values};
+use crate::operands::dequantize::Basis;
+use mfa_kernels::bf16_split::FloatRows;
+use mfa_kernels::{KB, ScoreScales};
 
 /// A packed block.
 pub(super) struct Block {
@@ -79,7 +80,7 @@ impl Tile<'_> {
             for run in rows.runs(strip, strip + n) {
                 let plain = q
                     .plain_floats(b, run.head, run.at)
-                    .filter(|rows| parts || rows.float == Float::F32);
+                    .filter(|rows| parts || rows.precision == Precision::F32);
                 if let Some(plain) = plain
                     && run.len == n
                     && !rotate
@@ -238,7 +239,7 @@ impl Tile<'_> {
         parts: bool,
     ) -> FloatRows {
         let plain = tensor.plain_floats(at.0, at.1, row);
-        let readable = |rows: &FloatRows| parts || rows.float == Float::F32;
+        let readable = |rows: &FloatRows| parts || rows.precision == Precision::F32;
         plain
             .filter(|rows| readable(rows) && !basis.rotate)
             .unwrap_or_else(|| {

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use crate::memory::Arena;
-use crate::plan::Plan;
-use crate::problem::Problem;
-use crate::sequences::{Numbering, Sequence};
+use crate::contract::problem::Problem;
+use crate::contract::sequences::{Numbering, Sequence};
+use crate::forward::plan::Plan;
+use crate::runtime::memory::Arena;
 
 /// Items of all sequences, numbered so that neighbours share K and V, and the longest causal rows come first.
 pub(crate) struct Schedule<'a> {

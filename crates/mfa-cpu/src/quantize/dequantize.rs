@@ -4,14 +4,16 @@ use mfa_sys as sys;
 
 use super::CHUNK;
 use super::room::{self, Room, Work};
+use crate::contract::array::Access;
+use crate::contract::overlap;
+use crate::contract::precision;
+use crate::contract::tensor::Tensor;
 use crate::error::Result;
-use crate::expand::Basis;
-use crate::kernels::Kernels;
-use crate::memory::Aligned;
-use crate::overlap;
-use crate::pool::Pool;
-use crate::precision::Precision;
-use crate::tensor::{Access, Tensor};
+use crate::operands::dequantize::Basis;
+use crate::runtime::memory::Aligned;
+use crate::runtime::pool::Pool;
+use mfa_kernels::Kernels;
+use mfa_kernels::Precision;
 
 /// A checked `mfa_dequantize`.
 pub(crate) struct Dequantize {
@@ -29,12 +31,12 @@ impl Dequantize {
     }
 
     pub(crate) fn check(source: &sys::mfa_tensor, destination: &sys::mfa_tensor) -> Result<Self> {
-        let mut source = Access::Run.required(source, "source", &Precision::INTEGERS)?;
+        let mut source = Access::Run.required(source, "source", &precision::INTEGERS)?;
         let precision = source.precision;
         if let Some(quant) = &mut source.quant {
             quant.check_values("source", precision)?;
         }
-        let destination = Access::Run.required(destination, "destination", &Precision::FLOATS)?;
+        let destination = Access::Run.required(destination, "destination", &precision::FLOATS)?;
         destination.expect_shape("destination", source.shape)?;
         destination.expect_writable("destination")?;
         overlap::expect_apart(
@@ -73,7 +75,7 @@ impl Dequantize {
                     self.source
                         .expand(kernels, (b, h), n, 1, basis, row.as_mut_ptr(), columns)
                 };
-                crate::forward::store_row(kernels, &self.destination, b, h, n, row);
+                crate::operands::rows::store_row(kernels, &self.destination, b, h, n, row);
             }
         });
     }

@@ -9,16 +9,18 @@ use std::sync::OnceLock;
 
 use mfa_sys as sys;
 
+use crate::contract::array::Access;
+use crate::contract::overlap;
+use crate::contract::precision;
+use crate::contract::quant_scheme::{Granularity, Params, Quant};
+use crate::contract::tensor::Tensor;
 use crate::error::{Error, Result, ensure};
-use crate::expand::Basis;
-use crate::hadamard;
-use crate::kernels::Kernels;
-use crate::memory::Aligned;
-use crate::overlap;
-use crate::pool::Pool;
-use crate::precision::Precision;
-use crate::quantization::{Granularity, Params, Quant};
-use crate::tensor::{Access, Tensor};
+use crate::operands::dequantize::Basis;
+use crate::operands::hadamard;
+use crate::runtime::memory::Aligned;
+use crate::runtime::pool::Pool;
+use mfa_kernels::Kernels;
+use mfa_kernels::Precision;
 
 pub(crate) use dequantize::Dequantize;
 pub(crate) use statistics::ErrorSum;
@@ -66,9 +68,10 @@ impl Quantize {
             "quantize: flags is {flags:#x}; expected bits of {known:#x}"
         );
         let has = |flag: u32| flags & flag != 0;
-        let source = Access::Run.required(&desc.source, "source", &Precision::FLOATS)?;
+        let source = Access::Run.required(&desc.source, "source", &precision::FLOATS)?;
         // SAFETY: the contract makes `quantization` NULL or the address of a struct whose struct_size is true.
-        let named = unsafe { crate::ffi::sized(desc.destination.quantization, "destination")? };
+        let named =
+            unsafe { crate::contract::sized::sized(desc.destination.quantization, "destination")? };
         if let Some(quantization) = named {
             ensure!(
                 !quantization.scale_buffer.is_null(),
@@ -77,7 +80,7 @@ impl Quantize {
             );
         }
         let destination =
-            Access::Run.required(&desc.destination, "destination", &Precision::INTEGERS)?;
+            Access::Run.required(&desc.destination, "destination", &precision::INTEGERS)?;
         destination.expect_shape("destination", source.shape)?;
         destination.expect_writable("destination")?;
         let Some(quant) = destination.quant.clone() else {

@@ -1,7 +1,7 @@
 //! The memory of workers that round.
 
 use super::statistics::Range;
-use crate::memory::{Aligned, Arena, PerWorker};
+use crate::runtime::memory::{Aligned, Arena, PerWorker};
 
 /// A worker's memory: rows of as many columns as the source has.
 pub(super) struct Work<'a> {

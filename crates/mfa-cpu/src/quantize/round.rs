@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::statistics::Range;
-use crate::precision::Precision;
+use mfa_kernels::Precision;
 
 /// Adding and subtracting 1.5 * 2^23 rounds a float of magnitude below 2^22 to an integer, half to even.
 const ROUND: f32 = 12_582_912.0;

@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use crate::error::Result;
-use crate::memory::reserve;
-use crate::pool::Pool;
+use crate::runtime::memory::reserve;
+use crate::runtime::pool::Pool;
 
 /// Runs `part` for each item, with the number of the worker, and returns the results in order.
 pub(super) fn collect<T: Send + Sync>(

@@ -1,0 +1,53 @@
+//! Forks: the child has a copy of all memory, and of all threads only the one that forked.
+//!
+//! The tables of handles are held around a fork, or the child would wait for ever for a thread that it does not have.
+
+#[cfg(unix)]
+pub(crate) use unix::prepare;
+
+/// Nothing forks.
+#[cfg(not(unix))]
+pub(crate) fn prepare() {}
+
+#[cfg(unix)]
+mod unix {
+    use std::cell::RefCell;
+    use std::sync::Once;
+
+    use crate::contract::buffer::BUFFERS;
+    use crate::contract::buffer::Buffer;
+    use crate::ffi::handles::CONTEXTS;
+    use crate::runtime::context::Context;
+    use crate::runtime::fork;
+    use crate::runtime::handle::Held;
+
+    thread_local! {
+        /// The tables, while this thread forks.
+        static HELD: RefCell<Option<(Held<Context>, Held<Buffer>)>> = const { RefCell::new(None) };
+    }
+
+    /// Makes forks safe from now on.
+    pub(crate) fn prepare() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            // SAFETY: functions that neither unwind nor wait for threads that wait for this one.
+            // It can fail only for want of memory: then forks are as they were.
+            let _ = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+        });
+    }
+
+    extern "C" fn before() {
+        let _ = HELD.try_with(|held| {
+            *held.borrow_mut() = Some((CONTEXTS.hold(), BUFFERS.hold()));
+        });
+    }
+
+    extern "C" fn in_parent() {
+        let _ = HELD.try_with(|held| held.borrow_mut().take());
+    }
+
+    extern "C" fn in_child() {
+        fork::count();
+        in_parent();
+    }
+}

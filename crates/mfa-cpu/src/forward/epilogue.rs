@@ -1,0 +1,97 @@
+//! From accumulators to results: sinks, normalisation, means and rotation of V, logsumexp, the output's precision.
+
+use crate::operands::rows::{store_row, store_scaled_row};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use crate::contract::tensor::Tensor;
+use crate::forward::Forward;
+use crate::operands::hadamard;
+use crate::operands::row_buffer::Line;
+use mfa_kernels::Kernels;
+use mfa_kernels::Precision;
+use mfa_kernels::base2::{to_base2, to_natural};
+
+/// A row's part of the softmax: `o` unnormalised, relative to the maximum `m` (base 2) and with the sum `l` of what was
+/// multiplied, which lacks `left`.
+pub(crate) struct Partial<'a> {
+    pub m: f32,
+    pub l: f32,
+    pub left: f32,
+    pub o: &'a mut [f32],
+}
+
+/// What all rows of a key/value head share.
+pub(crate) struct Finish<'a> {
+    pub kernels: &'a Kernels,
+    pub call: &'a Forward,
+    /// Scale of V that was left out of the accumulator.
+    pub v_scale: f32,
+    /// Mean of V that was left out, in the stored basis.
+    pub v_mean: Option<Line>,
+}
+
+impl Finish<'_> {
+    /// Writes one row: `n` is its row in the tensors.
+    pub(crate) fn row(&self, b: usize, head: usize, n: usize, part: Partial<'_>) {
+        let problem = &self.call.problem;
+        let sink = problem
+            .options
+            .sinks
+            .as_ref()
+            .map_or(f32::NEG_INFINITY, |sinks| to_base2(sinks.number(0, head)));
+        // A NaN sink must show: `max` would drop it.
+        let top = if sink.is_nan() {
+            sink
+        } else {
+            part.m.max(sink)
+        };
+        let finite_top = if top == f32::NEG_INFINITY { 0.0 } else { top };
+        let (weight, l) = if sink == f32::NEG_INFINITY {
+            (1.0, part.l)
+        } else {
+            let weight = (part.m - finite_top).exp2();
+            (weight, part.l * weight + (sink - finite_top).exp2())
+        };
+        let factor = if l == 0.0 { 0.0 } else { weight / l };
+        if let Some(lse) = &self.call.logsumexp {
+            // log2 in f64: the sum may lie just beside 1, where f32 loses the small term beside a large maximum.
+            let sum = f64::from(l) + f64::from(weight) * f64::from(part.left);
+            let value = to_natural(finite_top, sum.log2());
+            // SAFETY: the view was checked to be [batch, heads, rows, 1] floats; each row is written once.
+            unsafe { lse.at(b, head, n, 0).cast::<f32>().write(value as f32) };
+        }
+        let (scale, output) = (factor * self.v_scale, &self.call.output);
+        if self.v_mean.is_none() && !problem.v.is_rotated() {
+            return store_scaled_row(self.kernels, output, b, head, n, part.o, scale);
+        }
+        let x = part.o.as_mut_ptr();
+        // SAFETY: a row, in place.
+        unsafe { (self.kernels.scale)(x, part.o.len(), scale, x) };
+        if let Some(mean) = &self.v_mean {
+            let share = factor * part.l;
+            part.o
+                .iter_mut()
+                .zip(mean.iter())
+                .for_each(|(x, m)| *x += share * m);
+        }
+        if problem.v.is_rotated() {
+            hadamard::rotate(part.o);
+        }
+        store_row(self.kernels, output, b, head, n, part.o);
+    }
+}
+
+/// Merges `part` into `into`, in this order: the sum's bits depend on it.
+pub(crate) fn merge(into: &mut Partial<'_>, part: &Partial<'_>) {
+    let top = into.m.max(part.m);
+    let finite_top = if top == f32::NEG_INFINITY { 0.0 } else { top };
+    let (a, b) = ((into.m - finite_top).exp2(), (part.m - finite_top).exp2());
+    into.m = top;
+    into.l = into.l * a + part.l * b;
+    into.left = into.left * a + part.left * b;
+    into.o
+        .iter_mut()
+        .zip(part.o.iter())
+        .for_each(|(x, y)| *x = *x * a + *y * b);
+}

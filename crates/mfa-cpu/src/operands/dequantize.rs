@@ -1,0 +1,294 @@
+//! From stored rows to rows that kernels take: f32 in a common basis, or i8.
+//!
+//! A *basis* says what an expanded row is: quantized rows stay rotated if they are stored so, and the column means are
+//! rotated to match; a row that meets a rotated partner is rotated after it was expanded.
+
+use half::{bf16, f16};
+
+use crate::contract::quant_scheme::{Granularity, Quant};
+use crate::contract::tensor::Tensor;
+use crate::operands::hadamard;
+use crate::operands::row_buffer::Line;
+use mfa_kernels::Kernels;
+use mfa_kernels::Precision;
+use mfa_kernels::bf16_split::FloatRows;
+
+/// How rows of a tensor are expanded.
+#[derive(Clone, Copy)]
+pub(crate) struct Basis {
+    /// Rotate rows after expanding them.
+    pub rotate: bool,
+    /// Added to each row before that: the mean in the stored basis; null: nothing.
+    pub mean: *const f32,
+}
+
+impl Basis {
+    pub(crate) const STORED: Basis = Basis {
+        rotate: false,
+        mean: std::ptr::null(),
+    };
+}
+
+impl Tensor {
+    /// Whether rows are stored in the rotated basis.
+    pub(crate) fn is_rotated(&self) -> bool {
+        self.quant.as_ref().is_some_and(|q| q.rotated)
+    }
+
+    /// The quantization of an operand whose plan is one of integers.
+    pub(crate) fn expect_quant(&self) -> &Quant {
+        match &self.quant {
+            Some(quant) => quant,
+            None => unreachable!(
+                "a plan of integers, and an operand of {}",
+                self.precision.name()
+            ),
+        }
+    }
+
+    /// Whether scales differ within a row.
+    pub(crate) fn has_scales_within_rows(&self) -> bool {
+        (self.quant.as_ref()).is_some_and(|quant| match quant.granularity {
+            Granularity::Tensor | Granularity::Block => false,
+            Granularity::Row => quant.group < self.shape[3],
+            Granularity::Channel => true,
+        })
+    }
+
+    /// Whether the columns of a row follow one another.
+    pub(crate) fn has_dense_rows(&self) -> bool {
+        self.shape[3] == 1 || self.strides[3] == 1
+    }
+
+    /// Whether rows can be used as they lie, as floats.
+    pub(crate) fn is_plain_f32(&self) -> bool {
+        self.precision == Precision::F32 && self.has_dense_rows()
+    }
+
+    /// The rows from `n` on where they lie, if they are floats whose columns follow one another.
+    pub(crate) fn plain_floats(&self, b: usize, h: usize, n: usize) -> Option<FloatRows> {
+        let floats = [Precision::F32, Precision::F16, Precision::Bf16];
+        (floats.contains(&self.precision) && self.has_dense_rows()).then(|| FloatRows {
+            ptr: self.at(b, h, n, 0).cast_const(),
+            ld: self.strides[2],
+            precision: self.precision,
+        })
+    }
+
+    /// The column means of a head in the stored basis; `None` without means. For operands of attention.
+    pub(crate) fn mean(&self, b: usize, h: usize) -> Option<Line> {
+        self.quant.as_ref()?.mean.as_ref()?;
+        let mut row = Line::new(self.shape[3]);
+        self.mean_into(b, h, &mut row).then_some(row)
+    }
+
+    /// Writes the column means of a head in the stored basis; false without means.
+    pub(crate) fn mean_into(&self, b: usize, h: usize, row: &mut [f32]) -> bool {
+        let Some(quant) = &self.quant else {
+            return false;
+        };
+        let Some(mean) = &quant.mean else {
+            return false;
+        };
+        let columns = self.shape[3];
+        let first = (b * self.shape[1] + h) * columns;
+        // SAFETY: the array was checked to hold [batch, heads, columns] floats.
+        let stored =
+            unsafe { std::slice::from_raw_parts(mean.ptr.cast::<f32>().add(first), columns) };
+        row.copy_from_slice(stored);
+        if quant.rotated {
+            hadamard::rotate(row);
+        }
+        true
+    }
+
+    /// Expands `count` rows from row `n` to f32, `ld` apart.
+    ///
+    /// # Safety
+    /// `out` has room for `count` rows of `ld >= columns` floats; the rows are inside the tensor.
+    pub(crate) unsafe fn expand(
+        &self,
+        kernels: &Kernels,
+        (b, h): (usize, usize),
+        n: usize,
+        count: usize,
+        basis: Basis,
+        out: *mut f32,
+        ld: usize,
+    ) {
+        let columns = self.shape[3];
+        // SAFETY: rows are inside the tensor, and `out` holds them, both by this function's contract.
+        unsafe {
+            self.widen(kernels, (b, h), n, count, out, ld);
+            if self.quant.is_none() && basis.mean.is_null() && !basis.rotate {
+                return;
+            }
+            for i in 0..count {
+                let row = std::slice::from_raw_parts_mut(out.add(i * ld), columns);
+                self.dequantize_row((b, h), n + i, row);
+                if !basis.mean.is_null() {
+                    let mean = std::slice::from_raw_parts(basis.mean, columns);
+                    row.iter_mut().zip(mean).for_each(|(x, m)| *x += m);
+                }
+                if basis.rotate {
+                    hadamard::rotate(row);
+                }
+            }
+        }
+    }
+
+    /// Converts stored numbers to f32, without scales.
+    unsafe fn widen(
+        &self,
+        kernels: &Kernels,
+        (b, h): (usize, usize),
+        n: usize,
+        count: usize,
+        out: *mut f32,
+        ld: usize,
+    ) {
+        let columns = self.shape[3];
+        let widen = *kernels.widen.of(self.precision);
+        // SAFETY: as for `expand`; `widen` reads `columns` consecutive elements where the column stride is 1, or `count`
+        // consecutive rows where the row stride is.
+        unsafe {
+            if self.strides[3] == 1 && self.strides[2] == columns && ld == columns {
+                widen(self.at(b, h, n, 0), count * columns, out);
+            } else if self.has_dense_rows() {
+                for i in 0..count {
+                    widen(self.at(b, h, n + i, 0), columns, out.add(i * ld));
+                }
+            } else if self.strides[2] == 1 || count == 1 {
+                let mut column = [0f32; 64];
+                for c in 0..columns {
+                    for from in (0..count).step_by(column.len()) {
+                        let run = (count - from).min(column.len());
+                        widen(self.at(b, h, n + from, c), run, column.as_mut_ptr());
+                        for (i, x) in column[..run].iter().enumerate() {
+                            *out.add((from + i) * ld + c) = *x;
+                        }
+                    }
+                }
+            } else {
+                for i in 0..count {
+                    for c in 0..columns {
+                        *out.add(i * ld + c) = self.element(self.at(b, h, n + i, c));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The number of a head, of a tensor that has one for each.
+    pub(crate) fn number(&self, b: usize, h: usize) -> f32 {
+        // SAFETY: a checked view holds this element.
+        unsafe { self.element(self.at(b, h, 0, 0)) }
+    }
+
+    /// One number of a tensor of floats. For what is not worth a kernel.
+    pub(crate) fn get(&self, [b, h, n, c]: [usize; 4]) -> f64 {
+        let at = self.at(b, h, n, c);
+        // SAFETY: a checked view holds this element, aligned to its size.
+        unsafe {
+            match self.precision {
+                Precision::F64 => at.cast::<f64>().read(),
+                _ => f64::from(self.element(at)),
+            }
+        }
+    }
+
+    /// Numbers of a row from column `c` on.
+    pub(crate) fn get_row(&self, [b, h, n, c]: [usize; 4], out: &mut [f64]) {
+        if self.is_plain_f32() {
+            let at = self.at(b, h, n, c).cast::<f32>();
+            // SAFETY: a checked view holds these elements, one after the other.
+            let row = unsafe { std::slice::from_raw_parts(at, out.len()) };
+            (out.iter_mut().zip(row)).for_each(|(x, from)| *x = f64::from(*from));
+            return;
+        }
+        for (i, x) in out.iter_mut().enumerate() {
+            *x = self.get([b, h, n, c + i]);
+        }
+    }
+
+    /// Rounds `x` to one number of a tensor of floats.
+    pub(crate) fn set(&self, [b, h, n, c]: [usize; 4], x: f64) {
+        let at = self.at(b, h, n, c);
+        // SAFETY: as for `get`; writers to one tensor write different elements.
+        unsafe {
+            match self.precision {
+                Precision::F64 => at.cast::<f64>().write(x),
+                Precision::F16 => at.cast::<f16>().write(f16::from_f64(x)),
+                Precision::Bf16 => at.cast::<bf16>().write(bf16::from_f64(x)),
+                _ => at.cast::<f32>().write(x as f32),
+            }
+        }
+    }
+
+    /// One stored number; not for INT4, whose columns are contiguous.
+    unsafe fn element(&self, at: *const u8) -> f32 {
+        // SAFETY: `at` is an element of the tensor, aligned to its size.
+        unsafe {
+            match self.precision {
+                Precision::F64 => at.cast::<f64>().read() as f32,
+                Precision::F32 => at.cast::<f32>().read(),
+                Precision::F16 => at.cast::<f16>().read().to_f32(),
+                Precision::Bf16 => at.cast::<bf16>().read().to_f32(),
+                _ => f32::from(at.cast::<i8>().read()),
+            }
+        }
+    }
+
+    /// Scales a row of stored integers to real numbers.
+    pub(crate) fn dequantize_row(&self, (b, h): (usize, usize), n: usize, row: &mut [f32]) {
+        let Some(quant) = &self.quant else { return };
+        if quant.granularity == Granularity::Channel {
+            for (c, x) in row.iter_mut().enumerate() {
+                *x = (*x - quant.zero(b, h, n, c) as f32) * quant.scale(b, h, n, c);
+            }
+            return;
+        }
+        for (g, part) in row.chunks_mut(quant.group).enumerate() {
+            let (scale, zero) = (quant.scale(b, h, n, g), quant.zero(b, h, n, g) as f32);
+            part.iter_mut().for_each(|x| *x = (*x - zero) * scale);
+        }
+    }
+
+    /// Copies `count` rows of integers as i8, `ld` apart.
+    ///
+    /// # Safety
+    /// As for [`Tensor::expand`], with i8 in place of floats; INT8 or INT4.
+    pub(crate) unsafe fn expand_i8(
+        &self,
+        kernels: &Kernels,
+        (b, h): (usize, usize),
+        n: usize,
+        count: usize,
+        out: *mut i8,
+        ld: usize,
+    ) {
+        let columns = self.shape[3];
+        for i in 0..count {
+            // SAFETY: rows are inside the tensor, and `out` holds them, both by this function's contract.
+            unsafe {
+                let row = out.add(i * ld);
+                if self.precision == Precision::I4 {
+                    (kernels.unpack_i4)(self.at(b, h, n + i, 0), columns, row);
+                } else if self.has_dense_rows() {
+                    self.at(b, h, n + i, 0)
+                        .cast::<i8>()
+                        .copy_to_nonoverlapping(row, columns);
+                } else {
+                    for c in 0..columns {
+                        *row.add(c) = self.at(b, h, n + i, c).cast::<i8>().read();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether rows can be used as they lie, as i8.
+    pub(crate) fn is_plain_i8(&self) -> bool {
+        self.precision == Precision::I8 && self.has_dense_rows()
+    }
+}

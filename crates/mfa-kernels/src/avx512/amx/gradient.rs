@@ -1,0 +1,192 @@
+//! The backward pass: from scores and dP to parts of P and dS, and dQ out of its transpose.
+
+use crate::Precision;
+use std::arch::x86_64::*;
+
+use super::pack::{Bf16, F16, F32, Stored, pair, upper_parts};
+use crate::SCORE_LD;
+use crate::avx512::vector::{Plain, Zmm};
+use crate::bf16_split::{FloatRows, MAX_PARTS, STEP};
+use crate::gradient::PartsStrip;
+use crate::simd::Simd;
+
+/// Floats of a vector.
+const LANES: usize = 16;
+
+/// Three parts hold every bit as they are. NaN is that of arithmetic, which does not overflow.
+#[inline(always)]
+unsafe fn split<const N: usize>(x: __m512) -> [__m512i; N] {
+    upper_parts::<N>(x, |_| N < MAX_PARTS)
+}
+
+/// See [`crate::gradient::SoftmaxGradientParts`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn softmax_gradient(
+    strip: &PartsStrip,
+    p_parts: usize,
+    ds_parts: usize,
+    masked: bool,
+) {
+    match ds_parts {
+        0 => with_ds::<0>(strip, p_parts, masked),
+        1 => with_ds::<1>(strip, p_parts, masked),
+        2 => with_ds::<2>(strip, p_parts, masked),
+        _ => with_ds::<3>(strip, p_parts, masked),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn with_ds<const DS: usize>(strip: &PartsStrip, p_parts: usize, masked: bool) {
+    match (p_parts, masked) {
+        (0, false) => parts::<0, DS, false>(strip),
+        (0, true) => parts::<0, DS, true>(strip),
+        (1, false) => parts::<1, DS, false>(strip),
+        (1, true) => parts::<1, DS, true>(strip),
+        (2, false) => parts::<2, DS, false>(strip),
+        (2, true) => parts::<2, DS, true>(strip),
+        (_, false) => parts::<3, DS, false>(strip),
+        (_, true) => parts::<3, DS, true>(strip),
+    }
+}
+
+/// Two keys and two vectors of queries at a time: they are pairs of terms, both of sums over queries and over keys.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn parts<const P: usize, const DS: usize, const MASKED: bool>(strip: &PartsStrip) {
+    for j in (0..strip.n).step_by(STEP) {
+        let step = j / STEP;
+        let l = vectors(strip.l.add(j));
+        let d = vectors(strip.d.add(j));
+        for t in 0..LANES {
+            let mut ds = [[[_mm512_setzero_si512(); DS]; 2]; 2];
+            for (half, ds) in ds.iter_mut().enumerate() {
+                let key = t + half * LANES;
+                let mut p = [[_mm512_setzero_si512(); P]; 2];
+                for v in 0..2 {
+                    let at = key * SCORE_LD + j + v * LANES;
+                    let (weight, gradient) = element::<DS, MASKED>(strip, at, l[v], d[v]);
+                    p[v] = split::<P>(weight);
+                    ds[v] = split::<DS>(gradient);
+                }
+                if P > 0 {
+                    let to = strip.p.add(key * strip.ldp + step * P * STEP);
+                    store::<P, STEP>(to, p[0], p[1]);
+                }
+                if DS > 0 && !strip.ds.is_null() {
+                    let to = strip.ds.add(key * strip.ldds + step * DS * STEP);
+                    store::<DS, STEP>(to, ds[0], ds[1]);
+                }
+            }
+            if DS > 0 && !strip.columns.is_null() {
+                let to = strip.columns.add(step * strip.panel + t * 2 * STEP);
+                store::<DS, { STEP * STEP }>(to, ds[0][0], ds[1][0]);
+                store::<DS, { STEP * STEP }>(to.add(STEP), ds[0][1], ds[1][1]);
+            }
+        }
+    }
+}
+
+/// P and dS of sixteen queries and a key.
+#[inline(always)]
+unsafe fn element<const DS: usize, const MASKED: bool>(
+    strip: &PartsStrip,
+    at: usize,
+    l: __m512,
+    d: __m512,
+) -> (__m512, __m512) {
+    let s = _mm512_loadu_ps(strip.s.add(at));
+    let x = _mm512_fmsub_ps(s, _mm512_set1_ps(strip.scale), l);
+    let mut p = Zmm::<Plain>::exp2::<5>(x, 1.0);
+    let mut ds = _mm512_setzero_ps();
+    if DS > 0 {
+        ds = _mm512_mul_ps(p, _mm512_sub_ps(_mm512_loadu_ps(strip.dp.add(at)), d));
+    }
+    if MASKED {
+        let infinity = _mm512_set1_ps(f32::INFINITY);
+        let shown = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(s, _mm512_set1_ps(f32::NEG_INFINITY))
+            & _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(l, infinity);
+        p = _mm512_maskz_mov_ps(shown, p);
+        if DS > 0 && !strip.slope.is_null() {
+            ds = _mm512_mul_ps(ds, _mm512_loadu_ps(strip.slope.add(at)));
+        }
+        ds = _mm512_maskz_mov_ps(shown, ds);
+    }
+    (p, ds)
+}
+
+#[inline(always)]
+unsafe fn vectors(p: *const f32) -> [__m512; 2] {
+    [_mm512_loadu_ps(p), _mm512_loadu_ps(p.add(LANES))]
+}
+
+/// Stores pairs, the parts `DISTANCE` elements apart.
+#[inline(always)]
+unsafe fn store<const N: usize, const DISTANCE: usize>(
+    to: *mut u16,
+    low: [__m512i; N],
+    high: [__m512i; N],
+) {
+    for part in 0..N {
+        _mm512_store_si512(to.add(part * DISTANCE).cast(), pair(low[part], high[part]));
+    }
+}
+
+/// See [`crate::gradient::AddTransposed`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn add_transposed(
+    columns: *const f32,
+    ld: usize,
+    n: usize,
+    d: usize,
+    rows: *mut f32,
+    ld_rows: usize,
+) {
+    let mut square = [0f32; LANES * LANES];
+    for i in (0..n).step_by(LANES) {
+        for c in (0..d).step_by(LANES) {
+            Zmm::<Plain>::transpose(columns.add(c * ld + i), ld, square.as_mut_ptr(), LANES);
+            let mask = (u32::MAX >> (32 - LANES.min(d - c))) as __mmask16;
+            for r in 0..LANES.min(n - i) {
+                let row = rows.add((i + r) * ld_rows + c);
+                let more = _mm512_loadu_ps(square.as_ptr().add(r * LANES));
+                let sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, row), more);
+                _mm512_mask_storeu_ps(row, mask, sum);
+            }
+        }
+    }
+}
+
+/// See [`crate::gradient::ScaleRows`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn scale_rows(s: *mut f32, rows: usize, n: usize, factor: f32) {
+    let factor = _mm512_set1_ps(factor);
+    for i in 0..rows {
+        for j in (0..n).step_by(LANES) {
+            let mask = (u32::MAX >> (32 - LANES.min(n - j))) as __mmask16;
+            let at = s.add(i * SCORE_LD + j);
+            let x = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, at), factor);
+            _mm512_mask_storeu_ps(at, mask, x);
+        }
+    }
+}
+
+/// See [`crate::gradient::Largest`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
+pub(super) unsafe fn largest(rows: FloatRows, n: usize, d: usize) -> f32 {
+    match rows.precision {
+        Precision::F16 => largest_of::<F16>(rows, n, d),
+        Precision::Bf16 => largest_of::<Bf16>(rows, n, d),
+        _ => largest_of::<F32>(rows, n, d),
+    }
+}
+
+#[inline(always)]
+unsafe fn largest_of<S: Stored>(rows: FloatRows, n: usize, d: usize) -> f32 {
+    let mut top = _mm512_setzero_ps();
+    for i in 0..n {
+        for c in (0..d).step_by(LANES) {
+            let x = S::load(rows.from(i, c).ptr, d - c);
+            top = _mm512_max_ps(_mm512_abs_ps(x), top);
+        }
+    }
+    _mm512_reduce_max_ps(top)
+}

@@ -1,0 +1,259 @@
+//! Products of parts.
+//!
+//! A tile of 32 x 32 takes two tiles of A and two of B for four products, and keeps both while the next product of parts
+//! needs one of them: 14 loads for the 24 products of an FP32 step. Tiles of 16 rows and 64 columns, for few rows, load each B anew.
+
+use std::arch::asm;
+
+use super::tile_state::Tiles;
+use super::{MR, NR};
+use crate::bf16_split::{STEP, Terms};
+
+/// What a step does, in the words of [`tall`] and [`flat`].
+macro_rules! steps {
+    ($shape:ident, One) => { concat!($shape!(a "0"), $shape!(b "0"), $shape!(x "0")) };
+    ($shape:ident, TwoByOne) => {
+        concat!(
+            $shape!(a "64"), $shape!(b "0"), $shape!(x "0"), $shape!(a "0"), $shape!(x "0"),
+        )
+    };
+    ($shape:ident, ThreeByOne) => {
+        concat!(
+            $shape!(a "128"), $shape!(b "0"), $shape!(x "0"), $shape!(a "64"), $shape!(x "0"),
+            $shape!(a "0"), $shape!(x "0"),
+        )
+    };
+    ($shape:ident, Three) => {
+        concat!(
+            $shape!(a "0"), $shape!(b "2048"), $shape!(x "2048"), $shape!(b "0"), $shape!(x "0"),
+            $shape!(a "64"), $shape!(x "0"),
+        )
+    };
+    ($shape:ident, Four) => {
+        concat!(
+            $shape!(a "64"), $shape!(b "2048"), $shape!(x "2048"), $shape!(a "0"), $shape!(x "2048"),
+            $shape!(b "0"), $shape!(x "0"), $shape!(a "64"), $shape!(x "0"),
+        )
+    };
+    ($shape:ident, Six) => {
+        concat!(
+            $shape!(a "0"), $shape!(b "4096"), $shape!(x "4096"), $shape!(b "2048"), $shape!(x "2048"),
+            $shape!(a "64"), $shape!(x "2048"), $shape!(b "0"), $shape!(x "0"),
+            $shape!(a "0"), $shape!(x "0"), $shape!(a "128"), $shape!(x "0"),
+        )
+    };
+}
+
+/// 32 rows, 32 columns.
+macro_rules! tall {
+    (a $part:literal) => {
+        concat!(
+            "tileloadd tmm4, [{a} + {lda} + ",
+            $part,
+            "]\n",
+            "tileloadd tmm5, [{more} + {lda} + ",
+            $part,
+            "]\n",
+        )
+    };
+    (b $part:literal) => {
+        concat!(
+            "tileloadd tmm6, [{b} + {ldb} + ",
+            $part,
+            "]\n",
+            "tileloadd tmm7, [{b} + {ldb} + ",
+            $part,
+            " + 64]\n",
+        )
+    };
+    (x $part:literal) => {
+        concat!(
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            "tdpbf16ps tmm3, tmm5, tmm7\n",
+        )
+    };
+}
+
+/// 16 rows, 64 columns.
+macro_rules! flat {
+    (a $part:literal) => {
+        concat!("tileloadd tmm4, [{a} + {lda} + ", $part, "]\n")
+    };
+    (b $part:literal) => {
+        ""
+    };
+    (x $part:literal) => {
+        concat!(
+            "tileloadd tmm5, [{b} + {ldb} + ",
+            $part,
+            "]\n",
+            "tdpbf16ps tmm0, tmm4, tmm5\n",
+            "tileloadd tmm6, [{b} + {ldb} + ",
+            $part,
+            " + 64]\n",
+            "tdpbf16ps tmm1, tmm4, tmm6\n",
+            "tileloadd tmm7, [{more} + {ldb} + ",
+            $part,
+            "]\n",
+            "tdpbf16ps tmm2, tmm4, tmm7\n",
+            "tileloadd tmm5, [{more} + {ldb} + ",
+            $part,
+            " + 64]\n",
+            "tdpbf16ps tmm3, tmm4, tmm5\n",
+        )
+    };
+}
+
+/// A tile of sums. `more` is the lower half of A for [`tall`], the second panel of B for [`flat`]; `o` and `second` are
+/// the two halves of the sums.
+macro_rules! sums {
+    ($name:ident, $shape:ident, $terms:ident, $more_step:ident) => {
+        #[inline(always)]
+        unsafe fn $name(
+            a: *const u16,
+            b: *const u16,
+            more: *const u16,
+            lda: usize,
+            steps: usize,
+            add: bool,
+            o: *mut f32,
+            second: *mut f32,
+            ldo: usize,
+        ) {
+            asm!(
+                "test {add}, {add}",
+                "jnz 3f",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "jmp 2f",
+                "3:",
+                "tileloadd tmm0, [{o} + {ldo}]",
+                "tileloadd tmm1, [{o} + {ldo} + 64]",
+                "tileloadd tmm2, [{second} + {ldo}]",
+                "tileloadd tmm3, [{second} + {ldo} + 64]",
+                "2:",
+                steps!($shape, $terms),
+                "add {a}, {a_step}",
+                "add {b}, {b_step}",
+                concat!("add {more}, {", stringify!($more_step), "}"),
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{o} + {ldo}], tmm0",
+                "tilestored [{o} + {ldo} + 64], tmm1",
+                "tilestored [{second} + {ldo}], tmm2",
+                "tilestored [{second} + {ldo} + 64], tmm3",
+                a = inout(reg) a => _,
+                b = inout(reg) b => _,
+                more = inout(reg) more => _,
+                steps = inout(reg) steps => _,
+                add = in(reg) usize::from(add),
+                o = in(reg) o,
+                second = in(reg) second,
+                lda = in(reg) 2 * lda,
+                ldb = in(reg) 4 * NR,
+                ldo = in(reg) 4 * ldo,
+                a_step = const Terms::$terms.parts_of_a() * STEP * 2,
+                b_step = const Terms::$terms.parts_of_b() * STEP * NR * 2,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    };
+}
+
+sums!(tall_one, tall, One, a_step);
+sums!(tall_two_by_one, tall, TwoByOne, a_step);
+sums!(tall_three_by_one, tall, ThreeByOne, a_step);
+sums!(tall_three, tall, Three, a_step);
+sums!(tall_four, tall, Four, a_step);
+sums!(tall_six, tall, Six, a_step);
+sums!(flat_one, flat, One, b_step);
+sums!(flat_two_by_one, flat, TwoByOne, b_step);
+sums!(flat_three_by_one, flat, ThreeByOne, b_step);
+sums!(flat_three, flat, Three, b_step);
+sums!(flat_four, flat, Four, b_step);
+sums!(flat_six, flat, Six, b_step);
+
+/// See [`crate::bf16_split::Product`].
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn product(
+    terms: Terms,
+    a: *const u16,
+    lda: usize,
+    b: *const u16,
+    panel: usize,
+    steps: usize,
+    rows: usize,
+    panels: usize,
+    add: bool,
+    o: *mut f32,
+    ldo: usize,
+) {
+    let tiles = Tiles::new(0);
+    with_tiles(
+        &tiles, terms, a, lda, b, panel, steps, rows, panels, add, o, ldo,
+    );
+    drop(tiles);
+}
+
+/// [`product`] where tiles are in use, those of whole steps.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn with_tiles(
+    _: &Tiles,
+    terms: Terms,
+    a: *const u16,
+    lda: usize,
+    b: *const u16,
+    panel: usize,
+    steps: usize,
+    rows: usize,
+    panels: usize,
+    add: bool,
+    o: *mut f32,
+    ldo: usize,
+) {
+    debug_assert!(steps > 0);
+    macro_rules! by_terms {
+        ($b:ident, $more:ident, $o:ident, $second:ident: $($terms:ident => $sums:ident),+ $(,)?) => {
+            match terms {
+                $(Terms::$terms => $sums(a, $b, $more, lda, steps, add, $o, $second, ldo),)+
+            }
+        };
+    }
+    if rows > 16 {
+        let (more, second) = (a.add(16 * lda), o.add(16 * ldo));
+        for i in 0..panels {
+            let (b, o, second) = (b.add(i * panel), o.add(i * NR), second.add(i * NR));
+            by_terms!(b, more, o, second:
+                One => tall_one,
+                TwoByOne => tall_two_by_one,
+                ThreeByOne => tall_three_by_one,
+                Three => tall_three,
+                Four => tall_four,
+                Six => tall_six,
+            );
+        }
+    } else {
+        for i in (0..panels).step_by(2) {
+            // Of an odd last panel, both halves are the same sums.
+            let pair = usize::from(i + 1 < panels);
+            let (b, o) = (b.add(i * panel), o.add(i * NR));
+            let (more, second) = (b.add(pair * panel), o.add(pair * NR));
+            by_terms!(b, more, o, second:
+                One => flat_one,
+                TwoByOne => flat_two_by_one,
+                ThreeByOne => flat_three_by_one,
+                Three => flat_three,
+                Four => flat_four,
+                Six => flat_six,
+            );
+        }
+    }
+}
+
+const _: () = assert!(MR == 32 && 4 * NR == 128 && STEP == 32);
