@@ -77,7 +77,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
 
 /// The file with the machine's peaks, measured now.
 fn measure_ceilings(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
-    let bench = ["bench", "--package", "mfa-cpu", "--bench", "ceilings"];
+    let bench = ["bench", "--package", "mfa-kernels", "--bench", "ceilings"];
     step.run(repo.cargo(bench).arg("--no-run"))?;
     step.say("measuring the machine's peaks")?;
     let json = output(repo.cargo(bench).args(["--", "--json"]))?;
@@ -89,7 +89,14 @@ fn measure_ceilings(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
 /// Runs the benchmark of the machine itself.
 pub(crate) fn ceilings(repo: &Repo, options: &Ceilings) -> Result<()> {
     foreground(
-        repo.cargo(["bench", "--package", "mfa-cpu", "--bench", "ceilings", "--"])
-            .args(&options.arguments),
+        repo.cargo([
+            "bench",
+            "--package",
+            "mfa-kernels",
+            "--bench",
+            "ceilings",
+            "--",
+        ])
+        .args(&options.arguments),
     )
 }

@@ -10,7 +10,7 @@ use crate::process::Step;
 use crate::repo::Repo;
 
 /// The crates that are published, dependencies first.
-pub(crate) const CRATES: [&str; 3] = ["mfa-sys", "mfa-cpu", "mfa"];
+pub(crate) const CRATES: [&str; 4] = ["mfa-sys", "mfa-kernels", "mfa-cpu", "mfa"];
 
 /// Where the packages are made.
 pub(crate) fn folder(repo: &Repo) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use mfa_sys as sys;
 
-/// A status of the contract with the sentence for `mfa_last_error`.
+/// A status of the contract with the message for `mfa_last_error`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Error {
     pub status: i32,

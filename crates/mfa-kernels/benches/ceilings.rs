@@ -1,22 +1,15 @@
 //! What this machine can do: peaks of arithmetic, steps of softmax, bandwidth; with one thread and with all.
 //!
-//! `cargo xtask ceilings [-- --json]`, or `cargo bench -p mfa-cpu --bench ceilings`.
+//! `cargo xtask ceilings [-- --json]`, or `cargo bench -p mfa-kernels --bench ceilings`.
 
 #![allow(clippy::print_stdout)]
 
-// The driver exports the C contract and not its kernels, so that a bench compiles their source itself.
-#[allow(dead_code, unused_imports)]
-#[path = "../src/base2.rs"]
-mod base2;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/kernels/mod.rs"]
-mod kernels;
 mod support;
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use kernels::{Isa, KB, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, kernels};
+use mfa_kernels::{BLOCK_N, Isa, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, kernels};
 use support::peak::{Peak, peaks};
 use support::{Aligned, Random};
 
@@ -39,8 +32,8 @@ fn main() {
     let json = std::env::args().any(|a| a == "--json");
     let table = match kernels() {
         Ok(table) => table,
-        Err(sentence) => {
-            eprintln!("{sentence}");
+        Err(message) => {
+            eprintln!("{message}");
             std::process::exit(1);
         }
     };
@@ -89,7 +82,7 @@ fn measure(table: &'static Kernels, threads: &[usize]) -> Vec<Ceiling> {
             });
         }
     }
-    let scores = (table.mr * KB) as f64;
+    let scores = (table.mr * BLOCK_N) as f64;
     for (name, kind) in [
         ("softmax step to f32 (exp, in place)", P::F32),
         ("softmax step to i16", P::I16),
@@ -129,11 +122,11 @@ fn step(table: &'static Kernels, kind: P) -> Work {
         // SAFETY: a strip of scores and of P, and as many rows of everything else.
         unsafe {
             match kind {
-                P::F32 => (table.softmax_f32)(s.ptr_mut(), mr, KB, state),
+                P::F32 => (table.softmax_f32)(s.ptr_mut(), mr, BLOCK_N, state),
                 P::I16 => (table.softmax_i16)(
                     s.ptr_mut(),
                     mr,
-                    KB,
+                    BLOCK_N,
                     state,
                     v,
                     p16.ptr_mut(),
@@ -142,7 +135,7 @@ fn step(table: &'static Kernels, kind: P) -> Work {
                 P::U8 => (table.softmax_u8)(
                     s.ptr_mut(),
                     mr,
-                    KB,
+                    BLOCK_N,
                     state,
                     v,
                     p8.ptr_mut(),

@@ -1,19 +1,12 @@
 //! Every kernel that matters for speed: its time (Criterion), and its share of the peak of the instruction that it is
 //! made of, measured in turns with it.
 //!
-//! `cargo bench -p mfa-cpu --bench kernels [-- FILTER]`; `-- --shares` prints the shares alone.
+//! `cargo bench -p mfa-kernels --bench kernels [-- FILTER]`; `-- --shares` prints the shares alone.
 
 #![allow(clippy::print_stdout)]
 
-// The driver exports the C contract and not its kernels, so that a bench compiles their source itself.
-#[allow(dead_code, unused_imports)]
-#[path = "../src/base2.rs"]
-mod base2;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/kernels/mod.rs"]
-mod kernels;
-#[path = "support/parts.rs"]
-mod parts;
+#[path = "support/bf16_split.rs"]
+mod bf16_split;
 mod support;
 
 use std::hint::black_box;
@@ -21,7 +14,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 
-use kernels::{KB, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales, kernels};
+use mfa_kernels::{BLOCK_N, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales, kernels};
 use support::peak::{Peaks, peaks};
 use support::{Aligned, Random, Rate};
 
@@ -46,8 +39,8 @@ struct Case {
 fn main() {
     let table = match kernels() {
         Ok(table) => table,
-        Err(sentence) => {
-            eprintln!("{sentence}");
+        Err(message) => {
+            eprintln!("{message}");
             std::process::exit(1);
         }
     };
@@ -112,7 +105,7 @@ fn cases(table: &'static Kernels) -> Vec<Case> {
         cases.push(qk_i8(table, d, table.mr, true));
     }
     cases.extend(softmax(table));
-    cases.extend(parts::cases(table));
+    cases.extend(bf16_split::cases(table));
     for d in [64, 128] {
         cases.extend(packs(table, d));
         cases.extend(decode(table, d));
@@ -140,18 +133,18 @@ fn blocks_of(bytes: usize) -> usize {
 fn qk_f32(t: &'static Kernels, d: usize, rows: usize) -> Case {
     let mut random = Random(1);
     let q = Aligned::from_fn(t.mr * d, |_| random.float());
-    let blocks = blocks_of(KB * d * 4);
-    let k = Aligned::from_fn(blocks * KB * d, |_| random.float());
+    let blocks = blocks_of(BLOCK_N * d * 4);
+    let k = Aligned::from_fn(blocks * BLOCK_N * d, |_| random.float());
     let mut s = Aligned::new(t.mr * SCORE_LD, 0f32);
     Case {
         name: format!("qk_f32 d{d} rows{rows}"),
         of: Of::F32,
-        operations: (2 * rows * KB * d) as f64,
+        operations: (2 * rows * BLOCK_N * d) as f64,
         work: in_turn(blocks, move |b| {
             // SAFETY: a strip, a block of panels, a strip of scores.
             unsafe {
-                let k = k.ptr().add(b * KB * d);
-                (t.qk_f32)(q.ptr(), k, d, rows, KB / t.nr, s.ptr_mut());
+                let k = k.ptr().add(b * BLOCK_N * d);
+                (t.qk_f32)(q.ptr(), k, d, rows, BLOCK_N / t.nr, s.ptr_mut());
             }
         }),
     }
@@ -160,11 +153,11 @@ fn qk_f32(t: &'static Kernels, d: usize, rows: usize) -> Case {
 fn qk_i8(t: &'static Kernels, d: usize, rows: usize, scaled: bool) -> Case {
     let mut random = Random(2);
     let q = Aligned::from_fn(t.mr * d, |_| random.bits() as u8);
-    let blocks = blocks_of(KB * d);
-    let k = Aligned::from_fn(blocks * KB * d, |_| random.bits() as i8);
+    let blocks = blocks_of(BLOCK_N * d);
+    let k = Aligned::from_fn(blocks * BLOCK_N * d, |_| random.bits() as i8);
     let mut s = Aligned::new(t.mr * SCORE_LD, 0f32);
-    let bias = Aligned::new(KB, 1i32);
-    let columns = Aligned::new(KB, 1f32);
+    let bias = Aligned::new(BLOCK_N, 1i32);
+    let columns = Aligned::new(BLOCK_N, 1f32);
     let row = Aligned::new(t.mr, 1f32);
     Case {
         name: format!(
@@ -172,7 +165,7 @@ fn qk_i8(t: &'static Kernels, d: usize, rows: usize, scaled: bool) -> Case {
             if scaled { " scale+zero" } else { "" }
         ),
         of: Of::Dot4,
-        operations: (2 * rows * KB * d) as f64,
+        operations: (2 * rows * BLOCK_N * d) as f64,
         work: in_turn(blocks, move |b| {
             let column = if scaled {
                 columns.ptr()
@@ -189,8 +182,16 @@ fn qk_i8(t: &'static Kernels, d: usize, rows: usize, scaled: bool) -> Case {
             };
             // SAFETY: a strip, a block of panels, a strip of scores.
             unsafe {
-                let k = k.ptr().add(b * KB * d);
-                (t.qk_i8)(q.ptr(), k, d / 4, rows, KB / t.nr, &scales, s.ptr_mut());
+                let k = k.ptr().add(b * BLOCK_N * d);
+                (t.qk_i8)(
+                    q.ptr(),
+                    k,
+                    d / 4,
+                    rows,
+                    BLOCK_N / t.nr,
+                    &scales,
+                    s.ptr_mut(),
+                );
             }
         }),
     }
@@ -199,23 +200,23 @@ fn qk_i8(t: &'static Kernels, d: usize, rows: usize, scaled: bool) -> Case {
 fn pv_f32(t: &'static Kernels, d: usize, rows: usize) -> Case {
     let mut random = Random(3);
     let p = Aligned::from_fn(t.mr * SCORE_LD, |_| random.float());
-    let blocks = blocks_of(KB * d * 4);
-    let v = Aligned::from_fn(blocks * KB * d, |_| random.float());
+    let blocks = blocks_of(BLOCK_N * d * 4);
+    let v = Aligned::from_fn(blocks * BLOCK_N * d, |_| random.float());
     let alpha = Aligned::new(t.mr, 0.5f32);
     let mut o = Aligned::new(t.mr * d, 0f32);
     Case {
         name: format!("pv_f32 d{d} rows{rows}"),
         of: Of::F32,
-        operations: (2 * rows * KB * d) as f64,
+        operations: (2 * rows * BLOCK_N * d) as f64,
         work: in_turn(blocks, move |b| {
             // SAFETY: a strip of P, a block of panels, a strip of outputs.
             unsafe {
-                let v = v.ptr().add(b * KB * d);
+                let v = v.ptr().add(b * BLOCK_N * d);
                 (t.pv_f32)(
                     p.ptr(),
                     v,
-                    KB,
-                    KB,
+                    BLOCK_N,
+                    BLOCK_N,
                     rows,
                     d / t.nr,
                     alpha.ptr(),
@@ -230,23 +231,23 @@ fn pv_f32(t: &'static Kernels, d: usize, rows: usize) -> Case {
 fn pv_i16(t: &'static Kernels, d: usize, rows: usize) -> Case {
     let mut random = Random(4);
     let p = Aligned::from_fn(t.mr * P16_LD, |_| random.bits() as i16);
-    let blocks = blocks_of(KB * d * 2);
-    let v = Aligned::from_fn(blocks * KB * d, |_| random.bits() as i8 as i16);
+    let blocks = blocks_of(BLOCK_N * d * 2);
+    let v = Aligned::from_fn(blocks * BLOCK_N * d, |_| random.bits() as i8 as i16);
     let row = Aligned::new(t.mr, 0.5f32);
     let mut o = Aligned::new(t.mr * d, 0f32);
     Case {
         name: format!("pv_i16 d{d} rows{rows}"),
         of: Of::Dot2,
-        operations: (2 * rows * KB * d) as f64,
+        operations: (2 * rows * BLOCK_N * d) as f64,
         work: in_turn(blocks, move |b| {
             // SAFETY: a strip of P, a block of panels, a strip of outputs.
             unsafe {
-                let v = v.ptr().add(b * KB * d);
+                let v = v.ptr().add(b * BLOCK_N * d);
                 (t.pv_i16)(
                     p.ptr(),
                     v,
-                    KB,
-                    KB,
+                    BLOCK_N,
+                    BLOCK_N,
                     rows,
                     d / t.nr,
                     row.ptr(),
@@ -263,24 +264,24 @@ fn pv_i16(t: &'static Kernels, d: usize, rows: usize) -> Case {
 fn pv_u8(t: &'static Kernels, d: usize, rows: usize) -> Case {
     let mut random = Random(5);
     let p = Aligned::from_fn(t.mr * P8_LD, |_| random.bits() as u8);
-    let blocks = blocks_of(KB * d);
-    let v = Aligned::from_fn(blocks * KB * d, |_| random.bits() as i8);
+    let blocks = blocks_of(BLOCK_N * d);
+    let v = Aligned::from_fn(blocks * BLOCK_N * d, |_| random.bits() as i8);
     let row = Aligned::new(t.mr, 0.5f32);
     let sums = Aligned::new(t.mr, 1i32);
     let mut o = Aligned::new(t.mr * d, 0f32);
     Case {
         name: format!("pv_u8 d{d} rows{rows}"),
         of: Of::Dot4,
-        operations: (2 * rows * KB * d) as f64,
+        operations: (2 * rows * BLOCK_N * d) as f64,
         work: in_turn(blocks, move |b| {
             // SAFETY: a strip of P, a block of panels, a strip of outputs.
             unsafe {
-                let v = v.ptr().add(b * KB * d);
+                let v = v.ptr().add(b * BLOCK_N * d);
                 (t.pv_u8)(
                     p.ptr(),
                     v,
-                    KB,
-                    KB,
+                    BLOCK_N,
+                    BLOCK_N,
                     rows,
                     d / t.nr,
                     row.ptr(),
@@ -298,7 +299,7 @@ fn pv_u8(t: &'static Kernels, d: usize, rows: usize) -> Case {
 /// Steps of softmax; the rate is in scores.
 fn softmax(t: &'static Kernels) -> Vec<Case> {
     let mut cases = Vec::new();
-    for n in [KB, KB - 7] {
+    for n in [BLOCK_N, BLOCK_N - 7] {
         for (name, narrow, scaled) in [
             ("softmax_f32", 0, false),
             ("softmax_i16", 1, false),
@@ -314,7 +315,7 @@ fn softmax(t: &'static Kernels) -> Vec<Case> {
             let mut p_sum = Aligned::new(t.mr, 0i32);
             let mut p16 = Aligned::new(t.mr * P16_LD, 0i16);
             let mut p8 = Aligned::new(t.mr * P8_LD, 0u8);
-            let v_scale = Aligned::new(KB, 1f32);
+            let v_scale = Aligned::new(BLOCK_N, 1f32);
             let work = move || {
                 let state = RowState {
                     m: m.ptr_mut(),
@@ -360,9 +361,9 @@ fn softmax(t: &'static Kernels) -> Vec<Case> {
 /// Packing; the rate is in elements.
 fn packs(t: &'static Kernels, d: usize) -> Vec<Case> {
     let mut random = Random(7);
-    let floats = move || Aligned::from_fn(KB * d, |_| random.float());
+    let floats = move || Aligned::from_fn(BLOCK_N * d, |_| random.float());
     let mut random = Random(8);
-    let bytes = move || Aligned::from_fn(KB * d, |_| random.bits() as i8);
+    let bytes = move || Aligned::from_fn(BLOCK_N * d, |_| random.bits() as i8);
     let mut cases = Vec::new();
     let mut add = |name: &str, elements: usize, work: Box<dyn FnMut()>| {
         cases.push(Case {
@@ -375,7 +376,7 @@ fn packs(t: &'static Kernels, d: usize) -> Vec<Case> {
     let mut f = floats;
     let mut b = bytes;
     let ldo = d.next_multiple_of(t.nr);
-    let (x, mut y) = (f(), Aligned::new(KB * ldo, 0f32));
+    let (x, mut y) = (f(), Aligned::new(BLOCK_N * ldo, 0f32));
     add(
         "pack_q_f32",
         t.mr * d,
@@ -384,25 +385,29 @@ fn packs(t: &'static Kernels, d: usize) -> Vec<Case> {
             unsafe { (t.pack_q_f32)(x.ptr(), d, t.mr, d, 0.5, y.ptr_mut()) }
         }),
     );
-    let (x, mut y) = (f(), Aligned::new(KB * ldo, 0f32));
+    let (x, mut y) = (f(), Aligned::new(BLOCK_N * ldo, 0f32));
     add(
         "pack_k_f32",
-        KB * d,
+        BLOCK_N * d,
         Box::new(move || {
             // SAFETY: a block of rows, a block of panels.
-            unsafe { (t.pack_k_f32)(x.ptr(), d, KB, d, y.ptr_mut()) }
+            unsafe { (t.pack_k_f32)(x.ptr(), d, BLOCK_N, d, y.ptr_mut()) }
         }),
     );
-    let (x, mut y) = (f(), Aligned::new(KB * ldo, 0f32));
+    let (x, mut y) = (f(), Aligned::new(BLOCK_N * ldo, 0f32));
     add(
         "pack_v_f32",
-        KB * d,
+        BLOCK_N * d,
         Box::new(move || {
             // SAFETY: as above.
-            black_box(unsafe { (t.pack_v_f32)(x.ptr(), d, KB, d, y.ptr_mut()) });
+            black_box(unsafe { (t.pack_v_f32)(x.ptr(), d, BLOCK_N, d, y.ptr_mut()) });
         }),
     );
-    let (x, mut y, mut sums) = (b(), Aligned::new(KB * ldo, 0u8), Aligned::new(KB, 0i32));
+    let (x, mut y, mut sums) = (
+        b(),
+        Aligned::new(BLOCK_N * ldo, 0u8),
+        Aligned::new(BLOCK_N, 0i32),
+    );
     add(
         "pack_q_i8",
         t.mr * d,
@@ -411,59 +416,66 @@ fn packs(t: &'static Kernels, d: usize) -> Vec<Case> {
             unsafe { (t.pack_q_i8)(x.ptr(), d, t.mr, d, y.ptr_mut(), sums.ptr_mut()) }
         }),
     );
-    let (x, mut y, mut sums) = (b(), Aligned::new(KB * ldo, 0i8), Aligned::new(KB, 0i32));
+    let (x, mut y, mut sums) = (
+        b(),
+        Aligned::new(BLOCK_N * ldo, 0i8),
+        Aligned::new(BLOCK_N, 0i32),
+    );
     add(
         "pack_k_i8",
-        KB * d,
+        BLOCK_N * d,
         Box::new(move || {
             // SAFETY: a block of rows, a block of panels.
-            unsafe { (t.pack_k_i8)(x.ptr(), d, KB, d, y.ptr_mut(), sums.ptr_mut()) }
+            unsafe { (t.pack_k_i8)(x.ptr(), d, BLOCK_N, d, y.ptr_mut(), sums.ptr_mut()) }
         }),
     );
-    let (x, mut y) = (b(), Aligned::new(KB * ldo, 0i16));
+    let (x, mut y) = (b(), Aligned::new(BLOCK_N * ldo, 0i16));
     add(
         "pack_v_i16",
-        KB * d,
+        BLOCK_N * d,
         Box::new(move || {
             // SAFETY: as above.
-            unsafe { (t.pack_v_i16)(x.ptr(), d, KB, d, std::ptr::null(), y.ptr_mut()) }
+            unsafe { (t.pack_v_i16)(x.ptr(), d, BLOCK_N, d, std::ptr::null(), y.ptr_mut()) }
         }),
     );
-    let (x, mut y) = (b(), Aligned::new(KB * ldo, 0i8));
+    let (x, mut y) = (b(), Aligned::new(BLOCK_N * ldo, 0i8));
     add(
         "pack_v_i8",
-        KB * d,
+        BLOCK_N * d,
         Box::new(move || {
             // SAFETY: as above.
-            unsafe { (t.pack_v_i8)(x.ptr(), d, KB, d, y.ptr_mut()) }
+            unsafe { (t.pack_v_i8)(x.ptr(), d, BLOCK_N, d, y.ptr_mut()) }
         }),
     );
     for (name, kernel, bits) in [
-        ("widen f16", t.widen.f16, 16),
-        ("widen bf16", t.widen.bf16, 16),
-        ("widen i8", t.widen.i8, 8),
-        ("widen i4", t.widen.i4, 4),
+        ("f16 to f32", t.to_f32.f16, 16),
+        ("bf16 to f32", t.to_f32.bf16, 16),
+        ("i8 to f32", t.to_f32.i8, 8),
+        ("i4 to f32", t.to_f32.i4, 4),
     ] {
         let (x, mut y) = (
-            Aligned::new(KB * d * bits / 8, 1u8),
-            Aligned::new(KB * d, 0f32),
+            Aligned::new(BLOCK_N * d * bits / 8, 1u8),
+            Aligned::new(BLOCK_N * d, 0f32),
         );
         add(
             name,
-            KB * d,
+            BLOCK_N * d,
             Box::new(move || {
                 // SAFETY: a block of elements on both sides.
-                unsafe { kernel(x.ptr(), KB * d, y.ptr_mut()) }
+                unsafe { kernel(x.ptr(), BLOCK_N * d, y.ptr_mut()) }
             }),
         );
     }
-    let (x, mut y) = (Aligned::new(KB * d / 2, 1u8), Aligned::new(KB * d, 0i8));
+    let (x, mut y) = (
+        Aligned::new(BLOCK_N * d / 2, 1u8),
+        Aligned::new(BLOCK_N * d, 0i8),
+    );
     add(
         "unpack_i4",
-        KB * d,
+        BLOCK_N * d,
         Box::new(move || {
             // SAFETY: a block of elements on both sides.
-            unsafe { (t.unpack_i4)(x.ptr(), KB * d, y.ptr_mut()) }
+            unsafe { (t.unpack_i4)(x.ptr(), BLOCK_N * d, y.ptr_mut()) }
         }),
     );
     cases
@@ -486,7 +498,7 @@ fn decode(t: &'static Kernels, d: usize) -> Vec<Case> {
                     continue;
                 }
                 let stride = d * bits / 8;
-                let bytes = stride * KB;
+                let bytes = stride * BLOCK_N;
                 let blocks = (total / bytes).max(1);
                 let x = Aligned::new(blocks * bytes, 1u8);
                 let q = Aligned::new(rows * d, 1f32);
@@ -499,7 +511,7 @@ fn decode(t: &'static Kernels, d: usize) -> Vec<Case> {
                         // SAFETY: a block of keys, `rows` queries and rows of scores.
                         unsafe {
                             let k = x.ptr().add(b * bytes);
-                            dot(q.ptr(), d, rows, k, stride, KB, d, s.ptr_mut());
+                            dot(q.ptr(), d, rows, k, stride, BLOCK_N, d, s.ptr_mut());
                         }
                     }),
                 });
@@ -516,7 +528,7 @@ fn decode(t: &'static Kernels, d: usize) -> Vec<Case> {
                         unsafe {
                             let v = x.ptr().add(b * bytes);
                             let (p, alpha) = (p.ptr(), alpha.ptr());
-                            axpy(p, rows, v, stride, KB, d, alpha, o.ptr_mut(), d);
+                            axpy(p, rows, v, stride, BLOCK_N, d, alpha, o.ptr_mut(), d);
                         }
                     }),
                 });
@@ -530,35 +542,35 @@ fn decode(t: &'static Kernels, d: usize) -> Vec<Case> {
 fn passes(t: &'static Kernels) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: &str, mut pass: Box<dyn FnMut(*mut f32)>| {
-        let mut s = Aligned::new(KB, 0.5f32);
+        let mut s = Aligned::new(BLOCK_N, 0.5f32);
         cases.push(Case {
             name: name.to_owned(),
             of: Of::Nothing,
-            operations: KB as f64,
+            operations: BLOCK_N as f64,
             work: Box::new(move || pass(s.ptr_mut())),
         });
     };
-    let hidden = Aligned::new(KB, 1u8);
-    let added = Aligned::new(KB, 0f32);
+    let masked = Aligned::new(BLOCK_N, 1u8);
+    let added = Aligned::new(BLOCK_N, 0f32);
     // SAFETY: a row of scores, and of the mask.
     add(
         "mask_bool",
-        Box::new(move |s| unsafe { (t.mask_bool)(s, hidden.ptr(), KB) }),
+        Box::new(move |s| unsafe { (t.mask_bool)(s, masked.ptr(), BLOCK_N) }),
     );
     // SAFETY: as above.
     add(
         "mask_add",
-        Box::new(move |s| unsafe { (t.mask_add)(s, added.ptr(), KB) }),
+        Box::new(move |s| unsafe { (t.mask_add)(s, added.ptr(), BLOCK_N) }),
     );
     // SAFETY: a row of scores.
     add(
         "softcap",
-        Box::new(move |s| unsafe { (t.softcap)(s, KB, 50.0) }),
+        Box::new(move |s| unsafe { (t.softcap)(s, BLOCK_N, 50.0) }),
     );
     // SAFETY: a row of scores.
     add(
         "alibi",
-        Box::new(move |s| unsafe { (t.alibi)(s, KB, 0.5, 100.0) }),
+        Box::new(move |s| unsafe { (t.alibi)(s, BLOCK_N, 0.5, 100.0) }),
     );
     cases
 }

@@ -1,31 +1,31 @@
 //! Products of floats by units that multiply bf16 alone.
 //!
-//! A float is the sum of its *parts*, each a bf16: the float rounded to 8 bits, what is left of it rounded to 8 bits, and
+//! A float is the sum of its *slices*, each a bf16: the float rounded to 8 bits, what is left of it rounded to 8 bits, and
 //! what is left then. One part holds a BF16, two hold an FP16, three hold an FP32, all exactly (down to 2^-126: smaller
-//! parts are 0). A product is a sum of products of parts, in FP32:
+//! slices are 0). A product is a sum of products of slices, in FP32:
 //!
-//! | [`Terms`] | parts of A, of B | products (of A's part by B's) | relative error of a product, below |
+//! | [`Bf16Products`] | slices of A, of B | products (of A's part by B's) | relative error of a product, below |
 //! |---|---|---|---|
-//! | `One` | 1, 1 | 00 | 0 |
-//! | `TwoByOne` | 2, 1 | 10 00 | 0 |
-//! | `ThreeByOne` | 3, 1 | 20 10 00 | 0 |
-//! | `Three` | 2, 2 | 01 00 10 | 2^-16 |
-//! | `Four` | 2, 2 | 11 01 00 10 | 0 |
-//! | `Six` | 3, 3 | 02 01 11 10 00 20 | 2^-23 (2^-25 on average) |
+//! | `X1` | 1, 1 | 00 | 0 |
+//! | `X2x1` | 2, 1 | 10 00 | 0 |
+//! | `X3x1` | 3, 1 | 20 10 00 | 0 |
+//! | `X3` | 2, 2 | 01 00 10 | 2^-16 |
+//! | `X4` | 2, 2 | 11 01 00 10 | 0 |
+//! | `X6` | 3, 3 | 02 01 11 10 00 20 | 2^-23 (2^-25 on average) |
 //!
 //! # Layouts
 //!
-//! A *step* is 32 terms of the sum. It holds them as pairs: pair `t` is terms `t` and `t + 16`. Terms past the end are 0.
+//! A *step* is 32 terms of the sum. It holds them as pairs: pair `t` is terms `t` and `t + 16`. Bf16Products past the end are 0.
 //!
 //! | operand | layout | made by |
 //! |---|---|---|
-//! | A: a strip of `mr` rows | per row `[steps][parts][16][2]` | `pack_rows`, `pack_transposed`, `softmax` |
-//! | B: panels of `nr` columns | per panel `[steps][parts][16][nr][2]` | `pack_columns`, `pack_panels` |
+//! | A: a strip of `mr` rows | per row `[steps][slices][16][2]` | `pack_rows`, `pack_transposed`, `softmax` |
+//! | B: panels of `nr` columns | per panel `[steps][slices][16][nr][2]` | `pack_columns`, `pack_panels` |
 //! | the product | FP32 rows, `ldo` apart | `product` |
 //!
 //! So a run of terms that starts at a multiple of 32 is a pointer into its operand. All are 64-byte aligned.
 //!
-//! NaN and infinities have one part, themselves; a product of parts turns infinity times a float into infinity or NaN.
+//! NaN and infinities have one part, themselves; a product of slices turns infinity times a float into infinity or NaN.
 //! Packing tells whether there were any; where that matters, [`restore`] and [`exact_dot`] give what the floats would.
 
 use crate::Precision;
@@ -33,84 +33,84 @@ use std::marker::PhantomData;
 
 use super::Kernels;
 
-/// Terms of a step.
+/// Bf16Products of a step.
 pub const STEP: usize = 32;
 /// Parts of an operand, at most.
-pub const MAX_PARTS: usize = 3;
+pub const MAX_SLICES: usize = 3;
 
-/// Which products of parts make a product of floats.
+/// Which products of slices make a product of floats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Terms {
-    One,
-    TwoByOne,
-    ThreeByOne,
-    Three,
-    Four,
-    Six,
+pub enum Bf16Products {
+    X1,
+    X2x1,
+    X3x1,
+    X3,
+    X4,
+    X6,
 }
 
-impl Terms {
+impl Bf16Products {
     #[allow(dead_code)] // For tests and benches.
-    pub const ALL: [Terms; 6] = [
-        Terms::One,
-        Terms::TwoByOne,
-        Terms::ThreeByOne,
-        Terms::Three,
-        Terms::Four,
-        Terms::Six,
+    pub const ALL: [Bf16Products; 6] = [
+        Bf16Products::X1,
+        Bf16Products::X2x1,
+        Bf16Products::X3x1,
+        Bf16Products::X3,
+        Bf16Products::X4,
+        Bf16Products::X6,
     ];
 
     pub fn describe(self) -> String {
-        let (a, b, products) = (self.parts_of_a(), self.parts_of_b(), self.pairs().len());
+        let (a, b, products) = (self.slices_of_a(), self.slices_of_b(), self.pairs().len());
         match self {
-            Terms::One => "BF16 products, FP32 sums".into(),
-            _ => format!("{products} BF16 products of {a} by {b} parts, FP32 sums"),
+            Bf16Products::X1 => "BF16 products, FP32 sums".into(),
+            _ => format!("{products} BF16 products of {a} by {b} slices, FP32 sums"),
         }
     }
 
-    pub const fn parts_of_a(self) -> usize {
+    pub const fn slices_of_a(self) -> usize {
         match self {
-            Terms::One => 1,
-            Terms::TwoByOne | Terms::Three | Terms::Four => 2,
-            Terms::ThreeByOne | Terms::Six => 3,
+            Bf16Products::X1 => 1,
+            Bf16Products::X2x1 | Bf16Products::X3 | Bf16Products::X4 => 2,
+            Bf16Products::X3x1 | Bf16Products::X6 => 3,
         }
     }
 
-    pub const fn parts_of_b(self) -> usize {
+    pub const fn slices_of_b(self) -> usize {
         match self {
-            Terms::One | Terms::TwoByOne | Terms::ThreeByOne => 1,
-            Terms::Three | Terms::Four => 2,
-            Terms::Six => 3,
+            Bf16Products::X1 | Bf16Products::X2x1 | Bf16Products::X3x1 => 1,
+            Bf16Products::X3 | Bf16Products::X4 => 2,
+            Bf16Products::X6 => 3,
         }
     }
 
     /// The products, in the order in which each step adds them: one operand's part stays from each to the next.
     pub const fn pairs(self) -> &'static [(usize, usize)] {
         match self {
-            Terms::One => &[(0, 0)],
-            Terms::TwoByOne => &[(1, 0), (0, 0)],
-            Terms::ThreeByOne => &[(2, 0), (1, 0), (0, 0)],
-            Terms::Three => &[(0, 1), (0, 0), (1, 0)],
-            Terms::Four => &[(1, 1), (0, 1), (0, 0), (1, 0)],
-            Terms::Six => &[(0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0)],
+            Bf16Products::X1 => &[(0, 0)],
+            Bf16Products::X2x1 => &[(1, 0), (0, 0)],
+            Bf16Products::X3x1 => &[(2, 0), (1, 0), (0, 0)],
+            Bf16Products::X3 => &[(0, 1), (0, 0), (1, 0)],
+            Bf16Products::X4 => &[(1, 1), (0, 1), (0, 0), (1, 0)],
+            Bf16Products::X6 => &[(0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0)],
         }
     }
 }
 
 /// Elements of an operand of `terms` terms: from a row of A to the next.
-pub const fn row_len(terms: usize, parts: usize) -> usize {
-    terms.div_ceil(STEP) * parts * STEP
+pub const fn row_len(terms: usize, slices: usize) -> usize {
+    terms.div_ceil(STEP) * slices * STEP
 }
 
 /// The same where there are many terms: of a row with a multiple of 512 bytes, sixteen, which are a tile, would lie in few
 /// sets of the first-level cache.
-pub const fn long_row_len(terms: usize, parts: usize) -> usize {
-    row_len(terms, parts) + STEP
+pub const fn long_row_len(terms: usize, slices: usize) -> usize {
+    row_len(terms, slices) + STEP
 }
 
 /// Elements of a panel of B with `nr` columns.
-pub const fn panel_len(terms: usize, parts: usize, nr: usize) -> usize {
-    row_len(terms, parts) * nr
+pub const fn panel_len(terms: usize, slices: usize, nr: usize) -> usize {
+    row_len(terms, slices) * nr
 }
 
 /// Rows of floats as they are stored.
@@ -143,15 +143,15 @@ impl FloatRows {
     }
 }
 
-/// Splits `n` rows of `d` floats into `parts` parts, and returns whether all floats are finite.
-pub type PackParts =
-    unsafe fn(parts: usize, rows: FloatRows, n: usize, d: usize, out: *mut u16) -> bool;
+/// Splits `n` rows of `d` floats into `slices` slices, and returns whether all floats are finite.
+pub type PackBf16 =
+    unsafe fn(slices: usize, rows: FloatRows, n: usize, d: usize, out: *mut u16) -> bool;
 
 /// `o[i][c] = (add ? o[i][c] : 0) + sum_t a[i][t] * b[t][c]` over `steps` steps, for `panels` panels of B, `panel` elements
 /// apart, and strips of A whose rows are `lda` elements apart. Writes the first 16 rows if `rows` is at most 16, else
 /// all of a strip.
 pub type Product = unsafe fn(
-    terms: Terms,
+    terms: Bf16Products,
     a: *const u16,
     lda: usize,
     b: *const u16,
@@ -164,10 +164,10 @@ pub type Product = unsafe fn(
     ldo: usize,
 );
 
-/// As [`super::SoftmaxF32`] on `scale * s`, for `scale > 0`, but P leaves as `parts` parts, an A whose rows are `ldp` elements
+/// As [`super::SoftmaxF32`] on `scale * s`, for `scale > 0`, but P leaves as `slices` slices, an A whose rows are `ldp` elements
 /// apart, and `s` stays.
-pub type SoftmaxParts = unsafe fn(
-    parts: usize,
+pub type SoftmaxBf16 = unsafe fn(
+    slices: usize,
     s: *const f32,
     rows: usize,
     n: usize,
@@ -183,68 +183,69 @@ pub type Rescale =
 
 /// The kernels of an instruction set whose unit for bf16 is faster than its FP32 products.
 #[derive(Clone, Copy)]
-pub struct PartKernels {
+pub struct Bf16Kernels {
     /// A, whose row `i` is row `i`, for `n <= mr`; the other rows become 0.
-    pub pack_rows: PackParts,
+    pub pack_rows: PackBf16,
     /// A, whose row `i` is column `i`, for `d <= mr`, and whose terms are the rows; the other rows become 0. Its rows are
     /// [`long_row_len`] apart.
-    pub pack_transposed: PackParts,
+    pub pack_transposed: PackBf16,
     /// B, whose column `c` is row `c`.
-    pub pack_columns: PackParts,
+    pub pack_columns: PackBf16,
     /// B, whose column `c` is column `c`, and whose terms are the rows.
-    pub pack_panels: PackParts,
+    pub pack_panels: PackBf16,
     pub product: Product,
-    pub softmax: SoftmaxParts,
+    pub softmax: SoftmaxBf16,
     pub rescale: Rescale,
-    pub unit: Unit,
+    pub tile_config: TileConfig,
 }
 
-/// A unit that has a state, which kernels set up and release. While a thread keeps it, they find it set up: see [`Ready`].
+/// The tile configuration of a matrix unit, which kernels load and release. While a thread holds it, they find it loaded: see
+/// [`TileConfigGuard`].
 #[derive(Clone, Copy)]
-pub struct Unit {
-    pub keep: unsafe fn(),
+pub struct TileConfig {
+    pub load: unsafe fn(),
     pub release: unsafe fn(),
 }
 
-/// Keeps the calling thread's unit set up while it lives, if there is one.
-pub struct Ready<'a> {
-    unit: Option<&'a Unit>,
+/// Holds the tile configuration of the calling thread while it lives, if the instruction set has one.
+pub struct TileConfigGuard<'a> {
+    config: Option<&'a TileConfig>,
     /// It belongs to a thread.
     not_send: PhantomData<*const ()>,
 }
 
-impl<'a> Ready<'a> {
+impl<'a> TileConfigGuard<'a> {
     pub fn new(kernels: &'a Kernels) -> Self {
-        let unit = kernels.parts.as_ref().map(|parts| &parts.unit);
-        if let Some(unit) = unit {
+        let config = kernels.bf16.as_ref().map(|bf16| &bf16.tile_config);
+        if let Some(config) = config {
             // SAFETY: kernels are in use only where their instruction set is there.
-            unsafe { (unit.keep)() };
+            unsafe { (config.load)() };
         }
-        Ready {
-            unit,
+        TileConfigGuard {
+            config,
             not_send: PhantomData,
         }
     }
 }
 
-impl Drop for Ready<'_> {
+impl Drop for TileConfigGuard<'_> {
     fn drop(&mut self) {
-        if let Some(unit) = self.unit {
-            // SAFETY: as above; it was kept by this thread.
-            unsafe { (unit.release)() };
+        if let Some(config) = self.config {
+            // SAFETY: as above; this thread loaded it.
+            unsafe { (config.release)() };
         }
     }
 }
 
 /// Where the first part of term `t` of a row of A is; the others follow [`STEP`] elements apart.
-pub const fn at_a(t: usize, parts: usize) -> usize {
-    t / STEP * parts * STEP + t % 16 * 2 + t % STEP / 16
+pub const fn at_a(t: usize, slices: usize) -> usize {
+    t / STEP * slices * STEP + t % 16 * 2 + t % STEP / 16
 }
 
 /// The same for term `t` of column `c` of B; the others follow `STEP * nr` elements apart.
-pub const fn at_b(t: usize, c: usize, terms: usize, parts: usize, nr: usize) -> usize {
-    c / nr * panel_len(terms, parts, nr)
-        + t / STEP * parts * STEP * nr
+pub const fn at_b(t: usize, c: usize, terms: usize, slices: usize, nr: usize) -> usize {
+    c / nr * panel_len(terms, slices, nr)
+        + t / STEP * slices * STEP * nr
         + (t % 16 * nr + c % nr) * 2
         + t % STEP / 16
 }
@@ -253,9 +254,9 @@ pub fn bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-unsafe fn sum(first: *const u16, parts: usize, distance: usize) -> f32 {
+unsafe fn sum(first: *const u16, slices: usize, distance: usize) -> f32 {
     let mut x = 0.0;
-    for p in (0..parts).rev() {
+    for p in (0..slices).rev() {
         x += bf16(*first.add(p * distance));
     }
     x
@@ -267,10 +268,10 @@ pub unsafe fn restore(
     t: usize,
     c: usize,
     terms: usize,
-    parts: usize,
+    slices: usize,
     nr: usize,
 ) -> f32 {
-    sum(b.add(at_b(t, c, terms, parts, nr)), parts, STEP * nr)
+    sum(b.add(at_b(t, c, terms, slices, nr)), slices, STEP * nr)
 }
 
 /// The product of a row of A and column `c` of B, in FP32 from the floats that they were.
@@ -279,10 +280,10 @@ pub unsafe fn exact_dot(
     b: *const u16,
     c: usize,
     terms: usize,
-    parts: Terms,
+    slices: Bf16Products,
     nr: usize,
 ) -> f32 {
-    let (of_a, of_b) = (parts.parts_of_a(), parts.parts_of_b());
+    let (of_a, of_b) = (slices.slices_of_a(), slices.slices_of_b());
     let mut total = 0.0;
     for t in 0..terms {
         total += sum(a.add(at_a(t, of_a)), of_a, STEP) * restore(b, t, c, terms, of_b, nr);

@@ -4,7 +4,7 @@
 use super::PvF32;
 #[cfg(doc)]
 use super::bf16_split::STEP;
-use super::bf16_split::{FloatRows, Terms};
+use super::bf16_split::{Bf16Products, FloatRows};
 
 /// Replaces `rows` x `n` scores by weights, and `dp` by the gradient of the scores: with the query's `l` (its logsumexp,
 /// base 2) and `d`, `p = exp2(s[i][j] - l[j])`, then `dp[i][j] = p * (dp[i][j] - d[j])` and `s[i][j] = p`.
@@ -33,9 +33,9 @@ pub type RowDots = unsafe fn(
     out: *mut f32,
 );
 
-/// What [`SoftmaxGradientParts`] reads and writes: a strip of [`STEP`] keys by `n` queries, a multiple of [`STEP`].
+/// What [`SoftmaxGradientBf16`] reads and writes: a strip of [`STEP`] keys by `n` queries, a multiple of [`STEP`].
 #[derive(Clone, Copy)]
-pub struct PartsStrip {
+pub struct Bf16Strip {
     /// Products of keys and queries, and of values and output gradients, [`super::SCORE_LD`] apart.
     pub s: *mut f32,
     pub dp: *mut f32,
@@ -58,26 +58,26 @@ pub struct PartsStrip {
     pub panel: usize,
 }
 
-/// [`SoftmaxGradient`] whose P and dS leave as `p_parts` and `ds_parts` parts (0: not wanted), see [`super::bf16_split`]: one
+/// [`SoftmaxGradient`] whose P and dS leave as `p_parts` and `ds_parts` slices (0: not wanted), see [`super::bf16_split`]: one
 /// or two are rounded, three hold every bit. Without `masked`, no score is -infinity, and what has an `l`
 /// of +infinity has a `d` that is finite.
-pub type SoftmaxGradientParts =
-    unsafe fn(strip: &PartsStrip, p_parts: usize, ds_parts: usize, masked: bool);
+pub type SoftmaxGradientBf16 =
+    unsafe fn(strip: &Bf16Strip, p_parts: usize, ds_parts: usize, masked: bool);
 
-/// Products of a strip of [`STEP`] rows and the queries of a [`PartsStrip`], over `columns`.
+/// Products of a strip of [`STEP`] rows and the queries of a [`Bf16Strip`], over `columns`.
 #[derive(Clone, Copy)]
-pub struct PartsFactors {
-    pub terms: Terms,
+pub struct Bf16Factors {
+    pub terms: Bf16Products,
     pub columns: usize,
     /// The strip as A, the queries as B.
     pub a: *const u16,
     pub b: *const u16,
 }
 
-/// What is added up over the queries of a [`PartsStrip`]: its P or its dS by `panels` panels of B.
+/// What is added up over the queries of a [`Bf16Strip`]: its P or its dS by `panels` panels of B.
 #[derive(Clone, Copy)]
-pub struct PartsSum {
-    pub terms: Terms,
+pub struct Bf16Accumulator {
+    pub terms: Bf16Products,
     /// Panels, `panel` elements apart.
     pub b: *const u16,
     pub panel: usize,
@@ -89,19 +89,19 @@ pub struct PartsSum {
 
 /// A strip of keys by the queries of a block, all of which see all of its keys.
 #[derive(Clone, Copy)]
-pub struct StripOfParts {
+pub struct Bf16GradientStrip {
     /// `s` and `dp` are room for products, and hold nothing of use afterwards.
-    pub strip: PartsStrip,
-    pub scores: PartsFactors,
-    pub dp: PartsFactors,
+    pub strip: Bf16Strip,
+    pub scores: Bf16Factors,
+    pub dp: Bf16Factors,
     /// P by dO, dS by Q.
-    pub dv: PartsSum,
-    pub dk: PartsSum,
+    pub dv: Bf16Accumulator,
+    pub dk: Bf16Accumulator,
 }
 
-/// The products of keys and queries and of values and output gradients, [`SoftmaxGradientParts`] of them (without `masked`),
+/// The products of keys and queries and of values and output gradients, [`SoftmaxGradientBf16`] of them (without `masked`),
 /// and the sums over queries.
-pub type GradientStrip = unsafe fn(strip: &StripOfParts);
+pub type GradientStrip = unsafe fn(strip: &Bf16GradientStrip);
 
 /// `rows[i][c] += columns[c][i]` for `n` rows of `d` elements; `columns` has whole groups of 16 of both.
 pub type AddTransposed =
@@ -111,16 +111,16 @@ pub type AddTransposed =
 pub type ScaleRows = unsafe fn(s: *mut f32, rows: usize, n: usize, factor: f32);
 
 /// The largest magnitude of `n` rows of `d` floats, if all are numbers.
-pub type Largest = unsafe fn(rows: FloatRows, n: usize, d: usize) -> f32;
+pub type MaxAbs = unsafe fn(rows: FloatRows, n: usize, d: usize) -> f32;
 
-/// What the backward pass needs where products are those of parts, with strips and panels of [`STEP`].
+/// What the backward pass needs where products are those of slices, with strips and panels of [`STEP`].
 #[derive(Clone, Copy)]
-pub struct GradientParts {
-    pub softmax_gradient: SoftmaxGradientParts,
+pub struct Bf16GradientKernels {
+    pub softmax_gradient: SoftmaxGradientBf16,
     pub strip: GradientStrip,
     pub add_transposed: AddTransposed,
     pub scale_rows: ScaleRows,
-    pub largest: Largest,
+    pub max_abs: MaxAbs,
 }
 
 /// The kernels of the backward pass.
@@ -132,5 +132,5 @@ pub struct GradientKernels {
     pub weighted_sums: WeightedSums,
     pub transpose: Transpose,
     pub row_dots: RowDots,
-    pub parts: Option<GradientParts>,
+    pub bf16: Option<Bf16GradientKernels>,
 }

@@ -135,7 +135,7 @@ impl fmt::Display for Isa {
 /// The kernels of this process: those that `MFA_CPU_ISA` names, else the fastest that this machine runs.
 ///
 /// # Errors
-/// A sentence, if `MFA_CPU_ISA` names no instruction set, or one that this machine cannot run.
+/// A message, if `MFA_CPU_ISA` names no instruction set, or one that this machine cannot run.
 pub fn kernels() -> Result<&'static Kernels, String> {
     static CHOSEN: OnceLock<Result<&'static Kernels, String>> = OnceLock::new();
     CHOSEN
@@ -196,9 +196,9 @@ mod tests {
         for isa in Isa::ALL {
             match select(Some(isa.name())) {
                 Ok(table) => assert_eq!(table.isa, isa),
-                Err(sentence) => {
+                Err(message) => {
                     assert!(!isa.runs_here());
-                    assert!(sentence.contains("cannot run"), "{sentence}");
+                    assert!(message.contains("cannot run"), "{message}");
                 }
             }
         }
@@ -207,10 +207,10 @@ mod tests {
     #[test]
     fn unknown_names_are_refused() {
         for name in ["sse9", "avx-512", "scalar,avx2"] {
-            let sentence = select(Some(name)).map(|k| k.isa).unwrap_err();
+            let message = select(Some(name)).map(|k| k.isa).unwrap_err();
             assert!(
-                sentence.contains(name) && sentence.contains("scalar"),
-                "{sentence}"
+                message.contains(name) && message.contains("scalar"),
+                "{message}"
             );
         }
     }

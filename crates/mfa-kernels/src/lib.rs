@@ -5,7 +5,7 @@
 //!
 //! # Tiles and layouts
 //!
-//! A *strip* is `mr` query rows. A *block* is up to [`KB`] keys. A *panel* is `nr` keys (of K) or `nr` columns (of V).
+//! A *strip* is `mr` query rows. A *block* is up to [`BLOCK_N`] keys. A *panel* is `nr` keys (of K) or `nr` columns (of V).
 //!
 //! | name | layout | made by |
 //! |---|---|---|
@@ -34,7 +34,7 @@
 //! Scores are in the base-2 domain: the query was multiplied by `softmax_scale * log2(e)` while it was packed.
 
 // A kernel is one unsafe contract from its first line to its last: pointers, lengths and layouts as its type says.
-// Blocks inside it would repeat that sentence at every load.
+// Blocks inside it would repeat that message at every load.
 #![allow(unsafe_op_in_unsafe_fn)]
 
 pub mod base2;
@@ -44,7 +44,7 @@ mod generic;
 pub mod gradient;
 pub mod isa;
 mod precision;
-pub mod scalar;
+mod scalar;
 mod simd;
 #[cfg(all(test, unix))]
 mod tests;
@@ -60,15 +60,15 @@ pub use gradient::GradientKernels;
 pub use isa::{Isa, kernels};
 pub use precision::{Kind, PerPrecision, Precision, Traits};
 
-/// Keys in a block, at most. 32767 * 255 * KB is below 2^31, so that the sums of `pv_i16` are exact.
-pub const KB: usize = 256;
+/// Keys in a block, at most. 32767 * 255 * BLOCK_N is below 2^31, so that the sums of `pv_i16` are exact.
+pub const BLOCK_N: usize = 256;
 /// Distance of score rows, in elements: not a power of two, so that rows do not share L1 sets.
-pub const SCORE_LD: usize = KB + 16;
+pub const SCORE_LD: usize = BLOCK_N + 16;
 /// Distance of rows of 16-bit P, in elements.
-pub const P16_LD: usize = KB + 32;
+pub const P16_LD: usize = BLOCK_N + 32;
 /// Distance of rows of 8-bit P, in elements.
-pub const P8_LD: usize = KB + 64;
-/// The largest bias of ALiBi: far keys have next to no weight, but are not hidden.
+pub const P8_LD: usize = BLOCK_N + 64;
+/// The largest bias of ALiBi: far keys have next to no weight, but are not masked.
 pub const MOST_ALIBI: f32 = 3e38;
 /// Keys that FP32 sums of P V take one after the other, before they are added to those before: a few small weights at a time
 /// are rounded to the size of a large one.
@@ -238,11 +238,11 @@ pub type PackVI16 =
 pub type PackVI8 = unsafe fn(rows: *const i8, ld: usize, n: usize, d: usize, out: *mut i8);
 
 /// Converts `n` consecutive elements to f32 (integers as they are stored, without scale).
-pub type Widen = unsafe fn(src: *const u8, n: usize, out: *mut f32);
+pub type ToF32 = unsafe fn(src: *const u8, n: usize, out: *mut f32);
 /// Unpacks `n` (even) INT4 elements to i8.
 pub type UnpackI4 = unsafe fn(src: *const u8, n: usize, out: *mut i8);
 
-/// Decode: `s[i][j] = sum_d q[i][d] * k[j][d]` for `rows <= DECODE_ROWS` rows `ldq` apart and `n <= KB` keys that lie as
+/// Decode: `s[i][j] = sum_d q[i][d] * k[j][d]` for `rows <= DECODE_ROWS` rows `ldq` apart and `n <= BLOCK_N` keys that lie as
 /// the caller stored them, `stride` bytes apart (integers without scale).
 pub type DotRows = unsafe fn(
     q: *const f32,
@@ -281,14 +281,14 @@ pub type Alibi = unsafe fn(s: *mut f32, n: usize, slope2: f32, first: f32);
 pub type Scale = unsafe fn(x: *const f32, n: usize, factor: f32, out: *mut f32);
 
 /// `out[j]` is `x[j]` as a BF16: to nearest, ties to even; NaN stays one.
-pub type NarrowBf16 = unsafe fn(x: *const f32, n: usize, out: *mut u16);
+pub type ToBf16 = unsafe fn(x: *const f32, n: usize, out: *mut u16);
 
 /// The kernels of one instruction set.
 pub struct Kernels {
     pub isa: Isa,
     /// Query rows of a strip.
     pub mr: usize,
-    /// Keys (columns of V) of a panel; divides [`KB`].
+    /// Keys (columns of V) of a panel; divides [`BLOCK_N`].
     pub nr: usize,
     /// Whether `qk_i8` is faster than expanding INT8 to f32 on this instruction set.
     pub int8: bool,
@@ -311,7 +311,7 @@ pub struct Kernels {
     pub pack_v_f32: PackVF32,
     pub pack_v_i16: PackVI16,
     pub pack_v_i8: PackVI8,
-    pub widen: PerPrecision<Widen>,
+    pub to_f32: PerPrecision<ToF32>,
     pub unpack_i4: UnpackI4,
     pub dot_rows: PerPrecision<DotRows>,
     pub axpy_rows: PerPrecision<AxpyRows>,
@@ -320,10 +320,10 @@ pub struct Kernels {
     pub softcap: Softcap,
     pub alibi: Alibi,
     pub scale: Scale,
-    pub narrow_bf16: NarrowBf16,
+    pub to_bf16: ToBf16,
     pub gradient: GradientKernels,
     /// Products by a bf16 unit, if they are faster than `qk_f32` and `pv_f32`.
-    pub parts: Option<bf16_split::PartKernels>,
+    pub bf16: Option<bf16_split::Bf16Kernels>,
 }
 
 impl Kernels {
@@ -332,6 +332,6 @@ impl Kernels {
     #[must_use]
     pub fn has_bf16_gradient(&self) -> bool {
         let steps = self.mr == bf16_split::STEP && self.nr == bf16_split::STEP;
-        steps && self.parts.is_some() && self.gradient.parts.is_some()
+        steps && self.bf16.is_some() && self.gradient.bf16.is_some()
     }
 }

@@ -98,11 +98,11 @@ pub(super) trait Simd {
     unsafe fn store_u8(p: *mut u8, x: [Self::F; 4], sums: Self::I) -> Self::I;
 
     /// The first `n` of `2 * LANES` elements as f32 (the others are 0). Only those are read.
-    unsafe fn widen_f16(p: *const u8, n: usize) -> [Self::F; 2];
-    unsafe fn widen_bf16(p: *const u8, n: usize) -> [Self::F; 2];
-    unsafe fn widen_i8(p: *const u8, n: usize) -> [Self::F; 2];
+    unsafe fn f16_to_f32(p: *const u8, n: usize) -> [Self::F; 2];
+    unsafe fn bf16_to_f32(p: *const u8, n: usize) -> [Self::F; 2];
+    unsafe fn i8_to_f32(p: *const u8, n: usize) -> [Self::F; 2];
     /// The elements of the first `n` of `LANES` bytes: those of low nibbles, and those of high nibbles.
-    unsafe fn widen_i4(p: *const u8, n: usize) -> [Self::F; 2];
+    unsafe fn i4_to_f32(p: *const u8, n: usize) -> [Self::F; 2];
     /// Asks for the cache line at `p`, which need not be valid.
     unsafe fn prefetch(p: *const u8);
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! for each strip of keys that any query of the block sees:
 //!     S^T  = K Q^T, dP^T = V dO^T
-//!     softcap, ALiBi, masks, limits         Bias
+//!     softcap, ALiBi, masks, limits         TransposedScoreMod
 //!     P^T, dS^T                             softmax_gradient, whose results are operands of what follows
 //!     dV  += P^T dO
 //!     dK  += dS^T Q
@@ -12,51 +12,53 @@
 //!
 //! Where nothing is masked, all that a strip does is one kernel.
 
-use super::block_pair::{Patch, Sum, Want};
+use super::block_pair::{Accumulator, BlockCoords, GradSet};
 use std::ptr::null_mut;
 
-use super::pack::{Keys, Queries};
+use super::pack::{PackedKeys, PackedQueries};
 use super::plan::Products;
-use super::products::{Cells, clear};
+use super::products::{BlockPair, clear};
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
 use crate::operands::padding::padded;
 use mfa_kernels::Precision;
+use mfa_kernels::SCORE_LD;
 use mfa_kernels::bf16_split::{
-    FloatRows, Bf16Kernels, STEP, Bf16Products, long_row_len, panel_len, row_len,
+    Bf16Kernels, Bf16Products, FloatRows, STEP, long_row_len, panel_len, row_len,
 };
-use mfa_kernels::gradient::{Bf16GradientKernels, Bf16Factors, Bf16Strip, Bf16Accumulator, Bf16GradientStrip};
-use mfa_kernels::{Kernels, SCORE_LD};
+use mfa_kernels::gradient::{
+    Bf16Accumulator, Bf16Factors, Bf16GradientKernels, Bf16GradientStrip, Bf16Strip,
+};
 
 /// Kernels and products of a plan that has them.
 #[derive(Clone, Copy)]
-struct Unit<'a> {
+struct Bf16Plan<'a> {
     parts: &'a Bf16Kernels,
     gradient: Bf16GradientKernels,
     products: Products,
 }
 
-/// Below this, a number may have parts below 2^-126, which a unit for bf16 takes for 0.
+/// Below this, a number may have parts below 2^-126, which a bf16 for bf16 takes for 0.
 const SMALL: f32 = f32::from_bits((127 - 100) << 23);
 /// The same for what is a product of two: dP, and what becomes of it.
 const SMALL_PRODUCT: f32 = f32::from_bits((127 - 80) << 23);
 
 /// Whether two blocks are packed as parts, and their gradients too are far enough from the smallest numbers.
-pub(super) fn fit(queries: &Queries, keys: &Keys) -> bool {
-    let (Some([q, grad]), Some([k, v])) = (queries.parts, keys.parts) else {
+pub(super) fn splits_exactly(queries: &PackedQueries, keys: &PackedKeys) -> bool {
+    let (Some([q, grad]), Some([k, v])) = (queries.bf16_max, keys.bf16_max) else {
         return false;
     };
     let large = |x: f32| x == 0.0 || x >= SMALL;
     [q, grad, k, v].into_iter().all(large) && (grad == 0.0 || v == 0.0 || grad * v >= SMALL_PRODUCT)
 }
 
-/// The largest magnitude of rows of a tensor; 1 where none is too small for [`fit`]: FP16 ends at 2^-24.
-unsafe fn largest_of(unit: Unit<'_>, tensor: &Tensor, rows: FloatRows, n: usize) -> f32 {
+/// The largest magnitude of rows of a tensor; 1 where none is too small for [`splits_exactly`]: FP16 ends at 2^-24.
+unsafe fn max_abs(bf16: Bf16Plan<'_>, tensor: &Tensor, rows: FloatRows, n: usize) -> f32 {
     if tensor.precision == Precision::F16 {
         return 1.0;
     }
     // SAFETY: `n` rows of the tensor, by the caller.
-    unsafe { (unit.gradient.largest)(rows, n, tensor.shape[3]) }
+    unsafe { (bf16.gradient.max_abs)(rows, n, tensor.shape[3]) }
 }
 
 /// Packs all strips of `n` rows; returns whether all floats are finite.
@@ -80,9 +82,9 @@ unsafe fn pack_strips(
     finite
 }
 
-impl<'a> Cells<'a> {
-    fn unit(&self) -> Option<Unit<'a>> {
-        Some(Unit {
+impl<'a> BlockPair<'a> {
+    fn bf16(&self) -> Option<Bf16Plan<'a>> {
+        Some(Bf16Plan {
             parts: self.kernels.bf16.as_ref()?,
             gradient: self.kernels.gradient.bf16?,
             products: self.plan.products?,
@@ -93,20 +95,20 @@ impl<'a> Cells<'a> {
     pub(super) unsafe fn pack_query_bf16(
         &self,
         sequence: &Sequence,
-        block: &Queries,
-        want: Want,
+        block: &PackedQueries,
+        want: GradSet,
     ) -> Option<[f32; 2]> {
-        let unit = self.unit()?;
+        let bf16 = self.bf16()?;
         // What is not packed is of no account.
         let mut largest = [1.0; 2];
-        let (call, scratch, n) = (self.call, &self.scratch.parts, block.n);
+        let (call, scratch, n) = (self.call, &self.scratch.bf16, block.n);
         let (d, dv) = (call.problem.d, call.problem.dv);
         let (at, row) = ((sequence.batch, block.head), sequence.q0 + block.first);
-        let (pack, products) = (unit.parts, unit.products);
+        let (pack, products) = (bf16.parts, bf16.products);
         // SAFETY: a block's rows, inside the tensor, and room for their parts.
         unsafe {
             let rows = self.float_rows(&call.problem.q, at, row, n);
-            largest[0] = largest_of(unit, &call.problem.q, rows, n);
+            largest[0] = max_abs(bf16, &call.problem.q, rows, n);
             let parts = products.scores.slices_of_b();
             let mut finite = (pack.pack_columns)(parts, rows, n, d, scratch.q_columns);
             if want.dk {
@@ -117,7 +119,7 @@ impl<'a> Cells<'a> {
                 return finite.then_some(largest);
             }
             let rows = self.float_rows(&call.grad_output, at, row, n);
-            largest[1] = largest_of(unit, &call.grad_output, rows, n);
+            largest[1] = max_abs(bf16, &call.grad_output, rows, n);
             if want.dp() {
                 let parts = products.dp.slices_of_b();
                 finite &= (pack.pack_columns)(parts, rows, n, dv, scratch.do_columns);
@@ -135,21 +137,21 @@ impl<'a> Cells<'a> {
         &self,
         sequence: &Sequence,
         kv_head: usize,
-        block: &Keys,
-        want: Want,
+        block: &PackedKeys,
+        want: GradSet,
     ) -> Option<[f32; 2]> {
-        let unit = self.unit()?;
+        let bf16 = self.bf16()?;
         // What is not packed is of no account.
         let mut largest = [1.0; 2];
-        let (problem, scratch, n) = (&self.call.problem, &self.scratch.parts, block.n);
+        let (problem, scratch, n) = (&self.call.problem, &self.scratch.bf16, block.n);
         let (d, dv) = (problem.d, problem.dv);
         let (at, row) = ((sequence.batch, kv_head), sequence.k0 + block.first);
-        let (pack, products) = (unit.parts, unit.products);
+        let (pack, products) = (bf16.parts, bf16.products);
         let mut finite = true;
         // SAFETY: a block's rows, inside the tensor, and room for their parts.
         unsafe {
             let rows = self.float_rows(&problem.k, at, row, n);
-            largest[0] = largest_of(unit, &problem.k, rows, n);
+            largest[0] = max_abs(bf16, &problem.k, rows, n);
             let parts = products.scores.slices_of_a();
             finite &= pack_strips(pack, parts, rows, n, d, scratch.k);
             if want.dq {
@@ -163,7 +165,7 @@ impl<'a> Cells<'a> {
             }
             if want.dp() {
                 let rows = self.float_rows(&problem.v, at, row, n);
-                largest[1] = largest_of(unit, &problem.v, rows, n);
+                largest[1] = max_abs(bf16, &problem.v, rows, n);
                 let parts = products.dp.slices_of_a();
                 finite &= pack_strips(pack, parts, rows, n, dv, scratch.v);
             }
@@ -171,65 +173,71 @@ impl<'a> Cells<'a> {
         finite.then_some(largest)
     }
 
-    /// [`Cells::add`] on parts.
-    pub(super) unsafe fn add_bf16(&self, patch: &Patch<'_>, want: Want, dq: Sum) {
-        let Some(unit) = self.unit() else {
+    /// [`BlockPair::add`] on parts.
+    pub(super) unsafe fn add_bf16(&self, coords: &BlockCoords<'_>, want: GradSet, dq: Accumulator) {
+        let Some(bf16) = self.bf16() else {
             return;
         };
         // SAFETY: strips and blocks of the scratch, which was laid out for them.
         unsafe {
-            for strip in (0..patch.keys).step_by(STEP) {
-                self.strip_of_parts(unit, patch, strip, want);
+            for strip in (0..coords.keys).step_by(STEP) {
+                self.strip_of_parts(bf16, coords, strip, want);
             }
             if want.dq {
-                self.add_dq_parts(unit, patch, dq);
+                self.add_dq_parts(bf16, coords, dq);
             }
         }
     }
 
     /// One strip of keys.
-    unsafe fn strip_of_parts(&self, unit: Unit<'_>, patch: &Patch<'_>, strip: usize, want: Want) {
+    unsafe fn strip_of_parts(
+        &self,
+        bf16: Bf16Plan<'_>,
+        coords: &BlockCoords<'_>,
+        strip: usize,
+        want: GradSet,
+    ) {
         let scratch = &self.scratch;
-        let rows = STEP.min(patch.keys - strip);
-        let seen = self.seen(patch, strip, rows, STEP);
+        let rows = STEP.min(coords.keys - strip);
+        let seen = self.in_range(coords, strip, rows, STEP);
         // SAFETY: a strip of the block's keys and whole steps of its queries, for which the scratch has room.
         unsafe {
             let (first, n) = match &seen {
-                Some((seen, _)) => (seen.i0 - patch.i0, seen.n),
+                Some((seen, _)) => (seen.i0 - coords.i0, seen.n),
                 None => (0, 0),
             };
             let wide = n.next_multiple_of(STEP);
             if want.ds {
                 let ds = scratch.ds.add(strip * SCORE_LD);
                 clear(ds, rows, 0, first);
-                clear(ds, rows, first + n, patch.n);
+                clear(ds, rows, first + n, coords.n);
             }
             if want.dq {
-                let end = patch.n.next_multiple_of(STEP);
-                self.clear_ds(unit.products, patch, strip, 0, first);
-                self.clear_ds(unit.products, patch, strip, first + wide, end);
+                let end = coords.n.next_multiple_of(STEP);
+                self.clear_ds(bf16.products, coords, strip, 0, first);
+                self.clear_ds(bf16.products, coords, strip, first + wide, end);
             }
-            let Some((seen, ragged)) = seen else {
+            let Some((seen, boundary)) = seen else {
                 return;
             };
-            let mut call = self.strip_call(unit, patch, [strip, first, wide], want);
-            let masked = ragged || self.bias.passes || rows < STEP;
+            let mut call = self.strip_call(bf16, coords, [strip, first, wide], want);
+            let masked = boundary || self.bias.passes || rows < STEP;
             if !masked && want.dp() && !want.d && !want.ds {
-                return (unit.gradient.strip)(&call);
+                return (bf16.gradient.strip)(&call);
             }
             let (s, dp, slope) = (scratch.s, call.strip.dp, scratch.slope);
-            self.product_of_strip(unit, &call.scores, wide, s);
+            self.product_of_strip(bf16, &call.scores, wide, s);
             // Other kernels take scores in base 2; that of parts turns products into them.
             if self.bias.passes || want.d || want.ds {
-                (unit.gradient.scale_rows)(s, rows, n, call.strip.scale);
+                (bf16.gradient.scale_rows)(s, rows, n, call.strip.scale);
                 call.strip.scale = 1.0;
             }
-            if ragged || self.bias.passes {
+            if boundary || self.bias.passes {
                 let mask = scratch.mask.wrapping_add(strip * SCORE_LD + first);
                 self.bias.strip(&seen, s, slope, mask);
             }
             if want.dp() {
-                self.product_of_strip(unit, &call.dp, wide, dp);
+                self.product_of_strip(bf16, &call.dp, wide, dp);
             }
             let (l, d) = (call.strip.l, scratch.d.add(first));
             if want.d {
@@ -242,7 +250,7 @@ impl<'a> Cells<'a> {
                 std::slice::from_raw_parts_mut(s.add(row * SCORE_LD), wide).fill(f32::NEG_INFINITY);
             }
             let (p_parts, ds_parts) = (call.dv.terms.slices_of_a(), call.dk.terms.slices_of_a());
-            (unit.gradient.softmax_gradient)(
+            (bf16.gradient.softmax_gradient)(
                 &call.strip,
                 if want.dv { p_parts } else { 0 },
                 if want.dp() { ds_parts } else { 0 },
@@ -255,7 +263,7 @@ impl<'a> Cells<'a> {
                 if !sum.out.is_null() {
                     let (terms, b, steps) = (sum.terms, sum.b, wide / STEP);
                     let (panel, panels, o, ld) = (sum.panel, sum.panels, sum.out, sum.ld);
-                    let product = unit.parts.product;
+                    let product = bf16.parts.product;
                     product(terms, a, lda, b, panel, steps, STEP, panels, true, o, ld);
                 }
             }
@@ -265,31 +273,32 @@ impl<'a> Cells<'a> {
     /// What a strip and `n` queries from `first` on are multiplied by, and where the results go.
     unsafe fn strip_call(
         &self,
-        unit: Unit<'_>,
-        patch: &Patch<'_>,
+        bf16: Bf16Plan<'_>,
+        coords: &BlockCoords<'_>,
         [strip, first, n]: [usize; 3],
-        want: Want,
+        want: GradSet,
     ) -> Bf16GradientStrip {
-        let (problem, scratch, products) = (&self.call.problem, &self.scratch, unit.products);
-        let (parts, weights) = (&scratch.parts, &scratch.weights);
+        let (problem, scratch, products) = (&self.call.problem, &self.scratch, bf16.products);
+        let (parts, weights) = (&scratch.bf16, &scratch.weights);
         let (p_parts, ds_parts) = (products.p.slices_of_a(), products.ds.slices_of_a());
         let if_wanted = |wanted: bool, ptr: *mut u16| if wanted { ptr } else { null_mut() };
-        let panel = panel_len(patch.keys, ds_parts, STEP);
+        let panel = panel_len(coords.keys, ds_parts, STEP);
         let step = first / STEP * panel + panel_len(strip, ds_parts, STEP);
         // SAFETY: as for `strip_of_parts`.
         unsafe {
-            let factors = |terms: Bf16Products, columns: usize, a: *mut u16, b: *mut u16| Bf16Factors {
-                terms,
-                columns,
-                a: a.add(strip * row_len(columns, terms.slices_of_a())),
-                b: b.add(panel_len(columns, terms.slices_of_b(), STEP) * (first / STEP)),
-            };
+            let factors =
+                |terms: Bf16Products, columns: usize, a: *mut u16, b: *mut u16| Bf16Factors {
+                    terms,
+                    columns,
+                    a: a.add(strip * row_len(columns, terms.slices_of_a())),
+                    b: b.add(panel_len(columns, terms.slices_of_b(), STEP) * (first / STEP)),
+                };
             let sum = |wanted, terms: Bf16Products, columns: usize, b: *mut u16, out: *mut f32| {
                 let (parts, ld) = (terms.slices_of_b(), padded(columns, self.kernels));
                 Bf16Accumulator {
                     terms,
                     b: b.add(panel_len(first, parts, STEP)),
-                    panel: panel_len(patch.n, parts, STEP),
+                    panel: panel_len(coords.n, parts, STEP),
                     panels: ld / STEP,
                     out: if wanted {
                         out.add(strip * ld)
@@ -331,14 +340,20 @@ impl<'a> Cells<'a> {
     }
 
     /// The products of a strip and `n` queries.
-    unsafe fn product_of_strip(&self, unit: Unit<'_>, of: &Bf16Factors, n: usize, out: *mut f32) {
+    unsafe fn product_of_strip(
+        &self,
+        bf16: Bf16Plan<'_>,
+        of: &Bf16Factors,
+        n: usize,
+        out: *mut f32,
+    ) {
         let (terms, a, b) = (of.terms, of.a, of.b);
         let lda = row_len(of.columns, terms.slices_of_a());
         let panel = panel_len(of.columns, terms.slices_of_b(), STEP);
         let (steps, panels) = (of.columns.div_ceil(STEP), n / STEP);
         // SAFETY: as for `strip_of_parts`.
         unsafe {
-            (unit.parts.product)(
+            (bf16.parts.product)(
                 terms, a, lda, b, panel, steps, STEP, panels, false, out, SCORE_LD,
             );
         }
@@ -348,14 +363,14 @@ impl<'a> Cells<'a> {
     unsafe fn clear_ds(
         &self,
         products: Products,
-        patch: &Patch<'_>,
+        coords: &BlockCoords<'_>,
         strip: usize,
         from: usize,
         to: usize,
     ) {
         let parts = products.ds.slices_of_b();
         for query in (from..to).step_by(STEP) {
-            let panel = query / STEP * panel_len(patch.keys, parts, STEP);
+            let panel = query / STEP * panel_len(coords.keys, parts, STEP);
             let at = panel + panel_len(strip, parts, STEP);
             // SAFETY: a step of a panel of the block.
             unsafe {
@@ -366,26 +381,26 @@ impl<'a> Cells<'a> {
     }
 
     /// Adds the keys of the block to dQ of its queries.
-    unsafe fn add_dq_parts(&self, unit: Unit<'_>, patch: &Patch<'_>, dq: Sum) {
-        let (problem, scratch) = (&self.call.problem, &self.scratch.parts);
-        let (d, terms) = (problem.d, unit.products.ds);
-        let lda = long_row_len(patch.keys, terms.slices_of_a());
-        let panel = panel_len(patch.keys, terms.slices_of_b(), STEP);
+    unsafe fn add_dq_parts(&self, bf16: Bf16Plan<'_>, coords: &BlockCoords<'_>, dq: Accumulator) {
+        let (problem, scratch) = (&self.call.problem, &self.scratch.bf16);
+        let (d, terms) = (problem.d, bf16.products.ds);
+        let lda = long_row_len(coords.keys, terms.slices_of_a());
+        let panel = panel_len(coords.keys, terms.slices_of_b(), STEP);
         // The steps of keys that a step of queries sees.
         let visible = |at: usize| {
-            let (i, rows) = (patch.i0 + at, STEP.min(patch.n - at));
-            let (options, end) = (&problem.options, patch.j0 + patch.keys);
-            let from = options.key_range(&patch.sequence, i).0;
-            let to = options.key_range(&patch.sequence, i + rows - 1).1;
-            let from = from.clamp(patch.j0, end) - patch.j0;
-            let to = to.clamp(patch.j0, end) - patch.j0;
+            let (i, rows) = (coords.i0 + at, STEP.min(coords.n - at));
+            let (options, end) = (&problem.options, coords.j0 + coords.keys);
+            let from = options.key_range(coords.sequence, i).0;
+            let to = options.key_range(coords.sequence, i + rows - 1).1;
+            let from = from.clamp(coords.j0, end) - coords.j0;
+            let to = to.clamp(coords.j0, end) - coords.j0;
             (from / STEP, to.div_ceil(STEP))
         };
         let mut at = 0;
-        while at < patch.n {
+        while at < coords.n {
             let (from, to) = visible(at);
             let mut end = at + STEP;
-            while end < patch.n && visible(end) == (from, to) {
+            while end < coords.n && visible(end) == (from, to) {
                 end += STEP;
             }
             if from < to {
@@ -399,13 +414,13 @@ impl<'a> Cells<'a> {
                         let a = scratch.k_transposed.add(c * lda);
                         let a = a.add(row_len(skipped, terms.slices_of_a()));
                         let (o, rows) = (scratch.dq.add(c * SCORE_LD), STEP.min(d - c));
-                        let product = unit.parts.product;
+                        let product = bf16.parts.product;
                         product(
                             terms, a, lda, b, panel, steps, rows, panels, false, o, SCORE_LD,
                         );
                     }
-                    let (rows, sum) = (end.min(patch.n) - at, dq.ptr.add(at * dq.ld));
-                    (unit.gradient.add_transposed)(scratch.dq, SCORE_LD, rows, d, sum, dq.ld);
+                    let (rows, sum) = (end.min(coords.n) - at, dq.ptr.add(at * dq.ld));
+                    (bf16.gradient.add_transposed)(scratch.dq, SCORE_LD, rows, d, sum, dq.ld);
                 }
             }
             at = end;

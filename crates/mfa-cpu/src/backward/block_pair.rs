@@ -8,7 +8,7 @@ use crate::contract::tensor::Tensor;
 
 /// Some queries by some keys of a sequence, on one query head.
 #[derive(Clone, Copy)]
-pub(super) struct Patch<'a> {
+pub(super) struct BlockCoords<'a> {
     pub sequence: &'a Sequence,
     pub head: usize,
     /// First query and number of queries.
@@ -21,7 +21,7 @@ pub(super) struct Patch<'a> {
 
 /// What a pass computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Want {
+pub(super) struct GradSet {
     /// D from P and dP, into the scratch's `d`.
     pub d: bool,
     pub dq: bool,
@@ -31,7 +31,7 @@ pub(super) struct Want {
     pub ds: bool,
 }
 
-impl Want {
+impl GradSet {
     /// Whether it needs dP.
     pub(super) fn dp(self) -> bool {
         self.d || self.dq || self.dk || self.ds
@@ -89,7 +89,7 @@ impl DValues<'_> {
 
 /// Where dQ of a block of queries is accumulated: rows `ld` apart.
 #[derive(Clone, Copy)]
-pub(super) struct Sum {
+pub(super) struct Accumulator {
     pub ptr: *mut f32,
     pub ld: usize,
 }

@@ -3,14 +3,14 @@
 use super::check::Backward;
 use crate::contract::tensor::Tensor;
 use crate::operands::hadamard;
-use crate::operands::row_buffer::Line;
+use crate::operands::row_buffer::RowBuffer;
 use crate::operands::rows::{clear_row, load_row};
 use crate::operands::rows::{store_row, store_scaled_row};
 use crate::runtime::pool::Pool;
 use mfa_kernels::Kernels;
 
 /// How the rows of one gradient are written.
-pub(super) struct Finish<'a> {
+pub(super) struct GradientEpilogue<'a> {
     pub kernels: &'a Kernels,
     pub gradient: &'a Tensor,
     /// The tensor that it is the gradient of.
@@ -20,7 +20,7 @@ pub(super) struct Finish<'a> {
     pub clip: bool,
 }
 
-impl Finish<'_> {
+impl GradientEpilogue<'_> {
     /// Scales, clips and writes an accumulated row.
     pub(super) fn row(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
         if !self.clip {
@@ -42,7 +42,7 @@ impl Finish<'_> {
             let row = unsafe { std::slice::from_raw_parts_mut(at, columns) };
             return self.apply(b, h, n, row);
         }
-        let mut row = Line::new(columns);
+        let mut row = RowBuffer::new(columns);
         load_row(self.gradient, b, h, n, &mut row);
         self.row(b, h, n, &mut row);
     }
@@ -58,7 +58,7 @@ impl Finish<'_> {
         }
     }
 
-    /// Zeroes the components of which the stored integer is at an end of its range: in the basis in which they are stored.
+    /// Zeroes the components of which the stored integer is at an end of its range: in the domain in which they are stored.
     fn clip_row(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
         let Some(quant) = &self.operand.quant else {
             return;
@@ -69,11 +69,11 @@ impl Finish<'_> {
         } else {
             (-precision.symmetric_max(), precision.symmetric_max())
         };
-        let mut codes = Line::<i8>::new(row.len());
+        let mut codes = RowBuffer::<i8>::new(row.len());
         // SAFETY: one row of the operand into as many integers.
         unsafe {
             self.operand
-                .expand_i8(self.kernels, (b, h), n, 1, codes.as_mut_ptr(), row.len());
+                .unpack_rows(self.kernels, (b, h), n, 1, codes.as_mut_ptr(), row.len());
         }
         if quant.rotated {
             hadamard::rotate(row);

@@ -3,17 +3,17 @@
 //! An item owns a part of the gradient and adds everything that belongs there, in order: the same bits every run,
 //! without atomics. That costs S and dP once more.
 
-use super::block_pair::{Patch, Sum, Want};
+use super::block_pair::{Accumulator, BlockCoords, GradSet};
 use std::ops::Range;
 
 use super::check::Backward;
-use super::plan::Plan;
-use super::products::Cells;
+use super::plan::BackwardPlan;
+use super::products::BlockPair;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
 use mfa_kernels::SCORE_LD;
 
-const WANT: Want = Want {
+const WANT: GradSet = GradSet {
     d: false,
     dq: false,
     dk: false,
@@ -27,7 +27,7 @@ pub(super) struct Items {
 }
 
 impl Items {
-    pub(super) fn new(call: &Backward, plan: &Plan) -> Self {
+    pub(super) fn new(call: &Backward, plan: &BackwardPlan) -> Self {
         let counts = call.grad_mask.as_ref().map_or([0; 4], |gradient| {
             let [batch, heads, rows, columns] = gradient.shape;
             [
@@ -44,7 +44,7 @@ impl Items {
         self.counts.iter().product()
     }
 
-    fn place(&self, item: usize) -> [usize; 4] {
+    fn head_and_row(&self, item: usize) -> [usize; 4] {
         let [_, heads, rows, columns] = self.counts;
         [
             item / columns / rows / heads,
@@ -64,7 +64,7 @@ fn covered(size: usize, block: usize, length: usize, broadcast: bool) -> Range<u
     }
 }
 
-impl Cells<'_> {
+impl BlockPair<'_> {
     /// Computes an item.
     ///
     /// # Safety
@@ -74,7 +74,7 @@ impl Cells<'_> {
         let Some(gradient) = &self.call.grad_mask else {
             return;
         };
-        let [b, h, row, column] = items.place(item);
+        let [b, h, row, column] = items.head_and_row(item);
         let shape = gradient.shape;
         let (queries, keys) = (self.plan.block_queries, self.plan.block_keys);
         for i in covered(shape[2], row, queries, false) {
@@ -108,8 +108,8 @@ impl Cells<'_> {
         let kv_head = head / self.call.problem.group;
         for i in rows.clone().step_by(self.plan.block_queries) {
             let n = self.plan.block_queries.min(rows.end - i);
-            let lo = options.key_range(&sequence, i).0.max(columns.start);
-            let hi = options.key_range(&sequence, i + n - 1).1.min(columns.end);
+            let lo = options.key_range(sequence, i).0.max(columns.start);
+            let hi = options.key_range(sequence, i + n - 1).1.min(columns.end);
             if lo >= hi {
                 continue;
             }
@@ -119,12 +119,12 @@ impl Cells<'_> {
                 for j in (lo..hi).step_by(self.plan.block_keys) {
                     let count = self.plan.block_keys.min(hi - j);
                     let keys = self.pack_keys(sequence, kv_head, j, count, WANT);
-                    let none = Sum {
+                    let none = Accumulator {
                         ptr: self.scratch.dq,
                         ld: 0,
                     };
                     self.add(sequence, kv_head, &queries, &keys, WANT, none);
-                    let patch = Patch {
+                    let coords = BlockCoords {
                         sequence,
                         head,
                         i0: i,
@@ -132,22 +132,22 @@ impl Cells<'_> {
                         j0: j,
                         keys: count,
                     };
-                    self.add_to_mask(&patch, at);
+                    self.add_to_mask(&coords, at);
                 }
             }
         }
     }
 
-    /// Adds dS of a patch, which lies transposed in the scratch, to the gradient.
-    unsafe fn add_to_mask(&self, patch: &Patch<'_>, (b, h): (usize, usize)) {
+    /// Adds dS of a coords, which lies transposed in the scratch, to the gradient.
+    unsafe fn add_to_mask(&self, coords: &BlockCoords<'_>, (b, h): (usize, usize)) {
         let Some(gradient) = &self.call.grad_mask else {
             return;
         };
-        let (ds, stage) = (self.scratch.ds, self.scratch.stage);
-        let (n, keys) = (patch.n, patch.keys);
+        let (ds, mask_rows) = (self.scratch.ds, self.scratch.mask_rows);
+        let (n, keys) = (coords.n, coords.keys);
         let one_row = gradient.shape[2] == 1;
         let one_column = gradient.shape[3] == 1;
-        // SAFETY: the scratch holds the patch; elements of the gradient that this item owns.
+        // SAFETY: the scratch holds the coords; elements of the gradient that this item owns.
         unsafe {
             let row = |j: usize| std::slice::from_raw_parts(ds.add(j * SCORE_LD), n);
             if one_row {
@@ -156,7 +156,7 @@ impl Cells<'_> {
                     let sum: f64 = row(j).iter().map(|x| f64::from(*x)).sum();
                     total += sum;
                     if !one_column {
-                        add(gradient, [b, h, 0, patch.j0 + j], sum as f32);
+                        add(gradient, [b, h, 0, coords.j0 + j], sum as f32);
                     }
                 }
                 if one_column {
@@ -164,15 +164,15 @@ impl Cells<'_> {
                 }
                 return;
             }
-            (self.kernels.gradient.transpose)(ds, SCORE_LD, keys, n, stage, keys);
+            (self.kernels.gradient.transpose)(ds, SCORE_LD, keys, n, mask_rows, keys);
             for i in 0..n {
-                let line = std::slice::from_raw_parts(stage.add(i * keys), keys);
+                let line = std::slice::from_raw_parts(mask_rows.add(i * keys), keys);
                 if one_column {
                     let sum: f64 = line.iter().map(|x| f64::from(*x)).sum();
-                    add(gradient, [b, h, patch.i0 + i, 0], sum as f32);
+                    add(gradient, [b, h, coords.i0 + i, 0], sum as f32);
                     continue;
                 }
-                let out = gradient.at(b, h, patch.i0 + i, patch.j0).cast::<f32>();
+                let out = gradient.at(b, h, coords.i0 + i, coords.j0).cast::<f32>();
                 for (j, x) in line.iter().enumerate() {
                     *out.add(j * gradient.strides[3]) += x;
                 }

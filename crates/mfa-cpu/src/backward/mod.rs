@@ -25,7 +25,7 @@ mod scratch;
 
 pub(crate) use check::Backward;
 pub(crate) use epilogue::clear_spare_keys;
-pub(crate) use plan::{Loop, Plan, Source, WhyPath};
+pub(crate) use plan::{Algorithm, AlgorithmReason, BackwardPlan, DSource};
 pub(crate) use row_statistics::sink;
 
 use crate::runtime::memory::{Aligned, Arena, PerWorker};
@@ -35,9 +35,9 @@ use mfa_kernels::bf16_split::TileConfigGuard;
 
 use block_pair::DValues;
 use passes::Blocks;
-use products::Cells;
-use score_mod::Bias;
-use scratch::Scratch;
+use products::BlockPair;
+use score_mod::TransposedScoreMod;
+use scratch::BackwardScratch;
 
 /// Floats of D that the call keeps itself.
 fn kept_d(call: &Backward) -> usize {
@@ -50,21 +50,21 @@ fn kept_d(call: &Backward) -> usize {
 }
 
 /// Bytes that the call allocates beside its outputs, at most: what [`workspace`] rounds up to, and lists of sequences.
-pub(crate) fn allocated(call: &Backward, plan: &Plan, kernels: &Kernels) -> usize {
+pub(crate) fn allocated(call: &Backward, plan: &BackwardPlan, kernels: &Kernels) -> usize {
     Aligned::size_for(workspace(call, plan, kernels))
         .saturating_add(call.problem.sequences.bytes())
         .saturating_add(plan.heads.bytes())
 }
 
 /// Bytes of memory that the call needs beside its outputs: each worker's scratch, and D.
-pub(crate) fn workspace(call: &Backward, plan: &Plan, kernels: &Kernels) -> usize {
+pub(crate) fn workspace(call: &Backward, plan: &BackwardPlan, kernels: &Kernels) -> usize {
     let mut arena = Arena::default();
-    Room::lay_out(&mut arena, call, plan, kernels);
+    Workspace::allocate(&mut arena, call, plan, kernels);
     arena.used()
 }
 
 /// What the call's memory is divided into.
-struct Room {
+struct Workspace {
     workers: PerWorker,
     d: *mut f32,
     queries: *mut usize,
@@ -72,29 +72,46 @@ struct Room {
 }
 
 // SAFETY: each worker uses its own scratch.
-unsafe impl Sync for Room {}
+unsafe impl Sync for Workspace {}
 
-impl Room {
-    fn lay_out(arena: &mut Arena, call: &Backward, plan: &Plan, kernels: &Kernels) -> Self {
-        Room {
-            workers: PerWorker::lay_out(arena, plan.workers, |arena| {
-                Scratch::lay_out(arena, call, plan, kernels)
+impl Workspace {
+    fn allocate(
+        arena: &mut Arena,
+        call: &Backward,
+        plan: &BackwardPlan,
+        kernels: &Kernels,
+    ) -> Self {
+        Workspace {
+            workers: PerWorker::allocate(arena, plan.workers, |arena| {
+                BackwardScratch::allocate(arena, call, plan, kernels)
             }),
-            d: arena.take(kept_d(call)),
-            queries: Blocks::lay_out(arena, call),
-            keys: Blocks::lay_out(arena, call),
+            d: arena.alloc(kept_d(call)),
+            queries: Blocks::allocate(arena, call),
+            keys: Blocks::allocate(arena, call),
         }
     }
 
     /// The scratch of a worker.
-    fn scratch(&self, worker: usize, call: &Backward, plan: &Plan, kernels: &Kernels) -> Scratch {
-        Scratch::lay_out(&mut self.workers.part(worker), call, plan, kernels)
+    fn scratch(
+        &self,
+        worker: usize,
+        call: &Backward,
+        plan: &BackwardPlan,
+        kernels: &Kernels,
+    ) -> BackwardScratch {
+        BackwardScratch::allocate(&mut self.workers.part(worker), call, plan, kernels)
     }
 }
 
 /// Runs a call. `memory` holds at least [`workspace`] bytes.
-pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, memory: &Aligned) {
-    let room = Room::lay_out(&mut Arena::new(memory.ptr()), call, plan, kernels);
+pub(crate) fn run(
+    call: &Backward,
+    plan: &BackwardPlan,
+    kernels: &Kernels,
+    pool: &Pool,
+    memory: &Aligned,
+) {
+    let room = Workspace::allocate(&mut Arena::new(memory.ptr()), call, plan, kernels);
     let [_, heads, rows, _] = call.problem.q.shape;
     let d = match &call.d_values {
         Some(tensor) => DValues::Tensor(tensor),
@@ -105,8 +122,8 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
         },
         None => DValues::Nowhere,
     };
-    let bias = Bias::new(&call.problem, kernels);
-    let cells = |worker: usize| Cells {
+    let bias = TransposedScoreMod::new(&call.problem, kernels);
+    let pair = |worker: usize| BlockPair {
         call,
         plan,
         kernels,
@@ -122,36 +139,36 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
     }
 
     // SAFETY: laid out for this call, in memory that is its own.
-    let queries = unsafe { Blocks::new(call, plan, passes::Side::Queries, room.queries) };
+    let queries = unsafe { Blocks::new(call, plan, passes::Axis::Query, room.queries) };
     match plan.d {
-        Source::Output => pool.run(plan.workers, row_statistics::items(call), |worker, item| {
-            let lines = room.scratch(worker, call, plan, kernels).lines;
+        DSource::Output => pool.run(plan.workers, row_statistics::items(call), |worker, item| {
+            let lines = room.scratch(worker, call, plan, kernels).row_buffers;
             row_statistics::from_output(call, kernels, &bias, d, lines, item);
         }),
-        Source::Weights => pool.run(plan.workers, queries.count(), |worker, item| {
+        DSource::Weights => pool.run(plan.workers, queries.count(), |worker, item| {
             // SAFETY: the scratch was laid out for this call, and worker numbers are not shared.
-            unsafe { cells(worker).d_item(&queries.item(item)) };
+            unsafe { pair(worker).d_item(&queries.item(item)) };
         }),
-        Source::Given | Source::Nowhere => {}
+        DSource::Given | DSource::Nowhere => {}
     }
-    if plan.path == Loop::Fused {
+    if plan.path == Algorithm::Fused {
         pool.run(plan.workers, plan.heads.count(), |worker, item| {
             // SAFETY: as above.
-            unsafe { cells(worker).fused_item(plan.heads.get(item)) };
+            unsafe { pair(worker).fused_item(plan.heads.get(item)) };
         });
     } else {
         if call.grad_query.is_some() {
             pool.run(plan.workers, queries.count(), |worker, item| {
                 // SAFETY: as above.
-                unsafe { cells(worker).query_item(&queries.item(item)) };
+                unsafe { pair(worker).query_item(&queries.item(item)) };
             });
         }
         if call.grad_key.is_some() || call.grad_value.is_some() {
             // SAFETY: as above.
-            let keys = unsafe { Blocks::new(call, plan, passes::Side::Keys, room.keys) };
+            let keys = unsafe { Blocks::new(call, plan, passes::Axis::Key, room.keys) };
             pool.run(plan.workers, keys.count(), |worker, item| {
                 // SAFETY: as above.
-                unsafe { cells(worker).key_item(&keys.item(item)) };
+                unsafe { pair(worker).key_item(&keys.item(item)) };
             });
         }
     }
@@ -159,7 +176,7 @@ pub(crate) fn run(call: &Backward, plan: &Plan, kernels: &Kernels, pool: &Pool, 
     let mask = mask_gradient::Items::new(call, plan);
     pool.run(plan.workers, mask.count(), |worker, item| {
         // SAFETY: as above.
-        unsafe { cells(worker).mask_item(&mask, item) };
+        unsafe { pair(worker).mask_item(&mask, item) };
     });
     if call.grad_sinks.is_some() {
         pool.run(plan.workers, heads, |_, head| {

@@ -1,20 +1,20 @@
 //! From operands to packed blocks.
 //!
-//! Both are in the caller's basis: quantized rows are dequantized, given their mean and turned back, so that the gradients
+//! Both are in the caller's domain: quantized rows are dequantized, given their mean and rotated back, so that the gradients
 //! need no turning. Only INT8 scores are taken from the stored integers, as in forward.
 //!
 //! Rows that hold NaN or infinities are packed as zeros where they are factors of a sum over rows, and reported: 0 times
 //! NaN must not reach the gradients of rows that are masked from each other.
 
-use super::block_pair::Want;
+use super::block_pair::GradSet;
 use std::ptr::null;
 
-use super::products::Cells;
+use super::products::BlockPair;
 use super::scratch::stride;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
 use crate::operands::arithmetic::Scores;
-use crate::operands::dequantize::Basis;
+use crate::operands::dequantize::Domain;
 use crate::operands::padding::padded;
 use crate::operands::row_buffer::RowSet;
 use mfa_kernels::base2::{BEND, to_base2};
@@ -22,7 +22,7 @@ use mfa_kernels::bf16_split::{FloatRows, STEP};
 
 /// A packed block of queries of one head.
 #[derive(Clone)]
-pub(super) struct Queries {
+pub(super) struct PackedQueries {
     pub head: usize,
     /// First row within the sequence.
     pub first: usize,
@@ -31,17 +31,17 @@ pub(super) struct Queries {
     pub wild_q: RowSet,
     pub wild_do: RowSet,
     /// The largest magnitudes of Q and dO, if they are packed as parts: those of finite numbers only.
-    pub parts: Option<[f32; 2]>,
+    pub bf16_max: Option<[f32; 2]>,
 }
 
 /// A packed block of keys.
 #[derive(Clone)]
-pub(super) struct Keys {
+pub(super) struct PackedKeys {
     pub first: usize,
     pub n: usize,
     pub wild_k: RowSet,
-    /// As in [`Queries`], of K and V.
-    pub parts: Option<[f32; 2]>,
+    /// As in [`PackedQueries`], of K and V.
+    pub bf16_max: Option<[f32; 2]>,
 }
 
 /// Rows of floats, `ld` apart.
@@ -51,8 +51,8 @@ pub(super) struct Rows {
     pub ld: usize,
 }
 
-impl Cells<'_> {
-    /// Rows `row..row + n` of a tensor, in place or expanded.
+impl BlockPair<'_> {
+    /// Rows `row..row + n` of a tensor, in place or dequantized.
     pub(super) unsafe fn rows(
         &self,
         tensor: &Tensor,
@@ -69,7 +69,7 @@ impl Cells<'_> {
         let ld = stride(tensor.shape[3]);
         let out = self.scratch.rows;
         // SAFETY: a block's rows fit the scratch.
-        unsafe { self.expand(tensor, at, row, n, out) };
+        unsafe { self.dequantize_rows(tensor, at, row, n, out) };
         Rows { ptr: out, ld }
     }
 
@@ -90,11 +90,11 @@ impl Cells<'_> {
             })
     }
 
-    /// Expands rows to the caller's basis.
+    /// Expands rows to the caller's domain.
     ///
     /// # Safety
     /// `out` has room for `n` rows, [`stride`] apart.
-    pub(super) unsafe fn expand(
+    pub(super) unsafe fn dequantize_rows(
         &self,
         tensor: &Tensor,
         at: (usize, usize),
@@ -103,13 +103,13 @@ impl Cells<'_> {
         out: *mut f32,
     ) {
         let mean = tensor.mean(at.0, at.1);
-        let basis = Basis {
+        let domain = Domain {
             rotate: tensor.is_rotated(),
             mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
         };
         let ld = stride(tensor.shape[3]);
         // SAFETY: by this function's contract.
-        unsafe { tensor.expand(self.kernels, at, row, n, basis, out, ld) };
+        unsafe { tensor.dequantize_rows(self.kernels, at, row, n, domain, out, ld) };
     }
 
     /// Packs rows as panels of columns, and returns those that were replaced by zeros.
@@ -122,7 +122,7 @@ impl Cells<'_> {
             }
             let staged = self.scratch.rows;
             let ld = stride(columns);
-            let mut wild = RowSet::default();
+            let mut non_finite = RowSet::default();
             for i in 0..n {
                 let from = rows.ptr.add(i * rows.ld);
                 let to = staged.add(i * ld);
@@ -132,11 +132,11 @@ impl Cells<'_> {
                 let row = std::slice::from_raw_parts_mut(to, columns);
                 if !row.iter().all(|x| x.is_finite()) {
                     row.fill(0.0);
-                    wild.insert(i);
+                    non_finite.insert(i);
                 }
             }
             pack(staged, ld, n, columns, out);
-            wild
+            non_finite
         }
     }
 
@@ -147,33 +147,33 @@ impl Cells<'_> {
         head: usize,
         first: usize,
         n: usize,
-        want: Want,
-    ) -> Queries {
-        let mut block = Queries {
+        want: GradSet,
+    ) -> PackedQueries {
+        let mut block = PackedQueries {
             head,
             first,
             n,
             wild_q: RowSet::default(),
             wild_do: RowSet::default(),
-            parts: None,
+            bf16_max: None,
         };
         // SAFETY: `n <= block_queries` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
             self.load_statistics((sequence.batch, head), sequence.q0 + first, n);
             match self.plan.products {
-                Some(_) => block.parts = self.pack_query_bf16(sequence, &block, want),
+                Some(_) => block.bf16_max = self.pack_query_bf16(sequence, &block, want),
                 None => self.pack_query_floats(sequence, &mut block, want),
             }
         }
         block
     }
 
-    /// The rest of [`Cells::pack_queries`] for products of floats.
+    /// The rest of [`BlockPair::pack_queries`] for products of floats.
     pub(super) unsafe fn pack_query_floats(
         &self,
         sequence: &Sequence,
-        block: &mut Queries,
-        want: Want,
+        block: &mut PackedQueries,
+        want: GradSet,
     ) {
         let (call, scratch, kernels) = (self.call, &self.scratch, self.kernels);
         let problem = &call.problem;
@@ -224,7 +224,7 @@ impl Cells<'_> {
             }
         }
         if self.plan.products.is_some() {
-            // Queries that see nothing, and those that fill the last step.
+            // PackedQueries that see nothing, and those that fill the last step.
             for i in 0..n.next_multiple_of(STEP) {
                 // SAFETY: a number per query of the block, in whole steps.
                 let (l, d) = unsafe { (&mut *self.scratch.l.add(i), &mut *self.scratch.d.add(i)) };
@@ -259,7 +259,7 @@ impl Cells<'_> {
             } else {
                 let staged: *mut i8 = scratch.rows.cast();
                 let ld = stride(d);
-                q.expand_i8(kernels, (b, head), row, n, staged, ld);
+                q.unpack_rows(kernels, (b, head), row, n, staged, ld);
                 (staged.cast_const(), ld)
             };
             (kernels.pack_k_i8)(rows, ld, n, d, scratch.q_panels.cast(), scratch.sums);
@@ -300,31 +300,31 @@ impl Cells<'_> {
         kv_head: usize,
         first: usize,
         n: usize,
-        want: Want,
-    ) -> Keys {
-        let mut block = Keys {
+        want: GradSet,
+    ) -> PackedKeys {
+        let mut block = PackedKeys {
             first,
             n,
             wild_k: RowSet::default(),
-            parts: None,
+            bf16_max: None,
         };
         // SAFETY: `n <= block_keys` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
             match self.plan.products {
-                Some(_) => block.parts = self.pack_key_bf16(sequence, kv_head, &block, want),
+                Some(_) => block.bf16_max = self.pack_key_bf16(sequence, kv_head, &block, want),
                 None => self.pack_key_floats(sequence, kv_head, &mut block, want),
             }
         }
         block
     }
 
-    /// [`Cells::pack_keys`] for products of floats.
+    /// [`BlockPair::pack_keys`] for products of floats.
     pub(super) unsafe fn pack_key_floats(
         &self,
         sequence: &Sequence,
         kv_head: usize,
-        block: &mut Keys,
-        want: Want,
+        block: &mut PackedKeys,
+        want: GradSet,
     ) {
         let (scratch, kernels) = (&self.scratch, self.kernels);
         let problem = &self.call.problem;
@@ -370,7 +370,7 @@ impl Cells<'_> {
             let ld = stride(d);
             for strip in (0..n).step_by(mr) {
                 let count = mr.min(n - strip);
-                k.expand_i8(kernels, at, row + strip, count, staged, ld);
+                k.unpack_rows(kernels, at, row + strip, count, staged, ld);
                 let out = scratch.k_strips.add(strip * 4 * d.div_ceil(4));
                 scratch.sums.write_bytes(0, mr);
                 (kernels.pack_q_i8)(staged, ld, count, d, out, scratch.sums);

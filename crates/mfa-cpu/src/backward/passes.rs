@@ -1,14 +1,14 @@
 //! The passes over pairs of blocks, and their items.
 
-use super::block_pair::{Sum, Want};
+use super::block_pair::{Accumulator, GradSet};
 use crate::operands::rows::{clear_row, load_row};
 use std::ops::Range;
 use std::ptr::null_mut;
 
 use super::check::Backward;
-use super::epilogue::Finish;
-use super::plan::{Head, Plan};
-use super::products::Cells;
+use super::epilogue::GradientEpilogue;
+use super::plan::{BackwardPlan, Head};
+use super::products::BlockPair;
 use crate::contract::problem::Problem;
 use crate::contract::sequences::{Numbering, Sequence};
 use crate::contract::tensor::Tensor;
@@ -18,9 +18,9 @@ use crate::runtime::memory::Arena;
 
 /// What a pass takes block by block.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    Queries,
-    Keys,
+pub(super) enum Axis {
+    Query,
+    Key,
 }
 
 /// The blocks of queries of all query heads, or of keys of all key/value heads, by number.
@@ -28,7 +28,7 @@ pub(super) struct Blocks<'a> {
     problem: &'a Problem,
     heads: usize,
     length: usize,
-    side: Side,
+    side: Axis,
     blocks: Numbering<'a>,
 }
 
@@ -41,22 +41,22 @@ pub(super) struct Block {
 
 impl<'a> Blocks<'a> {
     /// Takes the room that [`Blocks::new`] needs.
-    pub(super) fn lay_out(arena: &mut Arena, call: &Backward) -> *mut usize {
-        Numbering::lay_out(arena, &call.problem.sequences)
+    pub(super) fn allocate(arena: &mut Arena, call: &Backward) -> *mut usize {
+        Numbering::allocate(arena, &call.problem.sequences)
     }
 
     /// # Safety
-    /// `room` is what `lay_out` gave for this call, in memory that nobody else uses for `'a`.
+    /// `room` is what `allocate` gave for this call, in memory that nobody else uses for `'a`.
     pub(super) unsafe fn new(
         call: &'a Backward,
-        plan: &Plan,
-        side: Side,
+        plan: &BackwardPlan,
+        side: Axis,
         room: *mut usize,
     ) -> Self {
         let problem = &call.problem;
         let (heads, length) = match side {
-            Side::Queries => (problem.heads, plan.block_queries),
-            Side::Keys => (problem.kv_heads, plan.block_keys),
+            Axis::Query => (problem.heads, plan.block_queries),
+            Axis::Key => (problem.kv_heads, plan.block_keys),
         };
         Blocks {
             problem,
@@ -83,8 +83,8 @@ impl<'a> Blocks<'a> {
         let blocks = rows.div_ceil(self.length);
         // Under a causal mask late queries and early keys have the most to do: start with them, end with short ones.
         let block = match self.side {
-            Side::Queries => blocks - 1 - within / self.heads,
-            Side::Keys => within / self.heads,
+            Axis::Query => blocks - 1 - within / self.heads,
+            Axis::Key => within / self.heads,
         };
         Block {
             sequence,
@@ -94,10 +94,10 @@ impl<'a> Blocks<'a> {
     }
 }
 
-fn rows(sequence: &Sequence, side: Side) -> usize {
+fn rows(sequence: &Sequence, side: Axis) -> usize {
     match side {
-        Side::Queries => sequence.nq,
-        Side::Keys => sequence.nk,
+        Axis::Query => sequence.nq,
+        Axis::Key => sequence.nk,
     }
 }
 
@@ -112,7 +112,7 @@ fn runs(range: Range<usize>, length: usize) -> impl Iterator<Item = (usize, usiz
 /// dQ, which blocks of keys add to where it is written. Its rows are zeroed just before the first block adds to them and
 /// finished just after the last did, while they are in the cache.
 struct Accumulated<'a> {
-    finish: Finish<'a>,
+    epilogue: GradientEpilogue<'a>,
     gradient: &'a Tensor,
     /// Whether the block of keys is the first, and the last.
     first: bool,
@@ -133,27 +133,27 @@ impl Accumulated<'_> {
     fn end(&self, sequence: &Sequence, head: usize, rows: Range<usize>) {
         if self.last {
             for row in rows {
-                self.finish
+                self.epilogue
                     .row_in_place(sequence.batch, head, sequence.q0 + row);
             }
         }
     }
 }
 
-const NO_SUM: Sum = Sum {
+const NO_SUM: Accumulator = Accumulator {
     ptr: null_mut(),
     ld: 0,
 };
 
-impl Cells<'_> {
+impl BlockPair<'_> {
     /// D of a block of queries, from P and dP.
     ///
     /// # Safety
     /// The scratch was laid out for this call, and belongs to the calling worker; so for the other items.
     pub(super) unsafe fn d_item(&self, block: &Block) {
-        let want = Want {
+        let want = GradSet {
             d: true,
-            ..Want::default()
+            ..GradSet::default()
         };
         let (sequence, head) = (&block.sequence, block.head);
         let n = block.rows.len();
@@ -177,14 +177,14 @@ impl Cells<'_> {
     /// dQ of a block of queries.
     ///
     /// # Safety
-    /// As for [`Cells::d_item`].
+    /// As for [`BlockPair::d_item`].
     pub(super) unsafe fn query_item(&self, block: &Block) {
-        let Some(finish) = self.finish_query() else {
+        let Some(epilogue) = self.finish_query() else {
             return;
         };
-        let want = Want {
+        let want = GradSet {
             dq: true,
-            ..Want::default()
+            ..GradSet::default()
         };
         let (sequence, head) = (&block.sequence, block.head);
         let (n, d) = (block.rows.len(), self.call.problem.d);
@@ -201,7 +201,7 @@ impl Cells<'_> {
             for i in 0..n {
                 let row = std::slice::from_raw_parts_mut(sum.ptr.add(i * sum.ld), d);
                 let at = sequence.q0 + block.rows.start + i;
-                finish.row(sequence.batch, head, at, row);
+                epilogue.row(sequence.batch, head, at, row);
             }
         }
     }
@@ -209,11 +209,11 @@ impl Cells<'_> {
     /// Calls `each` with first and number of every run of keys that a block of queries sees.
     unsafe fn over_keys(&self, block: &Block, each: impl Fn(usize, usize)) {
         let (sequence, options) = (&block.sequence, &self.call.problem.options);
-        let lo = options.key_range(&sequence, block.rows.start).0;
-        let hi = options.key_range(&sequence, block.rows.end - 1).1;
+        let lo = options.key_range(sequence, block.rows.start).0;
+        let hi = options.key_range(sequence, block.rows.end - 1).1;
         for (first, n) in runs(lo..hi, self.plan.block_keys) {
             let rows = block.rows.clone();
-            if !(self.bias).hides_all(sequence, block.head, rows, first..first + n) {
+            if !(self.bias).masks_all(sequence, block.head, rows, first..first + n) {
                 each(first, n);
             }
         }
@@ -222,7 +222,7 @@ impl Cells<'_> {
     /// dK and dV of a block of keys.
     ///
     /// # Safety
-    /// As for [`Cells::d_item`].
+    /// As for [`BlockPair::d_item`].
     pub(super) unsafe fn key_item(&self, block: &Block) {
         // SAFETY: by this function's contract.
         unsafe { self.keys(block, None) };
@@ -231,15 +231,15 @@ impl Cells<'_> {
     /// All gradients of a key/value head.
     ///
     /// # Safety
-    /// As for [`Cells::d_item`].
+    /// As for [`BlockPair::d_item`].
     pub(super) unsafe fn fused_item(&self, at: Head) {
         let problem = &self.call.problem;
         let sequence = problem.sequences.get(at.sequence);
-        let (Some(finish), Some(gradient)) = (self.finish_query(), &self.call.grad_query) else {
+        let (Some(epilogue), Some(gradient)) = (self.finish_query(), &self.call.grad_query) else {
             return;
         };
         let mut query = Accumulated {
-            finish,
+            epilogue,
             gradient,
             first: true,
             last: sequence.nk == 0,
@@ -274,11 +274,11 @@ impl Cells<'_> {
         let (call, scratch) = (self.call, &self.scratch);
         let (problem, options) = (&call.problem, &call.problem.options);
         let (sequence, kv_head, n) = (&block.sequence, block.head, block.rows.len());
-        let want = Want {
+        let want = GradSet {
             dq: dq.is_some(),
             dk: call.grad_key.is_some(),
             dv: call.grad_value.is_some(),
-            ..Want::default()
+            ..GradSet::default()
         };
         let (ldk, ldv) = (
             padded(problem.d, self.kernels),
@@ -288,14 +288,14 @@ impl Cells<'_> {
         unsafe {
             scratch.dk.write_bytes(0, n * ldk);
             scratch.dv.write_bytes(0, n * ldv);
-            let lo = options.query_range(&sequence, block.rows.start).0;
-            let hi = options.query_range(&sequence, block.rows.end - 1).1;
+            let lo = options.query_range(sequence, block.rows.start).0;
+            let hi = options.query_range(sequence, block.rows.end - 1).1;
             let (lo, hi) = if lo < hi { (lo, hi) } else { (0, 0) };
             if let Some(dq) = dq {
                 for head in self.group(kv_head) {
-                    for unseen in [0..lo, hi..sequence.nq] {
-                        dq.begin(sequence, head, unseen.clone());
-                        dq.end(sequence, head, unseen);
+                    for fully_masked in [0..lo, hi..sequence.nq] {
+                        dq.begin(sequence, head, fully_masked.clone());
+                        dq.end(sequence, head, fully_masked);
                     }
                 }
             }
@@ -304,7 +304,7 @@ impl Cells<'_> {
                 for head in self.group(kv_head) {
                     for (first, n) in runs(lo..hi, self.plan.block_queries) {
                         let (of_q, of_k) = (first..first + n, block.rows.clone());
-                        if self.bias.hides_all(sequence, head, of_q.clone(), of_k) {
+                        if self.bias.masks_all(sequence, head, of_q.clone(), of_k) {
                             if let Some(dq) = dq {
                                 dq.begin(sequence, head, of_q.clone());
                                 dq.end(sequence, head, of_q);
@@ -341,7 +341,7 @@ impl Cells<'_> {
             ];
             for (gradient, operand, sum, ld, scale) in outputs {
                 let Some(gradient) = gradient else { continue };
-                let finish = Finish {
+                let epilogue = GradientEpilogue {
                     kernels: self.kernels,
                     gradient,
                     operand,
@@ -351,35 +351,38 @@ impl Cells<'_> {
                 for i in 0..n {
                     let row = std::slice::from_raw_parts_mut(sum.add(i * ld), operand.shape[3]);
                     let at = sequence.k0 + block.rows.start + i;
-                    finish.row(sequence.batch, kv_head, at, row);
+                    epilogue.row(sequence.batch, kv_head, at, row);
                 }
             }
         }
     }
 
-    fn finish_query(&self) -> Option<Finish<'_>> {
-        self.call.grad_query.as_ref().map(|gradient| Finish {
-            kernels: self.kernels,
-            gradient,
-            operand: &self.call.problem.q,
-            scale: self.call.problem.options.scale,
-            clip: self.call.clip,
-        })
+    fn finish_query(&self) -> Option<GradientEpilogue<'_>> {
+        self.call
+            .grad_query
+            .as_ref()
+            .map(|gradient| GradientEpilogue {
+                kernels: self.kernels,
+                gradient,
+                operand: &self.call.problem.q,
+                scale: self.call.problem.options.scale,
+                clip: self.call.clip,
+            })
     }
 
     /// The scratch's dQ.
-    fn dq_scratch(&self) -> Sum {
-        Sum {
+    fn dq_scratch(&self) -> Accumulator {
+        Accumulator {
             ptr: self.scratch.dq,
             ld: padded(self.call.problem.d, self.kernels),
         }
     }
 
     /// The rows of dQ themselves, where they can be accumulated: whole panels of consecutive columns.
-    fn in_place(&self, tensor: &Tensor, (b, h, row): (usize, usize, usize)) -> Option<Sum> {
+    fn in_place(&self, tensor: &Tensor, (b, h, row): (usize, usize, usize)) -> Option<Accumulator> {
         let columns = tensor.shape[3];
         let whole = columns.is_multiple_of(self.kernels.nr) && tensor.strides[3] == 1;
-        whole.then(|| Sum {
+        whole.then(|| Accumulator {
             ptr: tensor.at(b, h, row, 0).cast(),
             ld: tensor.strides[2],
         })
@@ -391,10 +394,11 @@ impl Cells<'_> {
         tensor: &Tensor,
         (b, h, row): (usize, usize, usize),
         n: usize,
-        sum: Sum,
+        sum: Accumulator,
     ) {
         // SAFETY: the scratch's line has room for a row; `sum` has `n` rows.
-        let line = unsafe { std::slice::from_raw_parts_mut(self.scratch.line, tensor.shape[3]) };
+        let line =
+            unsafe { std::slice::from_raw_parts_mut(self.scratch.row_buffer, tensor.shape[3]) };
         for i in 0..n {
             load_row(tensor, b, h, row + i, line);
             // SAFETY: as above.

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 
-use super::bf16_split;
 use super::check::Backward;
 use crate::contract::problem::Problem;
 use crate::contract::quant_scheme::Granularity;
@@ -14,11 +13,11 @@ use crate::runtime::memory::reserve;
 use crate::runtime::pool::MAX_THREADS;
 use mfa_kernels::Precision;
 use mfa_kernels::bf16_split::Bf16Products;
-use mfa_kernels::{KB, Kernels};
+use mfa_kernels::{BLOCK_N, Kernels};
 
 /// How queries meet keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loop {
+pub(crate) enum Algorithm {
     /// One pass per key/value head: five products, dQ accumulated in place.
     Fused,
     /// A pass over blocks of queries for dQ, a pass over blocks of keys for dK and dV: seven products, more items.
@@ -27,7 +26,7 @@ pub(crate) enum Loop {
 
 /// Where D comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum DSource {
     Nowhere,
     Given,
     Output,
@@ -49,34 +48,34 @@ pub(crate) struct Products {
 
 /// How a call runs.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub path: Loop,
+pub(crate) struct BackwardPlan {
+    pub path: Algorithm,
     pub scores: Scores,
     /// Where products of floats are those of parts.
     pub products: Option<Products>,
-    pub d: Source,
-    /// Queries and keys of a block.
+    pub d: DSource,
+    /// PackedQueries and keys of a block.
     pub block_queries: usize,
     pub block_keys: usize,
     pub workers: usize,
     /// Key/value heads, the longest first.
     pub heads: Heads,
-    /// Why, for `explain`.
-    pub why: Why,
+    /// Reasons, for `explain`.
+    pub reasons: Reasons,
 }
 
 /// What the plan was made from, for `explain`; text is made only there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Why {
+pub(crate) struct Reasons {
     pub scores: &'static str,
     pub d: &'static str,
-    pub path: WhyPath,
+    pub path: AlgorithmReason,
     /// Whether there was too little work to share.
     pub inline: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum WhyPath {
+pub(crate) enum AlgorithmReason {
     OnePass,
     OneWorker,
     /// Whether the key/value heads, so many, keep the workers busy.
@@ -106,20 +105,26 @@ pub(crate) struct Head {
 /// worker packs and accumulates for a pair of blocks stays in three quarters of a 2 MB second-level cache; the widest do not.
 const BLOCKS: [(usize, usize, usize); 4] = [
     // columns of Q and V, queries of a block, keys of a block
-    (160, KB, 288),
-    (288, KB, 192),
-    (544, KB / 2, 144),
-    (usize::MAX, KB / 4, 144),
+    (160, BLOCK_N, 288),
+    (288, BLOCK_N, 192),
+    (544, BLOCK_N / 2, 144),
+    (usize::MAX, BLOCK_N / 4, 144),
 ];
 /// The same with products of parts: packing queries costs more beside them, so that blocks of keys are long and those of
 /// queries short. What is summed for the keys may leave the cache, for it is read and written in order; twice these keys
 /// would bring the widest rows up to a tenth more, for twice the memory.
 const BF16_BLOCKS: [(usize, [(usize, usize); 3]); 4] = [
     // columns of Q and V, queries and keys of a block of one, two and three parts
-    (160, [(KB, 512), (KB / 2, 512), (KB / 2, 512)]),
-    (288, [(KB, 512), (KB, 512), (KB / 2, 256)]),
-    (544, [(KB, 512), (KB, 256), (KB / 2, 256)]),
-    (usize::MAX, [(KB, 256), (KB / 2, 256), (KB / 4, 256)]),
+    (
+        160,
+        [(BLOCK_N, 512), (BLOCK_N / 2, 512), (BLOCK_N / 2, 512)],
+    ),
+    (288, [(BLOCK_N, 512), (BLOCK_N, 512), (BLOCK_N / 2, 256)]),
+    (544, [(BLOCK_N, 512), (BLOCK_N, 256), (BLOCK_N / 2, 256)]),
+    (
+        usize::MAX,
+        [(BLOCK_N, 256), (BLOCK_N / 2, 256), (BLOCK_N / 4, 256)],
+    ),
 ];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 1e5;
@@ -129,7 +134,7 @@ const FUSED_COST: f64 = 5.0;
 /// Blocks per worker in a pass over blocks, so that a slow worker can be relieved.
 const BLOCKS_PER_WORKER: usize = 4;
 
-impl Plan {
+impl BackwardPlan {
     pub(crate) fn new(call: &Backward, kernels: &Kernels, threads: usize) -> Result<Self> {
         let problem = &call.problem;
         let inline = problem.work() < INLINE_WORK;
@@ -142,18 +147,18 @@ impl Plan {
 
         let columns = problem.d + problem.dv;
         let (queries, keys) = blocks(columns, products);
-        let share = |rows: usize, heads: usize, most: usize, unit: usize| {
+        let share = |rows: usize, heads: usize, most: usize, bf16: usize| {
             let share = rows.saturating_mul(heads) / (workers * BLOCKS_PER_WORKER);
-            let most = most / unit * unit;
-            if workers == 1 || path == Loop::Fused {
+            let most = most / bf16 * bf16;
+            if workers == 1 || path == Algorithm::Fused {
                 most
             } else {
-                share.next_multiple_of(unit).clamp(unit, most)
+                share.next_multiple_of(bf16).clamp(bf16, most)
             }
         };
         let sequences = &problem.sequences;
         let (mr, nr) = (kernels.mr, kernels.nr);
-        Ok(Plan {
+        Ok(BackwardPlan {
             path,
             scores,
             products,
@@ -164,7 +169,7 @@ impl Plan {
                 .min(sequences.most_k.max(1).next_multiple_of(mr)),
             workers,
             heads,
-            why: Why {
+            reasons: Reasons {
                 scores: why_scores,
                 d: why_d,
                 path: why_path,
@@ -174,7 +179,7 @@ impl Plan {
     }
 }
 
-/// Queries and keys of a block. The last row of a table holds for all that is wider.
+/// PackedQueries and keys of a block. The last row of a table holds for all that is wider.
 fn blocks(columns: usize, products: Option<Products>) -> (usize, usize) {
     match products {
         None => {
@@ -196,7 +201,7 @@ fn cost(problem: &Problem, sequence: &Sequence) -> f64 {
     let samples = sequence.nq.min(16);
     let visible: usize = (0..samples)
         .map(|n| {
-            let (lo, hi) = options.key_range(&sequence, n * sequence.nq / samples);
+            let (lo, hi) = options.key_range(sequence, n * sequence.nq / samples);
             hi - lo
         })
         .sum();
@@ -268,31 +273,35 @@ impl Heads {
     }
 }
 
-fn path(call: &Backward, heads: &Heads, workers: usize) -> (Loop, WhyPath) {
+fn path(call: &Backward, heads: &Heads, workers: usize) -> (Algorithm, AlgorithmReason) {
     let keys = call.grad_key.is_some() || call.grad_value.is_some();
     if !keys || call.grad_query.is_none() {
-        return (Loop::Split, WhyPath::OnePass);
+        return (Algorithm::Split, AlgorithmReason::OnePass);
     }
     if workers == 1 {
-        return (Loop::Fused, WhyPath::OneWorker);
+        return (Algorithm::Fused, AlgorithmReason::OneWorker);
     }
     let (longest, total) = heads.times(&call.problem, workers);
     let count = heads.count();
     let busy = FUSED_COST * longest <= SPLIT_COST * total / workers as f64;
-    let path = if busy { Loop::Fused } else { Loop::Split };
-    (path, WhyPath::Heads { busy, count })
+    let path = if busy {
+        Algorithm::Fused
+    } else {
+        Algorithm::Split
+    };
+    (path, AlgorithmReason::Heads { busy, count })
 }
 
-fn source(call: &Backward) -> (Source, &'static str) {
+fn source(call: &Backward) -> (DSource, &'static str) {
     if call.d_given {
-        (Source::Given, "MFA_BACKWARD_D_GIVEN")
+        (DSource::Given, "MFA_BACKWARD_D_GIVEN")
     } else if !call.needs_d() {
-        (Source::Nowhere, "dV alone does not need it")
+        (DSource::Nowhere, "dV alone does not need it")
     } else if call.output.is_some() {
-        (Source::Output, "O was given: D = rowsum(dO * O)")
+        (DSource::Output, "O was given: D = rowsum(dO * O)")
     } else {
         (
-            Source::Weights,
+            DSource::Weights,
             "O is absent: D = rowsum(P * dP), in a sweep of its own",
         )
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! for each strip of mr keys that any query of the block sees:
 //!     S^T  = K Q^T                          qk_*, with keys as rows
-//!     softcap, ALiBi, masks, limits         Bias
+//!     softcap, ALiBi, masks, limits         TransposedScoreMod
 //!     dP^T = V dO^T                         qk_f32
 //!     P^T, dS^T = P^T (dP^T - D)            softmax_gradient
 //!     dV  += P^T dO                         pv_f32
@@ -14,14 +14,14 @@
 //!
 //! With products of bf16 parts: see [`super::bf16_split`].
 
-use super::block_pair::{DValues, Patch, Sum, Want};
+use super::block_pair::{Accumulator, BlockCoords, DValues, GradSet};
 use std::ptr::{null, null_mut};
 
 use super::check::Backward;
-use super::pack::{Keys, Queries};
-use super::plan::Plan;
-use super::score_mod::Bias;
-use super::scratch::Scratch;
+use super::pack::{PackedKeys, PackedQueries};
+use super::plan::BackwardPlan;
+use super::score_mod::TransposedScoreMod;
+use super::scratch::BackwardScratch;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
 use crate::operands::arithmetic::Scores;
@@ -30,18 +30,18 @@ use mfa_kernels::bf16_split::TileConfigGuard;
 use mfa_kernels::{Kernels, SCORE_LD, ScoreScales};
 
 /// The products of pairs of blocks, in one worker's scratch.
-pub(super) struct Cells<'a> {
+pub(super) struct BlockPair<'a> {
     pub call: &'a Backward,
-    pub plan: &'a Plan,
+    pub plan: &'a BackwardPlan,
     pub kernels: &'a Kernels,
-    pub bias: &'a Bias<'a>,
+    pub bias: &'a TransposedScoreMod<'a>,
     pub d: DValues<'a>,
-    pub scratch: Scratch,
+    pub scratch: BackwardScratch,
     /// For all products of an item.
     pub _tile_config: TileConfigGuard<'a>,
 }
 
-impl Cells<'_> {
+impl BlockPair<'_> {
     /// Adds the products of two packed blocks to the accumulators; `dq` is that of the block of queries.
     ///
     /// # Safety
@@ -50,12 +50,12 @@ impl Cells<'_> {
         &self,
         sequence: &Sequence,
         kv_head: usize,
-        queries: &Queries,
-        keys: &Keys,
-        want: Want,
-        dq: Sum,
+        queries: &PackedQueries,
+        keys: &PackedKeys,
+        want: GradSet,
+        dq: Accumulator,
     ) {
-        let patch = Patch {
+        let coords = BlockCoords {
             sequence,
             head: queries.head,
             i0: queries.first,
@@ -67,102 +67,108 @@ impl Cells<'_> {
         unsafe {
             if self.call.problem.options.mask.is_some() {
                 self.bias
-                    .mask_tile(&patch, self.scratch.mask, self.scratch.stage);
+                    .mask_tile(&coords, self.scratch.mask, self.scratch.mask_rows);
             }
-            if super::bf16_split::fit(queries, keys) {
-                return self.add_bf16(&patch, want, dq);
+            if super::bf16_split::splits_exactly(queries, keys) {
+                return self.add_bf16(&coords, want, dq);
             }
             if self.plan.products.is_none() {
-                return self.add_floats(&patch, queries, keys, want, dq);
+                return self.add_floats(&coords, queries, keys, want, dq);
             }
             // Parts do not hold NaN, infinities, and the smallest numbers. They are few.
             let (mut queries, mut keys) = (queries.clone(), keys.clone());
             self.pack_query_floats(sequence, &mut queries, want);
             self.pack_key_floats(sequence, kv_head, &mut keys, want);
-            self.add_floats(&patch, &queries, &keys, want, dq);
+            self.add_floats(&coords, &queries, &keys, want, dq);
         }
     }
 
-    /// [`Cells::add`] on floats.
+    /// [`BlockPair::add`] on floats.
     unsafe fn add_floats(
         &self,
-        patch: &Patch<'_>,
-        queries: &Queries,
-        keys: &Keys,
-        want: Want,
-        dq: Sum,
+        coords: &BlockCoords<'_>,
+        queries: &PackedQueries,
+        keys: &PackedKeys,
+        want: GradSet,
+        dq: Accumulator,
     ) {
         let mr = self.kernels.mr;
         // SAFETY: strips of the block's keys, tiles of its queries.
         unsafe {
             for strip in (0..keys.n).step_by(mr) {
-                self.strip(patch, queries, strip, want);
+                self.strip(coords, queries, strip, want);
             }
             if want.dq {
                 for tile in (0..queries.n).step_by(mr) {
-                    self.add_dq(patch, keys, tile, dq);
+                    self.add_dq(coords, keys, tile, dq);
                 }
             }
         }
     }
 
-    /// The part of a patch that has `rows` keys from `strip` on and the queries that see any of them, in units of `unit`
+    /// The part of a coords that has `rows` keys from `strip` on and the queries that see any of them, in units of `bf16`
     /// queries; and whether some of these do not see some of the keys.
-    pub(super) fn seen<'p>(
+    pub(super) fn in_range<'p>(
         &self,
-        patch: &Patch<'p>,
+        coords: &BlockCoords<'p>,
         strip: usize,
         rows: usize,
-        unit: usize,
-    ) -> Option<(Patch<'p>, bool)> {
-        let (options, sequence) = (&self.call.problem.options, patch.sequence);
-        let j = patch.j0 + strip;
-        let end = patch.i0 + patch.n;
+        bf16: usize,
+    ) -> Option<(BlockCoords<'p>, bool)> {
+        let (options, sequence) = (&self.call.problem.options, coords.sequence);
+        let j = coords.j0 + strip;
+        let end = coords.i0 + coords.n;
         let (first, last) = (
-            options.query_range(&sequence, j),
-            options.query_range(&sequence, j + rows - 1),
+            options.query_range(sequence, j),
+            options.query_range(sequence, j + rows - 1),
         );
-        let (from, to) = (first.0.clamp(patch.i0, end), last.1.clamp(patch.i0, end));
+        let (from, to) = (first.0.clamp(coords.i0, end), last.1.clamp(coords.i0, end));
         if from >= to {
             return None;
         }
-        let skipped = (from - patch.i0) / unit * unit;
-        let n = (to - patch.i0 - skipped)
-            .next_multiple_of(unit)
-            .min(patch.n - skipped);
-        let i0 = patch.i0 + skipped;
-        let ragged = i0 < last.0 || i0 + n > first.1;
-        let seen = Patch {
+        let skipped = (from - coords.i0) / bf16 * bf16;
+        let n = (to - coords.i0 - skipped)
+            .next_multiple_of(bf16)
+            .min(coords.n - skipped);
+        let i0 = coords.i0 + skipped;
+        let boundary = i0 < last.0 || i0 + n > first.1;
+        let seen = BlockCoords {
             i0,
             n,
             j0: j,
             keys: rows,
-            ..*patch
+            ..*coords
         };
-        Some((seen, ragged))
+        Some((seen, boundary))
     }
 
     /// One strip of keys.
-    unsafe fn strip(&self, patch: &Patch<'_>, queries: &Queries, strip: usize, want: Want) {
+    unsafe fn strip(
+        &self,
+        coords: &BlockCoords<'_>,
+        queries: &PackedQueries,
+        strip: usize,
+        want: GradSet,
+    ) {
         let (problem, scratch, kernels) = (&self.call.problem, &self.scratch, self.kernels);
         let options = &problem.options;
         let (mr, nr) = (kernels.mr, kernels.nr);
-        let rows = mr.min(patch.keys - strip);
+        let rows = mr.min(coords.keys - strip);
         // SAFETY: the strip is inside the block, whose arrays the scratch holds; `skipped` is whole panels.
         unsafe {
             let ds = scratch.ds.add(strip * SCORE_LD);
             let keeps_ds = want.dq || want.ds;
-            let Some((seen, ragged)) = self.seen(patch, strip, rows, nr) else {
+            let Some((seen, boundary)) = self.in_range(coords, strip, rows, nr) else {
                 if keeps_ds {
-                    clear(ds, rows, 0, patch.n);
+                    clear(ds, rows, 0, coords.n);
                 }
                 return;
             };
-            let (skipped, n) = (seen.i0 - patch.i0, seen.n);
+            let (skipped, n) = (seen.i0 - coords.i0, seen.n);
             let panels = n.div_ceil(nr);
             let (s, slope) = (scratch.s, scratch.slope);
             self.scores(strip, rows, skipped, panels);
-            if ragged || self.bias.passes {
+            if boundary || self.bias.passes {
                 let mask = scratch.mask.wrapping_add(strip * SCORE_LD + skipped);
                 self.bias.strip(&seen, s, slope, mask);
             }
@@ -184,9 +190,9 @@ impl Cells<'_> {
             if want.dv {
                 let ld = padded(problem.dv, kernels);
                 let (columns, out) = (scratch.do_columns, scratch.dv.add(strip * ld));
-                self.add_rows(s, columns.add(skipped * nr), patch.n, n, rows, out, ld);
+                self.add_rows(s, columns.add(skipped * nr), coords.n, n, rows, out, ld);
                 for i in queries.wild_do.iter() {
-                    self.add_wild(&seen, &self.call.grad_output, skipped, i, s, out, ld);
+                    self.add_non_finite(&seen, &self.call.grad_output, skipped, i, s, out, ld);
                 }
             }
             if options.caps() && (want.dq || want.dk) {
@@ -195,14 +201,14 @@ impl Cells<'_> {
             if want.dk {
                 let ld = padded(problem.d, kernels);
                 let (columns, out) = (scratch.q_columns, scratch.dk.add(strip * ld));
-                self.add_rows(dp, columns.add(skipped * nr), patch.n, n, rows, out, ld);
+                self.add_rows(dp, columns.add(skipped * nr), coords.n, n, rows, out, ld);
                 for i in queries.wild_q.iter() {
-                    self.add_wild(&seen, &problem.q, skipped, i, dp, out, ld);
+                    self.add_non_finite(&seen, &problem.q, skipped, i, dp, out, ld);
                 }
             }
             if keeps_ds {
                 clear(ds, rows, 0, skipped);
-                clear(ds, rows, skipped + n, patch.n);
+                clear(ds, rows, skipped + n, coords.n);
             }
         }
     }
@@ -258,9 +264,9 @@ impl Cells<'_> {
     }
 
     /// Adds row `i` of the block of queries, which holds NaN or infinities, to the keys that it sees.
-    unsafe fn add_wild(
+    unsafe fn add_non_finite(
         &self,
-        seen: &Patch<'_>,
+        seen: &BlockCoords<'_>,
         tensor: &Tensor,
         skipped: usize,
         i: usize,
@@ -275,8 +281,8 @@ impl Cells<'_> {
         let (row, columns) = (seen.i0 + i, tensor.shape[3]);
         // SAFETY: a row of the tensor; `line` holds it.
         unsafe {
-            let line = self.scratch.line;
-            self.expand(
+            let line = self.scratch.row_buffer;
+            self.dequantize_rows(
                 tensor,
                 (sequence.batch, seen.head),
                 sequence.q0 + row,
@@ -284,7 +290,7 @@ impl Cells<'_> {
                 line,
             );
             for r in 0..seen.keys {
-                if !self.bias.hides(sequence, seen.head, row, seen.j0 + r) {
+                if !self.bias.masks(sequence, seen.head, row, seen.j0 + r) {
                     let weight = *strip.add(r * SCORE_LD + i);
                     add_row(out.add(r * ld), weight, line, columns);
                 }
@@ -293,18 +299,24 @@ impl Cells<'_> {
     }
 
     /// Adds the keys of the block to dQ of a tile of queries.
-    unsafe fn add_dq(&self, patch: &Patch<'_>, keys: &Keys, tile: usize, dq: Sum) {
+    unsafe fn add_dq(
+        &self,
+        coords: &BlockCoords<'_>,
+        keys: &PackedKeys,
+        tile: usize,
+        dq: Accumulator,
+    ) {
         let (problem, scratch, kernels) = (&self.call.problem, &self.scratch, self.kernels);
-        let (options, sequence, nr) = (&problem.options, patch.sequence, kernels.nr);
-        let rows = kernels.mr.min(patch.n - tile);
-        let i = patch.i0 + tile;
-        let end = patch.j0 + patch.keys;
-        let from = options.key_range(&sequence, i).0.clamp(patch.j0, end) - patch.j0;
+        let (options, sequence, nr) = (&problem.options, coords.sequence, kernels.nr);
+        let rows = kernels.mr.min(coords.n - tile);
+        let i = coords.i0 + tile;
+        let end = coords.j0 + coords.keys;
+        let from = options.key_range(sequence, i).0.clamp(coords.j0, end) - coords.j0;
         let to = options
             .key_range(sequence, i + rows - 1)
             .1
-            .clamp(patch.j0, end)
-            - patch.j0;
+            .clamp(coords.j0, end)
+            - coords.j0;
         if from >= to {
             return;
         }
@@ -315,13 +327,13 @@ impl Cells<'_> {
             let panels = padded(problem.d, kernels) / nr;
             let out = dq.ptr.add(tile * dq.ld);
             let (ones, n) = (scratch.ones, to - from);
-            (kernels.gradient.ptv_f32)(ds, columns, patch.keys, n, rows, panels, ones, out, dq.ld);
+            (kernels.gradient.ptv_f32)(ds, columns, coords.keys, n, rows, panels, ones, out, dq.ld);
             for j in keys.wild_k.iter().filter(|j| (from..to).contains(j)) {
-                let at = (sequence.batch, patch.head / problem.group);
-                let line = scratch.line;
-                self.expand(&problem.k, at, sequence.k0 + patch.j0 + j, 1, line);
+                let at = (sequence.batch, coords.head / problem.group);
+                let line = scratch.row_buffer;
+                self.dequantize_rows(&problem.k, at, sequence.k0 + coords.j0 + j, 1, line);
                 for r in 0..rows {
-                    if !self.bias.hides(sequence, patch.head, i + r, patch.j0 + j) {
+                    if !self.bias.masks(sequence, coords.head, i + r, coords.j0 + j) {
                         let weight = *scratch.ds.add(j * SCORE_LD + tile + r);
                         add_row(out.add(r * dq.ld), weight, line, problem.d);
                     }

@@ -2,18 +2,18 @@
 
 use super::block_pair::DValues;
 use super::check::Backward;
-use super::score_mod::Bias;
+use super::score_mod::TransposedScoreMod;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
-use crate::operands::dequantize::Basis;
+use crate::operands::dequantize::Domain;
 use mfa_kernels::Kernels;
 
 /// Rows of an item.
 const CHUNK: usize = 128;
-/// Rows that are expanded at a time: they stay in the first-level cache until they are multiplied.
+/// Rows that are dequantized at a time: they stay in the first-level cache until they are multiplied.
 const RUN: usize = 32;
-/// Rows of O and of dO that are expanded at a time.
-pub(super) const LINES: usize = 2 * RUN;
+/// Rows of O and of dO that are dequantized at a time.
+pub(super) const BUFFERED_ROWS: usize = 2 * RUN;
 
 /// Items of [`from_output`].
 pub(super) fn items(call: &Backward) -> usize {
@@ -25,9 +25,9 @@ pub(super) fn items(call: &Backward) -> usize {
 pub(super) fn from_output(
     call: &Backward,
     kernels: &Kernels,
-    bias: &Bias<'_>,
+    bias: &TransposedScoreMod<'_>,
     d: DValues<'_>,
-    lines: *mut f32,
+    row_buffers: *mut f32,
     item: usize,
 ) {
     let Some(output) = &call.output else { return };
@@ -37,26 +37,27 @@ pub(super) fn from_output(
     let (b, h) = (head / heads, head % heads);
     let rows = chunk * CHUNK..((chunk + 1) * CHUNK).min(rows);
     let columns = call.problem.dv;
-    // SAFETY: laid out for `LINES` rows of O and of dO.
-    let lines = unsafe { std::slice::from_raw_parts_mut(lines, LINES * columns) };
-    let (o_lines, grad_lines) = lines.split_at_mut(RUN * columns);
+    // SAFETY: laid out for `BUFFERED_ROWS` rows of O and of dO.
+    let row_buffers =
+        unsafe { std::slice::from_raw_parts_mut(row_buffers, BUFFERED_ROWS * columns) };
+    let (o_rows, grad_rows) = row_buffers.split_at_mut(RUN * columns);
     let mut sums = [0f32; RUN];
     for first in rows.clone().step_by(RUN) {
         let n = RUN.min(rows.end - first);
-        let (o, ldo) = lines_of(output, kernels, (b, h), first, n, o_lines);
-        let (grad, ld) = lines_of(&call.grad_output, kernels, (b, h), first, n, grad_lines);
+        let (o, ldo) = rows_as_f32(output, kernels, (b, h), first, n, o_rows);
+        let (grad, ld) = rows_as_f32(&call.grad_output, kernels, (b, h), first, n, grad_rows);
         // In f64: D is subtracted from each dP of its row, so that its error is one that all of them share.
-        // SAFETY: rows of both tensors, or of their lines.
+        // SAFETY: rows of both tensors, or of their row_buffers.
         unsafe { (kernels.gradient.row_dots)(o, ldo, grad, ld, n, columns, sums.as_mut_ptr()) };
         for (row, &sum) in (first..).zip(&sums[..n]) {
-            let hidden = !sum.is_finite() && sees_nothing(call, bias, b, h, row);
-            d.write(b, h, row, if hidden { 0.0 } else { sum });
+            let masked = !sum.is_finite() && attends_to_nothing(call, bias, b, h, row);
+            d.write(b, h, row, if masked { 0.0 } else { sum });
         }
     }
 }
 
-/// Rows as floats, and their distance: in place, or expanded to `out`.
-fn lines_of(
+/// Rows as floats, and their distance: in place, or dequantized to `out`.
+fn rows_as_f32(
     tensor: &Tensor,
     kernels: &Kernels,
     (b, h): (usize, usize),
@@ -71,15 +72,21 @@ fn lines_of(
     // SAFETY: rows of the tensor into as many floats.
     unsafe {
         let out = out.as_mut_ptr();
-        tensor.expand(kernels, (b, h), first, n, Basis::STORED, out, columns);
+        tensor.dequantize_rows(kernels, (b, h), first, n, Domain::STORED, out, columns);
         (out, columns)
     }
 }
 
 /// Whether a row of the tensors has no key to attend to: then O is 0, and D too, whatever dO holds.
-fn sees_nothing(call: &Backward, bias: &Bias<'_>, b: usize, head: usize, row: usize) -> bool {
+fn attends_to_nothing(
+    call: &Backward,
+    bias: &TransposedScoreMod<'_>,
+    b: usize,
+    head: usize,
+    row: usize,
+) -> bool {
     let sequence = call.problem.sequences.of_row(b, row);
-    sequence.is_none_or(|s: Sequence| (0..s.nk).all(|j| bias.hides(&s, head, row - s.q0, j)))
+    sequence.is_none_or(|s: Sequence| (0..s.nk).all(|j| bias.masks(&s, head, row - s.q0, j)))
 }
 
 /// The gradient of a head's sink: what the sink took of each row's weights, times `rest` (of batch and row) with the sign

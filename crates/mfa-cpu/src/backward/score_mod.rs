@@ -1,47 +1,47 @@
 //! Softcap, ALiBi, masks, causality and window on transposed scores: a row is a key, a column a query.
 
-use super::block_pair::Patch;
+use super::block_pair::BlockCoords;
 use std::ops::Range;
 
 use crate::contract::problem::Problem;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
-use crate::operands::mask::{hides, hides_all};
+use crate::operands::mask::{masks, masks_all};
 use mfa_kernels::Precision;
 use mfa_kernels::base2::to_base2;
 use mfa_kernels::{Kernels, SCORE_LD};
 
 /// The passes over transposed scores that a call needs.
-pub(super) struct Bias<'a> {
+pub(super) struct TransposedScoreMod<'a> {
     problem: &'a Problem,
     kernels: &'a Kernels,
     /// Whether scores need more than the limits of what is visible.
     pub passes: bool,
 }
 
-impl<'a> Bias<'a> {
+impl<'a> TransposedScoreMod<'a> {
     pub(super) fn new(problem: &'a Problem, kernels: &'a Kernels) -> Self {
         let options = &problem.options;
-        Bias {
+        TransposedScoreMod {
             problem,
             kernels,
             passes: options.caps() || options.alibi.is_some() || options.mask.is_some(),
         }
     }
 
-    /// Whether key `j` is hidden from query `i` of `head`. Slow: for the few rows that hold NaN or infinities.
-    pub(super) fn hides(&self, sequence: &Sequence, head: usize, i: usize, j: usize) -> bool {
+    /// Whether key `j` is masked from query `i` of `head`. Slow: for the few rows that hold NaN or infinities.
+    pub(super) fn masks(&self, sequence: &Sequence, head: usize, i: usize, j: usize) -> bool {
         let options = &self.problem.options;
-        let (lo, hi) = options.key_range(&sequence, i);
+        let (lo, hi) = options.key_range(sequence, i);
         if !(lo..hi).contains(&j) {
             return true;
         }
         let mask = options.mask.as_ref();
-        mask.is_some_and(|mask| hides(mask, [sequence.index, head, i, j]))
+        mask.is_some_and(|mask| masks(mask, [sequence.index, head, i, j]))
     }
 
     /// Whether the mask hides all of these keys from all of these queries.
-    pub(super) fn hides_all(
+    pub(super) fn masks_all(
         &self,
         sequence: &Sequence,
         head: usize,
@@ -49,44 +49,50 @@ impl<'a> Bias<'a> {
         keys: Range<usize>,
     ) -> bool {
         let mask = self.problem.options.mask.as_ref();
-        mask.is_some_and(|mask| hides_all(mask, (sequence.index, head), queries, keys))
+        mask.is_some_and(|mask| masks_all(mask, (sequence.index, head), queries, keys))
     }
 
-    /// Writes the mask of a patch as numbers to add: `tile[key][query]`, keys [`SCORE_LD`] apart. False becomes -infinity.
+    /// Writes the mask of a coords as numbers to add: `tile[key][query]`, keys [`SCORE_LD`] apart. False becomes -infinity.
     ///
     /// # Safety
-    /// `tile` has room for the patch's keys; `stage` for its queries times its keys, and as many floats again as it has
+    /// `tile` has room for the coords's keys; `mask_rows` for its queries times its keys, and as many floats again as it has
     /// keys.
-    pub(super) unsafe fn mask_tile(&self, patch: &Patch<'_>, tile: *mut f32, stage: *mut f32) {
+    pub(super) unsafe fn mask_tile(
+        &self,
+        coords: &BlockCoords<'_>,
+        tile: *mut f32,
+        mask_rows: *mut f32,
+    ) {
         let Some(mask) = &self.problem.options.mask else {
             return;
         };
-        let (n, keys) = (patch.n, patch.keys);
+        let (n, keys) = (coords.n, coords.keys);
         // SAFETY: by this function's contract.
         unsafe {
             if mask.strides[2] == 0 {
-                self.mask_row(mask, patch, 0, stage);
+                self.mask_row(mask, coords, 0, mask_rows);
                 for j in 0..keys {
-                    std::slice::from_raw_parts_mut(tile.add(j * SCORE_LD), n).fill(*stage.add(j));
+                    std::slice::from_raw_parts_mut(tile.add(j * SCORE_LD), n)
+                        .fill(*mask_rows.add(j));
                 }
                 return;
             }
             for i in 0..n {
-                self.mask_row(mask, patch, i, stage.add(i * keys));
+                self.mask_row(mask, coords, i, mask_rows.add(i * keys));
             }
-            (self.kernels.gradient.transpose)(stage, keys, n, keys, tile, SCORE_LD);
+            (self.kernels.gradient.transpose)(mask_rows, keys, n, keys, tile, SCORE_LD);
         }
     }
 
-    /// The mask of query `i0 + i` on the patch's keys.
-    unsafe fn mask_row(&self, mask: &Tensor, patch: &Patch<'_>, i: usize, out: *mut f32) {
-        let at = mask.at(patch.sequence.index, patch.head, patch.i0 + i, patch.j0);
-        let (stride, keys) = (mask.strides[3], patch.keys);
+    /// The mask of query `i0 + i` on the coords's keys.
+    unsafe fn mask_row(&self, mask: &Tensor, coords: &BlockCoords<'_>, i: usize, out: *mut f32) {
+        let at = mask.at(coords.sequence.index, coords.head, coords.i0 + i, coords.j0);
+        let (stride, keys) = (mask.strides[3], coords.keys);
         let bytes = mask.precision.bytes();
         // SAFETY: the mask was broadcast to cover every row and key of each sequence; `out` holds a number per key.
         unsafe {
             let row = std::slice::from_raw_parts_mut(out, keys);
-            let widen = *self.kernels.widen.of(mask.precision);
+            let widen = *self.kernels.to_f32.of(mask.precision);
             if mask.precision == Precision::Bool {
                 row.fill(0.0);
                 if stride == 1 || keys == 1 {
@@ -112,21 +118,21 @@ impl<'a> Bias<'a> {
         }
     }
 
-    /// Turns raw base-2 scores of the patch's keys (the rows, at most `mr`) and queries into those whose exponentials are
+    /// Turns raw base-2 scores of the coords's keys (the rows, at most `mr`) and queries into those whose exponentials are
     /// the weights. With a softcap, `slope` receives its derivative.
     ///
     /// # Safety
-    /// `s` and `slope` are strips of the patch's keys by its queries; `mask` is its tile, if there is a mask.
+    /// `s` and `slope` are strips of the coords's keys by its queries; `mask` is its tile, if there is a mask.
     pub(super) unsafe fn strip(
         &self,
-        patch: &Patch<'_>,
+        coords: &BlockCoords<'_>,
         s: *mut f32,
         slope: *mut f32,
         mask: *const f32,
     ) {
-        let (options, sequence, n) = (&self.problem.options, patch.sequence, patch.n);
-        for r in 0..patch.keys {
-            let j = patch.j0 + r;
+        let (options, sequence, n) = (&self.problem.options, coords.sequence, coords.n);
+        for r in 0..coords.keys {
+            let j = coords.j0 + r;
             // SAFETY: all passes stay within the row's `n` scores.
             unsafe {
                 let s = s.add(r * SCORE_LD);
@@ -139,18 +145,18 @@ impl<'a> Bias<'a> {
                     }
                 }
                 if let Some(slopes) = &options.alibi {
-                    let slope = slopes.number(sequence.index, patch.head);
-                    let at = j as i64 - sequence.shift - patch.i0 as i64;
+                    let slope = slopes.number(sequence.index, coords.head);
+                    let at = j as i64 - sequence.shift - coords.i0 as i64;
                     (self.kernels.alibi)(s, n, to_base2(slope), at as f32);
                 }
                 if options.mask.is_some() {
                     (self.kernels.mask_add)(s, mask.add(r * SCORE_LD), n);
                 }
-                let (lo, hi) = options.query_range(&sequence, j);
-                let end = patch.i0 + n;
+                let (lo, hi) = options.query_range(sequence, j);
+                let end = coords.i0 + n;
                 let (lo, hi) = (
-                    lo.clamp(patch.i0, end) - patch.i0,
-                    hi.clamp(patch.i0, end) - patch.i0,
+                    lo.clamp(coords.i0, end) - coords.i0,
+                    hi.clamp(coords.i0, end) - coords.i0,
                 );
                 let row = std::slice::from_raw_parts_mut(s, n);
                 row[..lo].fill(f32::NEG_INFINITY);

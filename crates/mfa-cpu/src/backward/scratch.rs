@@ -1,20 +1,20 @@
 //! A worker's memory.
 
 use super::check::Backward;
-use super::plan::{Plan, Products, Source};
-use super::row_statistics::LINES;
+use super::plan::{BackwardPlan, DSource, Products};
+use super::row_statistics::BUFFERED_ROWS;
 use crate::operands::padding::padded;
 use crate::runtime::memory::Arena;
-use mfa_kernels::bf16_split::{STEP, Bf16Products, long_row_len};
+use mfa_kernels::bf16_split::{Bf16Products, STEP, long_row_len};
 use mfa_kernels::{Kernels, SCORE_LD};
 
-/// Distance of expanded rows.
+/// Distance of dequantized rows.
 pub(super) fn stride(columns: usize) -> usize {
     columns.next_multiple_of(16)
 }
 
 /// What a worker packs and accumulates for a block of queries and a block of keys. Every pointer is 64-byte aligned.
-pub(super) struct Scratch {
+pub(super) struct BackwardScratch {
     /// Q and dO as panels of rows (the K of `qk_*`), and as panels of columns (the V of `pv_f32`).
     pub q_panels: *mut u8,
     pub q_columns: *mut f32,
@@ -39,9 +39,9 @@ pub(super) struct Scratch {
     pub ones: *mut f32,
     /// Expanded rows, before packing.
     pub rows: *mut f32,
-    pub line: *mut f32,
+    pub row_buffer: *mut f32,
     /// Rows of O and dO, for D.
-    pub lines: *mut f32,
+    pub row_buffers: *mut f32,
     /// For INT8 scores: per query and per key, as in [`mfa_kernels::ScoreScales`].
     pub sums: *mut i32,
     pub col_bias: *mut i32,
@@ -52,8 +52,8 @@ pub(super) struct Scratch {
     pub row_add: *mut f32,
     /// The mask of the two blocks, transposed, and as it is read; the gradient of the mask on its way back.
     pub mask: *mut f32,
-    pub stage: *mut f32,
-    pub parts: Bf16Scratch,
+    pub mask_rows: *mut f32,
+    pub bf16: Bf16Scratch,
     pub weights: Bf16Weights,
 }
 
@@ -79,56 +79,61 @@ pub(super) struct Bf16Weights {
 }
 
 impl Bf16Weights {
-    fn lay_out(arena: &mut Arena, plan: &Plan) -> Self {
+    fn allocate(arena: &mut Arena, plan: &BackwardPlan) -> Self {
         let (queries, keys) = (plan.block_queries, plan.block_keys);
         let strip = |terms: fn(Products) -> Bf16Products| {
             let row = |p: Products| long_row_len(queries, terms(p).slices_of_a());
             plan.products.map_or(0, |p| STEP * row(p))
         };
         Bf16Weights {
-            p: arena.take(strip(|p| p.p)),
-            ds: arena.take(strip(|p| p.ds)),
-            ds_columns: arena.take(elements(plan, keys, queries, |p| p.ds)),
+            p: arena.alloc(strip(|p| p.p)),
+            ds: arena.alloc(strip(|p| p.ds)),
+            ds_columns: arena.alloc(elements(plan, keys, queries, |p| p.ds)),
         }
     }
 }
 
 /// Elements of an operand, whichever of its sides has the terms of the sum.
-fn elements(plan: &Plan, rows: usize, columns: usize, terms: fn(Products) -> Bf16Products) -> usize {
+fn elements(
+    plan: &BackwardPlan,
+    rows: usize,
+    columns: usize,
+    terms: fn(Products) -> Bf16Products,
+) -> usize {
     let squares = rows.div_ceil(STEP) * columns.div_ceil(STEP);
     let parts = plan.products.map_or(0, |p| terms(p).slices_of_b());
     squares * parts * STEP * STEP
 }
 
 impl Bf16Scratch {
-    fn lay_out(arena: &mut Arena, call: &Backward, plan: &Plan) -> Self {
+    fn allocate(arena: &mut Arena, call: &Backward, plan: &BackwardPlan) -> Self {
         let (d, dv) = (call.problem.d, call.problem.dv);
         let (queries, keys) = (plan.block_queries, plan.block_keys);
         let size = |rows, columns, terms| elements(plan, rows, columns, terms);
         let transposed = d.next_multiple_of(STEP) * SCORE_LD;
         Bf16Scratch {
-            q_columns: arena.take(size(queries, d, |p| p.scores)),
-            q_panels: arena.take(size(queries, d, |p| p.ds)),
-            do_columns: arena.take(size(queries, dv, |p| p.dp)),
-            do_panels: arena.take(size(queries, dv, |p| p.p)),
-            k: arena.take(size(keys, d, |p| p.scores)),
-            v: arena.take(size(keys, dv, |p| p.dp)),
-            k_transposed: arena.take(plan.products.map_or(0, |p| {
+            q_columns: arena.alloc(size(queries, d, |p| p.scores)),
+            q_panels: arena.alloc(size(queries, d, |p| p.ds)),
+            do_columns: arena.alloc(size(queries, dv, |p| p.dp)),
+            do_panels: arena.alloc(size(queries, dv, |p| p.p)),
+            k: arena.alloc(size(keys, d, |p| p.scores)),
+            v: arena.alloc(size(keys, dv, |p| p.dp)),
+            k_transposed: arena.alloc(plan.products.map_or(0, |p| {
                 d.next_multiple_of(STEP) * long_row_len(keys, p.ds.slices_of_a())
             })),
-            dq: arena.take(plan.products.map_or(0, |_| transposed)),
+            dq: arena.alloc(plan.products.map_or(0, |_| transposed)),
         }
     }
 }
 
 // SAFETY: each worker uses its own scratch.
-unsafe impl Sync for Scratch {}
+unsafe impl Sync for BackwardScratch {}
 
-impl Scratch {
-    pub(super) fn lay_out(
+impl BackwardScratch {
+    pub(super) fn allocate(
         arena: &mut Arena,
         call: &Backward,
-        plan: &Plan,
+        plan: &BackwardPlan,
         kernels: &Kernels,
     ) -> Self {
         let problem = &call.problem;
@@ -142,20 +147,20 @@ impl Scratch {
         let capped = problem.options.caps();
         // Blocks of floats and parts of P and dS are never in use together: they share their memory.
         let (mut floats, mut parts) = (*arena, *arena);
-        let q_panels = floats.take(queries * 4 * d);
-        let q_columns = floats.take(queries * wide_d);
-        let do_panels = floats.take(queries * dv);
-        let do_columns = floats.take(queries * wide_dv);
-        let k_strips = floats.take(keys * 4 * d);
-        let k_columns = floats.take(keys * wide_d);
-        let v_strips = floats.take(keys * dv);
-        let weights = Bf16Weights::lay_out(&mut parts, plan);
+        let q_panels = floats.alloc(queries * 4 * d);
+        let q_columns = floats.alloc(queries * wide_d);
+        let do_panels = floats.alloc(queries * dv);
+        let do_columns = floats.alloc(queries * wide_dv);
+        let k_strips = floats.alloc(keys * 4 * d);
+        let k_columns = floats.alloc(keys * wide_d);
+        let v_strips = floats.alloc(keys * dv);
+        let weights = Bf16Weights::allocate(&mut parts, plan);
         *arena = if floats.used() > parts.used() {
             floats
         } else {
             parts
         };
-        Scratch {
+        BackwardScratch {
             q_panels,
             q_columns,
             do_panels,
@@ -163,31 +168,31 @@ impl Scratch {
             k_strips,
             k_columns,
             v_strips,
-            l: arena.take(queries),
-            d: arena.take(queries),
-            s: arena.take(kernels.mr * SCORE_LD),
-            slope: arena.take(if capped { kernels.mr * SCORE_LD } else { 0 }),
-            ds: arena.take(keys * SCORE_LD),
-            dq: arena.take(queries.next_multiple_of(kernels.mr) * wide_d),
-            dk: arena.take(keys * wide_d),
-            dv: arena.take(keys * wide_dv),
-            ones: arena.take(kernels.mr),
-            rows: arena.take(most * stride(d.max(dv))),
-            line: arena.take(stride(d.max(dv))),
-            lines: arena.take(match plan.d {
-                Source::Output => LINES * dv,
+            l: arena.alloc(queries),
+            d: arena.alloc(queries),
+            s: arena.alloc(kernels.mr * SCORE_LD),
+            slope: arena.alloc(if capped { kernels.mr * SCORE_LD } else { 0 }),
+            ds: arena.alloc(keys * SCORE_LD),
+            dq: arena.alloc(queries.next_multiple_of(kernels.mr) * wide_d),
+            dk: arena.alloc(keys * wide_d),
+            dv: arena.alloc(keys * wide_dv),
+            ones: arena.alloc(kernels.mr),
+            rows: arena.alloc(most * stride(d.max(dv))),
+            row_buffer: arena.alloc(stride(d.max(dv))),
+            row_buffers: arena.alloc(match plan.d {
+                DSource::Output => BUFFERED_ROWS * dv,
                 _ => 0,
             }),
-            sums: arena.take(queries.max(kernels.mr)),
-            col_bias: arena.take(queries),
-            col_scale: arena.take(queries),
-            col_zero: arena.take(queries),
-            row_scale: arena.take(keys),
-            row_sum: arena.take(keys),
-            row_add: arena.take(keys),
-            mask: arena.take(if_masked(keys * SCORE_LD)),
-            stage: arena.take(if_masked(queries * keys + keys)),
-            parts: Bf16Scratch::lay_out(arena, call, plan),
+            sums: arena.alloc(queries.max(kernels.mr)),
+            col_bias: arena.alloc(queries),
+            col_scale: arena.alloc(queries),
+            col_zero: arena.alloc(queries),
+            row_scale: arena.alloc(keys),
+            row_sum: arena.alloc(keys),
+            row_add: arena.alloc(keys),
+            mask: arena.alloc(if_masked(keys * SCORE_LD)),
+            mask_rows: arena.alloc(if_masked(queries * keys + keys)),
+            bf16: Bf16Scratch::allocate(arena, call, plan),
             weights,
         }
     }

@@ -99,7 +99,7 @@ impl Problem {
     }
 
     /// Whether the operands are FP64, and everything is computed in FP64.
-    pub(crate) fn is_double(&self) -> bool {
+    pub(crate) fn is_fp64(&self) -> bool {
         self.v.precision == Precision::F64
     }
 

@@ -46,11 +46,11 @@ pub(crate) struct Quant {
 /// Scales and zero points.
 #[derive(Clone)]
 pub(crate) enum Params {
-    One {
+    PerTensor {
         scale: f32,
         zero: i32,
     },
-    Many {
+    Strided {
         scales: Array,
         half: bool,
         zeros: Option<(Array, usize)>,
@@ -73,8 +73,8 @@ impl Quant {
     /// Scale of row `n`, column group `g` (for CHANNEL: column `g`).
     pub(crate) fn scale(&self, b: usize, h: usize, n: usize, g: usize) -> f32 {
         match &self.params {
-            Params::One { scale, .. } => *scale,
-            Params::Many { strides, .. } => {
+            Params::PerTensor { scale, .. } => *scale,
+            Params::Strided { strides, .. } => {
                 self.stored_scale(Self::index(strides, [b, h, n / self.block_rows, g]))
             }
         }
@@ -83,9 +83,9 @@ impl Quant {
     /// Zero point of row `n`, column group `g`.
     pub(crate) fn zero(&self, b: usize, h: usize, n: usize, g: usize) -> i32 {
         match &self.params {
-            Params::One { zero, .. } => *zero,
-            Params::Many { zeros: None, .. } => 0,
-            Params::Many { strides, .. } => {
+            Params::PerTensor { zero, .. } => *zero,
+            Params::Strided { zeros: None, .. } => 0,
+            Params::Strided { strides, .. } => {
                 self.stored_zero(Self::index(strides, [b, h, n / self.block_rows, g]))
             }
         }
@@ -98,8 +98,8 @@ impl Quant {
 
     fn stored_scale(&self, i: usize) -> f32 {
         match &self.params {
-            Params::One { scale, .. } => *scale,
-            Params::Many { scales, half, .. } => {
+            Params::PerTensor { scale, .. } => *scale,
+            Params::Strided { scales, half, .. } => {
                 // SAFETY: `check` proved that every index up to the last of the scales' shape lies in the buffer, and
                 // its alignment.
                 unsafe {
@@ -115,9 +115,9 @@ impl Quant {
 
     fn stored_zero(&self, i: usize) -> i32 {
         match &self.params {
-            Params::One { zero, .. } => *zero,
-            Params::Many { zeros: None, .. } => 0,
-            Params::Many {
+            Params::PerTensor { zero, .. } => *zero,
+            Params::Strided { zeros: None, .. } => 0,
+            Params::Strided {
                 zeros: Some((zeros, bytes)),
                 ..
             } => {
@@ -136,8 +136,8 @@ impl Quant {
     /// Scales of rows `n..n + out.len()`, for granularities whose scale holds for a row.
     pub(crate) fn row_scales(&self, b: usize, h: usize, n: usize, out: &mut [f32]) {
         match &self.params {
-            Params::One { scale, .. } => out.fill(*scale),
-            Params::Many {
+            Params::PerTensor { scale, .. } => out.fill(*scale),
+            Params::Strided {
                 scales,
                 half: false,
                 strides,
@@ -170,8 +170,8 @@ impl Quant {
     /// The one scale and zero point of all rows, if there is one.
     pub(crate) fn constant(&self) -> Option<(f32, f32)> {
         match self.params {
-            Params::One { scale, zero } => Some((scale, zero as f32)),
-            Params::Many { .. } => None,
+            Params::PerTensor { scale, zero } => Some((scale, zero as f32)),
+            Params::Strided { .. } => None,
         }
     }
 
@@ -179,13 +179,13 @@ impl Quant {
     pub(crate) fn has_zeros(&self) -> bool {
         !matches!(
             self.params,
-            Params::One { zero: 0, .. } | Params::Many { zeros: None, .. }
+            Params::PerTensor { zero: 0, .. } | Params::Strided { zeros: None, .. }
         )
     }
 
     /// Writes scale and zero point of row `n`, group `g`.
     pub(crate) fn store(&self, b: usize, h: usize, n: usize, g: usize, scale: f32, zero: i32) {
-        let Params::Many {
+        let Params::Strided {
             scales,
             half,
             zeros,
@@ -213,7 +213,7 @@ impl Quant {
 
     /// Calls `check` with each scale and zero point that is stored, until it refuses one.
     fn each(&self, check: impl Fn(f32, i32) -> Result<()>) -> Result<()> {
-        let Params::Many { shape, strides, .. } = &self.params else {
+        let Params::Strided { shape, strides, .. } = &self.params else {
             return check(self.scale(0, 0, 0, 0), self.zero(0, 0, 0, 0));
         };
         if shape.contains(&0) {
@@ -340,7 +340,7 @@ impl Quant {
             );
             expect_scale(q.scale, what)?;
             expect_zero(q.zero_point, what, precision)?;
-            Params::One {
+            Params::PerTensor {
                 scale: q.scale,
                 zero: q.zero_point,
             }
@@ -447,7 +447,7 @@ impl Quant {
                 bytes,
             ))
         };
-        Ok(Params::Many {
+        Ok(Params::Strided {
             scales,
             half,
             zeros,
@@ -459,10 +459,10 @@ impl Quant {
     /// Checks what the arrays hold, as far as a wrong value would give a wrong result rather than NaN: reads each zero
     /// point. For a tensor-wise scale, takes the two numbers out of their arrays.
     pub(crate) fn check_values(&mut self, what: &str, precision: Precision) -> Result<()> {
-        if matches!(&self.params, Params::Many { scales, .. } if !scales.has_memory()) {
+        if matches!(&self.params, Params::Strided { scales, .. } if !scales.has_memory()) {
             // Only a plan is wanted, and no plan depends on the numbers.
             if self.granularity == Granularity::Tensor {
-                self.params = Params::One {
+                self.params = Params::PerTensor {
                     scale: 1.0,
                     zero: 0,
                 };
@@ -473,8 +473,8 @@ impl Quant {
             let (scale, zero) = (self.scale(0, 0, 0, 0), self.zero(0, 0, 0, 0));
             expect_scale(scale, what)?;
             expect_zero(zero, what, precision)?;
-            self.params = Params::One { scale, zero };
-        } else if matches!(&self.params, Params::Many { zeros: Some((_, bytes)), .. } if precision == Precision::I4 || *bytes == 4)
+            self.params = Params::PerTensor { scale, zero };
+        } else if matches!(&self.params, Params::Strided { zeros: Some((_, bytes)), .. } if precision == Precision::I4 || *bytes == 4)
         {
             self.each(|_, zero| expect_zero(zero, what, precision))?;
         }

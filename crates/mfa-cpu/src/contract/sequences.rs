@@ -5,7 +5,6 @@ use std::ops::Range;
 use mfa_sys as sys;
 
 use crate::contract::array::Access;
-use crate::contract::options::Options;
 use crate::error::{Result, ensure};
 use crate::runtime::memory::{Arena, reserve};
 
@@ -299,7 +298,7 @@ fn bounds(
         "{what}: begins with {}; expected 0",
         bounds[0]
     );
-    // Room for one more: see `Sequences::packed`.
+    // Workspace for one more: see `Sequences::packed`.
     let mut out = reserve(n + 2, "sequences")?;
     for &bound in bounds {
         // What was copied is checked, not what is read again.
@@ -363,8 +362,8 @@ pub(crate) struct Numbering<'a> {
 
 impl<'a> Numbering<'a> {
     /// Takes the room that [`Numbering::new`] needs.
-    pub(crate) fn lay_out(arena: &mut Arena, sequences: &Sequences) -> *mut usize {
-        arena.take(Self::len(sequences))
+    pub(crate) fn allocate(arena: &mut Arena, sequences: &Sequences) -> *mut usize {
+        arena.alloc(Self::len(sequences))
     }
 
     fn len(sequences: &Sequences) -> usize {
@@ -378,7 +377,7 @@ impl<'a> Numbering<'a> {
     /// Numbers `items` of each sequence.
     ///
     /// # Safety
-    /// `room` is what `lay_out` gave for these sequences, in memory that nobody else uses for `'a`.
+    /// `room` is what `allocate` gave for these sequences, in memory that nobody else uses for `'a`.
     pub(crate) unsafe fn new(
         room: *mut usize,
         sequences: &Sequences,

@@ -33,7 +33,7 @@ unsafe impl Send for Tensor {}
 unsafe impl Sync for Tensor {}
 
 impl Access {
-    /// Checks a view that must be there, of one of the precisions `allowed`. `what` names it in sentences.
+    /// Checks a view that must be there, of one of the precisions `allowed`. `what` names it in messages.
     pub(crate) fn required(
         self,
         view: &sys::mfa_tensor,
@@ -363,8 +363,8 @@ impl Quant {
             Tensor::over(array, precision, shape, strides)
         };
         let (scales, zeros) = match &self.params {
-            Params::One { .. } => (None, None),
-            Params::Many {
+            Params::PerTensor { .. } => (None, None),
+            Params::Strided {
                 scales,
                 half,
                 zeros,

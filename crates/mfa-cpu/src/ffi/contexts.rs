@@ -14,14 +14,18 @@ use crate::runtime::context::Context;
 use mfa_kernels as kernels;
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mfa_get_version(major: *mut u32, minor: *mut u32, patch: *mut u32) -> i32 {
+pub unsafe extern "C" fn mfa_get_version(
+    major: *mut u32,
+    minor: *mut u32,
+    coords: *mut u32,
+) -> i32 {
     guard(|| {
         let version = [
             sys::MFA_VERSION_MAJOR,
             sys::MFA_VERSION_MINOR,
             sys::MFA_VERSION_PATCH,
         ];
-        for (to, number) in [major, minor, patch].into_iter().zip(version) {
+        for (to, number) in [major, minor, coords].into_iter().zip(version) {
             if !to.is_null() {
                 // SAFETY: not NULL, so valid for writing by contract.
                 unsafe { write(to, number, "version")? };

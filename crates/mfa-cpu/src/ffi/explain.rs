@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use crate::backward::{self, Backward, Source, WhyPath};
+use crate::backward::{self, AlgorithmReason, Backward, DSource};
 use crate::contract::problem::Problem;
 use crate::contract::quant_scheme::{Granularity, Params};
 use crate::contract::tensor::Tensor;
 use crate::forward::Forward;
-use crate::forward::plan::{Loop, Plan};
+use crate::forward::plan::{Algorithm, ForwardPlan};
 use mfa_kernels::Kernels;
 use mfa_kernels::Precision;
 
@@ -24,7 +24,7 @@ fn operand(tensor: &Tensor) -> String {
             }
             _ => {}
         }
-        if let Params::Many { half: true, .. } = quant.params {
+        if let Params::Strided { half: true, .. } = quant.params {
             text += "+FP16 scales";
         }
         if quant.has_zeros() {
@@ -128,17 +128,17 @@ fn meaning(problem: &Problem) -> String {
 }
 
 /// Lines of `key: value`; a reason follows what it explains.
-pub(crate) fn forward(call: &Forward, plan: &Plan, kernels: &Kernels) -> String {
-    let (problem, why) = (&call.problem, &plan.why);
+pub(crate) fn forward(call: &Forward, plan: &ForwardPlan, kernels: &Kernels) -> String {
+    let (problem, why) = (&call.problem, &plan.reasons);
     let (path, because) = match plan.path {
-        Loop::Tile => (
+        Algorithm::Prefill => (
             format!(
                 "tile of {} rows, blocks of {} keys",
                 plan.tile_rows, plan.block_keys
             ),
             "packing K and V pays",
         ),
-        Loop::Decode => ("decode".into(), "K and V are read once, where they lie"),
+        Algorithm::Decode => ("decode".into(), "K and V are read once, where they lie"),
     };
     let (scores, values) = (plan.scores.describe(), plan.values.describe());
     let mut text = format!("operation: forward\ndevice: CPU\nisa: {}\n", kernels.isa);
@@ -172,7 +172,11 @@ pub(crate) fn forward(call: &Forward, plan: &Plan, kernels: &Kernels) -> String 
 }
 
 /// The same for a backward call.
-pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels) -> String {
+pub(crate) fn backward(
+    call: &Backward,
+    plan: &backward::BackwardPlan,
+    kernels: &Kernels,
+) -> String {
     let value = |key: &str| match key {
         "loop" => {
             let blocks = format!(
@@ -180,8 +184,8 @@ pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels
                 plan.block_queries, plan.block_keys
             );
             match plan.path {
-                backward::Loop::Fused => format!("fused, {blocks}"),
-                backward::Loop::Split => format!("split, {blocks}"),
+                backward::Algorithm::Fused => format!("fused, {blocks}"),
+                backward::Algorithm::Split => format!("split, {blocks}"),
             }
         }
         "scores" => plan
@@ -191,27 +195,27 @@ pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels
             .products
             .map_or("FP32 products".into(), |p| p.describe()),
         "d" => match plan.d {
-            Source::Nowhere => "not computed".into(),
-            Source::Given => "given".into(),
-            Source::Output => "from O and dO".into(),
-            Source::Weights => "from P and dP".into(),
+            DSource::Nowhere => "not computed".into(),
+            DSource::Given => "given".into(),
+            DSource::Output => "from O and dO".into(),
+            DSource::Weights => "from P and dP".into(),
         },
         "threads" => plan.workers.to_string(),
         _ => String::new(),
     };
     let workers = plan.workers;
-    let reason = |key: &str| match (key, plan.why.path) {
-        ("loop", WhyPath::OnePass) => {
+    let reason = |key: &str| match (key, plan.reasons.path) {
+        ("loop", AlgorithmReason::OnePass) => {
             "only one of the passes is needed: dQ, or dK and dV".to_string()
         }
-        ("loop", WhyPath::OneWorker) => "one worker: five products are fewest".into(),
-        ("loop", WhyPath::Heads { busy, count }) => format!(
+        ("loop", AlgorithmReason::OneWorker) => "one worker: five products are fewest".into(),
+        ("loop", AlgorithmReason::Heads { busy, count }) => format!(
             "{count} key/value heads {} {workers} workers busy",
             if busy { "keep" } else { "do not keep" }
         ),
-        ("scores", _) => plan.why.scores.into(),
-        ("d", _) => plan.why.d.into(),
-        ("threads", _) if plan.why.inline => "too little work to share".into(),
+        ("scores", _) => plan.reasons.scores.into(),
+        ("d", _) => plan.reasons.d.into(),
+        ("threads", _) if plan.reasons.inline => "too little work to share".into(),
         _ => String::new(),
     };
     let mut text = format!("operation: backward\ndevice: CPU\nisa: {}\n", kernels.isa);
@@ -233,7 +237,7 @@ pub(crate) fn backward(call: &Backward, plan: &backward::Plan, kernels: &Kernels
 }
 
 /// The same for a call on FP64 operands.
-pub(crate) fn double(operation: &str, problem: &Problem, workers: usize, bytes: usize) -> String {
+pub(crate) fn fp64(operation: &str, problem: &Problem, workers: usize, bytes: usize) -> String {
     format!(
         "operation: {operation}\ndevice: CPU\n{}loop: plain tiles (FP64 operands: exact, and slow)\nscores: FP64 products\n\
          values: FP64 products\nthreads: {workers}\nworkspace: {bytes} bytes\n",

@@ -14,7 +14,7 @@ use crate::contract::sized::sized_required;
 use crate::error::{Result, ensure};
 use crate::forward;
 use crate::forward::Forward;
-use crate::forward::plan::Plan;
+use crate::forward::plan::ForwardPlan;
 use crate::fp64;
 use crate::merge::{Merge, MergeBackward};
 use crate::quantize::{Dequantize, Quantize};
@@ -24,14 +24,14 @@ use crate::runtime::memory::Aligned;
 /// Validates, plans and runs a forward call.
 pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Result<()> {
     let call = Forward::check(desc, Access::Run)?;
-    if call.problem.is_double() {
+    if call.problem.is_fp64() {
         return context.on_workers(
             |threads| fp64::workspace_forward(&call.problem, threads),
             |pool, threads, memory| fp64::run_forward(&call, pool, threads, memory),
         );
     }
     context.timed(|state| {
-        let plan = Plan::new(&call, context.kernels, state.threads());
+        let plan = ForwardPlan::new(&call, context.kernels, state.threads());
         let bytes = forward::workspace(&call.problem, &plan, context.kernels);
         let (pool, memory) = state.resources(bytes)?;
         forward::run(&call, &plan, context.kernels, pool, memory)
@@ -41,14 +41,14 @@ pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Re
 /// Validates, plans and runs a backward call.
 pub(super) fn run_backward(context: &Context, desc: &sys::mfa_backward_desc) -> Result<()> {
     let call = Backward::check(desc, Access::Run)?;
-    if call.problem.is_double() {
+    if call.problem.is_fp64() {
         return context.on_workers(
             |threads| fp64::workspace_backward(&call, threads),
             |pool, threads, memory| fp64::run_backward(&call, pool, threads, memory),
         );
     }
     context.timed(|state| {
-        let plan = backward::Plan::new(&call, context.kernels, state.threads())?;
+        let plan = backward::BackwardPlan::new(&call, context.kernels, state.threads())?;
         let bytes = backward::workspace(&call, &plan, context.kernels);
         let (pool, memory) = state.resources(bytes)?;
         backward::run(&call, &plan, context.kernels, pool, memory);
@@ -122,25 +122,25 @@ impl Call {
             Call::Forward(call) => &call.problem,
             Call::Backward(call) => &call.problem,
         };
-        if problem.is_double() {
+        if problem.is_fp64() {
             let (operation, bytes) = match self {
                 Call::Forward(_) => ("forward", fp64::workspace_forward(problem, threads)),
                 Call::Backward(call) => ("backward", fp64::workspace_backward(call, threads)),
             };
             let bytes = Aligned::size_for(bytes).saturating_add(problem.sequences.bytes());
             let workers = fp64::workers(problem.work(), threads);
-            return Ok((bytes, explain::double(operation, problem, workers, bytes)));
+            return Ok((bytes, explain::fp64(operation, problem, workers, bytes)));
         }
         Ok(match self {
             Call::Forward(call) => {
-                let plan = Plan::new(call, kernels, threads);
+                let plan = ForwardPlan::new(call, kernels, threads);
                 (
                     forward::allocated(&call.problem, &plan, kernels),
                     explain::forward(call, &plan, kernels),
                 )
             }
             Call::Backward(call) => {
-                let plan = backward::Plan::new(call, kernels, threads)?;
+                let plan = backward::BackwardPlan::new(call, kernels, threads)?;
                 (
                     backward::allocated(call, &plan, kernels),
                     explain::backward(call, &plan, kernels),

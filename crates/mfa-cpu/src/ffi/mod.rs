@@ -1,4 +1,4 @@
-//! The C edge: handles to objects, panics to statuses, sentences to `mfa_last_error`.
+//! The C edge: handles to objects, panics to statuses, messages to `mfa_last_error`.
 
 mod buffers;
 mod contexts;
@@ -26,7 +26,7 @@ thread_local! {
     static LAST: RefCell<CString> = RefCell::default();
 }
 
-/// Runs an operation of the contract: its status, with the sentence kept for the calling thread.
+/// Runs an operation of the contract: its status, with the message kept for the calling thread.
 fn guard(operation: impl FnOnce() -> Result<()>) -> i32 {
     let result = catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|panic| {
         Err(Error::execution(format!(
@@ -38,7 +38,7 @@ fn guard(operation: impl FnOnce() -> Result<()>) -> i32 {
         Ok(()) => sys::MFA_SUCCESS,
         Err(error) => {
             let text = CString::new(error.message.replace('\0', " ")).unwrap_or_default();
-            // A thread that is ending has no sentence to keep; the status stands.
+            // A thread that is ending has no message to keep; the status stands.
             let _ = LAST.try_with(|last| *last.borrow_mut() = text);
             error.status
         }
@@ -53,7 +53,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("a panic without a message")
 }
 
-/// The calling thread's last sentence.
+/// The calling thread's last message.
 #[unsafe(no_mangle)]
 pub extern "C" fn mfa_last_error(_context: *mut c_void) -> *const c_char {
     LAST.try_with(|last| last.borrow().as_ptr())

@@ -3,7 +3,7 @@
 use crate::operands::arithmetic::{Scores, Values};
 use crate::operands::padding::padded;
 use mfa_kernels::bf16_split::row_len;
-use mfa_kernels::{KB, Kernels};
+use mfa_kernels::{BLOCK_N, Kernels};
 
 /// What the loops keep at hand.
 struct Budget {
@@ -31,14 +31,14 @@ pub(crate) fn bytes_of_q(scores: Scores, d: usize) -> usize {
     match scores {
         Scores::F32 => 4 * d,
         Scores::I8 => d.next_multiple_of(4),
-        Scores::Parts(terms) => 2 * row_len(d, terms.parts_of_a()),
+        Scores::Bf16(terms) => 2 * row_len(d, terms.slices_of_a()),
     }
 }
 
 /// Bytes of a key of packed K.
 pub(crate) fn bytes_of_k(scores: Scores, d: usize) -> usize {
     match scores {
-        Scores::Parts(terms) => 2 * row_len(d, terms.parts_of_b()),
+        Scores::Bf16(terms) => 2 * row_len(d, terms.slices_of_b()),
         _ => bytes_of_q(scores, d),
     }
 }
@@ -49,7 +49,7 @@ pub(crate) fn bytes_of_v(values: Values, columns: usize) -> usize {
         Values::F32 => 4,
         Values::I16 => 2,
         Values::U8 => 1,
-        Values::Parts(terms) => 2 * terms.parts_of_b(),
+        Values::Bf16(terms) => 2 * terms.slices_of_b(),
     };
     of_a_column * columns
 }
@@ -60,22 +60,22 @@ pub(crate) fn block_and_tile(
     (scores, values): (Scores, Values),
     (d, dv): (usize, usize),
 ) -> (usize, usize) {
-    let budget = match kernels.parts {
+    let budget = match kernels.bf16 {
         Some(_) => TILES,
         None => VECTORS,
     };
     let columns = padded(dv, kernels);
     let of_a_key = bytes_of_k(scores, d) + bytes_of_v(values, columns);
-    let keys = [KB, KB / 2]
+    let keys = [BLOCK_N, BLOCK_N / 2]
         .into_iter()
         .find(|keys| keys * of_a_key <= budget.block)
-        .unwrap_or(KB / 4);
+        .unwrap_or(BLOCK_N / 4);
     let of_a_row = bytes_of_q(scores, d) + 4 * columns;
     let rows = (budget.tile / of_a_row).min(MOST_ROWS) / kernels.mr * kernels.mr;
     (keys, rows.max(kernels.mr))
 }
 
-/// Rows of the tiles that `nq` rows of each query head are cut into: at most `most`, a multiple of `mr`, and as equal as
+/// TileRows of the tiles that `nq` rows of each query head are cut into: at most `most`, a multiple of `mr`, and as equal as
 /// strips allow, because a short tile packs the same keys as a tall one. Tiles are those of [`crate::forward::Schedule`].
 pub(crate) fn equal_tiles(most: usize, nq: usize, group: usize, mr: usize) -> usize {
     let rows = if nq >= most {
@@ -90,8 +90,8 @@ pub(crate) fn equal_tiles(most: usize, nq: usize, group: usize, mr: usize) -> us
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mfa_kernels::bf16_split::Terms;
-    use mfa_kernels::scalar;
+    use mfa_kernels::Isa;
+    use mfa_kernels::bf16_split::Bf16Products;
 
     #[test]
     fn no_tile_is_short() {
@@ -117,15 +117,15 @@ mod tests {
 
     #[test]
     fn wide_operands_have_fewer_keys_and_rows() {
-        let kernels = &scalar::TABLE;
+        let kernels = Isa::Scalar.table().unwrap();
         let size = |scores, values, d| block_and_tile(kernels, (scores, values), (d, d));
         let floats = |d| size(Scores::F32, Values::F32, d);
-        assert_eq!(floats(64).0, KB);
-        assert_eq!(floats(256).0, KB / 2);
-        assert_eq!(floats(4096).0, KB / 4);
+        assert_eq!(floats(64).0, BLOCK_N);
+        assert_eq!(floats(256).0, BLOCK_N / 2);
+        assert_eq!(floats(4096).0, BLOCK_N / 4);
         assert_eq!(floats(4096).1 % kernels.mr, 0);
         assert!(floats(64).1 > floats(512).1 && floats(1 << 20).1 == kernels.mr);
-        assert_eq!(size(Scores::I8, Values::I16, 512).0, KB);
-        assert!(bytes_of_k(Scores::Parts(Terms::Six), 64) == 3 * 2 * 64);
+        assert_eq!(size(Scores::I8, Values::I16, 512).0, BLOCK_N);
+        assert!(bytes_of_k(Scores::Bf16(Bf16Products::X6), 64) == 3 * 2 * 64);
     }
 }

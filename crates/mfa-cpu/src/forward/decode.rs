@@ -8,16 +8,16 @@ use std::ptr::null;
 
 use crate::contract::problem::Problem;
 use crate::contract::tensor::Tensor;
-use crate::forward::schedule::{Item, Rows};
-use crate::forward::score_mod::Bias;
-use crate::operands::dequantize::Basis;
+use crate::forward::schedule::{TileRows, WorkTile};
+use crate::forward::score_mod::ScoreMod;
+use crate::operands::dequantize::Domain;
 use crate::operands::hadamard;
 use crate::operands::padding::padded;
-use crate::operands::row_buffer::Line;
+use crate::operands::row_buffer::RowBuffer;
 use crate::runtime::memory::Arena;
-use mfa_kernels::{DECODE_ROWS, KB, Kernels, RowState, SCORE_LD, SUM_RUN};
+use mfa_kernels::{BLOCK_N, DECODE_ROWS, Kernels, RowState, SCORE_LD, SUM_RUN};
 
-/// Keys that are expanded at a time, where they must be: 16 rows of 512 floats fit first-level cache.
+/// Keys that are dequantized at a time, where they must be: 16 rows of 512 floats fit first-level cache.
 const EXPANDED: usize = 16;
 
 /// A worker's memory.
@@ -34,34 +34,34 @@ pub(super) struct Scratch {
     alpha: *mut f32,
     s: *mut f32,
     rows: *mut f32,
-    line: *mut f32,
+    row_buffer: *mut f32,
     zeros: *mut f32,
-    hidden: *mut u8,
+    masked: *mut u8,
 }
 
 impl Scratch {
-    pub(super) fn lay_out(arena: &mut Arena, problem: &Problem, kernels: &Kernels) -> Self {
+    pub(super) fn allocate(arena: &mut Arena, problem: &Problem, kernels: &Kernels) -> Self {
         let ldo = padded(problem.dv, kernels);
         Scratch {
-            q: arena.take(DECODE_ROWS * stride(problem.d)),
-            q_sum: arena.take(DECODE_ROWS),
-            q_add: arena.take(DECODE_ROWS),
-            o: arena.take(DECODE_ROWS * ldo),
-            m: arena.take(DECODE_ROWS),
-            l: arena.take(DECODE_ROWS),
-            left: arena.take(DECODE_ROWS),
-            zero_sum: arena.take(DECODE_ROWS),
-            alpha: arena.take(DECODE_ROWS),
-            s: arena.take(DECODE_ROWS * SCORE_LD),
-            rows: arena.take(EXPANDED * stride(problem.d.max(problem.dv))),
-            line: arena.take(KB),
-            zeros: arena.take(KB),
-            hidden: arena.take(KB),
+            q: arena.alloc(DECODE_ROWS * stride(problem.d)),
+            q_sum: arena.alloc(DECODE_ROWS),
+            q_add: arena.alloc(DECODE_ROWS),
+            o: arena.alloc(DECODE_ROWS * ldo),
+            m: arena.alloc(DECODE_ROWS),
+            l: arena.alloc(DECODE_ROWS),
+            left: arena.alloc(DECODE_ROWS),
+            zero_sum: arena.alloc(DECODE_ROWS),
+            alpha: arena.alloc(DECODE_ROWS),
+            s: arena.alloc(DECODE_ROWS * SCORE_LD),
+            rows: arena.alloc(EXPANDED * stride(problem.d.max(problem.dv))),
+            row_buffer: arena.alloc(BLOCK_N),
+            zeros: arena.alloc(BLOCK_N),
+            masked: arena.alloc(BLOCK_N),
         }
     }
 }
 
-/// Distance of expanded rows.
+/// Distance of dequantized rows.
 fn stride(columns: usize) -> usize {
     columns.next_multiple_of(16)
 }
@@ -70,12 +70,12 @@ fn stride(columns: usize) -> usize {
 pub(super) struct Decode<'a> {
     pub problem: &'a Problem,
     pub kernels: &'a Kernels,
-    pub bias: &'a Bias<'a>,
+    pub bias: &'a ScoreMod<'a>,
     pub scratch: &'a Scratch,
 }
 
 /// What [`Decode::run`] leaves to the end: a scale of V that all keys share, and its mean.
-pub(super) fn deferred(v: &Tensor, at: (usize, usize)) -> (f32, Option<Line>) {
+pub(super) fn deferred(v: &Tensor, at: (usize, usize)) -> (f32, Option<RowBuffer>) {
     let constant = v.quant.as_ref().and_then(|quant| quant.constant());
     let scale = if v.has_scales_within_rows() {
         1.0
@@ -90,7 +90,7 @@ impl Decode<'_> {
     ///
     /// # Safety
     /// The scratch was laid out for this problem and belongs to the calling worker.
-    pub(super) unsafe fn run(&self, item: &Item) {
+    pub(super) unsafe fn run(&self, item: &WorkTile) {
         // SAFETY: by this function's contract.
         unsafe {
             let masked = self.attend(item, false);
@@ -103,9 +103,9 @@ impl Decode<'_> {
         }
     }
 
-    /// Attends to the item's keys; returns whether some row did not see some of them. `careful`: no value reaches a row
+    /// Attends to the item's keys; returns whether some row did not see some of them. `skip_masked`: no value reaches a row
     /// that does not see its key, whatever it is.
-    unsafe fn attend(&self, item: &Item, careful: bool) -> bool {
+    unsafe fn attend(&self, item: &WorkTile, skip_masked: bool) -> bool {
         let (problem, kernels, scratch, rows) =
             (self.problem, self.kernels, self.scratch, &item.rows);
         let ldo = padded(problem.dv, kernels);
@@ -131,26 +131,26 @@ impl Decode<'_> {
             let mut any_masked = false;
             self.load_q(rows);
             let at = (sequence.batch, rows.kv_head);
-            for first in (lo..hi).step_by(KB) {
-                let n = KB.min(hi - first);
-                if self.bias.hides_all(rows, 0, n_rows, first..first + n) {
+            for first in (lo..hi).step_by(BLOCK_N) {
+                let n = BLOCK_N.min(hi - first);
+                if self.bias.masks_all(rows, 0, n_rows, first..first + n) {
                     continue;
                 }
                 self.scores(at, sequence.k0 + first, n, n_rows);
-                let ragged = first < last_visible.0 || first + n > first_visible.1;
-                let masked = ragged || self.bias.passes;
+                let boundary = first < last_visible.0 || first + n > first_visible.1;
+                let masked = boundary || self.bias.passes;
                 if masked {
                     self.bias.strip(
                         sequence,
                         n_rows,
-                        |r| rows.place(r),
+                        |r| rows.head_and_row(r),
                         first,
                         n,
                         scratch.s,
-                        scratch.line,
+                        scratch.row_buffer,
                     );
-                    if careful {
-                        self.note_hidden(n_rows, n);
+                    if skip_masked {
+                        self.record_masked(n_rows, n);
                     }
                     any_masked = true;
                 }
@@ -161,7 +161,14 @@ impl Decode<'_> {
                     left: scratch.left,
                 };
                 (kernels.softmax_f32)(scratch.s, n_rows, n, state);
-                self.values(at, sequence.k0 + first, n, n_rows, masked && careful, ldo);
+                self.values(
+                    at,
+                    sequence.k0 + first,
+                    n,
+                    n_rows,
+                    masked && skip_masked,
+                    ldo,
+                );
             }
             for r in 0..n_rows {
                 let zeros = *scratch.zero_sum.add(r);
@@ -174,7 +181,7 @@ impl Decode<'_> {
         }
     }
 
-    /// Whether K is expanded to the queries' basis and scales before it meets them.
+    /// Whether K is dequantized to the queries' domain and scales before it meets them.
     fn expands_k(&self) -> bool {
         self.rotates_k() || self.problem.k.has_scales_within_rows()
     }
@@ -185,7 +192,7 @@ impl Decode<'_> {
     }
 
     /// Loads the query rows, times the softmax scale and what scale and mean all keys share.
-    unsafe fn load_q(&self, rows: &Rows) {
+    unsafe fn load_q(&self, rows: &TileRows) {
         let (problem, scratch) = (self.problem, self.scratch);
         let (q, k, d) = (&problem.q, &problem.k, problem.d);
         let b = rows.sequence.batch;
@@ -200,9 +207,9 @@ impl Decode<'_> {
         };
         let factor = problem.options.factor();
         for r in 0..rows.len() {
-            let (head, i) = rows.place(r);
+            let (head, i) = rows.head_and_row(r);
             let mean = q.mean(b, head);
-            let basis = Basis {
+            let domain = Domain {
                 rotate,
                 mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
             };
@@ -210,11 +217,11 @@ impl Decode<'_> {
             // SAFETY: the scratch has room for `DECODE_ROWS` rows.
             unsafe {
                 let out = scratch.q.add(r * stride(d));
-                q.expand(self.kernels, (b, head), i, 1, basis, out, stride(d));
+                q.dequantize_rows(self.kernels, (b, head), i, 1, domain, out, stride(d));
                 let row = std::slice::from_raw_parts_mut(out, d);
                 row.iter_mut().for_each(|x| *x *= factor);
                 let meet =
-                    |mean: &Line| row.iter().zip(mean.iter()).map(|(x, m)| x * m).sum::<f32>();
+                    |mean: &RowBuffer| row.iter().zip(mean.iter()).map(|(x, m)| x * m).sum::<f32>();
                 let add = k_mean.as_ref().map_or(0.0, meet);
                 row.iter_mut().for_each(|x| *x *= k_scale);
                 let sum: f32 = row.iter().sum();
@@ -229,18 +236,18 @@ impl Decode<'_> {
         let (kernels, scratch, k, d) =
             (self.kernels, self.scratch, &self.problem.k, self.problem.d);
         let ldq = stride(d);
-        // SAFETY: `n <= KB` keys inside the tensor; scores and staged rows fit the scratch.
+        // SAFETY: `n <= BLOCK_N` keys inside the tensor; scores and staged rows fit the scratch.
         unsafe {
             if self.expands_k() {
-                let basis = Basis {
+                let domain = Domain {
                     rotate: self.rotates_k(),
-                    ..Basis::STORED
+                    ..Domain::STORED
                 };
                 let bytes = scratch.rows.cast::<u8>().cast_const();
                 for from in (0..n).step_by(EXPANDED) {
                     let run = EXPANDED.min(n - from);
                     let s = scratch.s.add(from);
-                    k.expand(kernels, at, row + from, run, basis, scratch.rows, ldq);
+                    k.dequantize_rows(kernels, at, row + from, run, domain, scratch.rows, ldq);
                     (kernels.dot_rows.f32)(scratch.q, ldq, rows, bytes, 4 * ldq, run, d, s);
                 }
             } else {
@@ -268,10 +275,10 @@ impl Decode<'_> {
             return;
         }
         let scratch = self.scratch;
-        // SAFETY: a line holds KB floats; scores are those of `rows` rows.
+        // SAFETY: a line holds BLOCK_N floats; scores are those of `rows` rows.
         unsafe {
             if quant.has_zeros() {
-                let zeros = std::slice::from_raw_parts_mut(scratch.line, n);
+                let zeros = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
                 quant.row_zeros(at.0, at.1, row, zeros);
                 for r in 0..rows {
                     let sum = *scratch.q_sum.add(r);
@@ -281,7 +288,7 @@ impl Decode<'_> {
                         .for_each(|(x, zero)| *x -= sum * zero);
                 }
             }
-            let scales = std::slice::from_raw_parts_mut(scratch.line, n);
+            let scales = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
             quant.row_scales(at.0, at.1, row, scales);
             for r in 0..rows {
                 let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
@@ -299,7 +306,7 @@ impl Decode<'_> {
         row: usize,
         n: usize,
         rows: usize,
-        careful: bool,
+        skip_masked: bool,
         ldo: usize,
     ) {
         let (kernels, scratch, v, dv) =
@@ -307,8 +314,8 @@ impl Decode<'_> {
         let (o, alpha) = (scratch.o, scratch.alpha.cast_const());
         // SAFETY: as for `scores`.
         unsafe {
-            if v.has_scales_within_rows() && careful {
-                return self.axpy_careful(at, row, n, rows, ldo);
+            if v.has_scales_within_rows() && skip_masked {
+                return self.axpy_skip_masked(at, row, n, rows, ldo);
             }
             if v.has_scales_within_rows() {
                 let ones = [1.0f32; DECODE_ROWS];
@@ -317,12 +324,12 @@ impl Decode<'_> {
                 for from in (0..n).step_by(EXPANDED) {
                     let run = EXPANDED.min(n - from);
                     let p = scratch.s.add(from);
-                    v.expand(
+                    v.dequantize_rows(
                         kernels,
                         at,
                         row + from,
                         run,
-                        Basis::STORED,
+                        Domain::STORED,
                         scratch.rows,
                         ld,
                     );
@@ -331,9 +338,9 @@ impl Decode<'_> {
                 }
                 return;
             }
-            self.scale_weights(at, row, n, rows, careful);
-            if careful && v.precision.is_float() {
-                return self.axpy_careful(at, row, n, rows, ldo);
+            self.scale_weights(at, row, n, rows, skip_masked);
+            if skip_masked && v.precision.is_float() {
+                return self.axpy_skip_masked(at, row, n, rows, ldo);
             }
             let axpy = *kernels.axpy_rows.of(v.precision);
             let from = v.at(at.0, at.1, row, 0).cast_const();
@@ -348,16 +355,16 @@ impl Decode<'_> {
         row: usize,
         n: usize,
         rows: usize,
-        careful: bool,
+        skip_masked: bool,
     ) {
         let scratch = self.scratch;
         let Some(quant) = &self.problem.v.quant else {
             return;
         };
         let has_zeros = quant.has_zeros();
-        // SAFETY: lines hold KB floats; weights are those of `rows` rows.
+        // SAFETY: lines hold BLOCK_N floats; weights are those of `rows` rows.
         unsafe {
-            let scales = std::slice::from_raw_parts_mut(scratch.line, n);
+            let scales = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
             let zeros = std::slice::from_raw_parts_mut(scratch.zeros, n);
             let constant = quant.constant().is_some();
             if !constant {
@@ -368,8 +375,8 @@ impl Decode<'_> {
             }
             for r in 0..rows {
                 let p = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
-                if !constant && careful {
-                    // A weight of 0 is that of a hidden key, whose scale may be anything.
+                if !constant && skip_masked {
+                    // A weight of 0 is that of a masked key, whose scale may be anything.
                     (p.iter_mut().zip(scales.iter()))
                         .for_each(|(x, scale)| *x = if *x == 0.0 { 0.0 } else { *x * scale });
                 } else if !constant {
@@ -391,16 +398,16 @@ impl Decode<'_> {
     }
 
     /// Notes keys that some row does not see, before softmax makes their scores 0: a bit per row.
-    unsafe fn note_hidden(&self, rows: usize, n: usize) {
+    unsafe fn record_masked(&self, rows: usize, n: usize) {
         for j in 0..n {
             let mut bits = 0;
             for r in 0..rows {
                 // SAFETY: a score of a row and key of the block.
-                let hidden = unsafe { *self.scratch.s.add(r * SCORE_LD + j) == f32::NEG_INFINITY };
-                bits |= u8::from(hidden) << r;
+                let masked = unsafe { *self.scratch.s.add(r * SCORE_LD + j) == f32::NEG_INFINITY };
+                bits |= u8::from(masked) << r;
             }
             // SAFETY: a flag per key.
-            unsafe { *self.scratch.hidden.add(j) = bits };
+            unsafe { *self.scratch.masked.add(j) = bits };
         }
     }
 
@@ -408,12 +415,12 @@ impl Decode<'_> {
         let (v, dv) = (&self.problem.v, self.problem.dv);
         // SAFETY: one row fits the staging area.
         unsafe {
-            v.expand(
+            v.dequantize_rows(
                 self.kernels,
                 at,
                 row,
                 1,
-                Basis::STORED,
+                Domain::STORED,
                 self.scratch.rows,
                 stride(dv),
             );
@@ -422,7 +429,7 @@ impl Decode<'_> {
     }
 
     /// `axpy_rows` where a value that some row must not see holds NaN or an infinity. Slow, and rare.
-    unsafe fn axpy_careful(
+    unsafe fn axpy_skip_masked(
         &self,
         at: (usize, usize),
         row: usize,
@@ -439,9 +446,9 @@ impl Decode<'_> {
                 o.iter_mut().for_each(|x| *x *= alpha);
             }
             for j in 0..n {
-                let hidden = *scratch.hidden.add(j);
+                let masked = *scratch.masked.add(j);
                 let value = self.value_row(at, row + j);
-                for r in (0..rows).filter(|r| hidden >> r & 1 == 0) {
+                for r in (0..rows).filter(|r| masked >> r & 1 == 0) {
                     let p = *scratch.s.add(r * SCORE_LD + j);
                     let o = std::slice::from_raw_parts_mut(scratch.o.add(r * ldo), self.problem.dv);
                     o.iter_mut().zip(value).for_each(|(x, v)| *x += p * v);
@@ -451,5 +458,5 @@ impl Decode<'_> {
     }
 }
 
-// Rows of a tile are bits of a byte.
+// TileRows of a tile are bits of a byte.
 const _: () = assert!(DECODE_ROWS <= 8);

@@ -1,20 +1,16 @@
 //! From accumulators to results: sinks, normalisation, means and rotation of V, logsumexp, the output's precision.
 
 use crate::operands::rows::{store_row, store_scaled_row};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 
-use crate::contract::tensor::Tensor;
 use crate::forward::Forward;
 use crate::operands::hadamard;
-use crate::operands::row_buffer::Line;
+use crate::operands::row_buffer::RowBuffer;
 use mfa_kernels::Kernels;
-use mfa_kernels::Precision;
 use mfa_kernels::base2::{to_base2, to_natural};
 
 /// A row's part of the softmax: `o` unnormalised, relative to the maximum `m` (base 2) and with the sum `l` of what was
 /// multiplied, which lacks `left`.
-pub(crate) struct Partial<'a> {
+pub(crate) struct PartialRow<'a> {
     pub m: f32,
     pub l: f32,
     pub left: f32,
@@ -22,18 +18,18 @@ pub(crate) struct Partial<'a> {
 }
 
 /// What all rows of a key/value head share.
-pub(crate) struct Finish<'a> {
+pub(crate) struct Epilogue<'a> {
     pub kernels: &'a Kernels,
     pub call: &'a Forward,
     /// Scale of V that was left out of the accumulator.
     pub v_scale: f32,
-    /// Mean of V that was left out, in the stored basis.
-    pub v_mean: Option<Line>,
+    /// Mean of V that was left out, in the stored domain.
+    pub v_mean: Option<RowBuffer>,
 }
 
-impl Finish<'_> {
+impl Epilogue<'_> {
     /// Writes one row: `n` is its row in the tensors.
-    pub(crate) fn row(&self, b: usize, head: usize, n: usize, part: Partial<'_>) {
+    pub(crate) fn row(&self, b: usize, head: usize, n: usize, part: PartialRow<'_>) {
         let problem = &self.call.problem;
         let sink = problem
             .options
@@ -83,7 +79,7 @@ impl Finish<'_> {
 }
 
 /// Merges `part` into `into`, in this order: the sum's bits depend on it.
-pub(crate) fn merge(into: &mut Partial<'_>, part: &Partial<'_>) {
+pub(crate) fn merge(into: &mut PartialRow<'_>, part: &PartialRow<'_>) {
     let top = into.m.max(part.m);
     let finite_top = if top == f32::NEG_INFINITY { 0.0 } else { top };
     let (a, b) = ((into.m - finite_top).exp2(), (part.m - finite_top).exp2());

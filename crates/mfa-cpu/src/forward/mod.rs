@@ -16,34 +16,43 @@ pub(crate) use schedule::{Schedule, count as count_tiles};
 
 use crate::contract::problem::Problem;
 use crate::error::Result;
-use crate::forward::plan::{Loop, Plan};
+use crate::forward::plan::{Algorithm, ForwardPlan};
 use crate::operands::arithmetic::Values;
 use crate::operands::padding::padded;
 use crate::runtime::memory::{Aligned, Arena, PerWorker};
 use crate::runtime::pool::Pool;
 use mfa_kernels::Kernels;
 
-use epilogue::{Finish, Partial};
-use schedule::Item;
-use score_mod::Bias;
+use epilogue::{Epilogue, PartialRow};
+use schedule::WorkTile;
+use score_mod::ScoreMod;
 
 enum Scratch {
-    Tile(prefill::Scratch),
+    Prefill(prefill::Scratch),
     Decode(decode::Scratch),
 }
 
 impl Scratch {
-    fn lay_out(arena: &mut Arena, problem: &Problem, plan: &Plan, kernels: &Kernels) -> Self {
+    fn allocate(
+        arena: &mut Arena,
+        problem: &Problem,
+        plan: &ForwardPlan,
+        kernels: &Kernels,
+    ) -> Self {
         match plan.path {
-            Loop::Tile => Scratch::Tile(prefill::Scratch::lay_out(arena, problem, plan, kernels)),
-            Loop::Decode => Scratch::Decode(decode::Scratch::lay_out(arena, problem, kernels)),
+            Algorithm::Prefill => {
+                Scratch::Prefill(prefill::Scratch::allocate(arena, problem, plan, kernels))
+            }
+            Algorithm::Decode => {
+                Scratch::Decode(decode::Scratch::allocate(arena, problem, kernels))
+            }
         }
     }
 
     /// O, maxima, sums, and what rounding left out of them.
     fn results(&self) -> (*mut f32, [*mut f32; 3]) {
         match self {
-            Scratch::Tile(s) => (s.o, [s.m, s.l, s.left]),
+            Scratch::Prefill(s) => (s.o, [s.m, s.l, s.left]),
             Scratch::Decode(s) => (s.o, [s.m, s.l, s.left]),
         }
     }
@@ -55,29 +64,34 @@ fn partial_len(problem: &Problem) -> usize {
 }
 
 /// Bytes that the call allocates beside its outputs, at most: what [`workspace`] rounds up to, and lists of sequences.
-pub(crate) fn allocated(problem: &Problem, plan: &Plan, kernels: &Kernels) -> usize {
+pub(crate) fn allocated(problem: &Problem, plan: &ForwardPlan, kernels: &Kernels) -> usize {
     Aligned::size_for(workspace(problem, plan, kernels)).saturating_add(problem.sequences.bytes())
 }
 
 /// Bytes of memory that the call needs beside its outputs: each worker's scratch, then the splits' partial results.
-pub(crate) fn workspace(problem: &Problem, plan: &Plan, kernels: &Kernels) -> usize {
+pub(crate) fn workspace(problem: &Problem, plan: &ForwardPlan, kernels: &Kernels) -> usize {
     let mut arena = Arena::default();
-    Room::lay_out(&mut arena, problem, plan, kernels);
+    Workspace::allocate(&mut arena, problem, plan, kernels);
     arena.used()
 }
 
 /// What the call's memory is divided into.
-struct Room {
+struct Workspace {
     workers: PerWorker,
     schedule: *mut usize,
     partials: *mut f32,
 }
 
 // SAFETY: each worker uses its own scratch, and items write disjoint parts of the partial results.
-unsafe impl Sync for Room {}
+unsafe impl Sync for Workspace {}
 
-impl Room {
-    fn lay_out(arena: &mut Arena, problem: &Problem, plan: &Plan, kernels: &Kernels) -> Self {
+impl Workspace {
+    fn allocate(
+        arena: &mut Arena,
+        problem: &Problem,
+        plan: &ForwardPlan,
+        kernels: &Kernels,
+    ) -> Self {
         let partials = if plan.splits > 1 {
             let items = count_tiles(problem, plan).saturating_mul(plan.splits);
             items
@@ -86,12 +100,12 @@ impl Room {
         } else {
             0
         };
-        Room {
-            workers: PerWorker::lay_out(arena, plan.workers, |arena| {
-                Scratch::lay_out(arena, problem, plan, kernels)
+        Workspace {
+            workers: PerWorker::allocate(arena, plan.workers, |arena| {
+                Scratch::allocate(arena, problem, plan, kernels)
             }),
-            schedule: Schedule::lay_out(arena, problem),
-            partials: arena.take(partials),
+            schedule: Schedule::allocate(arena, problem),
+            partials: arena.alloc(partials),
         }
     }
 
@@ -101,24 +115,30 @@ impl Room {
     }
 
     /// The scratch of a worker.
-    fn scratch(&self, worker: usize, problem: &Problem, plan: &Plan, kernels: &Kernels) -> Scratch {
-        Scratch::lay_out(&mut self.workers.part(worker), problem, plan, kernels)
+    fn scratch(
+        &self,
+        worker: usize,
+        problem: &Problem,
+        plan: &ForwardPlan,
+        kernels: &Kernels,
+    ) -> Scratch {
+        Scratch::allocate(&mut self.workers.part(worker), problem, plan, kernels)
     }
 }
 
 /// Runs a call. `memory` holds at least [`workspace`] bytes.
 pub(crate) fn run(
     call: &Forward,
-    plan: &Plan,
+    plan: &ForwardPlan,
     kernels: &Kernels,
     pool: &Pool,
     memory: &Aligned,
 ) -> Result<()> {
     let problem = &call.problem;
-    let room = Room::lay_out(&mut Arena::new(memory.ptr()), problem, plan, kernels);
+    let room = Workspace::allocate(&mut Arena::new(memory.ptr()), problem, plan, kernels);
     // SAFETY: laid out for this problem, in memory that is this call's.
     let schedule = unsafe { Schedule::new(problem, plan, room.schedule) };
-    let bias = Bias::new(problem, kernels);
+    let bias = ScoreMod::new(problem, kernels);
     let partial = partial_len(problem);
     let item_len = plan.tile_rows * partial;
     pool.run(plan.workers, schedule.items(), |worker, number| {
@@ -127,7 +147,7 @@ pub(crate) fn run(
         // SAFETY: the scratch was laid out for this problem and plan, and worker numbers are not shared.
         unsafe {
             match scratch {
-                Scratch::Tile(scratch) => prefill::Tile {
+                Scratch::Prefill(scratch) => prefill::Tile {
                     problem,
                     plan,
                     kernels,
@@ -146,18 +166,18 @@ pub(crate) fn run(
         }
         let (o, [m, l, left]) = scratch.results();
         let ldo = padded(problem.dv, kernels);
-        let finish = (plan.splits == 1).then(|| finish_of(call, plan, kernels, &item));
+        let epilogue = (plan.splits == 1).then(|| epilogue_of(call, plan, kernels, &item));
         for r in 0..item.rows.len() {
             // SAFETY: the item's rows of the scratch; the item's own part of the partial results.
             unsafe {
-                let part = Partial {
+                let part = PartialRow {
                     m: *m.add(r),
                     l: *l.add(r),
                     left: *left.add(r),
                     o: std::slice::from_raw_parts_mut(o.add(r * ldo), problem.dv),
                 };
-                match &finish {
-                    Some(finish) => write_row(finish, &item, r, part),
+                match &epilogue {
+                    Some(epilogue) => write_row(epilogue, &item, r, part),
                     None => {
                         let out = room.partials().add(number * item_len + r * partial);
                         out.write(part.m);
@@ -176,14 +196,14 @@ pub(crate) fn run(
         pool.run(plan.workers, schedule.tiles(), |_, tile| {
             let first = tile * plan.splits;
             let item = schedule.item(first);
-            let finish = finish_of(call, plan, kernels, &item);
+            let epilogue = epilogue_of(call, plan, kernels, &item);
             for r in 0..item.rows.len() {
                 // SAFETY: the partial results of this tile's items, all written before this second run began.
                 let row = |split: usize| unsafe {
                     let at = room
                         .partials()
                         .add((first + split) * item_len + r * partial);
-                    Partial {
+                    PartialRow {
                         m: *at,
                         l: *at.add(1),
                         left: *at.add(2),
@@ -194,7 +214,7 @@ pub(crate) fn run(
                 for split in 1..plan.splits {
                     epilogue::merge(&mut sum, &row(split));
                 }
-                write_row(&finish, &item, r, sum);
+                write_row(&epilogue, &item, r, sum);
             }
         });
     }
@@ -202,19 +222,24 @@ pub(crate) fn run(
 }
 
 /// What the rows of an item's key/value head share at the end.
-fn finish_of<'a>(call: &'a Forward, plan: &Plan, kernels: &'a Kernels, item: &Item) -> Finish<'a> {
+fn epilogue_of<'a>(
+    call: &'a Forward,
+    plan: &ForwardPlan,
+    kernels: &'a Kernels,
+    item: &WorkTile,
+) -> Epilogue<'a> {
     let v = &call.problem.v;
     let at = (item.rows.sequence.batch, item.rows.kv_head);
     let (v_scale, v_mean) = match (plan.path, plan.values) {
-        (Loop::Decode, _) => decode::deferred(v, at),
-        // Floats had both while they were expanded.
-        (Loop::Tile, Values::F32 | Values::Parts(_)) => (1.0, None),
-        (Loop::Tile, _) => {
+        (Algorithm::Decode, _) => decode::deferred(v, at),
+        // Floats had both while they were dequantized.
+        (Algorithm::Prefill, Values::F32 | Values::Bf16(_)) => (1.0, None),
+        (Algorithm::Prefill, _) => {
             let constant = v.quant.as_ref().and_then(|quant| quant.constant());
             (constant.map_or(1.0, |(scale, _)| scale), v.mean(at.0, at.1))
         }
     };
-    Finish {
+    Epilogue {
         kernels,
         call,
         v_scale,
@@ -222,8 +247,8 @@ fn finish_of<'a>(call: &'a Forward, plan: &Plan, kernels: &'a Kernels, item: &It
     }
 }
 
-fn write_row(finish: &Finish<'_>, item: &Item, r: usize, part: Partial<'_>) {
-    let (head, i) = item.rows.place(r);
+fn write_row(epilogue: &Epilogue<'_>, item: &WorkTile, r: usize, part: PartialRow<'_>) {
+    let (head, i) = item.rows.head_and_row(r);
     let sequence = &item.rows.sequence;
-    finish.row(sequence.batch, head, sequence.q0 + i, part);
+    epilogue.row(sequence.batch, head, sequence.q0 + i, part);
 }

@@ -7,11 +7,11 @@ use std::ptr::null;
 use crate::contract::quant_scheme::{Params, Quant};
 use crate::contract::tensor::Tensor;
 use crate::forward::prefill::Tile;
-use crate::forward::schedule::Rows;
+use crate::forward::schedule::TileRows;
 use crate::operands::arithmetic::{Scores, Values};
-use crate::operands::dequantize::Basis;
+use crate::operands::dequantize::Domain;
 use mfa_kernels::bf16_split::FloatRows;
-use mfa_kernels::{KB, ScoreScales};
+use mfa_kernels::{BLOCK_N, ScoreScales};
 
 /// A packed block.
 pub(super) struct Block {
@@ -27,7 +27,7 @@ pub(super) struct Block {
     pub v_scale: *const f32,
     pub v_factor: f32,
     /// Whether some of the scales are not finite.
-    pub odd_scales: bool,
+    pub non_finite_scales: bool,
     pub v_zero: i32,
 }
 
@@ -41,14 +41,14 @@ pub(super) struct Queries {
 
 impl Tile<'_> {
     /// Packs the tile's Q.
-    pub(super) unsafe fn pack_q(&self, rows: &Rows) -> Queries {
+    pub(super) unsafe fn pack_q(&self, rows: &TileRows) -> Queries {
         let (q, k) = (&self.problem.q, &self.problem.k);
         let mr = self.kernels.mr;
         let k_mean = k.mean(rows.sequence.batch, rows.kv_head);
         let mut finite = true;
         for strip in (0..rows.len()).step_by(mr) {
             let n = mr.min(rows.len() - strip);
-            // SAFETY: a strip's rows fit `rows`; packed strips follow one another in `q`, as `lay_out` sized it.
+            // SAFETY: a strip's rows fit `rows`; packed strips follow one another in `q`, as `allocate` sized it.
             unsafe {
                 if self.plan.scores == Scores::I8 {
                     self.pack_q_i8(rows, strip, n, k_mean.as_deref());
@@ -64,17 +64,17 @@ impl Tile<'_> {
     }
 
     /// A strip of floats; returns whether they are finite, where they are packed as parts.
-    unsafe fn pack_q_floats(&self, rows: &Rows, strip: usize, n: usize) -> bool {
+    unsafe fn pack_q_floats(&self, rows: &TileRows, strip: usize, n: usize) -> bool {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
         let (q, d, b) = (&problem.q, problem.d, rows.sequence.batch);
         let rotate = problem.k.is_rotated() && !q.is_rotated();
         let before = match self.plan.scores {
-            Scores::Parts(_) => self.factor().before,
+            Scores::Bf16(_) => self.factor().in_q,
             _ => 1.0,
         };
         let (staged, ld) = (scratch.rows.cast::<f32>(), d.next_multiple_of(16));
         let mut from = FloatRows::f32(staged, ld);
-        let parts = matches!(self.plan.scores, Scores::Parts(_));
+        let parts = matches!(self.plan.scores, Scores::Bf16(_));
         // SAFETY: as for `pack_q`.
         unsafe {
             for run in rows.runs(strip, strip + n) {
@@ -90,12 +90,12 @@ impl Tile<'_> {
                     break;
                 }
                 let mean = q.mean(b, run.head);
-                let basis = Basis {
+                let domain = Domain {
                     rotate,
                     mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
                 };
                 let out = staged.add((run.row - strip) * ld);
-                q.expand(kernels, (b, run.head), run.at, run.len, basis, out, ld);
+                q.dequantize_rows(kernels, (b, run.head), run.at, run.len, domain, out, ld);
                 if before != 1.0 {
                     for r in 0..run.len {
                         let row = std::slice::from_raw_parts_mut(out.add(r * ld), d);
@@ -103,8 +103,8 @@ impl Tile<'_> {
                     }
                 }
             }
-            if let Scores::Parts(terms) = self.plan.scores {
-                return self.pack_q_parts(terms, from, strip, n);
+            if let Scores::Bf16(terms) = self.plan.scores {
+                return self.pack_q_bf16(terms, from, strip, n);
             }
             let factor = problem.options.factor();
             let out = scratch.q.cast::<f32>().add(strip * d);
@@ -114,14 +114,14 @@ impl Tile<'_> {
     }
 
     /// A strip of integers, and what their scores are multiplied by and added to.
-    unsafe fn pack_q_i8(&self, rows: &Rows, strip: usize, n: usize, k_mean: Option<&[f32]>) {
+    unsafe fn pack_q_i8(&self, rows: &TileRows, strip: usize, n: usize, k_mean: Option<&[f32]>) {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
         let (q, d, b, mr) = (&problem.q, problem.d, rows.sequence.batch, kernels.mr);
         let quant = q.expect_quant();
         let factor = problem.options.factor();
         let k_scale = match &problem.k.quant {
             Some(Quant {
-                params: Params::One { scale, .. },
+                params: Params::PerTensor { scale, .. },
                 ..
             }) => *scale,
             _ => 1.0,
@@ -139,7 +139,7 @@ impl Tile<'_> {
                     (from, ld) = (q.at(b, run.head, run.at, 0).cast(), q.strides[2]);
                 } else {
                     let out = from.add(r * ld);
-                    q.expand_i8(kernels, (b, run.head), run.at, run.len, out, ld);
+                    q.unpack_rows(kernels, (b, run.head), run.at, run.len, out, ld);
                 }
                 quant.row_scales(b, run.head, run.at, &mut scales[r..r + run.len]);
                 let Some(mean) = k_mean else { continue };
@@ -166,10 +166,10 @@ impl Tile<'_> {
     /// Packs keys `range` of the sequence.
     pub(super) unsafe fn pack_block(
         &self,
-        rows: &Rows,
+        rows: &TileRows,
         range: Range<usize>,
-        k_basis: Basis,
-        v_basis: Basis,
+        k_domain: Domain,
+        v_domain: Domain,
         finite_scores: bool,
     ) -> Block {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
@@ -191,33 +191,32 @@ impl Tile<'_> {
             },
             v_scale: null(),
             v_factor: 1.0,
-            odd_scales: false,
+            non_finite_scales: false,
             v_zero: 0,
         };
-        // SAFETY: `n <= block_keys <= KB` rows fit every array of the scratch; rows are inside the tensors.
+        // SAFETY: `n <= block_keys <= BLOCK_N` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
             match self.plan.scores {
-                Scores::F32 | Scores::Parts(_) => {
-                    let parts = matches!(self.plan.scores, Scores::Parts(_));
-                    let from = self.float_rows(k, at, row, n, k_basis, parts);
-                    if let (Scores::Parts(terms), Some(parts)) = (self.plan.scores, &kernels.parts)
-                    {
+                Scores::F32 | Scores::Bf16(_) => {
+                    let parts = matches!(self.plan.scores, Scores::Bf16(_));
+                    let from = self.float_rows(k, at, row, n, k_domain, parts);
+                    if let (Scores::Bf16(terms), Some(parts)) = (self.plan.scores, &kernels.bf16) {
                         let out = scratch.k.cast();
                         block.finite_scores &=
-                            (parts.pack_columns)(terms.parts_of_b(), from, n, d, out);
+                            (parts.pack_columns)(terms.slices_of_b(), from, n, d, out);
                     } else {
                         (kernels.pack_k_f32)(from.ptr.cast(), from.ld, n, d, scratch.k.cast());
                     }
                 }
                 Scores::I8 => self.pack_k_i8(at, row, n, &mut block),
             }
-            if matches!(self.plan.values, Values::F32 | Values::Parts(_)) {
-                let parts = matches!(self.plan.values, Values::Parts(_));
-                let from = self.float_rows(v, at, row, n, v_basis, parts);
+            if matches!(self.plan.values, Values::F32 | Values::Bf16(_)) {
+                let parts = matches!(self.plan.values, Values::Bf16(_));
+                let from = self.float_rows(v, at, row, n, v_domain, parts);
                 let out = scratch.v;
-                block.finite = match (self.plan.values, &kernels.parts) {
-                    (Values::Parts(terms), Some(parts)) => {
-                        (parts.pack_panels)(terms.parts_of_b(), from, n, dv, out.cast())
+                block.finite = match (self.plan.values, &kernels.bf16) {
+                    (Values::Bf16(terms), Some(parts)) => {
+                        (parts.pack_panels)(terms.slices_of_b(), from, n, dv, out.cast())
                     }
                     _ => (kernels.pack_v_f32)(from.ptr.cast(), from.ld, n, dv, out.cast()),
                 };
@@ -228,27 +227,27 @@ impl Tile<'_> {
         block
     }
 
-    /// Rows of K or V as they lie, if what packs them can read those, as kernels of `parts` can; or expanded.
+    /// TileRows of K or V as they lie, if what packs them can read those, as kernels of `parts` can; or dequantized.
     unsafe fn float_rows(
         &self,
         tensor: &Tensor,
         at: (usize, usize),
         row: usize,
         n: usize,
-        basis: Basis,
+        domain: Domain,
         parts: bool,
     ) -> FloatRows {
         let plain = tensor.plain_floats(at.0, at.1, row);
         let readable = |rows: &FloatRows| parts || rows.precision == Precision::F32;
         plain
-            .filter(|rows| readable(rows) && !basis.rotate)
+            .filter(|rows| readable(rows) && !domain.rotate)
             .unwrap_or_else(|| {
                 let (out, ld) = (
                     self.scratch.rows.cast(),
                     tensor.shape[3].next_multiple_of(16),
                 );
                 // SAFETY: as for `pack_block`.
-                unsafe { tensor.expand(self.kernels, at, row, n, basis, out, ld) };
+                unsafe { tensor.dequantize_rows(self.kernels, at, row, n, domain, out, ld) };
                 FloatRows::f32(out, ld)
             })
     }
@@ -266,15 +265,15 @@ impl Tile<'_> {
                 )
             } else {
                 let ld = d.next_multiple_of(16);
-                k.expand_i8(kernels, at, row, n, scratch.rows.cast(), ld);
+                k.unpack_rows(kernels, at, row, n, scratch.rows.cast(), ld);
                 (scratch.rows.cast::<i8>().cast_const(), ld)
             };
-            scratch.sums.write_bytes(0, KB);
+            scratch.sums.write_bytes(0, BLOCK_N);
             (kernels.pack_k_i8)(from, ld, n, d, scratch.k.cast(), scratch.sums);
             // The plan admits zero points of Q only where they are the same for all rows.
             let q_zero = q_quant.zero(0, 0, 0, 0);
             let has_zeros = quant.has_zeros();
-            let one = matches!(quant.params, Params::One { .. });
+            let one = matches!(quant.params, Params::PerTensor { .. });
             let padded = n.next_multiple_of(kernels.nr);
             let col_bias = std::slice::from_raw_parts_mut(scratch.col_bias, padded);
             let sums = std::slice::from_raw_parts(scratch.sums, padded);
@@ -323,10 +322,10 @@ impl Tile<'_> {
                 )
             } else {
                 let ld = dv.next_multiple_of(16);
-                v.expand_i8(kernels, at, row, n, scratch.rows.cast(), ld);
+                v.unpack_rows(kernels, at, row, n, scratch.rows.cast(), ld);
                 (scratch.rows.cast::<i8>().cast_const(), ld)
             };
-            if !matches!(quant.params, Params::One { .. }) {
+            if !matches!(quant.params, Params::PerTensor { .. }) {
                 let scales = std::slice::from_raw_parts_mut(scratch.v_scale, n);
                 quant.row_scales(at.0, at.1, row, scales);
                 let adds_nothing = |j: usize| {
@@ -336,7 +335,7 @@ impl Tile<'_> {
                 match common_scale(scales, adds_nothing) {
                     Some(scale) => block.v_factor = scale,
                     None => {
-                        block.odd_scales = !scales.iter().all(|scale| scale.is_finite());
+                        block.non_finite_scales = !scales.iter().all(|scale| scale.is_finite());
                         block.v_scale = scratch.v_scale;
                     }
                 }

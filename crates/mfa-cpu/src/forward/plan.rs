@@ -6,22 +6,22 @@ use crate::forward::block_sizes;
 use crate::forward::check::Forward;
 use crate::operands::arithmetic::{Scores, Values};
 use mfa_kernels::Precision;
-use mfa_kernels::bf16_split::Terms;
-use mfa_kernels::{DECODE_ROWS, KB, Kernels};
+use mfa_kernels::bf16_split::Bf16Products;
+use mfa_kernels::{BLOCK_N, DECODE_ROWS, Kernels};
 
 /// How the query rows meet the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loop {
+pub(crate) enum Algorithm {
     /// Packed tiles of many rows.
-    Tile,
+    Prefill,
     /// A few rows, streaming K and V as they are stored.
     Decode,
 }
 
 /// How a call runs.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub path: Loop,
+pub(crate) struct ForwardPlan {
+    pub path: Algorithm,
     pub scores: Scores,
     pub values: Values,
     /// Query rows of a tile.
@@ -32,12 +32,12 @@ pub(crate) struct Plan {
     pub splits: usize,
     pub split_keys: usize,
     pub workers: usize,
-    pub why: Why,
+    pub reasons: Reasons,
 }
 
 /// What the plan was made from, for `explain`; text is made only there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Why {
+pub(crate) struct Reasons {
     /// Most query rows of a key/value head.
     pub rows: usize,
     /// Whether there was too little work to share.
@@ -55,7 +55,7 @@ const TILES_PER_WORKER_DIAGONAL: usize = 4;
 /// Fewest keys of a split.
 const SPLIT_KEYS: usize = 1024;
 
-impl Plan {
+impl ForwardPlan {
     pub(crate) fn new(call: &Forward, kernels: &Kernels, threads: usize) -> Self {
         let problem = &call.problem;
         let inline = problem.work() < INLINE_WORK;
@@ -66,18 +66,18 @@ impl Plan {
         let most_keys = sequences.most_k;
         let path =
             if rows <= DECODE_ROWS && problem.k.has_dense_rows() && problem.v.has_dense_rows() {
-                Loop::Decode
+                Algorithm::Decode
             } else {
-                Loop::Tile
+                Algorithm::Prefill
             };
         let (mut scores, scores_why) = scores(problem, kernels, path);
         let (mut values, values_why) = values(problem, kernels, path);
-        if kernels.parts.is_some() && path == Loop::Tile {
+        if kernels.bf16.is_some() && path == Algorithm::Prefill {
             if values == Values::F32 {
-                values = Values::Parts(terms_of_values(problem, call.output.precision));
+                values = Values::Bf16(terms_of_values(problem, call.output.precision));
             }
             if scores == Scores::F32 {
-                scores = Scores::Parts(terms_of_scores(problem, values));
+                scores = Scores::Bf16(terms_of_scores(problem, values));
             }
         }
 
@@ -85,8 +85,8 @@ impl Plan {
             block_sizes::block_and_tile(kernels, (scores, values), (problem.d, problem.dv));
         let mr = kernels.mr;
         let tile_rows = match path {
-            Loop::Decode => DECODE_ROWS,
-            Loop::Tile => {
+            Algorithm::Decode => DECODE_ROWS,
+            Algorithm::Prefill => {
                 let per_worker = match problem.options.has_diagonal() {
                     _ if workers == 1 => 1,
                     true => TILES_PER_WORKER_DIAGONAL,
@@ -98,7 +98,7 @@ impl Plan {
                 block_sizes::equal_tiles(most, most_queries, problem.group, mr)
             }
         };
-        let mut plan = Plan {
+        let mut plan = ForwardPlan {
             path,
             scores,
             values,
@@ -107,7 +107,7 @@ impl Plan {
             splits: 1,
             split_keys: usize::MAX,
             workers,
-            why: Why {
+            reasons: Reasons {
                 rows,
                 inline,
                 scores: scores_why,
@@ -116,10 +116,10 @@ impl Plan {
             },
         };
         let tiles = crate::forward::count_tiles(problem, &plan);
-        plan.why.tiles = tiles;
+        plan.reasons.tiles = tiles;
         if tiles > 0 && tiles < 2 * workers && most_keys >= 2 * SPLIT_KEYS && workers > 1 {
             let wanted = (2 * workers).div_ceil(tiles).min(most_keys / SPLIT_KEYS);
-            plan.split_keys = most_keys.div_ceil(wanted).next_multiple_of(KB);
+            plan.split_keys = most_keys.div_ceil(wanted).next_multiple_of(BLOCK_N);
             plan.splits = most_keys.div_ceil(plan.split_keys);
         }
         plan
@@ -127,36 +127,36 @@ impl Plan {
 }
 
 /// Products of parts that lose nothing that FP32 products keep.
-fn terms_of_scores(problem: &Problem, values: Values) -> Terms {
+fn terms_of_scores(problem: &Problem, values: Values) -> Bf16Products {
     // Other steps of softmax take scores in base 2: the factor goes into Q, which has all the bits of an FP32 then.
-    if !matches!(values, Values::Parts(_)) {
-        return Terms::Six;
+    if !matches!(values, Values::Bf16(_)) {
+        return Bf16Products::X6;
     }
     match (problem.q.precision, problem.k.precision) {
-        (Precision::Bf16, Precision::Bf16) => Terms::One,
-        (Precision::F16, Precision::Bf16) => Terms::TwoByOne,
-        (Precision::F32, Precision::Bf16) => Terms::ThreeByOne,
-        (Precision::Bf16 | Precision::F16, Precision::F16) => Terms::Four,
-        _ => Terms::Six,
+        (Precision::Bf16, Precision::Bf16) => Bf16Products::X1,
+        (Precision::F16, Precision::Bf16) => Bf16Products::X2x1,
+        (Precision::F32, Precision::Bf16) => Bf16Products::X3x1,
+        (Precision::Bf16 | Precision::F16, Precision::F16) => Bf16Products::X4,
+        _ => Bf16Products::X6,
     }
 }
 
 /// P is rounded as V is; to 16 bits beside a BF16, if more than 8 of them can be seen in the output.
-fn terms_of_values(problem: &Problem, output: Precision) -> Terms {
+fn terms_of_values(problem: &Problem, output: Precision) -> Bf16Products {
     match (problem.v.precision, output) {
-        (Precision::Bf16, Precision::Bf16) => Terms::One,
-        (Precision::Bf16, _) => Terms::TwoByOne,
-        (Precision::F16, _) => Terms::Three,
-        _ => Terms::Six,
+        (Precision::Bf16, Precision::Bf16) => Bf16Products::X1,
+        (Precision::Bf16, _) => Bf16Products::X2x1,
+        (Precision::F16, _) => Bf16Products::X3,
+        _ => Bf16Products::X6,
     }
 }
 
-fn scores(problem: &Problem, kernels: &Kernels, path: Loop) -> (Scores, &'static str) {
+fn scores(problem: &Problem, kernels: &Kernels, path: Algorithm) -> (Scores, &'static str) {
     let (q, k) = (&problem.q, &problem.k);
     let (Some(q_quant), Some(k_quant)) = (&q.quant, &k.quant) else {
         return (Scores::F32, "Q or K is not quantized");
     };
-    if path == Loop::Decode {
+    if path == Algorithm::Decode {
         return (
             Scores::F32,
             "few rows: memory is the limit, integers are widened in registers",
@@ -186,12 +186,12 @@ fn scores(problem: &Problem, kernels: &Kernels, path: Loop) -> (Scores, &'static
     )
 }
 
-fn values(problem: &Problem, kernels: &Kernels, path: Loop) -> (Values, &'static str) {
+fn values(problem: &Problem, kernels: &Kernels, path: Algorithm) -> (Values, &'static str) {
     let v = &problem.v;
     let Some(quant) = &v.quant else {
         return (Values::F32, "V is not quantized");
     };
-    if path == Loop::Decode {
+    if path == Algorithm::Decode {
         return (
             Values::F32,
             "few rows: memory is the limit, integers are widened in registers",

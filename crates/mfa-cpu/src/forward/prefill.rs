@@ -6,7 +6,7 @@
 //!     pack K and V                                   into this worker's scratch: a block, never the whole
 //!     for each strip of mr rows that sees any of it:
 //!         scores = Q Kᵀ                              qk_*
-//!         softcap, ALiBi, masks, limits              Bias
+//!         softcap, ALiBi, masks, limits              ScoreMod
 //!         P, running max and sum                     softmax_*
 //!         O = alpha O + P V                          pv_*
 //! ```
@@ -23,15 +23,15 @@ use std::ptr::null;
 use crate::contract::problem::Problem;
 use crate::forward::block_sizes::{bytes_of_k, bytes_of_q, bytes_of_v};
 use crate::forward::pack::Block;
-use crate::forward::plan::Plan;
-use crate::forward::schedule::{Item, Rows};
-use crate::forward::score_mod::Bias;
+use crate::forward::plan::ForwardPlan;
+use crate::forward::schedule::{TileRows, WorkTile};
+use crate::forward::score_mod::ScoreMod;
 use crate::operands::arithmetic::{Scores, Values};
-use crate::operands::dequantize::Basis;
+use crate::operands::dequantize::Domain;
 use crate::operands::padding::padded;
 use crate::runtime::memory::Arena;
-use mfa_kernels::bf16_split::{Ready, long_row_len};
-use mfa_kernels::{KB, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales};
+use mfa_kernels::bf16_split::{TileConfigGuard, long_row_len};
+use mfa_kernels::{BLOCK_N, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales};
 
 /// A worker's memory for a tile. Every pointer is 64-byte aligned.
 pub(super) struct Scratch {
@@ -64,17 +64,17 @@ pub(super) struct Scratch {
     pub v_scale: *mut f32,
     pub v_zero: *mut i32,
     /// A row of the mask; scales of V's columns.
-    pub line: *mut f32,
-    pub hidden: *mut u8,
+    pub row_buffer: *mut f32,
+    pub masked: *mut u8,
     /// For each strip, whether it sees none of the block's keys.
-    pub unseen: *mut bool,
+    pub fully_masked: *mut bool,
 }
 
 impl Scratch {
-    pub(super) fn lay_out(
+    pub(super) fn allocate(
         arena: &mut Arena,
         problem: &Problem,
-        plan: &Plan,
+        plan: &ForwardPlan,
         kernels: &Kernels,
     ) -> Self {
         let ldo = padded(problem.dv, kernels);
@@ -86,35 +86,35 @@ impl Scratch {
             Values::F32 => 0,
             Values::I16 => 2 * P16_LD,
             Values::U8 => P8_LD,
-            Values::Parts(terms) => 2 * long_row_len(keys, terms.parts_of_a()),
+            Values::Bf16(terms) => 2 * long_row_len(keys, terms.slices_of_a()),
         };
         let row_bytes = 4 * widest * plan.block_keys.max(kernels.mr);
         Scratch {
-            q: arena.take(tile * bytes_of_q(plan.scores, problem.d)),
-            o: arena.take(tile * ldo),
-            m: arena.take(tile),
-            l: arena.take(tile),
-            left: arena.take(tile),
-            row_scale: arena.take(tile),
-            row_sum: arena.take(tile),
-            row_add: arena.take(tile),
-            k: arena.take(keys * bytes_of_k(plan.scores, problem.d)),
-            v: arena.take(keys * bytes_of_v(plan.values, ldo)),
-            rows: arena.take(row_bytes),
-            s: arena.take(kernels.mr * SCORE_LD),
-            p: arena.take(kernels.mr * p_bytes),
-            alpha: arena.take(kernels.mr),
-            p_scale: arena.take(kernels.mr),
-            p_sum: arena.take(kernels.mr),
-            sums: arena.take(KB.max(tile)),
-            col_bias: arena.take(KB),
-            col_scale: arena.take(KB),
-            col_zero: arena.take(KB),
-            v_scale: arena.take(KB),
-            v_zero: arena.take(KB),
-            line: arena.take(KB.max(ldo)),
-            hidden: arena.take(kernels.mr * KB),
-            unseen: arena.take(tile.div_ceil(kernels.mr)),
+            q: arena.alloc(tile * bytes_of_q(plan.scores, problem.d)),
+            o: arena.alloc(tile * ldo),
+            m: arena.alloc(tile),
+            l: arena.alloc(tile),
+            left: arena.alloc(tile),
+            row_scale: arena.alloc(tile),
+            row_sum: arena.alloc(tile),
+            row_add: arena.alloc(tile),
+            k: arena.alloc(keys * bytes_of_k(plan.scores, problem.d)),
+            v: arena.alloc(keys * bytes_of_v(plan.values, ldo)),
+            rows: arena.alloc(row_bytes),
+            s: arena.alloc(kernels.mr * SCORE_LD),
+            p: arena.alloc(kernels.mr * p_bytes),
+            alpha: arena.alloc(kernels.mr),
+            p_scale: arena.alloc(kernels.mr),
+            p_sum: arena.alloc(kernels.mr),
+            sums: arena.alloc(BLOCK_N.max(tile)),
+            col_bias: arena.alloc(BLOCK_N),
+            col_scale: arena.alloc(BLOCK_N),
+            col_zero: arena.alloc(BLOCK_N),
+            v_scale: arena.alloc(BLOCK_N),
+            v_zero: arena.alloc(BLOCK_N),
+            row_buffer: arena.alloc(BLOCK_N.max(ldo)),
+            masked: arena.alloc(kernels.mr * BLOCK_N),
+            fully_masked: arena.alloc(tile.div_ceil(kernels.mr)),
         }
     }
 }
@@ -122,9 +122,9 @@ impl Scratch {
 /// The loops of one item.
 pub(super) struct Tile<'a> {
     pub problem: &'a Problem,
-    pub plan: &'a Plan,
+    pub plan: &'a ForwardPlan,
     pub kernels: &'a Kernels,
-    pub bias: &'a Bias<'a>,
+    pub bias: &'a ScoreMod<'a>,
     pub scratch: &'a Scratch,
 }
 
@@ -133,13 +133,13 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// The scratch was laid out for this problem and plan, and belongs to the calling worker.
-    pub(super) unsafe fn run(&self, item: &Item) {
+    pub(super) unsafe fn run(&self, item: &WorkTile) {
         let (scratch, rows) = (self.scratch, &item.rows);
         let ldo = padded(self.problem.dv, self.kernels);
         let mr = self.kernels.mr;
         let options = &self.problem.options;
         let padded_rows = rows.len().next_multiple_of(mr);
-        let _ready = Ready::new(self.kernels);
+        let _tile_config = TileConfigGuard::new(self.kernels);
         // SAFETY: everything stays inside the scratch, whose sizes follow from the plan; tensors were checked.
         unsafe {
             scratch.o.write_bytes(0, padded_rows * ldo);
@@ -158,11 +158,11 @@ impl Tile<'_> {
             let packed = self.pack_q(rows);
             let k_mean = self.problem.k.mean(rows.sequence.batch, rows.kv_head);
             let v_mean = self.problem.v.mean(rows.sequence.batch, rows.kv_head);
-            let v_basis = Basis {
+            let v_domain = Domain {
                 rotate: false,
                 mean: v_mean.as_ref().map_or(null(), |m| m.as_ptr()),
             };
-            let k_basis = Basis {
+            let k_domain = Domain {
                 rotate: packed.rotate_k,
                 mean: k_mean.as_ref().map_or(null(), |m| m.as_ptr()),
             };
@@ -171,17 +171,17 @@ impl Tile<'_> {
             for first in (lo - lo % step..hi).step_by(step) {
                 let end = (first + step).min(hi);
                 let strips = (0..rows.len()).step_by(mr);
-                let hidden = std::slice::from_raw_parts_mut(scratch.unseen, strips.len());
-                for (strip, hidden) in strips.clone().zip(hidden.iter_mut()) {
+                let masked = std::slice::from_raw_parts_mut(scratch.fully_masked, strips.len());
+                for (strip, masked) in strips.clone().zip(masked.iter_mut()) {
                     let to = (strip + mr).min(rows.len());
-                    *hidden = self.bias.hides_all(rows, strip, to, first..end);
+                    *masked = self.bias.masks_all(rows, strip, to, first..end);
                 }
-                if hidden.iter().all(|hidden| *hidden) {
+                if masked.iter().all(|masked| *masked) {
                     continue;
                 }
-                let block = self.pack_block(rows, first..end, k_basis, v_basis, packed.finite);
-                for (strip, hidden) in strips.zip(hidden.iter()) {
-                    if !hidden {
+                let block = self.pack_block(rows, first..end, k_domain, v_domain, packed.finite);
+                for (strip, masked) in strips.zip(masked.iter()) {
+                    if !masked {
                         self.strip(rows, strip, &block, ldo);
                     }
                 }
@@ -190,7 +190,7 @@ impl Tile<'_> {
     }
 
     /// One strip against one block.
-    unsafe fn strip(&self, rows: &Rows, strip: usize, block: &Block, ldo: usize) {
+    unsafe fn strip(&self, rows: &TileRows, strip: usize, block: &Block, ldo: usize) {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
         let (options, sequence) = (&problem.options, &rows.sequence);
         let (mr, nr) = (kernels.mr, kernels.nr);
@@ -199,8 +199,8 @@ impl Tile<'_> {
         // Keys that any row of the strip sees, and whether some row does not see some of them.
         let (low, high) = rows.span(strip, strip + n_rows);
         let (lo, lo_last) = (
-            options.key_range(&sequence, low),
-            options.key_range(&sequence, high),
+            options.key_range(sequence, low),
+            options.key_range(sequence, high),
         );
         let from = lo.0.clamp(block.first, end);
         let to = lo_last.1.clamp(block.first, end);
@@ -210,7 +210,7 @@ impl Tile<'_> {
         let skipped = (from - block.first) / nr * nr;
         let first = block.first + skipped;
         let n = to - first;
-        let ragged = first < lo_last.0 || to > lo.1;
+        let boundary = first < lo_last.0 || to > lo.1;
         let panels = n.div_ceil(nr);
         // SAFETY: the strip's rows and the block's keys are inside the scratch arrays; `skipped` is a whole panel.
         unsafe {
@@ -225,9 +225,9 @@ impl Tile<'_> {
             // What the scores are still to be multiplied by, to be in base 2.
             let mut scale = 1.0;
             match self.plan.scores {
-                Scores::Parts(terms) => {
-                    self.scores_of_parts(terms, strip, skipped, n_rows, panels, block);
-                    scale = self.factor().after;
+                Scores::Bf16(terms) => {
+                    self.scores_bf16(terms, strip, skipped, n_rows, panels, block);
+                    scale = self.factor().on_s;
                 }
                 Scores::F32 => {
                     let (q, k) = (scratch.q.cast::<f32>(), scratch.k.cast::<f32>());
@@ -263,19 +263,26 @@ impl Tile<'_> {
                     );
                 }
             }
-            let wild = !block.finite && matches!(self.plan.values, Values::Parts(_));
-            if scale != 1.0 && (self.bias.passes || wild) {
+            let non_finite = !block.finite && matches!(self.plan.values, Values::Bf16(_));
+            if scale != 1.0 && (self.bias.passes || non_finite) {
                 self.multiply(scale, n_rows, panels);
                 scale = 1.0;
             }
-            if ragged || self.bias.passes {
-                let place = |r: usize| rows.place(strip + r);
-                self.bias
-                    .strip(sequence, n_rows, place, first, n, scratch.s, scratch.line);
+            if boundary || self.bias.passes {
+                let place = |r: usize| rows.head_and_row(strip + r);
+                self.bias.strip(
+                    sequence,
+                    n_rows,
+                    place,
+                    first,
+                    n,
+                    scratch.s,
+                    scratch.row_buffer,
+                );
             }
-            let careful = !block.finite && (ragged || self.bias.passes);
-            if careful {
-                self.note_hidden(n_rows, n);
+            let skip_masked = !block.finite && (boundary || self.bias.passes);
+            if skip_masked {
+                self.record_masked(n_rows, n);
             }
             let panels = ldo / nr;
             let v_scale = if block.v_scale.is_null() {
@@ -284,21 +291,21 @@ impl Tile<'_> {
                 block.v_scale.add(skipped)
             };
             match self.plan.values {
-                Values::Parts(terms) if wild => {
-                    if !careful {
-                        scratch.hidden.write_bytes(0, mr * KB);
+                Values::Bf16(terms) if non_finite => {
+                    if !skip_masked {
+                        scratch.masked.write_bytes(0, mr * BLOCK_N);
                     }
                     (kernels.softmax_f32)(scratch.s, n_rows, n, state);
-                    self.wild_values(terms, skipped, block, n_rows, n, o, ldo);
+                    self.values_non_finite(terms, skipped, block, n_rows, n, o, ldo);
                 }
-                Values::Parts(terms) => {
-                    self.values_of_parts(terms, skipped, block, n_rows, n, state, scale, o, ldo);
+                Values::Bf16(terms) => {
+                    self.values_bf16(terms, skipped, block, n_rows, n, state, scale, o, ldo);
                 }
                 Values::F32 => {
                     (kernels.softmax_f32)(scratch.s, n_rows, n, state);
                     let v = scratch.v.cast::<f32>().add(skipped * nr);
-                    if careful {
-                        self.pv_careful(v, block.n, n_rows, n, o, ldo);
+                    if skip_masked {
+                        self.pv_skip_masked(v, block.n, n_rows, n, o, ldo);
                     } else {
                         (kernels.pv_f32)(
                             scratch.s,
@@ -315,8 +322,8 @@ impl Tile<'_> {
                 }
                 Values::I16 => {
                     let p: *mut i16 = scratch.p.cast();
-                    for (first, count) in self.turns(block, n_rows) {
-                        let v_scale = self.scales_of_seen(block, first, v_scale, n);
+                    for (first, count) in self.softmax_groups(block, n_rows) {
+                        let v_scale = self.unmasked_scales(block, first, v_scale, n);
                         (kernels.softmax_i16)(
                             scratch.s.add(first * SCORE_LD),
                             count,
@@ -346,8 +353,8 @@ impl Tile<'_> {
                 }
                 Values::U8 => {
                     let (p, p_scale, p_sum) = (scratch.p, scratch.p_scale, scratch.p_sum);
-                    for (first, count) in self.turns(block, n_rows) {
-                        let v_scale = self.scales_of_seen(block, first, v_scale, n);
+                    for (first, count) in self.softmax_groups(block, n_rows) {
+                        let v_scale = self.unmasked_scales(block, first, v_scale, n);
                         (kernels.softmax_u8)(
                             scratch.s.add(first * SCORE_LD),
                             count,
@@ -382,31 +389,35 @@ impl Tile<'_> {
     }
 
     /// The rows of a strip that softmax takes at once: all of them, but where scales of V must be looked at row by row.
-    fn turns(&self, block: &Block, rows: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let step = if block.odd_scales { 1 } else { rows };
+    fn softmax_groups(
+        &self,
+        block: &Block,
+        rows: usize,
+    ) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let step = if block.non_finite_scales { 1 } else { rows };
         (0..rows).step_by(step).map(move |first| (first, step))
     }
 
     /// Scales of V for a row of scores: without those of keys that it does not see, if some are not finite.
-    unsafe fn scales_of_seen(
+    unsafe fn unmasked_scales(
         &self,
         block: &Block,
         row: usize,
         scales: *const f32,
         n: usize,
     ) -> *const f32 {
-        if !block.odd_scales {
+        if !block.non_finite_scales {
             return scales;
         }
         let scratch = self.scratch;
         // SAFETY: a row of scores, as many scales, and a line that holds a block's keys.
         unsafe {
             for j in 0..n {
-                let hidden = *scratch.s.add(row * SCORE_LD + j) == f32::NEG_INFINITY;
-                *scratch.line.add(j) = if hidden { 0.0 } else { *scales.add(j) };
+                let masked = *scratch.s.add(row * SCORE_LD + j) == f32::NEG_INFINITY;
+                *scratch.row_buffer.add(j) = if masked { 0.0 } else { *scales.add(j) };
             }
         }
-        scratch.line
+        scratch.row_buffer
     }
 
     /// Multiplies the scales of a strip of P.
@@ -417,13 +428,13 @@ impl Tile<'_> {
     }
 
     /// Remembers which scores are masked, before softmax makes them 0.
-    unsafe fn note_hidden(&self, rows: usize, n: usize) {
+    unsafe fn record_masked(&self, rows: usize, n: usize) {
         for r in 0..rows {
             for j in 0..n {
                 // SAFETY: a strip of scores, and as many flags.
                 unsafe {
-                    let hidden = *self.scratch.s.add(r * SCORE_LD + j) == f32::NEG_INFINITY;
-                    *self.scratch.hidden.add(r * KB + j) = u8::from(hidden);
+                    let masked = *self.scratch.s.add(r * SCORE_LD + j) == f32::NEG_INFINITY;
+                    *self.scratch.masked.add(r * BLOCK_N + j) = u8::from(masked);
                 }
             }
         }
@@ -431,7 +442,7 @@ impl Tile<'_> {
 
     /// `pv_f32` where V holds NaN or infinities and some keys are masked: 0 times NaN must not reach the rows that do not
     /// see that key. Slow, and rare.
-    unsafe fn pv_careful(
+    unsafe fn pv_skip_masked(
         &self,
         v: *const f32,
         packed: usize,
@@ -449,7 +460,7 @@ impl Tile<'_> {
                     let column = v.add(c / nr * nr * packed + c % nr);
                     let mut sum = *scratch.alpha.add(r) * *at;
                     for j in 0..n {
-                        if *scratch.hidden.add(r * KB + j) == 0 {
+                        if *scratch.masked.add(r * BLOCK_N + j) == 0 {
                             sum += *scratch.s.add(r * SCORE_LD + j) * *column.add(j * nr);
                         }
                     }

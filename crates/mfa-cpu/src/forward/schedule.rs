@@ -4,28 +4,28 @@ use std::ops::Range;
 
 use crate::contract::problem::Problem;
 use crate::contract::sequences::{Numbering, Sequence};
-use crate::forward::plan::Plan;
+use crate::forward::plan::ForwardPlan;
 use crate::runtime::memory::Arena;
 
 /// Items of all sequences, numbered so that neighbours share K and V, and the longest causal rows come first.
 pub(crate) struct Schedule<'a> {
     problem: &'a Problem,
-    plan: &'a Plan,
+    plan: &'a ForwardPlan,
     /// Tiles of each sequence, over all its heads.
     tiles: Numbering<'a>,
 }
 
 /// One item.
 #[derive(Clone, Debug)]
-pub(crate) struct Item {
-    pub rows: Rows,
+pub(crate) struct WorkTile {
+    pub rows: TileRows,
     /// Keys of the sequence.
     pub keys: Range<usize>,
 }
 
-/// Rows of a tile: row `r` is row `r % nq` of the group's query head `r / nq`.
+/// TileRows of a tile: row `r` is row `r % nq` of the group's query head `r / nq`.
 #[derive(Clone, Debug)]
-pub(crate) struct Rows {
+pub(crate) struct TileRows {
     pub sequence: Sequence,
     pub kv_head: usize,
     pub group: usize,
@@ -33,9 +33,9 @@ pub(crate) struct Rows {
     pub end: usize,
 }
 
-/// Rows of a tile that are rows of one query head, one after the other.
+/// TileRows of a tile that are rows of one query head, one after the other.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Run {
+pub(crate) struct HeadSpan {
     /// The first, in the tile.
     pub row: usize,
     pub len: usize,
@@ -44,13 +44,13 @@ pub(crate) struct Run {
     pub at: usize,
 }
 
-impl Rows {
+impl TileRows {
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
     }
 
     /// Query head and row within the sequence of the tile's row `r`.
-    pub(crate) fn place(&self, r: usize) -> (usize, usize) {
+    pub(crate) fn head_and_row(&self, r: usize) -> (usize, usize) {
         let r = self.start + r;
         (
             self.kv_head * self.group + r / self.sequence.nq,
@@ -59,12 +59,12 @@ impl Rows {
     }
 
     /// The tile's rows `from..to` as runs of rows of one query head.
-    pub(crate) fn runs(&self, from: usize, to: usize) -> impl Iterator<Item = Run> {
+    pub(crate) fn runs(&self, from: usize, to: usize) -> impl Iterator<Item = HeadSpan> {
         let mut row = from;
         std::iter::from_fn(move || {
             (row < to).then(|| {
-                let (head, i) = self.place(row);
-                let run = Run {
+                let (head, i) = self.head_and_row(row);
+                let run = HeadSpan {
                     row,
                     len: (self.sequence.nq - i).min(to - row),
                     head,
@@ -78,7 +78,7 @@ impl Rows {
 
     /// The smallest range of row numbers within the sequence that holds rows `a..b` of the tile.
     pub(crate) fn span(&self, a: usize, b: usize) -> (usize, usize) {
-        let ((head_a, i), (head_b, j)) = (self.place(a), self.place(b - 1));
+        let ((head_a, i), (head_b, j)) = (self.head_and_row(a), self.head_and_row(b - 1));
         if head_a == head_b {
             (i, j)
         } else {
@@ -89,13 +89,17 @@ impl Rows {
 
 impl<'a> Schedule<'a> {
     /// Takes the room that [`Schedule::new`] needs.
-    pub(crate) fn lay_out(arena: &mut Arena, problem: &Problem) -> *mut usize {
-        Numbering::lay_out(arena, &problem.sequences)
+    pub(crate) fn allocate(arena: &mut Arena, problem: &Problem) -> *mut usize {
+        Numbering::allocate(arena, &problem.sequences)
     }
 
     /// # Safety
-    /// `room` is what `lay_out` gave for this problem, in memory that nobody else uses for `'a`.
-    pub(crate) unsafe fn new(problem: &'a Problem, plan: &'a Plan, room: *mut usize) -> Self {
+    /// `room` is what `allocate` gave for this problem, in memory that nobody else uses for `'a`.
+    pub(crate) unsafe fn new(
+        problem: &'a Problem,
+        plan: &'a ForwardPlan,
+        room: *mut usize,
+    ) -> Self {
         Schedule {
             problem,
             plan,
@@ -116,7 +120,7 @@ impl<'a> Schedule<'a> {
         self.tiles().saturating_mul(self.plan.splits)
     }
 
-    pub(crate) fn item(&self, number: usize) -> Item {
+    pub(crate) fn item(&self, number: usize) -> WorkTile {
         let (tile, split) = (number / self.plan.splits, number % self.plan.splits);
         let rows = self.rows(tile);
         let nk = rows.sequence.nk;
@@ -126,13 +130,13 @@ impl<'a> Schedule<'a> {
         } else {
             (start + self.plan.split_keys).min(nk)
         };
-        Item {
+        WorkTile {
             rows,
             keys: start..end,
         }
     }
 
-    pub(crate) fn rows(&self, tile: usize) -> Rows {
+    pub(crate) fn rows(&self, tile: usize) -> TileRows {
         let (index, within) = self.tiles.find(tile);
         let sequence = self.problem.sequences.get(index);
         let (group, tile_rows) = (self.problem.group, self.plan.tile_rows);
@@ -153,7 +157,7 @@ impl<'a> Schedule<'a> {
                 ((at + 1) * tile_rows).min(group * sequence.nq),
             )
         };
-        Rows {
+        TileRows {
             sequence,
             kv_head,
             group,
@@ -164,12 +168,12 @@ impl<'a> Schedule<'a> {
 }
 
 /// Tiles of all sequences.
-pub(crate) fn count(problem: &Problem, plan: &Plan) -> usize {
+pub(crate) fn count(problem: &Problem, plan: &ForwardPlan) -> usize {
     (problem.sequences).sum(|sequence| of_sequence(problem, plan, sequence))
 }
 
 /// Tiles of a sequence, over all its heads.
-fn of_sequence(problem: &Problem, plan: &Plan, sequence: &Sequence) -> usize {
+fn of_sequence(problem: &Problem, plan: &ForwardPlan, sequence: &Sequence) -> usize {
     let of_a_head = tiles(sequence.nq, problem.group, plan.tile_rows);
     problem.kv_heads.saturating_mul(of_a_head)
 }

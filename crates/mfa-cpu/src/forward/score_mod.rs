@@ -4,25 +4,25 @@ use std::ops::Range;
 
 use crate::contract::problem::Problem;
 use crate::contract::sequences::Sequence;
-use crate::forward::schedule::{Rows, Run};
-use crate::operands::mask::hides_all;
+use crate::forward::schedule::{HeadSpan, TileRows};
+use crate::operands::mask::masks_all;
 use mfa_kernels::Precision;
 use mfa_kernels::base2::to_base2;
 use mfa_kernels::{Kernels, SCORE_LD};
 
 /// The passes over score rows that a call needs, if any.
-pub(crate) struct Bias<'a> {
+pub(crate) struct ScoreMod<'a> {
     problem: &'a Problem,
     kernels: &'a Kernels,
     /// Whether rows need more than the limits of their visible keys.
     pub passes: bool,
 }
 
-impl<'a> Bias<'a> {
+impl<'a> ScoreMod<'a> {
     pub(crate) fn new(problem: &'a Problem, kernels: &'a Kernels) -> Self {
         let options = &problem.options;
         let passes = options.caps() || options.alibi.is_some() || options.mask.is_some();
-        Bias {
+        ScoreMod {
             problem,
             kernels,
             passes,
@@ -59,7 +59,7 @@ impl<'a> Bias<'a> {
                     self.mask(sequence, head, i, first, n, s, scratch);
                 }
             }
-            let (lo, hi) = options.key_range(&sequence, i);
+            let (lo, hi) = options.key_range(sequence, i);
             let (lo, hi) = (
                 lo.clamp(first, first + n) - first,
                 hi.clamp(first, first + n) - first,
@@ -99,7 +99,7 @@ impl<'a> Bias<'a> {
                 }
                 return;
             }
-            let widen = *self.kernels.widen.of(mask.precision);
+            let widen = *self.kernels.to_f32.of(mask.precision);
             if stride == 1 || n == 1 {
                 if mask.precision == Precision::F32 {
                     (self.kernels.mask_add)(s, at.cast(), n);
@@ -124,9 +124,9 @@ impl<'a> Bias<'a> {
     }
 
     /// Whether the mask hides `keys` from the tile's rows `from..to`.
-    pub(crate) fn hides_all(
+    pub(crate) fn masks_all(
         &self,
-        rows: &Rows,
+        rows: &TileRows,
         from: usize,
         to: usize,
         keys: Range<usize>,
@@ -137,10 +137,10 @@ impl<'a> Bias<'a> {
         let sequence = &rows.sequence;
         // Of heads that share a mask, the first stands for all.
         let mut runs = rows.runs(from, to);
-        let hides = |run: Run| {
+        let hides = |run: HeadSpan| {
             let first = run.at - sequence.q0;
             let at = (sequence.index, run.head);
-            hides_all(mask, at, first..first + run.len, keys.clone())
+            masks_all(mask, at, first..first + run.len, keys.clone())
         };
         if mask.strides[1] == 0 && mask.strides[2] == 0 {
             runs.next().is_none_or(hides)
@@ -149,7 +149,7 @@ impl<'a> Bias<'a> {
         }
     }
 
-    /// Applies [`Bias::row`] to the rows of a strip; `place` gives head and row.
+    /// Applies [`ScoreMod::row`] to the rows of a strip; `place` gives head and row.
     ///
     /// # Safety
     /// `s` is a strip of at least `rows` rows of `n` scores.

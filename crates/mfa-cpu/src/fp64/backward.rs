@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::cell::{Patch, Rows, Scores, add, dot, runs};
+use super::score_block::{BlockCoords, RowBlock, ScoreBlock, add, dot, runs};
 use super::{KEYS, ROWS, workers};
 use crate::backward::{Backward, clear_spare_keys, sink};
 use crate::contract::problem::Problem;
@@ -11,41 +11,41 @@ use crate::runtime::memory::{Aligned, Arena, PerWorker};
 use crate::runtime::pool::Pool;
 
 /// A worker's memory.
-struct Scratch {
-    q: Rows,
-    k: Rows,
-    v: Rows,
-    grad: Rows,
-    scores: Scores,
+struct Fp64Scratch {
+    q: RowBlock,
+    k: RowBlock,
+    v: RowBlock,
+    grad: RowBlock,
+    scores: ScoreBlock,
     /// Weights, and the gradient of the scores with their bias.
-    p: Rows,
-    ds: Rows,
+    p: RowBlock,
+    ds: RowBlock,
     /// Sums for the query rows, and for the keys.
-    dq: Rows,
-    dk: Rows,
-    dv: Rows,
+    dq: RowBlock,
+    dk: RowBlock,
+    dv: RowBlock,
 }
 
-impl Scratch {
-    fn lay_out(arena: &mut Arena, problem: &Problem) -> Self {
+impl Fp64Scratch {
+    fn allocate(arena: &mut Arena, problem: &Problem) -> Self {
         let (d, dv) = (problem.d, problem.dv);
-        Scratch {
-            q: Rows::lay_out(arena, ROWS, d),
-            k: Rows::lay_out(arena, KEYS, d),
-            v: Rows::lay_out(arena, KEYS, dv),
-            grad: Rows::lay_out(arena, ROWS, dv),
-            scores: Scores::lay_out(arena),
-            p: Rows::lay_out(arena, ROWS, KEYS),
-            ds: Rows::lay_out(arena, ROWS, KEYS),
-            dq: Rows::lay_out(arena, ROWS, d),
-            dk: Rows::lay_out(arena, KEYS, d),
-            dv: Rows::lay_out(arena, KEYS, dv),
+        Fp64Scratch {
+            q: RowBlock::allocate(arena, ROWS, d),
+            k: RowBlock::allocate(arena, KEYS, d),
+            v: RowBlock::allocate(arena, KEYS, dv),
+            grad: RowBlock::allocate(arena, ROWS, dv),
+            scores: ScoreBlock::allocate(arena),
+            p: RowBlock::allocate(arena, ROWS, KEYS),
+            ds: RowBlock::allocate(arena, ROWS, KEYS),
+            dq: RowBlock::allocate(arena, ROWS, d),
+            dk: RowBlock::allocate(arena, KEYS, d),
+            dv: RowBlock::allocate(arena, KEYS, dv),
         }
     }
 }
 
 /// What the call's memory is divided into.
-struct Room {
+struct Workspace {
     workers: PerWorker,
     /// D of `[batch, heads, rows]`, unless the caller's tensor has it.
     d: *mut f64,
@@ -54,35 +54,35 @@ struct Room {
 }
 
 // SAFETY: each worker uses its own scratch; items write the D of their own rows.
-unsafe impl Sync for Room {}
+unsafe impl Sync for Workspace {}
 
-impl Room {
-    fn lay_out(arena: &mut Arena, call: &Backward, threads: usize) -> Self {
+impl Workspace {
+    fn allocate(arena: &mut Arena, call: &Backward, threads: usize) -> Self {
         let problem = &call.problem;
         let [batch, heads, rows, _] = problem.q.shape;
         let kept = match call.d_values {
             None if call.needs_d() => batch.saturating_mul(heads).saturating_mul(rows),
             _ => 0,
         };
-        Room {
-            workers: PerWorker::lay_out(arena, workers(problem.work(), threads), |arena| {
-                Scratch::lay_out(arena, problem)
+        Workspace {
+            workers: PerWorker::allocate(arena, workers(problem.work(), threads), |arena| {
+                Fp64Scratch::allocate(arena, problem)
             }),
-            d: arena.take(kept),
-            queries: Numbering::lay_out(arena, &problem.sequences),
-            keys: Numbering::lay_out(arena, &problem.sequences),
+            d: arena.alloc(kept),
+            queries: Numbering::allocate(arena, &problem.sequences),
+            keys: Numbering::allocate(arena, &problem.sequences),
         }
     }
 
-    fn scratch(&self, worker: usize, problem: &Problem) -> Scratch {
-        Scratch::lay_out(&mut self.workers.part(worker), problem)
+    fn scratch(&self, worker: usize, problem: &Problem) -> Fp64Scratch {
+        Fp64Scratch::allocate(&mut self.workers.part(worker), problem)
     }
 }
 
 /// Bytes of memory that the call needs beside its outputs.
 pub(crate) fn workspace(call: &Backward, threads: usize) -> usize {
     let mut arena = Arena::default();
-    Room::lay_out(&mut arena, call, threads);
+    Workspace::allocate(&mut arena, call, threads);
     arena.used()
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn workspace(call: &Backward, threads: usize) -> usize {
 pub(crate) fn run(call: &Backward, pool: &Pool, threads: usize, memory: &Aligned) {
     let problem = &call.problem;
     let sequences = &problem.sequences;
-    let room = Room::lay_out(&mut Arena::new(memory.ptr()), call, threads);
+    let room = Workspace::allocate(&mut Arena::new(memory.ptr()), call, threads);
     let threads = workers(problem.work(), threads);
     let pass = Pass { call, room: &room };
     // SAFETY: laid out for these sequences, in memory that is this call's.
@@ -132,7 +132,7 @@ pub(crate) fn run(call: &Backward, pool: &Pool, threads: usize, memory: &Aligned
 
 struct Pass<'a> {
     call: &'a Backward,
-    room: &'a Room,
+    room: &'a Workspace,
 }
 
 impl Pass<'_> {
@@ -163,33 +163,33 @@ impl Pass<'_> {
         }
     }
 
-    /// Loads the query rows of a patch and their dO.
-    fn load_queries(&self, patch: &Patch<'_>, scratch: &mut Scratch) {
-        let (problem, sequence) = (&self.call.problem, patch.sequence);
-        let at = (sequence.batch, patch.head);
-        let rows = sequence.q0 + patch.rows.start..sequence.q0 + patch.rows.end;
+    /// Loads the query rows of a coords and their dO.
+    fn load_queries(&self, coords: &BlockCoords<'_>, scratch: &mut Fp64Scratch) {
+        let (problem, sequence) = (&self.call.problem, coords.sequence);
+        let at = (sequence.batch, coords.head);
+        let rows = sequence.q0 + coords.rows.start..sequence.q0 + coords.rows.end;
         scratch.q.load(&problem.q, at, rows.clone());
         scratch.grad.load(&self.call.grad_output, at, rows);
     }
 
-    /// Loads the keys and values of a patch.
-    fn load_keys(&self, patch: &Patch<'_>, scratch: &mut Scratch) {
-        let (problem, sequence) = (&self.call.problem, patch.sequence);
-        let at = (sequence.batch, patch.head / problem.group);
-        let rows = sequence.k0 + patch.keys.start..sequence.k0 + patch.keys.end;
+    /// Loads the keys and values of a coords.
+    fn load_keys(&self, coords: &BlockCoords<'_>, scratch: &mut Fp64Scratch) {
+        let (problem, sequence) = (&self.call.problem, coords.sequence);
+        let at = (sequence.batch, coords.head / problem.group);
+        let rows = sequence.k0 + coords.keys.start..sequence.k0 + coords.keys.end;
         scratch.k.load(&problem.k, at, rows.clone());
         scratch.v.load(&problem.v, at, rows);
     }
 
-    /// P and, if D is known, P (dP - D) of a patch; without D, P dP. Of a hidden key both are 0, whatever it holds.
-    fn weigh(&self, patch: &Patch<'_>, with_d: bool, scratch: &mut Scratch) {
-        let (call, sequence) = (self.call, patch.sequence);
-        (scratch.scores).compute(&call.problem, patch, &scratch.q, &scratch.k);
-        for (r, i) in patch.rows.clone().enumerate() {
-            let (b, h, row) = (sequence.batch, patch.head, sequence.q0 + i);
+    /// P and, if D is known, P (dP - D) of a coords; without D, P dP. Of a masked key both are 0, whatever it holds.
+    fn weigh(&self, coords: &BlockCoords<'_>, with_d: bool, scratch: &mut Fp64Scratch) {
+        let (call, sequence) = (self.call, coords.sequence);
+        (scratch.scores).compute(&call.problem, coords, &scratch.q, &scratch.k);
+        for (r, i) in coords.rows.clone().enumerate() {
+            let (b, h, row) = (sequence.batch, coords.head, sequence.q0 + i);
             let l = call.logsumexp.get([b, h, row, 0]);
             let d = if with_d { self.d(b, h, row) } else { 0.0 };
-            for c in 0..patch.keys.len() {
+            for c in 0..coords.keys.len() {
                 let s = scratch.scores.s.row(r)[c];
                 let (mut p, mut ds) = (0.0, 0.0);
                 if s != f64::NEG_INFINITY && l != f64::NEG_INFINITY {
@@ -203,26 +203,32 @@ impl Pass<'_> {
     }
 
     /// Calls `each` with the blocks of keys that these rows see.
-    fn over_keys(&self, patch: &Patch<'_>, mut each: impl FnMut(&Patch<'_>)) {
-        for keys in runs(patch.keys.clone(), KEYS) {
-            each(&Patch {
+    fn over_keys(&self, coords: &BlockCoords<'_>, mut each: impl FnMut(&BlockCoords<'_>)) {
+        for keys in runs(coords.keys.clone(), KEYS) {
+            each(&BlockCoords {
                 keys,
-                ..patch.clone()
+                ..coords.clone()
             });
         }
     }
 
     /// D and dQ of some query rows.
-    fn queries(&self, sequence: &Sequence, head: usize, rows: Range<usize>, mut scratch: Scratch) {
+    fn queries(
+        &self,
+        sequence: &Sequence,
+        head: usize,
+        rows: Range<usize>,
+        mut scratch: Fp64Scratch,
+    ) {
         let call = self.call;
         let (b, q0) = (sequence.batch, sequence.q0);
-        let patch = Patch {
+        let coords = BlockCoords {
             sequence,
             head,
             rows: rows.clone(),
             keys: 0..sequence.nk,
         };
-        self.load_queries(&patch, &mut scratch);
+        self.load_queries(&coords, &mut scratch);
         if call.needs_d() {
             let mut d = [0.0; ROWS];
             match &call.output {
@@ -236,7 +242,7 @@ impl Pass<'_> {
                         }
                     }
                 }
-                None => self.over_keys(&patch, |block| {
+                None => self.over_keys(&coords, |block| {
                     self.load_keys(block, &mut scratch);
                     self.weigh(block, false, &mut scratch);
                     for (r, d) in d.iter_mut().enumerate().take(rows.len()) {
@@ -252,7 +258,7 @@ impl Pass<'_> {
             return;
         };
         scratch.dq.clear(rows.len());
-        self.over_keys(&patch, |block| {
+        self.over_keys(&coords, |block| {
             self.load_keys(block, &mut scratch);
             self.weigh(block, true, &mut scratch);
             for r in 0..rows.len() {
@@ -272,21 +278,27 @@ impl Pass<'_> {
     }
 
     /// dK and dV of some keys.
-    fn keys(&self, sequence: &Sequence, kv_head: usize, keys: Range<usize>, mut scratch: Scratch) {
+    fn keys(
+        &self,
+        sequence: &Sequence,
+        kv_head: usize,
+        keys: Range<usize>,
+        mut scratch: Fp64Scratch,
+    ) {
         let (call, problem) = (self.call, &self.call.problem);
         scratch.dk.clear(keys.len());
         scratch.dv.clear(keys.len());
         for head in kv_head * problem.group..(kv_head + 1) * problem.group {
             for rows in runs(0..sequence.nq, ROWS) {
-                let patch = Patch {
+                let coords = BlockCoords {
                     sequence,
                     head,
                     rows: rows.clone(),
                     keys: keys.clone(),
                 };
-                self.load_queries(&patch, &mut scratch);
-                self.load_keys(&patch, &mut scratch);
-                self.weigh(&patch, call.grad_key.is_some(), &mut scratch);
+                self.load_queries(&coords, &mut scratch);
+                self.load_keys(&coords, &mut scratch);
+                self.weigh(&coords, call.grad_key.is_some(), &mut scratch);
                 for r in 0..rows.len() {
                     for c in 0..keys.len() {
                         let (p, ds) = (scratch.p.row(r)[c], scratch.ds.row(r)[c]);
@@ -315,7 +327,7 @@ impl Pass<'_> {
     }
 
     /// The gradient of a mask's batch and head: all that is broadcast from there, in order.
-    fn mask(&self, b: usize, h: usize, mut scratch: Scratch) {
+    fn mask(&self, b: usize, h: usize, mut scratch: Fp64Scratch) {
         let (call, problem) = (self.call, &self.call.problem);
         let Some(gradient) = &call.grad_mask else {
             return;
@@ -332,14 +344,14 @@ impl Pass<'_> {
             let sequence = problem.sequences.get(index);
             for head in all(problem.heads, h, shape[1] == 1) {
                 for rows in runs(0..sequence.nq, ROWS) {
-                    let patch = Patch {
+                    let coords = BlockCoords {
                         sequence: &sequence,
                         head,
                         rows: rows.clone(),
                         keys: 0..sequence.nk,
                     };
-                    self.load_queries(&patch, &mut scratch);
-                    self.over_keys(&patch, |block| {
+                    self.load_queries(&coords, &mut scratch);
+                    self.over_keys(&coords, |block| {
                         self.load_keys(block, &mut scratch);
                         self.weigh(block, true, &mut scratch);
                         for (r, i) in rows.clone().enumerate() {

@@ -1,6 +1,6 @@
 //! Forward: online softmax over blocks of keys, a few query rows at a time.
 
-use super::cell::{Patch, Rows, Scores, add, runs};
+use super::score_block::{BlockCoords, RowBlock, ScoreBlock, add, runs};
 use super::{KEYS, ROWS, workers};
 use crate::contract::problem::Problem;
 use crate::contract::sequences::Numbering;
@@ -9,45 +9,45 @@ use crate::runtime::memory::{Aligned, Arena, PerWorker};
 use crate::runtime::pool::Pool;
 
 /// A worker's memory.
-struct Scratch {
-    q: Rows,
-    k: Rows,
-    v: Rows,
-    scores: Scores,
-    o: Rows,
+struct Fp64Scratch {
+    q: RowBlock,
+    k: RowBlock,
+    v: RowBlock,
+    scores: ScoreBlock,
+    o: RowBlock,
 }
 
-impl Scratch {
-    fn lay_out(arena: &mut Arena, problem: &Problem) -> Self {
-        Scratch {
-            q: Rows::lay_out(arena, ROWS, problem.d),
-            k: Rows::lay_out(arena, KEYS, problem.d),
-            v: Rows::lay_out(arena, KEYS, problem.dv),
-            scores: Scores::lay_out(arena),
-            o: Rows::lay_out(arena, ROWS, problem.dv),
+impl Fp64Scratch {
+    fn allocate(arena: &mut Arena, problem: &Problem) -> Self {
+        Fp64Scratch {
+            q: RowBlock::allocate(arena, ROWS, problem.d),
+            k: RowBlock::allocate(arena, KEYS, problem.d),
+            v: RowBlock::allocate(arena, KEYS, problem.dv),
+            scores: ScoreBlock::allocate(arena),
+            o: RowBlock::allocate(arena, ROWS, problem.dv),
         }
     }
 }
 
 /// The scratch of workers, and the room for the numbers of items.
-fn lay_out(arena: &mut Arena, problem: &Problem, threads: usize) -> (PerWorker, *mut usize) {
-    let scratch = PerWorker::lay_out(arena, workers(problem.work(), threads), |arena| {
-        Scratch::lay_out(arena, problem)
+fn allocate(arena: &mut Arena, problem: &Problem, threads: usize) -> (PerWorker, *mut usize) {
+    let scratch = PerWorker::allocate(arena, workers(problem.work(), threads), |arena| {
+        Fp64Scratch::allocate(arena, problem)
     });
-    (scratch, Numbering::lay_out(arena, &problem.sequences))
+    (scratch, Numbering::allocate(arena, &problem.sequences))
 }
 
 /// Bytes of memory that the call needs beside its outputs.
 pub(crate) fn workspace(problem: &Problem, threads: usize) -> usize {
     let mut arena = Arena::default();
-    lay_out(&mut arena, problem, threads);
+    allocate(&mut arena, problem, threads);
     arena.used()
 }
 
 /// Runs a call. `memory` holds at least [`workspace`] bytes.
 pub(crate) fn run(call: &Forward, pool: &Pool, threads: usize, memory: &Aligned) {
     let problem = &call.problem;
-    let (scratch, room) = lay_out(&mut Arena::new(memory.ptr()), problem, threads);
+    let (scratch, room) = allocate(&mut Arena::new(memory.ptr()), problem, threads);
     // SAFETY: laid out for these sequences, in memory that is this call's.
     let items = unsafe {
         Numbering::new(room, &problem.sequences, |sequence| {
@@ -57,42 +57,42 @@ pub(crate) fn run(call: &Forward, pool: &Pool, threads: usize, memory: &Aligned)
     let threads = workers(problem.work(), threads);
     pool.run(threads, items.total(), |worker, item| {
         let (sequence, head, rows) = items.block(item, &problem.sequences, |s| s.nq, ROWS);
-        let patch = Patch {
+        let coords = BlockCoords {
             sequence: &sequence,
             head,
             rows,
             keys: 0..sequence.nk,
         };
-        let scratch = Scratch::lay_out(&mut scratch.part(worker), problem);
-        tile(call, &patch, scratch);
+        let scratch = Fp64Scratch::allocate(&mut scratch.part(worker), problem);
+        tile(call, &coords, scratch);
     });
 }
 
-/// The rows of a patch on all of its keys.
-fn tile(call: &Forward, patch: &Patch<'_>, mut scratch: Scratch) {
-    let (problem, sequence) = (&call.problem, patch.sequence);
-    let (b, kv_head) = (sequence.batch, patch.head / problem.group);
+/// The rows of a coords on all of its keys.
+fn tile(call: &Forward, coords: &BlockCoords<'_>, mut scratch: Fp64Scratch) {
+    let (problem, sequence) = (&call.problem, coords.sequence);
+    let (b, kv_head) = (sequence.batch, coords.head / problem.group);
     let in_tensor =
         |range: &std::ops::Range<usize>, first: usize| first + range.start..first + range.end;
-    let n = patch.rows.len();
+    let n = coords.rows.len();
     let mut m = [f64::NEG_INFINITY; ROWS];
     let mut l = [0.0; ROWS];
     scratch.o.clear(n);
     (scratch.q).load(
         &problem.q,
-        (b, patch.head),
-        in_tensor(&patch.rows, sequence.q0),
+        (b, coords.head),
+        in_tensor(&coords.rows, sequence.q0),
     );
-    for keys in runs(patch.keys.clone(), KEYS) {
+    for keys in runs(coords.keys.clone(), KEYS) {
         scratch
             .k
             .load(&problem.k, (b, kv_head), in_tensor(&keys, sequence.k0));
         scratch
             .v
             .load(&problem.v, (b, kv_head), in_tensor(&keys, sequence.k0));
-        let block = Patch {
+        let block = BlockCoords {
             keys: keys.clone(),
-            ..patch.clone()
+            ..coords.clone()
         };
         scratch
             .scores
@@ -121,15 +121,15 @@ fn tile(call: &Forward, patch: &Patch<'_>, mut scratch: Scratch) {
             }
         }
     }
-    for (r, i) in patch.rows.clone().enumerate() {
+    for (r, i) in coords.rows.clone().enumerate() {
         let sinks = problem.options.sinks.as_ref();
-        let sink = sinks.map_or(f64::NEG_INFINITY, |sinks| sinks.get([0, patch.head, 0, 0]));
+        let sink = sinks.map_or(f64::NEG_INFINITY, |sinks| sinks.get([0, coords.head, 0, 0]));
         let top = if sink > m[r] || sink.is_nan() {
             sink
         } else {
             m[r]
         };
-        let at = [b, patch.head, sequence.q0 + i];
+        let at = [b, coords.head, sequence.q0 + i];
         let (mut weight, mut all) = (0.0, 0.0);
         if top != f64::NEG_INFINITY {
             weight = (m[r] - top).exp();

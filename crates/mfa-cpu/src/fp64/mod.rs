@@ -5,8 +5,8 @@
 //! few query rows and a block of keys at a time, so that memory does not grow with the product of the lengths.
 
 mod backward;
-mod cell;
 mod forward;
+mod score_block;
 
 pub(crate) use backward::{run as run_backward, workspace as workspace_backward};
 pub(crate) use forward::{run as run_forward, workspace as workspace_forward};

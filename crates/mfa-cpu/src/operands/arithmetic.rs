@@ -1,6 +1,6 @@
 //! The arithmetic of the products: floats, integers, or sums of bf16 products.
 
-use mfa_kernels::bf16_split::Terms;
+use mfa_kernels::bf16_split::Bf16Products;
 
 /// The arithmetic of Q Kᵀ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub(crate) enum Scores {
     F32,
     I8,
     /// FP32 sums of products of BF16 parts.
-    Parts(Terms),
+    Bf16(Bf16Products),
 }
 
 /// The arithmetic of P V.
@@ -20,7 +20,7 @@ pub(crate) enum Values {
     /// P to 8 bits.
     U8,
     /// FP32 sums of products of BF16 parts; P to as many as V has.
-    Parts(Terms),
+    Bf16(Bf16Products),
 }
 
 impl Scores {
@@ -28,7 +28,7 @@ impl Scores {
         match self {
             Scores::F32 => "FP32 products".into(),
             Scores::I8 => "INT8 products, INT32 sums".into(),
-            Scores::Parts(terms) => terms.describe(),
+            Scores::Bf16(terms) => terms.describe(),
         }
     }
 }
@@ -39,7 +39,7 @@ impl Values {
             Values::F32 => "FP32 products".into(),
             Values::I16 => "16-bit products, INT32 sums".into(),
             Values::U8 => "8-bit products, INT32 sums".into(),
-            Values::Parts(terms) => terms.describe(),
+            Values::Bf16(terms) => terms.describe(),
         }
     }
 }

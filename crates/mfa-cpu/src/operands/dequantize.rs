@@ -1,36 +1,36 @@
-//! From stored rows to rows that kernels take: f32 in a common basis, or i8.
+//! From stored rows to rows that kernels take: f32 in a common domain, or i8.
 //!
-//! A *basis* says what an expanded row is: quantized rows stay rotated if they are stored so, and the column means are
-//! rotated to match; a row that meets a rotated partner is rotated after it was expanded.
+//! A *domain* says what an dequantized row is: quantized rows stay rotated if they are stored so, and the column means are
+//! rotated to match; a row that meets a rotated partner is rotated after it was dequantized.
 
 use half::{bf16, f16};
 
 use crate::contract::quant_scheme::{Granularity, Quant};
 use crate::contract::tensor::Tensor;
 use crate::operands::hadamard;
-use crate::operands::row_buffer::Line;
+use crate::operands::row_buffer::RowBuffer;
 use mfa_kernels::Kernels;
 use mfa_kernels::Precision;
 use mfa_kernels::bf16_split::FloatRows;
 
-/// How rows of a tensor are expanded.
+/// How rows of a tensor are dequantized.
 #[derive(Clone, Copy)]
-pub(crate) struct Basis {
-    /// Rotate rows after expanding them.
+pub(crate) struct Domain {
+    /// Rotate rows after dequantizing them.
     pub rotate: bool,
-    /// Added to each row before that: the mean in the stored basis; null: nothing.
+    /// Added to each row before that: the mean in the stored domain; null: nothing.
     pub mean: *const f32,
 }
 
-impl Basis {
-    pub(crate) const STORED: Basis = Basis {
+impl Domain {
+    pub(crate) const STORED: Domain = Domain {
         rotate: false,
         mean: std::ptr::null(),
     };
 }
 
 impl Tensor {
-    /// Whether rows are stored in the rotated basis.
+    /// Whether rows are stored in the rotated domain.
     pub(crate) fn is_rotated(&self) -> bool {
         self.quant.as_ref().is_some_and(|q| q.rotated)
     }
@@ -75,14 +75,14 @@ impl Tensor {
         })
     }
 
-    /// The column means of a head in the stored basis; `None` without means. For operands of attention.
-    pub(crate) fn mean(&self, b: usize, h: usize) -> Option<Line> {
+    /// The column means of a head in the stored domain; `None` without means. For operands of attention.
+    pub(crate) fn mean(&self, b: usize, h: usize) -> Option<RowBuffer> {
         self.quant.as_ref()?.mean.as_ref()?;
-        let mut row = Line::new(self.shape[3]);
+        let mut row = RowBuffer::new(self.shape[3]);
         self.mean_into(b, h, &mut row).then_some(row)
     }
 
-    /// Writes the column means of a head in the stored basis; false without means.
+    /// Writes the column means of a head in the stored domain; false without means.
     pub(crate) fn mean_into(&self, b: usize, h: usize, row: &mut [f32]) -> bool {
         let Some(quant) = &self.quant else {
             return false;
@@ -106,13 +106,13 @@ impl Tensor {
     ///
     /// # Safety
     /// `out` has room for `count` rows of `ld >= columns` floats; the rows are inside the tensor.
-    pub(crate) unsafe fn expand(
+    pub(crate) unsafe fn dequantize_rows(
         &self,
         kernels: &Kernels,
         (b, h): (usize, usize),
         n: usize,
         count: usize,
-        basis: Basis,
+        domain: Domain,
         out: *mut f32,
         ld: usize,
     ) {
@@ -120,17 +120,17 @@ impl Tensor {
         // SAFETY: rows are inside the tensor, and `out` holds them, both by this function's contract.
         unsafe {
             self.widen(kernels, (b, h), n, count, out, ld);
-            if self.quant.is_none() && basis.mean.is_null() && !basis.rotate {
+            if self.quant.is_none() && domain.mean.is_null() && !domain.rotate {
                 return;
             }
             for i in 0..count {
                 let row = std::slice::from_raw_parts_mut(out.add(i * ld), columns);
-                self.dequantize_row((b, h), n + i, row);
-                if !basis.mean.is_null() {
-                    let mean = std::slice::from_raw_parts(basis.mean, columns);
+                self.apply_scales((b, h), n + i, row);
+                if !domain.mean.is_null() {
+                    let mean = std::slice::from_raw_parts(domain.mean, columns);
                     row.iter_mut().zip(mean).for_each(|(x, m)| *x += m);
                 }
-                if basis.rotate {
+                if domain.rotate {
                     hadamard::rotate(row);
                 }
             }
@@ -148,7 +148,7 @@ impl Tensor {
         ld: usize,
     ) {
         let columns = self.shape[3];
-        let widen = *kernels.widen.of(self.precision);
+        let widen = *kernels.to_f32.of(self.precision);
         // SAFETY: as for `expand`; `widen` reads `columns` consecutive elements where the column stride is 1, or `count`
         // consecutive rows where the row stride is.
         unsafe {
@@ -240,7 +240,7 @@ impl Tensor {
     }
 
     /// Scales a row of stored integers to real numbers.
-    pub(crate) fn dequantize_row(&self, (b, h): (usize, usize), n: usize, row: &mut [f32]) {
+    pub(crate) fn apply_scales(&self, (b, h): (usize, usize), n: usize, row: &mut [f32]) {
         let Some(quant) = &self.quant else { return };
         if quant.granularity == Granularity::Channel {
             for (c, x) in row.iter_mut().enumerate() {
@@ -257,8 +257,8 @@ impl Tensor {
     /// Copies `count` rows of integers as i8, `ld` apart.
     ///
     /// # Safety
-    /// As for [`Tensor::expand`], with i8 in place of floats; INT8 or INT4.
-    pub(crate) unsafe fn expand_i8(
+    /// As for [`Tensor::dequantize_rows`], with i8 in place of floats; INT8 or INT4.
+    pub(crate) unsafe fn unpack_rows(
         &self,
         kernels: &Kernels,
         (b, h): (usize, usize),

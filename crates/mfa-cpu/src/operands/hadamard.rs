@@ -33,16 +33,16 @@ mod tests {
     fn is_its_own_inverse_and_keeps_the_norm() {
         for n in [1usize, 2, 6, 7, 48, 64, 96, 160, 512] {
             let row: Vec<f32> = (0..n).map(|i| ((i * 37 % 23) as f32) - 11.0).collect();
-            let mut turned = row.clone();
-            rotate(&mut turned);
+            let mut rotated = row.clone();
+            rotate(&mut rotated);
             let norm = |x: &[f32]| x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
             assert!(
-                (norm(&row) - norm(&turned)).abs() <= 1e-5 * norm(&row),
+                (norm(&row) - norm(&rotated)).abs() <= 1e-5 * norm(&row),
                 "n = {n}"
             );
-            assert!(n % 2 == 1 || row != turned, "n = {n} must move");
-            rotate(&mut turned);
-            for (a, b) in row.iter().zip(&turned) {
+            assert!(n % 2 == 1 || row != rotated, "n = {n} must move");
+            rotate(&mut rotated);
+            for (a, b) in row.iter().zip(&rotated) {
                 assert!((a - b).abs() < 1e-4, "n = {n}: {a} {b}");
             }
         }

@@ -6,22 +6,22 @@ use crate::contract::problem::MAX_HEAD_DIM;
 
 /// As many numbers as an operand has columns.
 #[derive(Clone, Copy)]
-pub(crate) struct Line<T = f32> {
+pub(crate) struct RowBuffer<T = f32> {
     values: [T; MAX_HEAD_DIM],
     len: usize,
 }
 
-impl<T: Copy + Default> Line<T> {
+impl<T: Copy + Default> RowBuffer<T> {
     pub(crate) fn new(len: usize) -> Self {
         assert!(len <= MAX_HEAD_DIM, "{len} columns of an operand");
-        Line {
+        RowBuffer {
             values: [T::default(); MAX_HEAD_DIM],
             len,
         }
     }
 }
 
-impl<T> Deref for Line<T> {
+impl<T> Deref for RowBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -29,7 +29,7 @@ impl<T> Deref for Line<T> {
     }
 }
 
-impl<T> DerefMut for Line<T> {
+impl<T> DerefMut for RowBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.values[..self.len]
     }

@@ -55,7 +55,7 @@ pub(crate) fn store_row(
                     .convert_from_f32_slice(row);
             }
             Precision::Bf16 if stride == 1 => {
-                (kernels.narrow_bf16)(row.as_ptr(), row.len(), at.cast());
+                (kernels.to_bf16)(row.as_ptr(), row.len(), at.cast());
             }
             Precision::F16 => {
                 row.iter()

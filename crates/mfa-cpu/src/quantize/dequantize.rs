@@ -3,17 +3,16 @@
 use mfa_sys as sys;
 
 use super::CHUNK;
-use super::room::{self, Room, Work};
+use super::workspace::{self, Work, Workspace};
 use crate::contract::array::Access;
 use crate::contract::overlap;
 use crate::contract::precision;
 use crate::contract::tensor::Tensor;
 use crate::error::Result;
-use crate::operands::dequantize::Basis;
+use crate::operands::dequantize::Domain;
 use crate::runtime::memory::Aligned;
 use crate::runtime::pool::Pool;
 use mfa_kernels::Kernels;
-use mfa_kernels::Precision;
 
 /// A checked `mfa_dequantize`.
 pub(crate) struct Dequantize {
@@ -27,7 +26,7 @@ impl Dequantize {
         if self.source.shape.contains(&0) {
             return 0;
         }
-        room::workspace(self.source.shape[3], threads)
+        workspace::workspace(self.source.shape[3], threads)
     }
 
     pub(crate) fn check(source: &sys::mfa_tensor, destination: &sys::mfa_tensor) -> Result<Self> {
@@ -50,7 +49,7 @@ impl Dequantize {
     }
 
     pub(crate) fn run(&self, kernels: &Kernels, pool: &Pool, threads: usize, memory: &Aligned) {
-        let room = Room::new(memory, self.source.shape[3]);
+        let room = Workspace::new(memory, self.source.shape[3]);
         let [batch, heads, rows, columns] = self.source.shape;
         if self.source.shape.contains(&0) {
             return;
@@ -61,7 +60,7 @@ impl Dequantize {
             let (b, h) = (head / heads, head % heads);
             let Work { row, back, .. } = room.of(worker);
             let has_mean = self.source.mean_into(b, h, back);
-            let basis = Basis {
+            let domain = Domain {
                 rotate: self.source.is_rotated(),
                 mean: if has_mean {
                     back.as_ptr()
@@ -72,8 +71,15 @@ impl Dequantize {
             for n in chunk * CHUNK..((chunk + 1) * CHUNK).min(rows) {
                 // SAFETY: one row of the source into a row of floats.
                 unsafe {
-                    self.source
-                        .expand(kernels, (b, h), n, 1, basis, row.as_mut_ptr(), columns)
+                    self.source.dequantize_rows(
+                        kernels,
+                        (b, h),
+                        n,
+                        1,
+                        domain,
+                        row.as_mut_ptr(),
+                        columns,
+                    )
                 };
                 crate::operands::rows::store_row(kernels, &self.destination, b, h, n, row);
             }

@@ -1,9 +1,9 @@
 //! Rounding to INT8 and INT4, and back. The formulas are those of `mfa_quantize_desc`.
 
 mod dequantize;
-mod room;
 mod round;
 mod statistics;
+mod workspace;
 
 use std::sync::OnceLock;
 
@@ -15,7 +15,7 @@ use crate::contract::precision;
 use crate::contract::quant_scheme::{Granularity, Params, Quant};
 use crate::contract::tensor::Tensor;
 use crate::error::{Error, Result, ensure};
-use crate::operands::dequantize::Basis;
+use crate::operands::dequantize::Domain;
 use crate::operands::hadamard;
 use crate::runtime::memory::Aligned;
 use crate::runtime::pool::Pool;
@@ -25,7 +25,7 @@ use mfa_kernels::Precision;
 pub(crate) use dequantize::Dequantize;
 pub(crate) use statistics::ErrorSum;
 
-use room::{Room, Work};
+use workspace::{Work, Workspace};
 
 /// A checked quantization.
 pub(crate) struct Quantize {
@@ -46,11 +46,11 @@ impl Quantize {
     pub(crate) fn workspace(&self, threads: usize) -> usize {
         let columns = self.source.shape[3];
         if !self.source.shape.contains(&0) {
-            return room::workspace(columns, threads);
+            return workspace::workspace(columns, threads);
         }
         // Of no elements, at most means are written.
         if self.smooth && !self.mean_given {
-            room::workspace(columns, 1)
+            workspace::workspace(columns, 1)
         } else {
             0
         }
@@ -111,7 +111,7 @@ impl Quantize {
             }
         );
         let asymmetric = has(sys::MFA_QUANTIZE_ASYMMETRIC);
-        let has_zeros = matches!(quant.params, Params::Many { zeros: Some(_), .. });
+        let has_zeros = matches!(quant.params, Params::Strided { zeros: Some(_), .. });
         ensure!(
             asymmetric == has_zeros,
             argument,
@@ -170,7 +170,7 @@ impl Quantize {
         memory: &Aligned,
         want_error: bool,
     ) -> Result<ErrorSum> {
-        let room = Room::new(memory, self.source.shape[3]);
+        let room = Workspace::new(memory, self.source.shape[3]);
         let [batch, heads, rows, columns] = self.source.shape;
         let block = self.quant.block_rows.min(rows.max(1));
         let blocks = rows.div_ceil(block);
@@ -238,7 +238,13 @@ impl Quantize {
     }
 
     /// The largest magnitude of the source; refuses NaN and infinities before anything is written.
-    fn largest(&self, kernels: &Kernels, pool: &Pool, threads: usize, room: &Room) -> Result<f32> {
+    fn largest(
+        &self,
+        kernels: &Kernels,
+        pool: &Pool,
+        threads: usize,
+        room: &Workspace,
+    ) -> Result<f32> {
         let [batch, heads, rows, columns] = self.source.shape;
         let parts = statistics::collect(pool, threads, batch * heads, |worker, item| {
             let row = room.of(worker).row;
@@ -246,12 +252,12 @@ impl Quantize {
             for n in 0..rows {
                 // SAFETY: one row of the source into a row of floats.
                 unsafe {
-                    self.source.expand(
+                    self.source.dequantize_rows(
                         kernels,
                         (item / heads, item % heads),
                         n,
                         1,
-                        Basis::STORED,
+                        Domain::STORED,
                         row.as_mut_ptr(),
                         columns,
                     );
@@ -288,7 +294,7 @@ impl Quantize {
 
     /// Refuses a source whose scales could overflow FP16.
     fn check_half_scale(&self, largest: f32) -> Result<()> {
-        if !matches!(self.quant.params, Params::Many { half: true, .. }) || self.scale_given {
+        if !matches!(self.quant.params, Params::Strided { half: true, .. }) || self.scale_given {
             return Ok(());
         }
         let spread = if self.smooth { 2.0 } else { 1.0 } * if self.asymmetric { 2.0 } else { 1.0 };
@@ -314,12 +320,12 @@ impl Quantize {
         for n in 0..rows {
             // SAFETY: one row of the source into a row of floats.
             unsafe {
-                self.source.expand(
+                self.source.dequantize_rows(
                     kernels,
                     (b, h),
                     n,
                     1,
-                    Basis::STORED,
+                    Domain::STORED,
                     row.as_mut_ptr(),
                     columns,
                 )
@@ -350,7 +356,7 @@ impl Quantize {
     }
 
     fn parameters(&self, range: statistics::Range) -> (f32, i32) {
-        let half = matches!(self.quant.params, Params::Many { half: true, .. });
+        let half = matches!(self.quant.params, Params::Strided { half: true, .. });
         round::parameters(range, self.destination.precision, self.asymmetric, half)
     }
 
@@ -414,7 +420,7 @@ impl Quantize {
         }
     }
 
-    /// Dequantized minus source, in the source's basis, and the source.
+    /// Dequantized minus source, in the source's domain, and the source.
     fn difference<'a>(
         &self,
         kernels: &Kernels,
@@ -427,7 +433,7 @@ impl Quantize {
         for (back, code) in work.back.iter_mut().zip(work.codes.iter()) {
             *back = f32::from(*code);
         }
-        self.destination.dequantize_row((b, h), n, work.back);
+        self.destination.apply_scales((b, h), n, work.back);
         if self.quant.rotated {
             hadamard::rotate(work.back);
         }
@@ -436,12 +442,12 @@ impl Quantize {
         }
         // SAFETY: one row of the source into a row of floats.
         unsafe {
-            self.source.expand(
+            self.source.dequantize_rows(
                 kernels,
                 (b, h),
                 n,
                 1,
-                Basis::STORED,
+                Domain::STORED,
                 work.row.as_mut_ptr(),
                 columns,
             )
@@ -464,12 +470,12 @@ impl Prepared<'_> {
     fn row(&self, call: &Quantize, kernels: &Kernels, n: usize, row: &mut [f32]) {
         // SAFETY: one row of the source into a row of floats.
         unsafe {
-            call.source.expand(
+            call.source.dequantize_rows(
                 kernels,
                 self.at,
                 n,
                 1,
-                Basis::STORED,
+                Domain::STORED,
                 row.as_mut_ptr(),
                 row.len(),
             )

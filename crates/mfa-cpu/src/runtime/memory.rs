@@ -102,7 +102,7 @@ impl Arena {
     }
 
     /// The place of the next `n` elements.
-    pub(crate) fn take<T>(&mut self, n: usize) -> *mut T {
+    pub(crate) fn alloc<T>(&mut self, n: usize) -> *mut T {
         let at = self.base.wrapping_add(self.used);
         let bytes = n.checked_mul(size_of::<T>());
         let bytes = bytes.and_then(|bytes| bytes.checked_next_multiple_of(ALIGN));
@@ -129,17 +129,17 @@ unsafe impl Send for PerWorker {}
 unsafe impl Sync for PerWorker {}
 
 impl PerWorker {
-    /// Takes a part for each of `workers`: what `lay_out` takes from an arena of its own.
-    pub(crate) fn lay_out<T>(
+    /// Takes a part for each of `workers`: what `allocate` takes from an arena of its own.
+    pub(crate) fn allocate<T>(
         arena: &mut Arena,
         workers: usize,
-        lay_out: impl FnOnce(&mut Arena) -> T,
+        allocate: impl FnOnce(&mut Arena) -> T,
     ) -> Self {
         let mut one = Arena::default();
-        lay_out(&mut one);
+        allocate(&mut one);
         let each = one.used();
         PerWorker {
-            first: arena.take(each.saturating_mul(workers)),
+            first: arena.alloc(each.saturating_mul(workers)),
             each,
         }
     }
@@ -166,9 +166,9 @@ mod tests {
     fn sizes_past_the_address_space_saturate() {
         for n in [1 << 62, 1 << 63, usize::MAX / 4, usize::MAX] {
             let mut arena = Arena::default();
-            arena.take::<f32>(n);
+            arena.alloc::<f32>(n);
             assert_eq!(arena.used(), usize::MAX, "{n} floats");
-            arena.take::<f32>(1);
+            arena.alloc::<f32>(1);
             assert_eq!(arena.used(), usize::MAX);
         }
         assert!(Aligned::new(usize::MAX).is_err());

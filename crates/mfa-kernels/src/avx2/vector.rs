@@ -365,7 +365,7 @@ impl<D: Dot> Simd for Ymm<D> {
     }
 
     #[inline(always)]
-    unsafe fn widen_f16(p: *const u8, n: usize) -> [Self::F; 2] {
+    unsafe fn f16_to_f32(p: *const u8, n: usize) -> [Self::F; 2] {
         let low = n.min(8);
         [
             vector_of_f16(p, low),
@@ -373,7 +373,7 @@ impl<D: Dot> Simd for Ymm<D> {
         ]
     }
     #[inline(always)]
-    unsafe fn widen_bf16(p: *const u8, n: usize) -> [Self::F; 2] {
+    unsafe fn bf16_to_f32(p: *const u8, n: usize) -> [Self::F; 2] {
         let low = n.min(8);
         [
             vector_of_bf16(p, low),
@@ -381,12 +381,12 @@ impl<D: Dot> Simd for Ymm<D> {
         ]
     }
     #[inline(always)]
-    unsafe fn widen_i8(p: *const u8, n: usize) -> [Self::F; 2] {
+    unsafe fn i8_to_f32(p: *const u8, n: usize) -> [Self::F; 2] {
         let low = n.min(8);
         [vector_of_i8(p, low), vector_of_i8(p.add(low), n - low)]
     }
     #[inline(always)]
-    unsafe fn widen_i4(p: *const u8, n: usize) -> [__m256; 2] {
+    unsafe fn i4_to_f32(p: *const u8, n: usize) -> [__m256; 2] {
         let x = _mm256_cvtepi8_epi32(padded8(p, n));
         let even = _mm256_srai_epi32::<28>(_mm256_slli_epi32::<28>(x));
         [

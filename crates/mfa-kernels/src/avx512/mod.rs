@@ -1,4 +1,4 @@
-//! AVX-512 (F, BW, DQ, VL), with and without VNNI, and with AMX, whose products of floats are those of bf16 parts.
+//! AVX-512 (F, BW, DQ, VL), with and without VNNI, and with AMX, whose products of floats are those of bf16 slices.
 //!
 //! A tile of 12 x 2 vectors keeps 24 sums in registers: each step loads two vectors, broadcasts twelve elements, and
 //! starts twenty-four products, which the two ports of a core take twelve cycles to do.

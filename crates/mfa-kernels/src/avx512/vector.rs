@@ -349,7 +349,7 @@ impl<D: Dot> Simd for Zmm<D> {
     }
 
     #[inline(always)]
-    unsafe fn widen_f16(p: *const u8, n: usize) -> [Self::F; 2] {
+    unsafe fn f16_to_f32(p: *const u8, n: usize) -> [Self::F; 2] {
         let low = n.min(16);
         [
             vector_of_f16(p, low),
@@ -357,7 +357,7 @@ impl<D: Dot> Simd for Zmm<D> {
         ]
     }
     #[inline(always)]
-    unsafe fn widen_bf16(p: *const u8, n: usize) -> [Self::F; 2] {
+    unsafe fn bf16_to_f32(p: *const u8, n: usize) -> [Self::F; 2] {
         let low = n.min(16);
         [
             vector_of_bf16(p, low),
@@ -365,13 +365,13 @@ impl<D: Dot> Simd for Zmm<D> {
         ]
     }
     #[inline(always)]
-    unsafe fn widen_i8(p: *const u8, n: usize) -> [Self::F; 2] {
+    unsafe fn i8_to_f32(p: *const u8, n: usize) -> [Self::F; 2] {
         let low = n.min(16);
         [vector_of_i8(p, low), vector_of_i8(p.add(low), n - low)]
     }
     /// Two look-ups, of which the index is the nibble: the permutation reads no other bits.
     #[inline(always)]
-    unsafe fn widen_i4(p: *const u8, n: usize) -> [__m512; 2] {
+    unsafe fn i4_to_f32(p: *const u8, n: usize) -> [__m512; 2] {
         let values = _mm512_setr_ps(
             0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0,
         );

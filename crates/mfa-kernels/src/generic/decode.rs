@@ -41,9 +41,9 @@ macro_rules! whole {
 }
 
 whole!(F32, 4, load2::<S>);
-whole!(F16, 2, S::widen_f16);
-whole!(BF16, 2, S::widen_bf16);
-whole!(I8, 1, S::widen_i8);
+whole!(F16, 2, S::f16_to_f32);
+whole!(BF16, 2, S::bf16_to_f32);
+whole!(I8, 1, S::i8_to_f32);
 
 #[inline(always)]
 unsafe fn load2<S: Simd>(p: *const u8, n: usize) -> [S::F; 2] {
@@ -60,11 +60,11 @@ impl<S: Simd> Element<S> for I4 {
     /// The element after an odd `n` is whatever shares its byte.
     #[inline(always)]
     unsafe fn chunk(p: *const u8, n: usize) -> [S::F; 2] {
-        S::widen_i4(p, n.div_ceil(2))
+        S::i4_to_f32(p, n.div_ceil(2))
     }
 }
 
-/// See [`crate::Widen`].
+/// See [`crate::ToF32`].
 #[inline(always)]
 pub(crate) unsafe fn widen<S: Simd, E: Element<S>>(src: *const u8, n: usize, out: *mut f32) {
     let mut c = 0;

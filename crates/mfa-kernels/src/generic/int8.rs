@@ -3,10 +3,10 @@
 use std::mem::MaybeUninit;
 
 use crate::simd::{Dot4, Simd};
-use crate::{KB, MAX_MR, P8_LD, P16_LD, SCORE_LD, ScoreScales};
+use crate::{BLOCK_N, MAX_MR, P8_LD, P16_LD, SCORE_LD, ScoreScales};
 
 /// Groups of four terms in a product of bytes, at most: the head dimension, or the keys of a block.
-const MAX_GROUPS: usize = if KB > 512 { KB / 4 } else { 512 / 4 };
+const MAX_GROUPS: usize = if BLOCK_N > 512 { BLOCK_N / 4 } else { 512 / 4 };
 
 /// The rows of a product of bytes, and how far apart they and their groups of four are.
 #[derive(Clone, Copy)]
@@ -129,8 +129,8 @@ const SCALED: usize = 1;
 const ZEROED: usize = 2;
 
 /// What keys without scales, or without zero points, have instead, where there is no tile for them.
-static ONES: [f32; KB] = [1.0; KB];
-static ZEROS: [f32; KB] = [0.0; KB];
+static ONES: [f32; BLOCK_N] = [1.0; BLOCK_N];
+static ZEROS: [f32; BLOCK_N] = [0.0; BLOCK_N];
 
 /// See [`crate::QkI8`], for `rows <= R` rows.
 #[inline(always)]

@@ -62,7 +62,7 @@ macro_rules! floats {
                 pack_v_f32,
                 pack_v_i16,
                 pack_v_i8,
-                widen: PerPrecision {
+                to_f32: PerPrecision {
                     f32: widen::<decode::F32>,
                     f16: widen::<decode::F16>,
                     bf16: widen::<decode::BF16>,
@@ -77,7 +77,7 @@ macro_rules! floats {
                     i8: dot_rows::<decode::I8>,
                     i4: dot_rows::<decode::I4>,
                 },
-                parts: None,
+                bf16: None,
                 axpy_rows: PerPrecision {
                     f32: axpy_rows::<decode::F32>,
                     f16: axpy_rows::<decode::F16>,
@@ -90,14 +90,14 @@ macro_rules! floats {
                 softcap,
                 alibi,
                 scale,
-                narrow_bf16,
+                to_bf16,
                 gradient: GradientKernels {
                     ptv_f32,
                     softmax_gradient,
                     weighted_sums,
                     transpose,
                     row_dots,
-                    parts: None,
+                    bf16: None,
                 },
             }
         }
@@ -320,8 +320,8 @@ macro_rules! floats {
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn narrow_bf16(x: *const f32, n: usize, out: *mut u16) {
-            row::narrow_bf16(x, n, out);
+        unsafe fn to_bf16(x: *const f32, n: usize, out: *mut u16) {
+            row::to_bf16(x, n, out);
         }
 
         #[target_feature(enable = $features)]

@@ -108,9 +108,9 @@ pub(crate) unsafe fn scale<S: Simd>(x: *const f32, n: usize, factor: f32, out: *
     }
 }
 
-/// See [`crate::NarrowBf16`]. Compilers turn it into vectors of whatever the caller enables.
+/// See [`crate::ToBf16`]. Compilers turn it into vectors of whatever the caller enables.
 #[inline(always)]
-pub(crate) unsafe fn narrow_bf16(x: *const f32, n: usize, out: *mut u16) {
+pub(crate) unsafe fn to_bf16(x: *const f32, n: usize, out: *mut u16) {
     for j in 0..n {
         let x = *x.add(j);
         let bits = x.to_bits();

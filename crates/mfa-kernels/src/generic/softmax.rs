@@ -66,15 +66,15 @@ pub(crate) unsafe fn softmax_f32<S: Simd>(s: *mut f32, rows: usize, n: usize, st
     }
 }
 
-/// How two vectors of weights are stored as parts.
+/// How two vectors of weights are stored as slices.
 pub(crate) trait StoreParts<S: Simd> {
     /// Splits the weights of the keys from `j` on and stores them into the row at `row`.
     unsafe fn store(row: *mut u16, j: usize, x: [S::F; 2]);
 }
 
-/// See [`crate::bf16_split::SoftmaxParts`].
+/// See [`crate::bf16_split::SoftmaxBf16`].
 #[inline(always)]
-pub(crate) unsafe fn softmax_parts<S: Simd, P: StoreParts<S>>(
+pub(crate) unsafe fn softmax_bf16<S: Simd, P: StoreParts<S>>(
     s: *const f32,
     rows: usize,
     n: usize,

@@ -345,12 +345,12 @@ impl<D: Dot> Simd for Neon<D> {
     }
 
     #[inline(always)]
-    unsafe fn widen_f16(p: *const u8, n: usize) -> [float32x4_t; 2] {
+    unsafe fn f16_to_f32(p: *const u8, n: usize) -> [float32x4_t; 2] {
         let x = halves(p, n);
         [from_f16(vget_low_u16(x)), from_f16(vget_high_u16(x))]
     }
     #[inline(always)]
-    unsafe fn widen_bf16(p: *const u8, n: usize) -> [float32x4_t; 2] {
+    unsafe fn bf16_to_f32(p: *const u8, n: usize) -> [float32x4_t; 2] {
         let x = halves(p, n);
         [
             vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(x))),
@@ -358,7 +358,7 @@ impl<D: Dot> Simd for Neon<D> {
         ]
     }
     #[inline(always)]
-    unsafe fn widen_i8(p: *const u8, n: usize) -> [float32x4_t; 2] {
+    unsafe fn i8_to_f32(p: *const u8, n: usize) -> [float32x4_t; 2] {
         let x = i64::from_ne_bytes(padded::<8>(p, n, [0; 8]));
         let x = vmovl_s8(vcreate_s8(x as u64));
         [
@@ -367,7 +367,7 @@ impl<D: Dot> Simd for Neon<D> {
         ]
     }
     #[inline(always)]
-    unsafe fn widen_i4(p: *const u8, n: usize) -> [float32x4_t; 2] {
+    unsafe fn i4_to_f32(p: *const u8, n: usize) -> [float32x4_t; 2] {
         let bytes = u32::from_ne_bytes(padded::<4>(p, n, [0; 4]));
         let x = vreinterpret_s8_u32(vdup_n_u32(bytes));
         let even = vshr_n_s8::<4>(vshl_n_s8::<4>(x));

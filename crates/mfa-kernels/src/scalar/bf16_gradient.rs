@@ -1,33 +1,33 @@
-//! The backward pass on parts, element by element.
+//! The backward pass on slices, element by element.
 
 use super::bf16_split::{self, float, split};
 use crate::SCORE_LD;
 use crate::bf16_split::{FloatRows, STEP, at_a, at_b, panel_len, row_len};
-use crate::gradient::{GradientParts, PartsStrip, StripOfParts};
+use crate::gradient::{Bf16GradientKernels, Bf16GradientStrip, Bf16Strip};
 
 /// The twins of every table that has such kernels.
-pub(crate) const TABLE: GradientParts = GradientParts {
+pub(crate) const TABLE: Bf16GradientKernels = Bf16GradientKernels {
     softmax_gradient,
     strip,
     add_transposed,
     scale_rows,
-    largest,
+    max_abs,
 };
 
-/// Stores the parts of `x` at `to`, `distance` apart.
-unsafe fn put(x: f32, parts: usize, to: *mut u16, distance: usize) {
-    for (p, part) in split(x, parts).iter().enumerate().take(parts) {
+/// Stores the slices of `x` at `to`, `distance` apart.
+unsafe fn put(x: f32, slices: usize, to: *mut u16, distance: usize) {
+    for (p, part) in split(x, slices).iter().enumerate().take(slices) {
         *to.add(p * distance) = *part;
     }
 }
 
-unsafe fn softmax_gradient(strip: &PartsStrip, p_parts: usize, ds_parts: usize, masked: bool) {
+unsafe fn softmax_gradient(strip: &Bf16Strip, p_parts: usize, ds_parts: usize, masked: bool) {
     for i in 0..STEP {
         for j in 0..strip.n {
             let at = i * SCORE_LD + j;
             let (s, l) = (*strip.s.add(at), *strip.l.add(j));
-            let hidden = masked && (s == f32::NEG_INFINITY || l == f32::INFINITY);
-            let shown = |x: f32| if hidden { 0.0 } else { x };
+            let masked = masked && (s == f32::NEG_INFINITY || l == f32::INFINITY);
+            let shown = |x: f32| if masked { 0.0 } else { x };
             let p = shown((s * strip.scale - l).exp2());
             if p_parts > 0 {
                 put(
@@ -58,21 +58,21 @@ unsafe fn softmax_gradient(strip: &PartsStrip, p_parts: usize, ds_parts: usize, 
     }
 }
 
-unsafe fn strip(call: &StripOfParts) {
-    let product = parts::table::<STEP, STEP>().product;
+unsafe fn strip(call: &Bf16GradientStrip) {
+    let product = bf16_split::table::<STEP, STEP>().product;
     let strip = &call.strip;
     let queries = strip.n / STEP;
     for (of, out) in [(&call.scores, strip.s), (&call.dp, strip.dp)] {
-        let lda = row_len(of.columns, of.terms.parts_of_a());
-        let panel = panel_len(of.columns, of.terms.parts_of_b(), STEP);
+        let lda = row_len(of.columns, of.terms.slices_of_a());
+        let panel = panel_len(of.columns, of.terms.slices_of_b(), STEP);
         let steps = of.columns.div_ceil(STEP);
         product(
             of.terms, of.a, lda, of.b, panel, steps, STEP, queries, false, out, SCORE_LD,
         );
     }
-    let p_parts = call.dv.terms.parts_of_a();
+    let p_parts = call.dv.terms.slices_of_a();
     let p_parts = if call.dv.out.is_null() { 0 } else { p_parts };
-    softmax_gradient(strip, p_parts, call.dk.terms.parts_of_a(), false);
+    softmax_gradient(strip, p_parts, call.dk.terms.slices_of_a(), false);
     for (sum, a, lda) in [
         (&call.dv, strip.p, strip.ldp),
         (&call.dk, strip.ds, strip.ldds),
@@ -109,7 +109,7 @@ unsafe fn scale_rows(s: *mut f32, rows: usize, n: usize, factor: f32) {
     }
 }
 
-unsafe fn largest(rows: FloatRows, n: usize, d: usize) -> f32 {
+unsafe fn max_abs(rows: FloatRows, n: usize, d: usize) -> f32 {
     let mut top = 0f32;
     for i in 0..n {
         for c in 0..d {

@@ -1,24 +1,25 @@
-//! Products of parts: see [`crate::bf16_split`].
+//! Products of slices: see [`crate::bf16_split`].
 
 use super::softmax;
 use crate::Precision;
 use crate::bf16_split::{
-    FloatRows, MAX_PARTS, PartKernels, STEP, Terms, Unit, at_a, at_b, bf16, long_row_len, row_len,
+    Bf16Kernels, Bf16Products, FloatRows, MAX_SLICES, STEP, TileConfig, at_a, at_b, bf16,
+    long_row_len, row_len,
 };
-use crate::{KB, MAX_MR, RowState, SCORE_LD};
+use crate::{BLOCK_N, MAX_MR, RowState, SCORE_LD};
 
 /// The twins for strips of `MR` rows and panels of `NR` columns.
-pub(crate) const fn table<const MR: usize, const NR: usize>() -> PartKernels {
-    PartKernels {
+pub(crate) const fn table<const MR: usize, const NR: usize>() -> Bf16Kernels {
+    Bf16Kernels {
         pack_rows: pack_rows::<MR>,
         pack_transposed: pack_transposed::<MR>,
         pack_columns: pack_columns::<NR>,
         pack_panels: pack_panels::<NR>,
         product: product::<MR, NR>,
-        softmax: softmax_parts,
+        softmax: softmax_bf16,
         rescale,
-        unit: Unit {
-            keep: nothing,
+        tile_config: TileConfig {
+            load: nothing,
             release: nothing,
         },
     }
@@ -26,16 +27,16 @@ pub(crate) const fn table<const MR: usize, const NR: usize>() -> PartKernels {
 
 unsafe fn nothing() {}
 
-/// The parts of a float; those past `parts` are left out.
-pub(crate) fn split(x: f32, parts: usize) -> [u16; MAX_PARTS] {
-    let mut out = [0; MAX_PARTS];
+/// The slices of a float; those past `slices` are left out.
+pub(crate) fn split(x: f32, slices: usize) -> [u16; MAX_SLICES] {
+    let mut out = [0; MAX_SLICES];
     if !x.is_finite() {
         let quiet = if x.is_nan() { 0x40 } else { 0 };
         out[0] = (x.to_bits() >> 16) as u16 | quiet;
         return out;
     }
     let mut rest = x;
-    for part in out.iter_mut().take(parts) {
+    for part in out.iter_mut().take(slices) {
         let bits = rest.to_bits();
         let rounded = bits + 0x8000;
         // What would round to infinity is cut off instead.
@@ -46,9 +47,9 @@ pub(crate) fn split(x: f32, parts: usize) -> [u16; MAX_PARTS] {
     out
 }
 
-/// Writes the parts of a float, `distance` elements apart.
-unsafe fn put(x: f32, parts: usize, first: *mut u16, distance: usize) {
-    for (p, part) in split(x, parts).iter().enumerate().take(parts) {
+/// Writes the slices of a float, `distance` elements apart.
+unsafe fn put(x: f32, slices: usize, first: *mut u16, distance: usize) {
+    for (p, part) in split(x, slices).iter().enumerate().take(slices) {
         *first.add(p * distance) = *part;
     }
 }
@@ -90,10 +91,10 @@ impl Source {
         }
     }
 
-    /// Packs `lines` lines; `at` says where the parts of a term begin, the others follow `distance` elements apart.
+    /// Packs `lines` lines; `at` says where the slices of a term begin, the others follow `distance` elements apart.
     unsafe fn pack(
         &self,
-        parts: usize,
+        slices: usize,
         lines: usize,
         out: *mut u16,
         distance: usize,
@@ -108,66 +109,66 @@ impl Source {
                     false => 0.0,
                 };
                 finite &= x.is_finite();
-                put(x, parts, out.add(at(i, t)), distance);
+                put(x, slices, out.add(at(i, t)), distance);
             }
         }
         finite
     }
 
     /// Rows `len` elements apart.
-    unsafe fn pack_a<const MR: usize>(&self, parts: usize, len: usize, out: *mut u16) -> bool {
-        self.pack(parts, MR, out, STEP, |i, t| i * len + at_a(t, parts))
+    unsafe fn pack_a<const MR: usize>(&self, slices: usize, len: usize, out: *mut u16) -> bool {
+        self.pack(slices, MR, out, STEP, |i, t| i * len + at_a(t, slices))
     }
 
-    unsafe fn pack_b<const NR: usize>(&self, parts: usize, out: *mut u16) -> bool {
+    unsafe fn pack_b<const NR: usize>(&self, slices: usize, out: *mut u16) -> bool {
         let lines = self.lines.next_multiple_of(NR);
-        let at = |c, t| at_b(t, c, self.terms, parts, NR);
-        self.pack(parts, lines, out, STEP * NR, at)
+        let at = |c, t| at_b(t, c, self.terms, slices, NR);
+        self.pack(slices, lines, out, STEP * NR, at)
     }
 }
 
 unsafe fn pack_rows<const MR: usize>(
-    parts: usize,
+    slices: usize,
     rows: FloatRows,
     n: usize,
     d: usize,
     out: *mut u16,
 ) -> bool {
-    Source::rows(rows, n, d).pack_a::<MR>(parts, row_len(d, parts), out)
+    Source::rows(rows, n, d).pack_a::<MR>(slices, row_len(d, slices), out)
 }
 
 unsafe fn pack_transposed<const MR: usize>(
-    parts: usize,
+    slices: usize,
     rows: FloatRows,
     n: usize,
     d: usize,
     out: *mut u16,
 ) -> bool {
-    Source::columns(rows, n, d).pack_a::<MR>(parts, long_row_len(n, parts), out)
+    Source::columns(rows, n, d).pack_a::<MR>(slices, long_row_len(n, slices), out)
 }
 
 unsafe fn pack_columns<const NR: usize>(
-    parts: usize,
+    slices: usize,
     rows: FloatRows,
     n: usize,
     d: usize,
     out: *mut u16,
 ) -> bool {
-    Source::rows(rows, n, d).pack_b::<NR>(parts, out)
+    Source::rows(rows, n, d).pack_b::<NR>(slices, out)
 }
 
 unsafe fn pack_panels<const NR: usize>(
-    parts: usize,
+    slices: usize,
     rows: FloatRows,
     n: usize,
     d: usize,
     out: *mut u16,
 ) -> bool {
-    Source::columns(rows, n, d).pack_b::<NR>(parts, out)
+    Source::columns(rows, n, d).pack_b::<NR>(slices, out)
 }
 
 unsafe fn product<const MR: usize, const NR: usize>(
-    terms: Terms,
+    terms: Bf16Products,
     a: *const u16,
     lda: usize,
     b: *const u16,
@@ -179,7 +180,7 @@ unsafe fn product<const MR: usize, const NR: usize>(
     o: *mut f32,
     ldo: usize,
 ) {
-    let (of_a, of_b) = (terms.parts_of_a(), terms.parts_of_b());
+    let (of_a, of_b) = (terms.slices_of_a(), terms.slices_of_b());
     let height = if rows <= 16 { MR.min(16) } else { MR };
     for i in 0..height {
         let a = a.add(i * lda);
@@ -206,8 +207,8 @@ unsafe fn product<const MR: usize, const NR: usize>(
     }
 }
 
-unsafe fn softmax_parts(
-    parts: usize,
+unsafe fn softmax_bf16(
+    slices: usize,
     s: *const f32,
     rows: usize,
     n: usize,
@@ -223,7 +224,7 @@ unsafe fn softmax_parts(
         }
     }
     softmax::softmax_f32(weights.as_mut_ptr(), rows, n, state);
-    debug_assert!(n <= KB);
+    debug_assert!(n <= BLOCK_N);
     for i in 0..rows {
         for t in 0..n.next_multiple_of(STEP) {
             let x = if t < n {
@@ -231,7 +232,7 @@ unsafe fn softmax_parts(
             } else {
                 0.0
             };
-            put(x, parts, p.add(i * ldp + at_a(t, parts)), STEP);
+            put(x, slices, p.add(i * ldp + at_a(t, slices)), STEP);
         }
     }
 }

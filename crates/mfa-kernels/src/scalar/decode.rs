@@ -56,7 +56,7 @@ unsafe fn nibble(row: *const u8, i: usize) -> i8 {
     }
 }
 
-/// See [`crate::Widen`].
+/// See [`crate::ToF32`].
 pub(super) unsafe fn widen<E: Element>(src: *const u8, n: usize, out: *mut f32) {
     for i in 0..n {
         *out.add(i) = E::read(src, i);

@@ -53,7 +53,7 @@ pub(crate) const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(
         pack_v_f32: pack::pack_v_f32::<NR>,
         pack_v_i16: pack::pack_v_i16::<NR>,
         pack_v_i8: pack::pack_v_i8::<NR>,
-        widen: PerPrecision {
+        to_f32: PerPrecision {
             f32: decode::widen::<F32>,
             f16: decode::widen::<F16>,
             bf16: decode::widen::<BF16>,
@@ -68,7 +68,7 @@ pub(crate) const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(
             i8: decode::dot_rows::<I8>,
             i4: decode::dot_rows::<I4>,
         },
-        parts: None,
+        bf16: None,
         axpy_rows: PerPrecision {
             f32: decode::axpy_rows::<F32>,
             f16: decode::axpy_rows::<F16>,
@@ -81,14 +81,14 @@ pub(crate) const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(
         softcap: row::softcap,
         alibi: row::alibi,
         scale: row::scale,
-        narrow_bf16: row::narrow_bf16,
+        to_bf16: row::to_bf16,
         gradient: GradientKernels {
             ptv_f32: gradient::ptv_f32::<NR>,
             softmax_gradient: gradient::softmax_gradient,
             weighted_sums: gradient::weighted_sums,
             transpose: gradient::transpose,
             row_dots: gradient::row_dots,
-            parts: None,
+            bf16: None,
         },
     }
 }

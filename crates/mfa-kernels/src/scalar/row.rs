@@ -53,8 +53,8 @@ pub(super) unsafe fn scale(x: *const f32, n: usize, factor: f32, out: *mut f32) 
     }
 }
 
-/// See [`crate::NarrowBf16`].
-pub(super) unsafe fn narrow_bf16(x: *const f32, n: usize, out: *mut u16) {
+/// See [`crate::ToBf16`].
+pub(super) unsafe fn to_bf16(x: *const f32, n: usize, out: *mut u16) {
     for j in 0..n {
         *out.add(j) = half::bf16::from_f32(*x.add(j)).to_bits();
     }

@@ -1,4 +1,4 @@
-//! Kernels of the backward pass on parts.
+//! Kernels of the backward pass on slices.
 
 use std::ptr::{null, null_mut};
 
@@ -6,24 +6,26 @@ use super::bf16_split::{FLOATS, stored};
 use super::memory::Guarded;
 use super::{Random, round_up};
 use crate::bf16_split::{
-    FloatRows, PartKernels, STEP, Terms, bf16, long_row_len, panel_len, row_len,
+    Bf16Kernels, Bf16Products, FloatRows, STEP, bf16, long_row_len, panel_len, row_len,
 };
-use crate::gradient::{GradientParts, PartsFactors, PartsStrip, PartsSum, StripOfParts};
-use crate::scalar::gradient_parts::TABLE as TWIN;
-use crate::scalar::parts as twin;
-use crate::{Isa, KB, SCORE_LD};
+use crate::gradient::{
+    Bf16Accumulator, Bf16Factors, Bf16GradientKernels, Bf16GradientStrip, Bf16Strip,
+};
+use crate::scalar::bf16_gradient::TABLE as TWIN;
+use crate::scalar::bf16_split as twin;
+use crate::{BLOCK_N, Isa, SCORE_LD};
 
 const EPSILON: f32 = f32::EPSILON / 2.0;
 
-fn tables() -> Vec<GradientParts> {
+fn tables() -> Vec<Bf16GradientKernels> {
     Isa::ALL
         .into_iter()
         .filter_map(Isa::table)
-        .filter_map(|table| table.gradient.parts)
+        .filter_map(|table| table.gradient.bf16)
         .collect()
 }
 
-/// What [`PartsStrip`] writes.
+/// What [`Bf16Strip`] writes.
 struct Results {
     p: Guarded<u16>,
     ds: Guarded<u16>,
@@ -34,7 +36,7 @@ struct Results {
 fn softmax_gradient() {
     let mut random = Random(45);
     for table in tables() {
-        for n in [STEP, 3 * STEP, KB] {
+        for n in [STEP, 3 * STEP, BLOCK_N] {
             for (p_parts, ds_parts) in [
                 (1, 1),
                 (2, 2),
@@ -56,7 +58,7 @@ fn softmax_gradient() {
 }
 
 fn check_gradient(
-    table: &GradientParts,
+    table: &Bf16GradientKernels,
     random: &mut Random,
     n: usize,
     (p_parts, ds_parts): (usize, usize),
@@ -97,7 +99,7 @@ fn check_gradient(
         (TWIN.softmax_gradient, &mut want),
     ] {
         let if_wanted = |ptr: *mut u16| if ds_parts > 0 { ptr } else { null_mut() };
-        let strip = PartsStrip {
+        let strip = Bf16Strip {
             s: s.as_ptr().cast_mut(),
             dp: dp.as_ptr().cast_mut(),
             n,
@@ -112,10 +114,10 @@ fn check_gradient(
             columns: if_wanted(out.columns.as_mut_ptr()),
             panel,
         };
-        // SAFETY: a strip of keys by `n` queries, and room for its parts.
+        // SAFETY: a strip of keys by `n` queries, and room for its slices.
         unsafe { kernel(&strip, p_parts, ds_parts, masked) };
     }
-    for (what, parts, distance, got, want) in [
+    for (what, slices, distance, got, want) in [
         ("P", p_parts, STEP, &got.p, &want.p),
         ("dS", ds_parts, STEP, &got.ds, &want.ds),
         (
@@ -127,18 +129,18 @@ fn check_gradient(
         ),
     ] {
         got.check(what);
-        for at in (0..got.len()).filter(|at| parts > 0 && at / distance % parts == 0) {
+        for at in (0..got.len()).filter(|at| slices > 0 && at / distance % slices == 0) {
             let value = |x: &[u16]| -> f32 {
                 let part = |p: usize| x.get(at + p * distance).map_or(0.0, |x| bf16(*x));
-                (0..parts).map(part).sum()
+                (0..slices).map(part).sum()
             };
             let (got, want) = (value(got), value(want));
             // Of exp2 and three roundings; and neighbours, if they are rounded to one part or two.
-            let rounding = [0.0, 512.0, 2.0, 0.0][parts] / 65536.0;
+            let rounding = [0.0, 512.0, 2.0, 0.0][slices] / 65536.0;
             let bound = (12.0 * EPSILON + rounding) * want.abs() + 24.0 * EPSILON;
             assert!(
                 (got - want).abs() <= bound,
-                "{what}: {parts} parts, {at}: {got} and {want}"
+                "{what}: {slices} slices, {at}: {got} and {want}"
             );
         }
     }
@@ -154,7 +156,7 @@ struct StripResults {
 
 /// Operands of a strip of keys by `n` queries, with the columns of K and V.
 struct StripOperands {
-    terms: [Terms; 4],
+    terms: [Bf16Products; 4],
     columns: [usize; 2],
     n: usize,
     /// K and V as A; Q and dO as B of scores and dP; dO and Q as B of dV and dK.
@@ -168,29 +170,29 @@ struct StripOperands {
 }
 
 impl StripOperands {
-    fn new(random: &mut Random, terms: [Terms; 4], n: usize, wanted: [bool; 3]) -> Self {
+    fn new(random: &mut Random, terms: [Bf16Products; 4], n: usize, wanted: [bool; 3]) -> Self {
         let columns = [1 + random.below(100), 1 + random.below(100)];
         let pack = twin::table::<STEP, STEP>();
         let [of_scores, of_dp, of_p, of_ds] = terms;
-        let mut packed = |kernel: PackOf, parts: usize, n: usize, columns: usize, len: usize| {
+        let mut packed = |kernel: PackOf, slices: usize, n: usize, columns: usize, len: usize| {
             let rows = random.floats(n * columns);
             let mut out = Guarded::new(len, 0u16);
-            // SAFETY: `n` rows, and room for their parts.
+            // SAFETY: `n` rows, and room for their slices.
             unsafe {
                 let rows = FloatRows::f32(rows.as_ptr(), columns);
-                kernel(parts, rows, n, columns, out.as_mut_ptr())
+                kernel(slices, rows, n, columns, out.as_mut_ptr())
             };
             out
         };
-        let mut side = |i: usize, terms: Terms, sum: Terms| {
+        let mut side = |i: usize, terms: Bf16Products, sum: Bf16Products| {
             let c = columns[i];
-            let rows = STEP * row_len(c, terms.parts_of_a());
-            let queries = n / STEP * panel_len(c, terms.parts_of_b(), STEP);
-            let panels = c.div_ceil(STEP) * panel_len(n, sum.parts_of_b(), STEP);
+            let rows = STEP * row_len(c, terms.slices_of_a());
+            let queries = n / STEP * panel_len(c, terms.slices_of_b(), STEP);
+            let panels = c.div_ceil(STEP) * panel_len(n, sum.slices_of_b(), STEP);
             (
-                packed(pack.pack_rows, terms.parts_of_a(), STEP, c, rows),
-                packed(pack.pack_columns, terms.parts_of_b(), n, c, queries),
-                packed(pack.pack_panels, sum.parts_of_b(), n, c, panels),
+                packed(pack.pack_rows, terms.slices_of_a(), STEP, c, rows),
+                packed(pack.pack_columns, terms.slices_of_b(), n, c, queries),
+                packed(pack.pack_panels, sum.slices_of_b(), n, c, panels),
             )
         };
         let (k, q, q_panels) = side(0, of_scores, of_ds);
@@ -209,10 +211,10 @@ impl StripOperands {
     }
 
     /// Runs a kernel, or the kernels that it stands for.
-    fn run(&self, kernel: impl Fn(&StripOfParts)) -> StripResults {
+    fn run(&self, kernel: impl Fn(&Bf16GradientStrip)) -> StripResults {
         let [scores, dp, of_p, of_ds] = self.terms;
         let [d, dv] = self.columns.map(|c| c.next_multiple_of(STEP));
-        let (p_parts, ds_parts) = (of_p.parts_of_a(), of_ds.parts_of_a());
+        let (p_parts, ds_parts) = (of_p.slices_of_a(), of_ds.slices_of_a());
         let (ldp, ldds) = (
             long_row_len(self.n, p_parts),
             long_row_len(self.n, ds_parts),
@@ -226,22 +228,22 @@ impl StripOperands {
         let [p, ds] = weights.each_mut().map(|x| x.as_mut_ptr());
         let outs = sums.each_mut().map(|x| x.as_mut_ptr());
         let if_wanted = |i: usize, ptr: *mut u16| if self.wanted[i] { ptr } else { null_mut() };
-        let factors = |i: usize, terms| PartsFactors {
+        let factors = |i: usize, terms| Bf16Factors {
             terms,
             columns: self.columns[i],
             a: self.rows[i].as_ptr(),
             b: self.queries[i].as_ptr(),
         };
-        let sum = |i: usize, terms: Terms, ld: usize| PartsSum {
+        let sum = |i: usize, terms: Bf16Products, ld: usize| Bf16Accumulator {
             terms,
             b: self.panels[i].as_ptr(),
-            panel: panel_len(self.n, terms.parts_of_b(), STEP),
+            panel: panel_len(self.n, terms.slices_of_b(), STEP),
             panels: ld / STEP,
             out: if self.wanted[i] { outs[i] } else { null_mut() },
             ld,
         };
-        kernel(&StripOfParts {
-            strip: PartsStrip {
+        kernel(&Bf16GradientStrip {
+            strip: Bf16Strip {
                 s,
                 dp: dp_room,
                 n: self.n,
@@ -274,32 +276,36 @@ impl StripOperands {
     }
 }
 
-type PackOf = crate::bf16_split::PackParts;
+type PackOf = crate::bf16_split::PackBf16;
 
 /// The kernels of a table that its strip stands for, one after the other.
-unsafe fn one_by_one(parts: &PartKernels, gradient: &GradientParts, call: &StripOfParts) {
+unsafe fn one_by_one(
+    slices: &Bf16Kernels,
+    gradient: &Bf16GradientKernels,
+    call: &Bf16GradientStrip,
+) {
     let strip = &call.strip;
     for (of, out) in [(&call.scores, strip.s), (&call.dp, strip.dp)] {
-        let lda = row_len(of.columns, of.terms.parts_of_a());
-        let panel = panel_len(of.columns, of.terms.parts_of_b(), STEP);
+        let lda = row_len(of.columns, of.terms.slices_of_a());
+        let panel = panel_len(of.columns, of.terms.slices_of_b(), STEP);
         let (steps, panels) = (of.columns.div_ceil(STEP), strip.n / STEP);
-        (parts.product)(
+        (slices.product)(
             of.terms, of.a, lda, of.b, panel, steps, STEP, panels, false, out, SCORE_LD,
         );
     }
     let p_parts = if call.dv.out.is_null() {
         0
     } else {
-        call.dv.terms.parts_of_a()
+        call.dv.terms.slices_of_a()
     };
-    (gradient.softmax_gradient)(strip, p_parts, call.dk.terms.parts_of_a(), false);
+    (gradient.softmax_gradient)(strip, p_parts, call.dk.terms.slices_of_a(), false);
     for (sum, a, lda) in [
         (&call.dv, strip.p, strip.ldp),
         (&call.dk, strip.ds, strip.ldds),
     ] {
         if !sum.out.is_null() {
             let steps = strip.n / STEP;
-            (parts.product)(
+            (slices.product)(
                 sum.terms, a, lda, sum.b, sum.panel, steps, STEP, sum.panels, true, sum.out, sum.ld,
             );
         }
@@ -310,32 +316,42 @@ unsafe fn one_by_one(parts: &PartKernels, gradient: &GradientParts, call: &Strip
 fn strip() {
     let mut random = Random(49);
     let operands = [
-        [Terms::One; 4],
-        [Terms::Four, Terms::Four, Terms::Three, Terms::Three],
-        [Terms::Six; 4],
-        [Terms::Four, Terms::Six, Terms::One, Terms::Three],
+        [Bf16Products::X1; 4],
+        [
+            Bf16Products::X4,
+            Bf16Products::X4,
+            Bf16Products::X3,
+            Bf16Products::X3,
+        ],
+        [Bf16Products::X6; 4],
+        [
+            Bf16Products::X4,
+            Bf16Products::X6,
+            Bf16Products::X1,
+            Bf16Products::X3,
+        ],
     ];
     for table in Isa::ALL.into_iter().filter_map(Isa::table) {
-        let (Some(parts), Some(gradient)) = (table.parts, table.gradient.parts) else {
+        let (Some(slices), Some(gradient)) = (table.bf16, table.gradient.bf16) else {
             continue;
         };
         for terms in operands {
-            for n in [STEP, 3 * STEP, KB] {
+            for n in [STEP, 3 * STEP, BLOCK_N] {
                 for wanted in [[true; 3], [true, false, false], [false, true, true]] {
                     let x = StripOperands::new(&mut random, terms, n, wanted);
                     // SAFETY: operands have the sizes of their layouts.
                     let got = x.run(|call| unsafe { (gradient.strip)(call) });
                     // SAFETY: as above.
-                    let same = x.run(|call| unsafe { one_by_one(&parts, &gradient, call) });
+                    let same = x.run(|call| unsafe { one_by_one(&slices, &gradient, call) });
                     assert!(got == same, "{}: {terms:?}, {n}, {wanted:?}", table.isa);
                     // SAFETY: as above.
                     let want = x.run(|call| unsafe { (TWIN.strip)(call) });
                     for (what, got, want) in [("dV", &got.dv, &want.dv), ("dK", &got.dk, &want.dk)]
                     {
-                        // Weights that were rounded the other way: two parts have 16 bits, one has 8.
+                        // Weights that were rounded the other way: two slices have 16 bits, one has 8.
                         let rounding = match terms[2..] {
-                            [Terms::Six, Terms::Six] => 1e-5,
-                            [Terms::Three, Terms::Three] => 3e-5,
+                            [Bf16Products::X6, Bf16Products::X6] => 1e-5,
+                            [Bf16Products::X3, Bf16Products::X3] => 3e-5,
                             _ => 8e-3,
                         };
                         let largest = want.iter().fold(0f32, |top, x| top.max(x.abs()));
@@ -380,7 +396,7 @@ fn add_transposed() {
 fn scale_rows() {
     let mut random = Random(47);
     for table in tables() {
-        for (rows, n) in [(1, 1), (3, 16), (32, 100), (STEP, KB)] {
+        for (rows, n) in [(1, 1), (3, 16), (32, 100), (STEP, BLOCK_N)] {
             let mut got = random.floats((rows - 1) * SCORE_LD + n);
             let mut want = got.to_vec();
             let twins = [
@@ -404,17 +420,17 @@ fn largest() {
         for (n, d) in [(1, 1), (3, 16), (17, 33), (100, 64)] {
             let ld = d + random.below(3);
             let floats = random.floats((n - 1) * ld + d);
-            for float in FLOATS {
-                let rows = Guarded::from_slice(&stored(&floats, float));
+            for precision in FLOATS {
+                let rows = Guarded::from_slice(&stored(&floats, precision));
                 let rows = FloatRows {
                     ptr: rows.as_ptr(),
                     ld,
-                    float,
+                    precision,
                 };
                 // SAFETY: `n` rows of `d` elements.
                 let (got, want) =
-                    unsafe { ((table.largest)(rows, n, d), (TWIN.largest)(rows, n, d)) };
-                assert_eq!(got, want, "{n} x {d} {float:?}");
+                    unsafe { ((table.max_abs)(rows, n, d), (TWIN.max_abs)(rows, n, d)) };
+                assert_eq!(got, want, "{n} x {d} {precision:?}");
             }
         }
     }

@@ -1,36 +1,36 @@
-//! Splitting into parts, and products of them.
+//! Splitting into slices, and products of them.
 
 use super::memory::Guarded;
 use super::tiles::Int8;
 use super::{Random, tables};
 use crate::Precision;
 use crate::bf16_split::{
-    FloatRows, MAX_PARTS, PackParts, PartKernels, Ready, STEP, Terms, bf16, exact_dot,
-    long_row_len, panel_len, restore, row_len,
+    Bf16Kernels, Bf16Products, FloatRows, MAX_SLICES, PackBf16, STEP, TileConfigGuard, bf16,
+    exact_dot, long_row_len, panel_len, restore, row_len,
 };
-use crate::scalar::{self, parts as twin};
-use crate::{KB, Kernels, RowState, SCORE_LD};
+use crate::scalar::{self, bf16_split as twin};
+use crate::{BLOCK_N, Kernels, RowState, SCORE_LD};
 
-/// Tables with products of parts, and their twins.
-fn tables_of_parts() -> Vec<(&'static Kernels, PartKernels, PartKernels)> {
+/// Tables with products of slices, and their twins.
+fn bf16_tables() -> Vec<(&'static Kernels, Bf16Kernels, Bf16Kernels)> {
     tables()
         .into_iter()
         .filter_map(|(table, _)| {
-            let parts = table.parts?;
+            let slices = table.bf16?;
             assert_eq!((table.mr, table.nr), (32, 32));
-            Some((table, parts, twin::table::<32, 32>()))
+            Some((table, slices, twin::table::<32, 32>()))
         })
         .chain([(&scalar::TABLE, twin::table::<4, 8>(), twin::table::<4, 8>())])
         .collect()
 }
 
-/// Strip and panel of a table's parts.
+/// Strip and panel of a table's slices.
 fn tile(table: &Kernels) -> (usize, usize) {
     (table.mr, table.nr)
 }
 
 /// Floats of all kinds.
-fn wild(random: &mut Random) -> f32 {
+fn non_finite(random: &mut Random) -> f32 {
     match random.below(12) {
         0 => f32::NAN,
         1 => f32::from_bits(0xffff_ffff),
@@ -49,8 +49,8 @@ fn wild(random: &mut Random) -> f32 {
 #[test]
 fn three_parts_are_the_float() {
     let mut random = Random(70);
-    let sum = |x: f32, parts: usize| {
-        let split = twin::split(x, parts);
+    let sum = |x: f32, slices: usize| {
+        let split = twin::split(x, slices);
         split.iter().rev().map(|p| bf16(*p)).sum::<f32>()
     };
     for _ in 0..100_000 {
@@ -97,15 +97,15 @@ pub(super) fn stored(floats: &[f32], precision: Precision) -> Vec<u8> {
 #[test]
 fn packing_is_that_of_the_twin() {
     let mut random = Random(71);
-    for (table, ours, theirs) in tables_of_parts() {
+    for (table, ours, theirs) in bf16_tables() {
         let (mr, nr) = tile(table);
         // Kernel, twin, most rows, most columns, elements of the result.
         type Size = fn(usize, usize, usize, usize, usize) -> usize;
-        let a_rows: Size = |_, d, parts, mr, _| mr * row_len(d, parts);
-        let a_columns: Size = |n, _, parts, mr, _| mr * long_row_len(n, parts);
-        let b_rows: Size = |n, d, parts, _, nr| n.div_ceil(nr) * panel_len(d, parts, nr);
-        let b_columns: Size = |n, d, parts, _, nr| d.div_ceil(nr) * panel_len(n, parts, nr);
-        let cases: [(&str, PackParts, PackParts, usize, usize, Size); 4] = [
+        let a_rows: Size = |_, d, slices, mr, _| mr * row_len(d, slices);
+        let a_columns: Size = |n, _, slices, mr, _| mr * long_row_len(n, slices);
+        let b_rows: Size = |n, d, slices, _, nr| n.div_ceil(nr) * panel_len(d, slices, nr);
+        let b_columns: Size = |n, d, slices, _, nr| d.div_ceil(nr) * panel_len(n, slices, nr);
+        let cases: [(&str, PackBf16, PackBf16, usize, usize, Size); 4] = [
             ("rows", ours.pack_rows, theirs.pack_rows, mr, 150, a_rows),
             (
                 "transposed",
@@ -135,37 +135,37 @@ fn packing_is_that_of_the_twin() {
         for (name, kernel, other, most_rows, most_columns, size) in cases {
             for round in 0..60 {
                 let (n, d) = (1 + random.below(most_rows), 1 + random.below(most_columns));
-                let parts = 1 + random.below(MAX_PARTS);
+                let slices = 1 + random.below(MAX_SLICES);
                 let ld = d + random.below(3);
                 let len = (n - 1) * ld + d;
                 let share = [0, 0, 50, 1][round % 4];
-                let float = FLOATS[round / 4 % 3];
+                let precision = FLOATS[round / 4 % 3];
                 let floats: Vec<f32> = (0..len)
                     .map(|_| match share > 0 && random.below(share) == 0 {
-                        true => wild(&mut random),
+                        true => non_finite(&mut random),
                         false => random.float(),
                     })
                     .collect();
-                let bytes = stored(&floats, float);
+                let bytes = stored(&floats, precision);
                 let rows = Guarded::from_slice(&bytes);
                 let rows = FloatRows {
                     ptr: rows.as_ptr(),
                     ld,
-                    float,
+                    precision,
                 };
-                let len = size(n, d, parts, mr, nr);
+                let len = size(n, d, slices, mr, nr);
                 let mut got = Guarded::new(len, 7u16);
                 let mut want = Guarded::new(len, 7u16);
                 // SAFETY: operands have the sizes of their layouts.
                 let (a, b) = unsafe {
                     (
-                        kernel(parts, rows, n, d, got.as_mut_ptr()),
-                        other(parts, rows, n, d, want.as_mut_ptr()),
+                        kernel(slices, rows, n, d, got.as_mut_ptr()),
+                        other(slices, rows, n, d, want.as_mut_ptr()),
                     )
                 };
                 got.check(name);
                 let at = (0..len).find(|&i| got[i] != want[i]);
-                assert_eq!(at, None, "{}: {name} {n} x {d}, {parts} parts", table.isa);
+                assert_eq!(at, None, "{}: {name} {n} x {d}, {slices} slices", table.isa);
                 // SAFETY: one of the rows' elements.
                 let is_finite = |i, c| unsafe { twin::float(&rows, i, c) }.is_finite();
                 let finite = (0..n).all(|i| (0..d).all(|c| is_finite(i, c)));
@@ -185,11 +185,16 @@ struct Operands {
 
 impl Operands {
     /// `mr` rows and `columns` columns of `d` terms.
-    fn new(random: &mut Random, parts: &PartKernels, terms: Terms, shape: [usize; 4]) -> Self {
+    fn new(
+        random: &mut Random,
+        slices: &Bf16Kernels,
+        terms: Bf16Products,
+        shape: [usize; 4],
+    ) -> Self {
         let [mr, nr, columns, d] = shape;
-        let (of_a, of_b) = (terms.parts_of_a(), terms.parts_of_b());
-        let mut floats = |n: usize, parts: usize| -> Vec<f32> {
-            let mask = [!0, 0xffff_0000, 0xffff_e000, !0][parts];
+        let (of_a, of_b) = (terms.slices_of_a(), terms.slices_of_b());
+        let mut floats = |n: usize, slices: usize| -> Vec<f32> {
+            let mask = [!0, 0xffff_0000, 0xffff_e000, !0][slices];
             (0..n)
                 .map(|_| f32::from_bits(random.float().to_bits() & mask))
                 .collect()
@@ -199,7 +204,7 @@ impl Operands {
         let mut packed_b = Guarded::new(columns.div_ceil(nr) * panel_len(d, of_b, nr), 0u16);
         // SAFETY: operands have the sizes of their layouts.
         unsafe {
-            assert!((parts.pack_rows)(
+            assert!((slices.pack_rows)(
                 of_a,
                 FloatRows::f32(a.as_ptr(), d),
                 mr,
@@ -207,7 +212,7 @@ impl Operands {
                 packed_a.as_mut_ptr()
             ));
             let out = packed_b.as_mut_ptr();
-            assert!((parts.pack_columns)(
+            assert!((slices.pack_columns)(
                 of_b,
                 FloatRows::f32(b.as_ptr(), d),
                 columns,
@@ -227,13 +232,13 @@ impl Operands {
 #[test]
 fn products() {
     let mut random = Random(72);
-    for (table, ours, theirs) in tables_of_parts() {
+    for (table, ours, theirs) in bf16_tables() {
         let (mr, nr) = tile(table);
-        for (terms, kept) in Terms::ALL
+        for (terms, kept) in Bf16Products::ALL
             .into_iter()
             .zip([false, true].into_iter().cycle())
         {
-            let _ready = kept.then(|| Ready::new(table));
+            let _tile_config = kept.then(|| TileConfigGuard::new(table));
             for d in [1, 16, 31, 32, 33, 64, 96, 128, 200, 256] {
                 for rows in [1, mr.min(16), mr.min(17), mr] {
                     let panels = 1 + random.below(5);
@@ -244,7 +249,7 @@ fn products() {
                     let (mut got, mut want) = (Guarded::from_slice(&old), old.to_vec());
                     let add = random.below(2) == 1;
                     let steps = d.div_ceil(STEP);
-                    let (of_a, of_b) = (terms.parts_of_a(), terms.parts_of_b());
+                    let (of_a, of_b) = (terms.slices_of_a(), terms.slices_of_b());
                     let (lda, panel) = (row_len(d, of_a), panel_len(d, of_b, nr));
                     for (kernel, o) in [
                         (ours.product, &mut got[..]),
@@ -274,11 +279,11 @@ fn products() {
                                 magnitude += product.abs();
                             }
                         }
-                        // Each step of a product of parts is added once; within it the error is smaller.
+                        // Each step of a product of slices is added once; within it the error is smaller.
                         let roundings = (steps * terms.pairs().len() + 32) as f64;
                         let lost = match terms {
-                            Terms::Three => 2f64.powi(-15),
-                            Terms::Six => 2f64.powi(-22),
+                            Bf16Products::X3 => 2f64.powi(-15),
+                            Bf16Products::X6 => 2f64.powi(-22),
                             _ => 0.0,
                         };
                         let bound = (roundings * 2f64.powi(-24) + lost) * magnitude;
@@ -301,19 +306,19 @@ fn products() {
 #[test]
 fn a_kept_unit_stays_set_up() {
     let mut random = Random(75);
-    for (table, ours, _) in tables_of_parts() {
+    for (table, ours, _) in bf16_tables() {
         let ((mr, nr), d) = (tile(table), 2 * STEP);
-        let x = Operands::new(&mut random, &ours, Terms::Three, [mr, nr, nr, d]);
+        let x = Operands::new(&mut random, &ours, Bf16Products::X3, [mr, nr, nr, d]);
         let product = || {
             let mut o = vec![0f32; mr * nr];
             let (a, b) = (x.packed_a.as_ptr(), x.packed_b.as_ptr());
             let (lda, panel, out) = (row_len(d, 2), panel_len(d, 2, nr), o.as_mut_ptr());
             // SAFETY: operands have the sizes of their layouts.
-            unsafe { (ours.product)(Terms::Three, a, lda, b, panel, 2, mr, 1, false, out, nr) };
+            unsafe { (ours.product)(Bf16Products::X3, a, lda, b, panel, 2, mr, 1, false, out, nr) };
             o
         };
         let want = product();
-        let _ready = Ready::new(table);
+        let _tile_config = TileConfigGuard::new(table);
         for d in [4, 20, 64, 68] {
             let integers = Int8::new(&mut random, d, mr, nr);
             integers.run(table, mr, &integers.scales(true, true));
@@ -322,15 +327,15 @@ fn a_kept_unit_stays_set_up() {
     }
 }
 
-/// The claim on which FP32 attention rests: six products of parts are at least as good as FP32 products.
+/// The claim on which FP32 attention rests: six products of slices are at least as good as FP32 products.
 #[test]
 fn six_products_are_as_good_as_fp32() {
     let mut random = Random(73);
-    for (table, ours, _) in tables_of_parts() {
+    for (table, ours, _) in bf16_tables() {
         let (mr, nr) = tile(table);
         for d in [32, 64, 128, 256] {
             let columns = 8 * nr;
-            let x = Operands::new(&mut random, &ours, Terms::Six, [mr, nr, columns, d]);
+            let x = Operands::new(&mut random, &ours, Bf16Products::X6, [mr, nr, columns, d]);
             let mut o = Guarded::new(mr * columns, 0f32);
             let (a, b) = (x.packed_a.as_ptr(), x.packed_b.as_ptr());
             let (lda, panel) = (row_len(d, 3), panel_len(d, 3, nr));
@@ -339,7 +344,7 @@ fn six_products_are_as_good_as_fp32() {
                 let steps = d.div_ceil(STEP);
                 let out = o.as_mut_ptr();
                 (ours.product)(
-                    Terms::Six,
+                    Bf16Products::X6,
                     a,
                     lda,
                     b,
@@ -352,7 +357,7 @@ fn six_products_are_as_good_as_fp32() {
                     columns,
                 );
             }
-            let (mut parts, mut plain) = (0f64, 0f64);
+            let (mut slices, mut plain) = (0f64, 0f64);
             for at in 0..mr * columns {
                 let (i, c) = (at / columns, at % columns);
                 let (mut exact, mut sum) = (0f64, 0f32);
@@ -361,12 +366,12 @@ fn six_products_are_as_good_as_fp32() {
                     exact += f64::from(a) * f64::from(b);
                     sum = a.mul_add(b, sum);
                 }
-                parts += (f64::from(o[at]) - exact).powi(2);
+                slices += (f64::from(o[at]) - exact).powi(2);
                 plain += (f64::from(sum) - exact).powi(2);
             }
             assert!(
-                parts <= plain,
-                "{}: d {d}: {parts:e}, FP32 {plain:e}",
+                slices <= plain,
+                "{}: d {d}: {slices:e}, FP32 {plain:e}",
                 table.isa
             );
         }
@@ -376,10 +381,10 @@ fn six_products_are_as_good_as_fp32() {
 #[test]
 fn floats_come_back() {
     let mut random = Random(74);
-    for (table, ours, _) in tables_of_parts() {
+    for (table, ours, _) in bf16_tables() {
         let (mr, nr) = tile(table);
         let (columns, d) = (2 * nr + 3, 77);
-        let x = Operands::new(&mut random, &ours, Terms::Six, [mr, nr, columns, d]);
+        let x = Operands::new(&mut random, &ours, Bf16Products::X6, [mr, nr, columns, d]);
         for c in 0..columns {
             for t in 0..d {
                 // SAFETY: a term of a column.
@@ -391,7 +396,7 @@ fn floats_come_back() {
             // SAFETY: a row and a column.
             let dot = unsafe {
                 let a = x.packed_a.as_ptr().add(row * row_len(d, 3));
-                exact_dot(a, x.packed_b.as_ptr(), c, d, Terms::Six, nr)
+                exact_dot(a, x.packed_b.as_ptr(), c, d, Bf16Products::X6, nr)
             };
             assert_eq!(dot, want);
         }
@@ -401,11 +406,11 @@ fn floats_come_back() {
 #[test]
 fn weights_in_parts() {
     let mut random = Random(75);
-    for (table, ours, theirs) in tables_of_parts() {
+    for (table, ours, theirs) in bf16_tables() {
         let (mr, _) = tile(table);
         for round in 0..200 {
-            let (rows, n) = (1 + random.below(mr), 1 + random.below(KB));
-            let parts = 1 + random.below(MAX_PARTS);
+            let (rows, n) = (1 + random.below(mr), 1 + random.below(BLOCK_N));
+            let slices = 1 + random.below(MAX_SLICES);
             let scale = 0.01 + random.float().abs();
             let mut s = Guarded::from_fn(mr * SCORE_LD, |_| 30.0 * random.float());
             if round % 3 == 0 {
@@ -417,7 +422,7 @@ fn weights_in_parts() {
             if round % 5 == 0 {
                 s[(rows - 1) * SCORE_LD + random.below(n)] = f32::NAN;
             }
-            let ldp = row_len(n, parts);
+            let ldp = row_len(n, slices);
             let m = Guarded::from_fn(rows, |i| {
                 if i % 2 == 0 {
                     f32::NEG_INFINITY
@@ -433,7 +438,7 @@ fn weights_in_parts() {
                 }
             });
             let before = s.to_vec();
-            let run = |kernels: &PartKernels| {
+            let run = |kernels: &Bf16Kernels| {
                 let mut p = Guarded::new(rows * ldp, 7u16);
                 let (mut m, mut l) = (Guarded::from_slice(&m), Guarded::from_slice(&l));
                 let mut alpha = Guarded::new(rows, 7f32);
@@ -446,7 +451,7 @@ fn weights_in_parts() {
                 // SAFETY: operands have the sizes of their layouts.
                 unsafe {
                     (kernels.softmax)(
-                        parts,
+                        slices,
                         s.as_ptr(),
                         rows,
                         n,
@@ -474,7 +479,7 @@ fn weights_in_parts() {
                 (a.is_nan() && b.is_nan()) || (a - b).abs() <= bound || a == b
             };
             // Weights that differ by an error of exp2 may round to neighbours.
-            let rounding = [0.0, 2f32.powi(-7), 2f32.powi(-15), 0.0][parts];
+            let rounding = [0.0, 2f32.powi(-7), 2f32.powi(-15), 0.0][slices];
             for i in 0..rows {
                 assert!(
                     close(got.1[i], want.1[i], 1e-5),
@@ -496,8 +501,8 @@ fn weights_in_parts() {
                 }
                 for t in 0..n.next_multiple_of(STEP) {
                     let weight = |p: &Guarded<u16>| {
-                        let first = i * ldp + t / STEP * parts * STEP + t % 16 * 2 + t % STEP / 16;
-                        (0..parts)
+                        let first = i * ldp + t / STEP * slices * STEP + t % 16 * 2 + t % STEP / 16;
+                        (0..slices)
                             .rev()
                             .map(|part| bf16(p[first + part * STEP]))
                             .sum::<f32>()
@@ -518,12 +523,12 @@ fn weights_in_parts() {
 #[test]
 fn rescale() {
     let mut random = Random(76);
-    for (table, ours, theirs) in tables_of_parts() {
+    for (table, ours, theirs) in bf16_tables() {
         let (mr, nr) = tile(table);
         let (rows, columns) = (mr - 1, 3 * nr);
         let old = random.floats(mr * columns);
         let alpha = Guarded::from_fn(rows, |i| if i % 2 == 0 { 1.0 } else { random.float() });
-        let run = |kernels: &PartKernels| {
+        let run = |kernels: &Bf16Kernels| {
             let mut o = Guarded::from_slice(&old);
             // SAFETY: operands have the sizes of their layouts.
             unsafe { (kernels.rescale)(alpha.as_ptr(), rows, columns, o.as_mut_ptr(), columns) };

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::memory::Guarded;
 use super::{Random, tables};
-use crate::{AxpyRows, DECODE_ROWS, DotRows, KB, Kernels, PerPrecision, SCORE_LD, Widen};
+use crate::{AxpyRows, BLOCK_N, DECODE_ROWS, DotRows, Kernels, PerPrecision, SCORE_LD, ToF32};
 
 const LENGTHS: [usize; 18] = [
     1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65, 80, 96, 127, 128, 512,
@@ -74,7 +74,7 @@ fn matrix(random: &mut Random, storage: Storage, n: usize, d: usize, stride: usi
 fn widened(twin: &Kernels, storage: Storage, row: &[u8], d: usize) -> Vec<f32> {
     let mut out = vec![0.0; d];
     // SAFETY: `row` holds `d` elements.
-    unsafe { (storage.pick(&twin.widen))(row.as_ptr(), d, out.as_mut_ptr()) };
+    unsafe { (storage.pick(&twin.to_f32))(row.as_ptr(), d, out.as_mut_ptr()) };
     out
 }
 
@@ -86,7 +86,7 @@ fn widen() {
             for n in LENGTHS {
                 let x = Guarded::from_slice(&storage.row(&mut random, n));
                 let mut got = Guarded::new(n, f32::NAN);
-                let kernel: Widen = *storage.pick(&table.widen);
+                let kernel: ToF32 = *storage.pick(&table.to_f32);
                 // SAFETY: `n` elements on both sides.
                 unsafe { kernel(x.as_ptr(), n, got.as_mut_ptr()) };
                 got.check("out");
@@ -109,7 +109,7 @@ fn widen_every_value() {
         let bytes: Vec<u8> = all.iter().flat_map(|x| x.to_ne_bytes()).collect();
         let mut out = vec![0f32; all.len()];
         // SAFETY: 65536 elements on both sides.
-        unsafe { (table.widen.f16)(bytes.as_ptr(), all.len(), out.as_mut_ptr()) };
+        unsafe { (table.to_f32.f16)(bytes.as_ptr(), all.len(), out.as_mut_ptr()) };
         for (bits, x) in all.iter().zip(&out) {
             let want = f16::from_bits(*bits).to_f32();
             assert!(
@@ -119,7 +119,7 @@ fn widen_every_value() {
             );
         }
         // SAFETY: 65536 elements on both sides.
-        unsafe { (table.widen.bf16)(bytes.as_ptr(), all.len(), out.as_mut_ptr()) };
+        unsafe { (table.to_f32.bf16)(bytes.as_ptr(), all.len(), out.as_mut_ptr()) };
         for (bits, x) in all.iter().zip(&out) {
             let want = f32::from_bits(u32::from(*bits) << 16);
             assert!(
@@ -132,13 +132,13 @@ fn widen_every_value() {
         let (mut wide, mut narrow) = (vec![0f32; 512], vec![0i8; 512]);
         // SAFETY: 256 elements of a byte, then 512 of half a byte.
         unsafe {
-            (table.widen.i8)(bytes.as_ptr(), 256, wide.as_mut_ptr());
+            (table.to_f32.i8)(bytes.as_ptr(), 256, wide.as_mut_ptr());
             assert!(
                 (0..256).all(|i| wide[i] == f32::from(bytes[i] as i8)),
                 "{}",
                 table.isa
             );
-            (table.widen.i4)(bytes.as_ptr(), 512, wide.as_mut_ptr());
+            (table.to_f32.i4)(bytes.as_ptr(), 512, wide.as_mut_ptr());
             (table.unpack_i4)(bytes.as_ptr(), 512, narrow.as_mut_ptr());
         }
         for i in 0..512 {
@@ -180,8 +180,11 @@ fn dot_rows() {
         for storage in Storage::ALL {
             for d in LENGTHS {
                 for rows in 1..=DECODE_ROWS {
-                    let n =
-                        [1, 2, 7, 16, 19, KB][random.below(6)].min(if d > 128 { 19 } else { KB });
+                    let n = [1, 2, 7, 16, 19, BLOCK_N][random.below(6)].min(if d > 128 {
+                        19
+                    } else {
+                        BLOCK_N
+                    });
                     let stride = storage.bytes(d) + random.below(5);
                     let ldq = d + random.below(3);
                     let k = matrix(&mut random, storage, n, d, stride);
@@ -239,8 +242,11 @@ fn axpy_rows() {
         for storage in Storage::ALL {
             for d in LENGTHS {
                 for rows in 1..=DECODE_ROWS {
-                    let n =
-                        [1, 2, 7, 16, 19, KB][random.below(6)].min(if d > 128 { 19 } else { KB });
+                    let n = [1, 2, 7, 16, 19, BLOCK_N][random.below(6)].min(if d > 128 {
+                        19
+                    } else {
+                        BLOCK_N
+                    });
                     let stride = storage.bytes(d) + random.below(5);
                     let ldo = d + random.below(3);
                     let v = matrix(&mut random, storage, n, d, stride);

@@ -2,7 +2,7 @@
 
 use super::memory::Guarded;
 use super::{Random, tables};
-use crate::{KB, SCORE_LD};
+use crate::{BLOCK_N, SCORE_LD};
 
 const EPSILON: f32 = f32::EPSILON / 2.0;
 const NONE: f32 = f32::NEG_INFINITY;
@@ -11,7 +11,7 @@ const NONE: f32 = f32::NEG_INFINITY;
 fn ptv_f32() {
     let mut random = Random(31);
     for (table, twin) in tables() {
-        for packed in [1, 2, 5, 31, 64, 100, KB] {
+        for packed in [1, 2, 5, 31, 64, 100, BLOCK_N] {
             for rows in 1..=table.mr {
                 let n = 1 + random.below(packed);
                 let panels = 1 + random.below(8);
@@ -87,7 +87,7 @@ fn scores(random: &mut Random, rows: usize, n: usize) -> (Guarded<f32>, Guarded<
 fn softmax_gradient() {
     let mut random = Random(32);
     for (table, twin) in tables() {
-        for n in [1, 2, 7, 15, 16, 17, 33, 63, 100, KB] {
+        for n in [1, 2, 7, 15, 16, 17, 33, 63, 100, BLOCK_N] {
             for rows in 1..=table.mr {
                 let (s, l) = scores(&mut random, rows, n);
                 let (mut dp, mut d) = (random.floats(s.len()), random.floats(n));
@@ -140,7 +140,7 @@ fn softmax_gradient() {
 fn weighted_sums() {
     let mut random = Random(33);
     for (table, twin) in tables() {
-        for n in [1, 3, 15, 16, 17, 63, KB] {
+        for n in [1, 3, 15, 16, 17, 63, BLOCK_N] {
             for rows in 1..=table.mr {
                 let (s, l) = scores(&mut random, rows, n);
                 let mut dp = random.floats(s.len());

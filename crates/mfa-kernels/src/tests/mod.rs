@@ -14,7 +14,7 @@ mod tiles;
 
 use memory::Guarded;
 
-use super::{Isa, KB, Kernels, P16_LD, scalar};
+use super::{BLOCK_N, Isa, Kernels, P16_LD, scalar};
 
 /// Each table with its twin, the scalar one too: its tile is not that of its twin's defaults.
 fn tables() -> Vec<(&'static Kernels, Kernels)> {
@@ -69,7 +69,7 @@ impl Random {
 }
 
 /// The tables, each with its unit set up by every kernel, and kept from one to the next.
-fn kept_or_not() -> impl Iterator<Item = (&'static Kernels, bool)> {
+fn tables_with_and_without_guard() -> impl Iterator<Item = (&'static Kernels, bool)> {
     tables()
         .into_iter()
         .flat_map(|(table, _)| [(table, false), (table, true)])
@@ -87,7 +87,7 @@ fn plain_layouts(table: &Kernels) -> bool {
 /// Where the halves of a 16-bit P are.
 fn halves(row: usize, key: usize) -> (usize, usize) {
     let low = row * 2 * P16_LD + key;
-    (low, low + KB)
+    (low, low + BLOCK_N)
 }
 
 fn put_p16(table: &Kernels, p: &mut [i16], row: usize, key: usize, x: i16) {

@@ -2,7 +2,7 @@
 
 use super::memory::Guarded;
 use super::{Random, plain_layouts, round_up, tables};
-use crate::KB;
+use crate::BLOCK_N;
 
 const DEPTHS: [usize; 15] = [1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 63, 64, 65, 128, 512];
 
@@ -61,7 +61,7 @@ fn pack_k() {
     let mut random = Random(22);
     for (table, twin) in tables() {
         for d in DEPTHS {
-            for n in [1, 2, 15, 16, 17, 31, 32, 33, 100, KB] {
+            for n in [1, 2, 15, 16, 17, 31, 32, 33, 100, BLOCK_N] {
                 let ld = d + random.below(3);
                 let keys = round_up(n, table.nr);
                 let x = rows_of(n, d, ld, |_| random.float());
@@ -105,7 +105,7 @@ fn pack_v() {
     let mut random = Random(23);
     for (table, twin) in tables() {
         for d in DEPTHS {
-            for n in [1, 2, 3, 4, 5, 6, 7, 33, 100, KB] {
+            for n in [1, 2, 3, 4, 5, 6, 7, 33, 100, BLOCK_N] {
                 let ld = d + random.below(3);
                 let columns = round_up(d, table.nr);
                 let mut x = rows_of(n, d, ld, |_| random.float());

@@ -4,9 +4,9 @@ use std::f32::consts::LOG2_E;
 
 use super::memory::Guarded;
 use super::{Random, tables};
-use crate::KB;
+use crate::BLOCK_N;
 
-const LENGTHS: [usize; 8] = [1, 2, 15, 16, 17, 31, 100, KB];
+const LENGTHS: [usize; 8] = [1, 2, 15, 16, 17, 31, 100, BLOCK_N];
 
 #[test]
 fn mask_bool() {
@@ -153,7 +153,7 @@ fn scale() {
 }
 
 #[test]
-fn narrow_bf16() {
+fn to_bf16() {
     let mut random = Random(46);
     let odd = [
         0x7f80_0001,
@@ -173,7 +173,7 @@ fn narrow_bf16() {
                 });
                 let mut out = Guarded::new(n, 7u16);
                 // SAFETY: `n` elements each.
-                unsafe { (table.narrow_bf16)(x.as_ptr(), n, out.as_mut_ptr()) };
+                unsafe { (table.to_bf16)(x.as_ptr(), n, out.as_mut_ptr()) };
                 out.check("output");
                 for j in 0..n {
                     let want = half::bf16::from_f32(x[j]).to_bits();

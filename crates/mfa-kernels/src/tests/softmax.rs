@@ -2,7 +2,7 @@
 
 use super::memory::Guarded;
 use super::{Random, get_p16, tables};
-use crate::{KB, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, TOP8, TOP16};
+use crate::{BLOCK_N, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, TOP8, TOP16};
 
 /// Relative error of weights that the contract grants: FP32 and 16-bit P, and 8-bit P.
 const FINE: f64 = 1.0 / (1u64 << 22) as f64;
@@ -83,7 +83,7 @@ fn reference(s: &[f32], m: f32, l: f64) -> Row {
 fn softmax_f32() {
     let mut random = Random(11);
     for (table, _) in tables() {
-        for n in [1, 2, 7, 15, 16, 17, 31, 33, 64, 100, 255, KB] {
+        for n in [1, 2, 7, 15, 16, 17, 31, 33, 64, 100, 255, BLOCK_N] {
             for rows in 1..=table.mr {
                 let mut state = State::new(rows);
                 let mut want: Vec<(f32, f64)> = vec![(f32::NEG_INFINITY, 0.0); rows];
@@ -144,7 +144,7 @@ fn exp2_everywhere() {
             x.push(-tiny);
             tiny *= 3.0;
         }
-        for x in x.chunks(KB - 1) {
+        for x in x.chunks(BLOCK_N - 1) {
             let n = x.len() + 1;
             let mut s = Guarded::new(SCORE_LD, 0f32);
             s[1..n].copy_from_slice(x);
@@ -278,7 +278,9 @@ fn gather(rows: usize, n: usize, padded: usize, at: impl Fn(usize, usize) -> f64
 fn softmax_narrow() {
     let mut random = Random(12);
     for (table, _) in tables() {
-        for n in [1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, KB] {
+        for n in [
+            1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, BLOCK_N,
+        ] {
             for rows in [1, 2, table.mr - 1, table.mr] {
                 let v_scale = Guarded::from_fn(n, |_| random.float().abs() * 0.1 + 1e-3);
                 for v_scale in [None, Some(&v_scale[..])] {
@@ -502,7 +504,7 @@ fn flat_tails_keep_their_mass() {
     for (table, _) in tables() {
         let runs: [(f64, Run); 2] = [(f64::from(TOP16), run_i16), (f64::from(TOP8), run_u8)];
         for (top, run) in runs {
-            for n in [2, 9, 33, 100, 255, KB] {
+            for n in [2, 9, 33, 100, 255, BLOCK_N] {
                 for (step, peak) in (1..200).map(|i| (i as f32 * 0.1, i * 7 % n)) {
                     let mut s = vec![f32::NAN; table.mr * SCORE_LD];
                     s[..n].fill(-step);

@@ -1,9 +1,9 @@
 //! Score and output tiles.
 
 use super::memory::Guarded;
-use super::{Random, kept_or_not, put_p16, round_up, tables};
-use crate::bf16_split::Ready;
-use crate::{KB, Kernels, P8_LD, P16_LD, SCORE_LD, ScoreScales};
+use super::{Random, put_p16, round_up, tables, tables_with_and_without_guard};
+use crate::bf16_split::TileConfigGuard;
+use crate::{BLOCK_N, Kernels, P8_LD, P16_LD, SCORE_LD, ScoreScales};
 
 const EPSILON: f32 = f32::EPSILON / 2.0;
 
@@ -18,7 +18,7 @@ fn qk_f32() {
     for (table, twin) in tables() {
         for d in [1, 2, 3, 7, 16, 63, 64, 65, 128, 255, 512] {
             for rows in 1..=table.mr {
-                let panels = 1 + random.below(KB / table.nr);
+                let panels = 1 + random.below(BLOCK_N / table.nr);
                 let q = random.floats(d * table.mr);
                 let k = random.floats(panels * d * table.nr);
                 let mut got = Guarded::new(table.mr * SCORE_LD, 7f32);
@@ -66,7 +66,7 @@ fn qk_f32() {
 fn pv_f32() {
     let mut random = Random(2);
     for (table, twin) in tables() {
-        for packed in [1, 2, 5, 31, 64, 100, KB] {
+        for packed in [1, 2, 5, 31, 64, 100, BLOCK_N] {
             for rows in 1..=table.mr {
                 let n = 1 + random.below(packed);
                 let panels = 1 + random.below(8);
@@ -205,7 +205,7 @@ fn qk_i8() {
     for (table, twin) in tables() {
         for d in [1, 4, 7, 12, 63, 64, 65, 68, 80, 128, 511, 512] {
             for rows in 1..=table.mr {
-                let keys = table.nr * (1 + random.below(KB / table.nr));
+                let keys = table.nr * (1 + random.below(BLOCK_N / table.nr));
                 let x = Int8::new(&mut random, d, rows, keys);
                 for (scale, zero) in [(false, false), (true, false), (false, true), (true, true)] {
                     let scales = x.scales(scale, zero);
@@ -238,8 +238,8 @@ fn qk_i8() {
 #[test]
 fn qk_i8_is_exact() {
     let mut random = Random(4);
-    for (table, kept) in kept_or_not() {
-        let _ready = kept.then(|| Ready::new(table));
+    for (table, kept) in tables_with_and_without_guard() {
+        let _tile_config = kept.then(|| TileConfigGuard::new(table));
         for d in [1, 4, 20, 64, 65, 127, 128, 320, 512] {
             for extreme in [
                 None,
@@ -280,9 +280,9 @@ fn qk_i8_is_exact() {
 #[test]
 fn pv_i16_is_exact() {
     let mut random = Random(5);
-    for (table, kept) in kept_or_not() {
-        let _ready = kept.then(|| Ready::new(table));
-        for packed in [1, 2, 3, 64, 66, 101, 192, KB] {
+    for (table, kept) in tables_with_and_without_guard() {
+        let _tile_config = kept.then(|| TileConfigGuard::new(table));
+        for packed in [1, 2, 3, 64, 66, 101, 192, BLOCK_N] {
             for rows in 1..=table.mr {
                 let extreme = rows == 2;
                 let n = if extreme {
@@ -350,9 +350,9 @@ fn pv_i16_is_exact() {
 #[test]
 fn pv_u8_is_exact() {
     let mut random = Random(6);
-    for (table, kept) in kept_or_not() {
-        let _ready = kept.then(|| Ready::new(table));
-        for packed in [1, 3, 4, 6, 64, 101, KB] {
+    for (table, kept) in tables_with_and_without_guard() {
+        let _tile_config = kept.then(|| TileConfigGuard::new(table));
+        for packed in [1, 3, 4, 6, 64, 101, BLOCK_N] {
             for rows in 1..=table.mr {
                 let extreme = rows == 2;
                 let n = if extreme {

@@ -5,7 +5,7 @@ mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::Isa;
+use mfa_kernels::Isa;
 
 /// A loop and the operations of one of its rounds.
 pub(crate) struct Peak {

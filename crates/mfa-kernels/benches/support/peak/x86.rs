@@ -3,7 +3,7 @@
 use std::arch::asm;
 
 use super::{Peaks, peak};
-use crate::Isa;
+use mfa_kernels::Isa;
 
 pub(super) fn peaks(isa: Isa) -> Option<Peaks> {
     match isa {

@@ -1,28 +1,28 @@
-//! The backward pass: from scores and dP to parts of P and dS, and dQ out of its transpose.
+//! The backward pass: from scores and dP to slices of P and dS, and dQ out of its transpose.
 
 use crate::Precision;
 use std::arch::x86_64::*;
 
-use super::pack::{Bf16, F16, F32, Stored, pair, upper_parts};
+use super::pack::{Bf16, F16, F32, Stored, pair, upper_slices};
 use crate::SCORE_LD;
 use crate::avx512::vector::{Plain, Zmm};
-use crate::bf16_split::{FloatRows, MAX_PARTS, STEP};
-use crate::gradient::PartsStrip;
+use crate::bf16_split::{FloatRows, MAX_SLICES, STEP};
+use crate::gradient::Bf16Strip;
 use crate::simd::Simd;
 
 /// Floats of a vector.
 const LANES: usize = 16;
 
-/// Three parts hold every bit as they are. NaN is that of arithmetic, which does not overflow.
+/// Three slices hold every bit as they are. NaN is that of arithmetic, which does not overflow.
 #[inline(always)]
 unsafe fn split<const N: usize>(x: __m512) -> [__m512i; N] {
-    upper_parts::<N>(x, |_| N < MAX_PARTS)
+    upper_slices::<N>(x, |_| N < MAX_SLICES)
 }
 
-/// See [`crate::gradient::SoftmaxGradientParts`].
+/// See [`crate::gradient::SoftmaxGradientBf16`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn softmax_gradient(
-    strip: &PartsStrip,
+    strip: &Bf16Strip,
     p_parts: usize,
     ds_parts: usize,
     masked: bool,
@@ -36,22 +36,22 @@ pub(super) unsafe fn softmax_gradient(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn with_ds<const DS: usize>(strip: &PartsStrip, p_parts: usize, masked: bool) {
+unsafe fn with_ds<const DS: usize>(strip: &Bf16Strip, p_parts: usize, masked: bool) {
     match (p_parts, masked) {
-        (0, false) => parts::<0, DS, false>(strip),
-        (0, true) => parts::<0, DS, true>(strip),
-        (1, false) => parts::<1, DS, false>(strip),
-        (1, true) => parts::<1, DS, true>(strip),
-        (2, false) => parts::<2, DS, false>(strip),
-        (2, true) => parts::<2, DS, true>(strip),
-        (_, false) => parts::<3, DS, false>(strip),
-        (_, true) => parts::<3, DS, true>(strip),
+        (0, false) => slices::<0, DS, false>(strip),
+        (0, true) => slices::<0, DS, true>(strip),
+        (1, false) => slices::<1, DS, false>(strip),
+        (1, true) => slices::<1, DS, true>(strip),
+        (2, false) => slices::<2, DS, false>(strip),
+        (2, true) => slices::<2, DS, true>(strip),
+        (_, false) => slices::<3, DS, false>(strip),
+        (_, true) => slices::<3, DS, true>(strip),
     }
 }
 
 /// Two keys and two vectors of queries at a time: they are pairs of terms, both of sums over queries and over keys.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn parts<const P: usize, const DS: usize, const MASKED: bool>(strip: &PartsStrip) {
+unsafe fn slices<const P: usize, const DS: usize, const MASKED: bool>(strip: &Bf16Strip) {
     for j in (0..strip.n).step_by(STEP) {
         let step = j / STEP;
         let l = vectors(strip.l.add(j));
@@ -88,7 +88,7 @@ unsafe fn parts<const P: usize, const DS: usize, const MASKED: bool>(strip: &Par
 /// P and dS of sixteen queries and a key.
 #[inline(always)]
 unsafe fn element<const DS: usize, const MASKED: bool>(
-    strip: &PartsStrip,
+    strip: &Bf16Strip,
     at: usize,
     l: __m512,
     d: __m512,
@@ -118,7 +118,7 @@ unsafe fn vectors(p: *const f32) -> [__m512; 2] {
     [_mm512_loadu_ps(p), _mm512_loadu_ps(p.add(LANES))]
 }
 
-/// Stores pairs, the parts `DISTANCE` elements apart.
+/// Stores pairs, the slices `DISTANCE` elements apart.
 #[inline(always)]
 unsafe fn store<const N: usize, const DISTANCE: usize>(
     to: *mut u16,
@@ -169,18 +169,18 @@ pub(super) unsafe fn scale_rows(s: *mut f32, rows: usize, n: usize, factor: f32)
     }
 }
 
-/// See [`crate::gradient::Largest`].
+/// See [`crate::gradient::MaxAbs`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
-pub(super) unsafe fn largest(rows: FloatRows, n: usize, d: usize) -> f32 {
+pub(super) unsafe fn max_abs(rows: FloatRows, n: usize, d: usize) -> f32 {
     match rows.precision {
-        Precision::F16 => largest_of::<F16>(rows, n, d),
-        Precision::Bf16 => largest_of::<Bf16>(rows, n, d),
-        _ => largest_of::<F32>(rows, n, d),
+        Precision::F16 => max_abs_of::<F16>(rows, n, d),
+        Precision::Bf16 => max_abs_of::<Bf16>(rows, n, d),
+        _ => max_abs_of::<F32>(rows, n, d),
     }
 }
 
 #[inline(always)]
-unsafe fn largest_of<S: Stored>(rows: FloatRows, n: usize, d: usize) -> f32 {
+unsafe fn max_abs_of<S: Stored>(rows: FloatRows, n: usize, d: usize) -> f32 {
     let mut top = _mm512_setzero_ps();
     for i in 0..n {
         for c in (0..d).step_by(LANES) {

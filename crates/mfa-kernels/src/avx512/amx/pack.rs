@@ -1,4 +1,4 @@
-//! Splitting floats into parts, and what else lies between products of parts.
+//! Splitting floats into slices, and what else lies between products of slices.
 
 use crate::Precision;
 use std::arch::x86_64::*;
@@ -6,24 +6,24 @@ use std::arch::x86_64::*;
 use super::{MR, NR};
 use crate::RowState;
 use crate::avx512::vector::{Plain, Zmm, vector_of_bf16, vector_of_f16};
-use crate::bf16_split::{FloatRows, MAX_PARTS, STEP, long_row_len, panel_len, row_len};
+use crate::bf16_split::{FloatRows, MAX_SLICES, STEP, long_row_len, panel_len, row_len};
 use crate::generic::softmax;
 use crate::simd::Simd;
 
 /// The largest bits of a magnitude that does not round to infinity.
 const TOP: i32 = 0x7f7f_7fff;
 
-/// The parts of floats, in the upper halves of the elements; what is in the lower ones is of no use. `rounds` says which parts
+/// The slices of floats, in the upper halves of the elements; what is in the lower ones is of no use. `rounds` says which slices
 /// are rounded; the bits below the others are cut off. For floats that are finite and do not round to infinity.
 #[inline(always)]
-pub(super) unsafe fn upper_parts<const PARTS: usize>(
+pub(super) unsafe fn upper_slices<const PARTS: usize>(
     x: __m512,
     rounds: impl Fn(usize) -> bool,
 ) -> [__m512i; PARTS] {
     let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
     let mut rest = x;
-    let mut parts = [_mm512_setzero_si512(); PARTS];
-    for (p, part) in parts.iter_mut().enumerate() {
+    let mut slices = [_mm512_setzero_si512(); PARTS];
+    for (p, part) in slices.iter_mut().enumerate() {
         *part = _mm512_castps_si512(rest);
         if rounds(p) {
             *part = _mm512_add_epi32(*part, _mm512_set1_epi32(0x8000));
@@ -33,7 +33,7 @@ pub(super) unsafe fn upper_parts<const PARTS: usize>(
             rest = _mm512_sub_ps(rest, cut);
         }
     }
-    parts
+    slices
 }
 
 /// Pairs of bf16: the upper halves of `low` and of `high`.
@@ -52,8 +52,8 @@ unsafe fn split_by<const PARTS: usize>(
     rounds: impl Fn(usize) -> bool,
 ) -> [__m512i; PARTS] {
     let (x, y) = (
-        upper_parts::<PARTS>(x, &rounds),
-        upper_parts::<PARTS>(y, &rounds),
+        upper_slices::<PARTS>(x, &rounds),
+        upper_slices::<PARTS>(y, &rounds),
     );
     let mut out = [_mm512_setzero_si512(); PARTS];
     for (p, out) in out.iter_mut().enumerate() {
@@ -69,7 +69,7 @@ unsafe fn split_tame<const PARTS: usize>(x: __m512, y: __m512) -> [__m512i; PART
 }
 
 /// Parts of weights, rounded only where bits are lost: cutting them off leaves rests up to twice as large, all of them
-/// positive, which is of no account beside another operand's rounded parts.
+/// positive, which is of no account beside another operand's rounded slices.
 #[inline(always)]
 unsafe fn split_weights<const PARTS: usize>(x: __m512, y: __m512) -> [__m512i; PARTS] {
     split_by::<PARTS>(x, y, |p| p + 1 == PARTS && PARTS < 3)
@@ -97,17 +97,17 @@ unsafe fn split_wild<const PARTS: usize>(x: __m512, y: __m512) -> ([__m512i; PAR
     let ((u, x_rest), (v, y_rest)) = (first_wild(x), first_wild(y));
     let mut out = [_mm512_setzero_si512(); PARTS];
     out[0] = _mm512_or_si512(_mm512_srli_epi32::<16>(u), v);
-    // Of rests there are at most two parts.
+    // Of rests there are at most two slices.
     let rest = split_tame::<2>(x_rest, y_rest);
     for (out, rest) in out.iter_mut().skip(1).zip(rest) {
         *out = rest;
     }
     let inf = _mm512_set1_epi32(0x7f80_0000);
-    let wild = |x: __m512| {
+    let non_finite = |x: __m512| {
         let exponent = _mm512_and_si512(_mm512_castps_si512(x), inf);
         _mm512_cmpeq_epi32_mask(exponent, inf)
     };
-    (out, wild(x) | wild(y) == 0)
+    (out, non_finite(x) | non_finite(y) == 0)
 }
 
 #[inline(always)]
@@ -175,7 +175,7 @@ impl Stored for Bf16 {
 
 /// Squares of 32-bit elements, one per part.
 #[repr(align(64))]
-struct Squares([[i32; 256]; MAX_PARTS]);
+struct Squares([[i32; 256]; MAX_SLICES]);
 
 impl Squares {
     #[inline(always)]
@@ -195,15 +195,15 @@ impl Squares {
     }
 }
 
-/// Packing, with the number of parts and what is stored as constants.
+/// Packing, with the number of slices and what is stored as constants.
 macro_rules! packs {
     ($($name:ident),+) => {
         $(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-        pub(super) unsafe fn $name(parts: usize, rows: FloatRows, n: usize, d: usize, out: *mut u16) -> bool {
+        pub(super) unsafe fn $name(slices: usize, rows: FloatRows, n: usize, d: usize, out: *mut u16) -> bool {
             let FloatRows { ptr, ld, precision } = rows;
             macro_rules! of_stored {
                 ($stored:ty) => {
-                    match parts {
+                    match slices {
                         1 => of::$name::<$stored, 1>(ptr, ld, n, d, out),
                         2 => of::$name::<$stored, 2>(ptr, ld, n, d, out),
                         _ => of::$name::<$stored, 3>(ptr, ld, n, d, out),
@@ -221,10 +221,10 @@ macro_rules! packs {
 
 packs!(pack_rows, pack_transposed, pack_columns, pack_panels);
 
-/// See [`crate::bf16_split::SoftmaxParts`].
+/// See [`crate::bf16_split::SoftmaxBf16`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn softmax_parts(
-    parts: usize,
+pub(super) unsafe fn softmax_bf16(
+    slices: usize,
     s: *const f32,
     rows: usize,
     n: usize,
@@ -233,10 +233,10 @@ pub(super) unsafe fn softmax_parts(
     p: *mut u16,
     ldp: usize,
 ) {
-    match parts {
-        1 => of::softmax_parts::<1>(s, rows, n, state, scale, p, ldp),
-        2 => of::softmax_parts::<2>(s, rows, n, state, scale, p, ldp),
-        _ => of::softmax_parts::<3>(s, rows, n, state, scale, p, ldp),
+    match slices {
+        1 => of::softmax_bf16::<1>(s, rows, n, state, scale, p, ldp),
+        2 => of::softmax_bf16::<2>(s, rows, n, state, scale, p, ldp),
+        _ => of::softmax_bf16::<3>(s, rows, n, state, scale, p, ldp),
     }
 }
 
@@ -244,7 +244,7 @@ pub(super) unsafe fn softmax_parts(
 mod of {
     use super::*;
 
-    /// See [`crate::bf16_split::PartKernels::pack_rows`].
+    /// See [`crate::bf16_split::Bf16Kernels::pack_rows`].
     #[inline(always)]
     pub(super) unsafe fn pack_rows<S: Stored, const PARTS: usize>(
         rows: *const u8,
@@ -271,7 +271,7 @@ mod of {
         finite
     }
 
-    /// See [`crate::bf16_split::PartKernels::pack_transposed`].
+    /// See [`crate::bf16_split::Bf16Kernels::pack_transposed`].
     #[inline(always)]
     pub(super) unsafe fn pack_transposed<S: Stored, const PARTS: usize>(
         rows: *const u8,
@@ -281,7 +281,7 @@ mod of {
         out: *mut u16,
     ) -> bool {
         let mut finite = true;
-        let mut squares = Squares([[0; 256]; MAX_PARTS]);
+        let mut squares = Squares([[0; 256]; MAX_SLICES]);
         let len = long_row_len(n, PARTS);
         for c in (0..MR).step_by(16) {
             let width = d.saturating_sub(c);
@@ -291,8 +291,8 @@ mod of {
                         let count = if t < n { width } else { 0 };
                         S::load(rows.wrapping_add((t * ld + c) * S::BYTES), count)
                     };
-                    let parts = split::<PARTS>(row(t + pair), row(t + pair + 16), &mut finite);
-                    squares.put(pair, parts);
+                    let slices = split::<PARTS>(row(t + pair), row(t + pair + 16), &mut finite);
+                    squares.put(pair, slices);
                 }
                 let out = out.add(c * len + t * PARTS);
                 squares.transpose::<PARTS>(out, STEP / 2, len / 2);
@@ -301,7 +301,7 @@ mod of {
         finite
     }
 
-    /// See [`crate::bf16_split::PartKernels::pack_columns`].
+    /// See [`crate::bf16_split::Bf16Kernels::pack_columns`].
     #[inline(always)]
     pub(super) unsafe fn pack_columns<S: Stored, const PARTS: usize>(
         rows: *const u8,
@@ -311,7 +311,7 @@ mod of {
         out: *mut u16,
     ) -> bool {
         let mut finite = true;
-        let mut squares = Squares([[0; 256]; MAX_PARTS]);
+        let mut squares = Squares([[0; 256]; MAX_SLICES]);
         for c in (0..n.next_multiple_of(NR)).step_by(16) {
             let panel = out.add(c / NR * panel_len(d, PARTS, NR) + c % NR * 2);
             for t in (0..d).step_by(STEP) {
@@ -328,7 +328,7 @@ mod of {
         finite
     }
 
-    /// See [`crate::bf16_split::PartKernels::pack_panels`].
+    /// See [`crate::bf16_split::Bf16Kernels::pack_panels`].
     #[inline(always)]
     pub(super) unsafe fn pack_panels<S: Stored, const PARTS: usize>(
         rows: *const u8,
@@ -345,10 +345,10 @@ mod of {
                         let count = if t < n { d.saturating_sub(c) } else { 0 };
                         S::load(rows.wrapping_add((t * ld + c) * S::BYTES), count)
                     };
-                    let parts = split::<PARTS>(row(t + pair), row(t + pair + 16), &mut finite);
+                    let slices = split::<PARTS>(row(t + pair), row(t + pair + 16), &mut finite);
                     let to = c / NR * panel_len(n, PARTS, NR) + (t * PARTS + pair * 2) * NR;
                     let mut out = out.add(to + c % NR * 2);
-                    for x in parts {
+                    for x in slices {
                         _mm512_store_si512(out.cast(), x);
                         out = out.wrapping_add(STEP * NR);
                     }
@@ -358,9 +358,9 @@ mod of {
         finite
     }
 
-    /// See [`crate::bf16_split::SoftmaxParts`].
+    /// See [`crate::bf16_split::SoftmaxBf16`].
     #[inline(always)]
-    pub(super) unsafe fn softmax_parts<const PARTS: usize>(
+    pub(super) unsafe fn softmax_bf16<const PARTS: usize>(
         s: *const f32,
         rows: usize,
         n: usize,
@@ -369,7 +369,7 @@ mod of {
         p: *mut u16,
         ldp: usize,
     ) {
-        softmax::softmax_parts::<Zmm<Plain>, Split<PARTS>>(s, rows, n, state, scale, p, ldp);
+        softmax::softmax_bf16::<Zmm<Plain>, Split<PARTS>>(s, rows, n, state, scale, p, ldp);
     }
 }
 

@@ -1,41 +1,41 @@
-//! Products of parts.
+//! Products of slices.
 //!
-//! A tile of 32 x 32 takes two tiles of A and two of B for four products, and keeps both while the next product of parts
+//! A tile of 32 x 32 takes two tiles of A and two of B for four products, and keeps both while the next product of slices
 //! needs one of them: 14 loads for the 24 products of an FP32 step. Tiles of 16 rows and 64 columns, for few rows, load each B anew.
 
 use std::arch::asm;
 
 use super::tile_state::Tiles;
 use super::{MR, NR};
-use crate::bf16_split::{STEP, Terms};
+use crate::bf16_split::{Bf16Products, STEP};
 
 /// What a step does, in the words of [`tall`] and [`flat`].
 macro_rules! steps {
-    ($shape:ident, One) => { concat!($shape!(a "0"), $shape!(b "0"), $shape!(x "0")) };
-    ($shape:ident, TwoByOne) => {
+    ($shape:ident, X1) => { concat!($shape!(a "0"), $shape!(b "0"), $shape!(x "0")) };
+    ($shape:ident, X2x1) => {
         concat!(
             $shape!(a "64"), $shape!(b "0"), $shape!(x "0"), $shape!(a "0"), $shape!(x "0"),
         )
     };
-    ($shape:ident, ThreeByOne) => {
+    ($shape:ident, X3x1) => {
         concat!(
             $shape!(a "128"), $shape!(b "0"), $shape!(x "0"), $shape!(a "64"), $shape!(x "0"),
             $shape!(a "0"), $shape!(x "0"),
         )
     };
-    ($shape:ident, Three) => {
+    ($shape:ident, X3) => {
         concat!(
             $shape!(a "0"), $shape!(b "2048"), $shape!(x "2048"), $shape!(b "0"), $shape!(x "0"),
             $shape!(a "64"), $shape!(x "0"),
         )
     };
-    ($shape:ident, Four) => {
+    ($shape:ident, X4) => {
         concat!(
             $shape!(a "64"), $shape!(b "2048"), $shape!(x "2048"), $shape!(a "0"), $shape!(x "2048"),
             $shape!(b "0"), $shape!(x "0"), $shape!(a "64"), $shape!(x "0"),
         )
     };
-    ($shape:ident, Six) => {
+    ($shape:ident, X6) => {
         concat!(
             $shape!(a "0"), $shape!(b "4096"), $shape!(x "4096"), $shape!(b "2048"), $shape!(x "2048"),
             $shape!(a "64"), $shape!(x "2048"), $shape!(b "0"), $shape!(x "0"),
@@ -156,8 +156,8 @@ macro_rules! sums {
                 lda = in(reg) 2 * lda,
                 ldb = in(reg) 4 * NR,
                 ldo = in(reg) 4 * ldo,
-                a_step = const Terms::$terms.parts_of_a() * STEP * 2,
-                b_step = const Terms::$terms.parts_of_b() * STEP * NR * 2,
+                a_step = const Bf16Products::$terms.slices_of_a() * STEP * 2,
+                b_step = const Bf16Products::$terms.slices_of_b() * STEP * NR * 2,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
@@ -166,23 +166,23 @@ macro_rules! sums {
     };
 }
 
-sums!(tall_one, tall, One, a_step);
-sums!(tall_two_by_one, tall, TwoByOne, a_step);
-sums!(tall_three_by_one, tall, ThreeByOne, a_step);
-sums!(tall_three, tall, Three, a_step);
-sums!(tall_four, tall, Four, a_step);
-sums!(tall_six, tall, Six, a_step);
-sums!(flat_one, flat, One, b_step);
-sums!(flat_two_by_one, flat, TwoByOne, b_step);
-sums!(flat_three_by_one, flat, ThreeByOne, b_step);
-sums!(flat_three, flat, Three, b_step);
-sums!(flat_four, flat, Four, b_step);
-sums!(flat_six, flat, Six, b_step);
+sums!(tall_x1, tall, X1, a_step);
+sums!(tall_x2x1, tall, X2x1, a_step);
+sums!(tall_x3x1, tall, X3x1, a_step);
+sums!(tall_x3, tall, X3, a_step);
+sums!(tall_x4, tall, X4, a_step);
+sums!(tall_x6, tall, X6, a_step);
+sums!(flat_x1, flat, X1, b_step);
+sums!(flat_x2x1, flat, X2x1, b_step);
+sums!(flat_x3x1, flat, X3x1, b_step);
+sums!(flat_x3, flat, X3, b_step);
+sums!(flat_x4, flat, X4, b_step);
+sums!(flat_x6, flat, X6, b_step);
 
 /// See [`crate::bf16_split::Product`].
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn product(
-    terms: Terms,
+    terms: Bf16Products,
     a: *const u16,
     lda: usize,
     b: *const u16,
@@ -205,7 +205,7 @@ pub(super) unsafe fn product(
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn with_tiles(
     _: &Tiles,
-    terms: Terms,
+    terms: Bf16Products,
     a: *const u16,
     lda: usize,
     b: *const u16,
@@ -221,7 +221,7 @@ pub(super) unsafe fn with_tiles(
     macro_rules! by_terms {
         ($b:ident, $more:ident, $o:ident, $second:ident: $($terms:ident => $sums:ident),+ $(,)?) => {
             match terms {
-                $(Terms::$terms => $sums(a, $b, $more, lda, steps, add, $o, $second, ldo),)+
+                $(Bf16Products::$terms => $sums(a, $b, $more, lda, steps, add, $o, $second, ldo),)+
             }
         };
     }
@@ -230,12 +230,12 @@ pub(super) unsafe fn with_tiles(
         for i in 0..panels {
             let (b, o, second) = (b.add(i * panel), o.add(i * NR), second.add(i * NR));
             by_terms!(b, more, o, second:
-                One => tall_one,
-                TwoByOne => tall_two_by_one,
-                ThreeByOne => tall_three_by_one,
-                Three => tall_three,
-                Four => tall_four,
-                Six => tall_six,
+                X1 => tall_x1,
+                X2x1 => tall_x2x1,
+                X3x1 => tall_x3x1,
+                X3 => tall_x3,
+                X4 => tall_x4,
+                X6 => tall_x6,
             );
         }
     } else {
@@ -245,12 +245,12 @@ pub(super) unsafe fn with_tiles(
             let (b, o) = (b.add(i * panel), o.add(i * NR));
             let (more, second) = (b.add(pair * panel), o.add(pair * NR));
             by_terms!(b, more, o, second:
-                One => flat_one,
-                TwoByOne => flat_two_by_one,
-                ThreeByOne => flat_three_by_one,
-                Three => flat_three,
-                Four => flat_four,
-                Six => flat_six,
+                X1 => flat_x1,
+                X2x1 => flat_x2x1,
+                X3x1 => flat_x3x1,
+                X3 => flat_x3,
+                X4 => flat_x4,
+                X6 => flat_x6,
             );
         }
     }

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use super::pv_u8::Sums;
 use super::tile_state::Tiles;
 use super::{EXACT_GROUP, GROUPS, HIGH, MR, NR, ROWS, TILE};
-use crate::{KB, P16_LD};
+use crate::{BLOCK_N, P16_LD};
 
 /// Where a group's zero points are, and the flag of the block.
 const ZEROS: usize = 4 * NR;
@@ -211,7 +211,7 @@ pub(super) unsafe fn pv_i16(
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn zero_sums(p: *const u8, v: *const u8, n: usize, rows: usize) -> [i32; MR] {
     // Past the end P is zero, up to a whole vector.
-    let mut zeros = [[0i16; 4]; KB / 4];
+    let mut zeros = [[0i16; 4]; BLOCK_N / 4];
     for (g, zeros) in zeros.iter_mut().enumerate().take(n.div_ceil(4)) {
         let group = v.add(g * EXACT_GROUP + ZEROS);
         *zeros = group.cast::<[i16; 4]>().read_unaligned();

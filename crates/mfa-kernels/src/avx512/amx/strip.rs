@@ -5,22 +5,22 @@ use super::product::with_tiles;
 use super::tile_state::Tiles;
 use crate::SCORE_LD;
 use crate::bf16_split::{STEP, panel_len, row_len};
-use crate::gradient::{PartsFactors, PartsStrip, StripOfParts};
+use crate::gradient::{Bf16Factors, Bf16GradientStrip, Bf16Strip};
 
 /// Queries whose scores and dP are made at a time: both stay in the first-level cache until they are weights.
 const CHUNK: usize = STEP;
 
 /// See [`crate::gradient::GradientStrip`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn strip(call: &StripOfParts) {
-    let StripOfParts { strip, dv, dk, .. } = call;
-    let (p_parts, ds_parts) = (dv.terms.parts_of_a(), dk.terms.parts_of_a());
+pub(super) unsafe fn strip(call: &Bf16GradientStrip) {
+    let Bf16GradientStrip { strip, dv, dk, .. } = call;
+    let (p_parts, ds_parts) = (dv.terms.slices_of_a(), dk.terms.slices_of_a());
     let tiles = Tiles::new(0);
     for first in (0..strip.n).step_by(CHUNK) {
         let (steps, n) = (first / STEP, CHUNK.min(strip.n - first));
         factors(&tiles, &call.scores, steps, n, strip.s);
         factors(&tiles, &call.dp, steps, n, strip.dp);
-        let chunk = PartsStrip {
+        let chunk = Bf16Strip {
             n,
             l: strip.l.add(first),
             d: strip.d.add(first),
@@ -46,9 +46,9 @@ pub(super) unsafe fn strip(call: &StripOfParts) {
 
 /// The products of a strip and `n` queries, those after `skipped` steps.
 #[target_feature(enable = "avx512f")]
-unsafe fn factors(tiles: &Tiles, of: &PartsFactors, skipped: usize, n: usize, out: *mut f32) {
-    let lda = row_len(of.columns, of.terms.parts_of_a());
-    let panel = panel_len(of.columns, of.terms.parts_of_b(), STEP);
+unsafe fn factors(tiles: &Tiles, of: &Bf16Factors, skipped: usize, n: usize, out: *mut f32) {
+    let lda = row_len(of.columns, of.terms.slices_of_a());
+    let panel = panel_len(of.columns, of.terms.slices_of_b(), STEP);
     let (steps, b) = (of.columns.div_ceil(STEP), of.b.add(skipped * panel));
     let panels = n / STEP;
     with_tiles(

@@ -100,7 +100,7 @@ thread_local! {
 ///
 /// # Safety
 /// [`runs_here`].
-pub(super) unsafe fn keep() {
+pub(super) unsafe fn load() {
     KEPT.set(true);
     set_up(0);
 }

@@ -1,4 +1,4 @@
-//! Scores of a few query rows on a block of keys.
+//! ScoreBlock of a few query rows on a block of keys.
 
 use std::ops::Range;
 
@@ -6,20 +6,20 @@ use super::{KEYS, ROWS};
 use crate::contract::problem::Problem;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
-use crate::operands::mask::hides;
+use crate::operands::mask::masks;
 use crate::runtime::memory::Arena;
 
-/// Rows of an operand in a worker's memory, one after the other.
-pub(super) struct Rows {
+/// RowBlock of an operand in a worker's memory, one after the other.
+pub(super) struct RowBlock {
     ptr: *mut f64,
     count: usize,
     columns: usize,
 }
 
-impl Rows {
-    pub(super) fn lay_out(arena: &mut Arena, count: usize, columns: usize) -> Self {
-        Rows {
-            ptr: arena.take(count.saturating_mul(columns)),
+impl RowBlock {
+    pub(super) fn allocate(arena: &mut Arena, count: usize, columns: usize) -> Self {
+        RowBlock {
+            ptr: arena.alloc(count.saturating_mul(columns)),
             count,
             columns,
         }
@@ -51,38 +51,44 @@ impl Rows {
 
 /// Some query rows of a head, and some keys, within the sequence.
 #[derive(Clone)]
-pub(super) struct Patch<'a> {
+pub(super) struct BlockCoords<'a> {
     pub sequence: &'a Sequence,
     pub head: usize,
     pub rows: Range<usize>,
     pub keys: Range<usize>,
 }
 
-/// Scores by query row, and with a softcap their derivative.
-pub(super) struct Scores {
-    pub s: Rows,
-    pub slope: Rows,
+/// ScoreBlock by query row, and with a softcap their derivative.
+pub(super) struct ScoreBlock {
+    pub s: RowBlock,
+    pub slope: RowBlock,
 }
 
-impl Scores {
-    pub(super) fn lay_out(arena: &mut Arena) -> Self {
-        Scores {
-            s: Rows::lay_out(arena, ROWS, KEYS),
-            slope: Rows::lay_out(arena, ROWS, KEYS),
+impl ScoreBlock {
+    pub(super) fn allocate(arena: &mut Arena) -> Self {
+        ScoreBlock {
+            s: RowBlock::allocate(arena, ROWS, KEYS),
+            slope: RowBlock::allocate(arena, ROWS, KEYS),
         }
     }
 
-    /// Computes them from loaded rows; a hidden key has -infinity.
-    pub(super) fn compute(&mut self, problem: &Problem, patch: &Patch<'_>, q: &Rows, k: &Rows) {
-        let (options, sequence) = (&problem.options, patch.sequence);
+    /// Computes them from loaded rows; a masked key has -infinity.
+    pub(super) fn compute(
+        &mut self,
+        problem: &Problem,
+        coords: &BlockCoords<'_>,
+        q: &RowBlock,
+        k: &RowBlock,
+    ) {
+        let (options, sequence) = (&problem.options, coords.sequence);
         let cap = f64::from(options.softcap);
-        for (r, i) in patch.rows.clone().enumerate() {
-            let (lo, hi) = options.key_range(&sequence, i);
-            for (c, j) in patch.keys.clone().enumerate() {
+        for (r, i) in coords.rows.clone().enumerate() {
+            let (lo, hi) = options.key_range(sequence, i);
+            for (c, j) in coords.keys.clone().enumerate() {
                 let (mut s, mut slope) = (f64::NEG_INFINITY, 1.0);
-                let at = [sequence.index, patch.head, i, j];
-                let hidden = options.mask.as_ref().is_some_and(|mask| hides(mask, at));
-                if (lo..hi).contains(&j) && !hidden {
+                let at = [sequence.index, coords.head, i, j];
+                let masked = options.mask.as_ref().is_some_and(|mask| masks(mask, at));
+                if (lo..hi).contains(&j) && !masked {
                     s = options.exact_scale * dot(q.row(r), k.row(c));
                     if cap > 0.0 {
                         let t = (s / cap).tanh();
@@ -93,7 +99,7 @@ impl Scores {
                     }
                     if let Some(slopes) = &options.alibi {
                         let distance = (i as i64 + sequence.shift - j as i64).unsigned_abs();
-                        s -= slopes.get([sequence.index, patch.head, 0, 0]) * distance as f64;
+                        s -= slopes.get([sequence.index, coords.head, 0, 0]) * distance as f64;
                     }
                 }
                 self.s.row_mut(r)[c] = s;

@@ -13,7 +13,7 @@ pub(super) struct Work<'a> {
 }
 
 /// The memory of all workers.
-pub(super) struct Room {
+pub(super) struct Workspace {
     workers: PerWorker,
     columns: usize,
 }
@@ -21,29 +21,31 @@ pub(super) struct Room {
 /// Bytes of memory that `threads` workers need for rows of `columns`.
 pub(super) fn workspace(columns: usize, threads: usize) -> usize {
     let mut arena = Arena::default();
-    PerWorker::lay_out(&mut arena, threads, |arena| Room::lay_out(arena, columns));
+    PerWorker::allocate(&mut arena, threads, |arena| {
+        Workspace::allocate(arena, columns)
+    });
     arena.used()
 }
 
 type Parts = (*mut f32, *mut f32, *mut i8, *mut f64, *mut Range);
 
-impl Room {
-    fn lay_out(arena: &mut Arena, columns: usize) -> Parts {
+impl Workspace {
+    fn allocate(arena: &mut Arena, columns: usize) -> Parts {
         (
-            arena.take(columns),
-            arena.take(columns),
-            arena.take(columns),
-            arena.take(columns),
-            arena.take(columns),
+            arena.alloc(columns),
+            arena.alloc(columns),
+            arena.alloc(columns),
+            arena.alloc(columns),
+            arena.alloc(columns),
         )
     }
 
     /// `memory` holds [`workspace`] bytes, for the workers that ask for theirs.
     pub(super) fn new(memory: &Aligned, columns: usize) -> Self {
         let arena = &mut Arena::new(memory.ptr());
-        Room {
+        Workspace {
             // Parts are alike, however many of them there are.
-            workers: PerWorker::lay_out(arena, 1, |arena| Room::lay_out(arena, columns)),
+            workers: PerWorker::allocate(arena, 1, |arena| Workspace::allocate(arena, columns)),
             columns,
         }
     }
@@ -52,7 +54,7 @@ impl Room {
     #[allow(clippy::mut_from_ref)] // Each worker asks for its own, and has one at a time.
     pub(super) fn of(&self, worker: usize) -> Work<'_> {
         let arena = &mut self.workers.part(worker);
-        let (row, back, codes, sum, ranges) = Room::lay_out(arena, self.columns);
+        let (row, back, codes, sum, ranges) = Workspace::allocate(arena, self.columns);
         let n = self.columns;
         // SAFETY: laid out for `n` of each, in memory that this worker alone uses.
         unsafe {
