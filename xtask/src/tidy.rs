@@ -1,5 +1,7 @@
 //! Rules of the house that no other tool checks.
 
+mod floors;
+
 use std::fs;
 use std::process::Command;
 
@@ -77,7 +79,7 @@ pub(crate) fn check(repo: &Repo, step: &mut Step) -> Result<()> {
         }
         step.check(name, &problems)?;
     }
-    Ok(())
+    floors::check(&sources, step)
 }
 
 impl Source {
