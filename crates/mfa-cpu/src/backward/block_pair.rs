@@ -1,95 +1,71 @@
-//! Pairs of a block of queries and a block of keys: their coordinates, and which products of them a pass makes.
+//! A block of queries beside a block of keys, packed in the scratch of a worker.
 
-use std::ptr::null_mut;
-
+use super::block::{BlockCoords, DValues};
 use super::check::Backward;
-use crate::contract::sequences::Sequence;
-use crate::contract::tensor::Tensor;
+use super::plan::BackwardPlan;
+use super::score_mod::TransposedScoreMod;
+use super::scratch::BackwardScratch;
+use mfa_kernels::bf16_split::TileConfigGuard;
+use mfa_kernels::{Kernels, SCORE_LD};
 
-/// Some queries by some keys of a sequence, on one query head.
-#[derive(Clone, Copy)]
-pub(super) struct BlockCoords<'a> {
-    pub sequence: &'a Sequence,
-    pub head: usize,
-    /// First query and number of queries.
-    pub i0: usize,
-    pub n: usize,
-    /// First key and number of keys.
-    pub j0: usize,
-    pub keys: usize,
+/// The pair of blocks that a worker computes; packing, products and passes are in modules of their own.
+pub(super) struct BlockPair<'a> {
+    pub call: &'a Backward,
+    pub plan: &'a BackwardPlan,
+    pub kernels: &'a Kernels,
+    pub score_mod: &'a TransposedScoreMod<'a>,
+    pub d: DValues<'a>,
+    pub scratch: BackwardScratch,
+    /// For all products of an item.
+    pub _tile_config: TileConfigGuard<'a>,
 }
 
-/// What a pass computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct GradSet {
-    /// D from P and dP, into the scratch's `d`.
-    pub d: bool,
-    pub dq: bool,
-    pub dk: bool,
-    pub dv: bool,
-    /// The gradient of the scores, for a mask.
-    pub ds: bool,
-}
-
-impl GradSet {
-    /// Whether it needs dP.
-    pub(super) fn dp(self) -> bool {
-        self.d || self.dq || self.dk || self.ds
-    }
-}
-
-/// Where D is kept.
-#[derive(Clone, Copy)]
-pub(super) enum DValues<'a> {
-    Tensor(&'a Tensor),
-    /// `[batch, heads, rows]`.
-    Array {
-        ptr: *mut f32,
-        heads: usize,
+impl BlockPair<'_> {
+    /// The part of a block that has the `rows` keys from `strip` on and the queries whose key ranges meet them, in multiples
+    /// of `multiple` queries; and whether the block crosses the boundary of some of these ranges.
+    pub(super) fn in_range<'p>(
+        &self,
+        coords: &BlockCoords<'p>,
+        strip: usize,
         rows: usize,
-    },
-    Nowhere,
-}
-
-// SAFETY: workers write the D of disjoint rows.
-unsafe impl Sync for DValues<'_> {}
-
-impl DValues<'_> {
-    fn at(&self, b: usize, h: usize, row: usize) -> *mut f32 {
-        match self {
-            DValues::Tensor(tensor) => tensor.at(b, h, row, 0).cast(),
-            DValues::Array { ptr, heads, rows } => ptr.wrapping_add((b * heads + h) * rows + row),
-            DValues::Nowhere => null_mut(),
+        multiple: usize,
+    ) -> Option<(BlockCoords<'p>, bool)> {
+        let (options, sequence) = (&self.call.problem.options, coords.sequence);
+        let j = coords.j0 + strip;
+        let end = coords.i0 + coords.n;
+        let (first, last) = (
+            options.query_range(sequence, j),
+            options.query_range(sequence, j + rows - 1),
+        );
+        let (from, to) = (first.0.clamp(coords.i0, end), last.1.clamp(coords.i0, end));
+        if from >= to {
+            return None;
         }
-    }
-
-    /// D of a row; 0 where no D is needed.
-    pub(super) fn read(&self, b: usize, h: usize, row: usize) -> f32 {
-        let at = self.at(b, h, row);
-        if at.is_null() {
-            return 0.0;
-        }
-        // SAFETY: a row of the problem, inside the tensor or the array.
-        unsafe { at.read() }
-    }
-
-    /// D of a row, less the gradient of its logsumexp: what dP is compared with.
-    pub(super) fn rest(&self, call: &Backward, b: usize, h: usize, row: usize) -> f32 {
-        self.read(b, h, row) - call.grad_of_logsumexp(b, h, row)
-    }
-
-    pub(super) fn write(&self, b: usize, h: usize, row: usize, value: f32) {
-        let at = self.at(b, h, row);
-        if !at.is_null() {
-            // SAFETY: as for `read`; one worker writes a row.
-            unsafe { at.write(value) };
-        }
+        let skipped = (from - coords.i0) / multiple * multiple;
+        let n = (to - coords.i0 - skipped)
+            .next_multiple_of(multiple)
+            .min(coords.n - skipped);
+        let i0 = coords.i0 + skipped;
+        let boundary = i0 < last.0 || i0 + n > first.1;
+        let within = BlockCoords {
+            i0,
+            n,
+            j0: j,
+            keys: rows,
+            ..*coords
+        };
+        Some((within, boundary))
     }
 }
 
-/// Where dQ of a block of queries is accumulated: rows `ld` apart.
-#[derive(Clone, Copy)]
-pub(super) struct Accumulator {
-    pub ptr: *mut f32,
-    pub ld: usize,
+/// Zeroes columns `from..to` of a strip.
+pub(super) unsafe fn clear(strip: *mut f32, rows: usize, from: usize, to: usize) {
+    for r in 0..rows {
+        // SAFETY: columns of a strip, by the caller.
+        unsafe {
+            strip
+                .add(r * SCORE_LD + from)
+                .write_bytes(0, to.saturating_sub(from));
+        }
+    }
 }

@@ -15,7 +15,7 @@ pub(super) struct GradientEpilogue<'a> {
     pub gradient: &'a Tensor,
     /// The tensor that it is the gradient of.
     pub operand: &'a Tensor,
-    /// What accumulated rows are multiplied by.
+    /// The factor of accumulated rows.
     pub scale: f32,
     pub clip: bool,
 }

@@ -3,17 +3,16 @@
 //! An item owns a part of the gradient and adds everything that belongs there, in order: the same bits every run,
 //! without atomics. That costs S and dP once more.
 
-use super::block_pair::{Accumulator, BlockCoords, GradSet};
+use super::block::{Accumulator, BlockCoords, GradSet};
 use std::ops::Range;
 
-use super::check::Backward;
+use super::block_pair::BlockPair;
 use super::plan::BackwardPlan;
-use super::products::BlockPair;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
 use mfa_kernels::SCORE_LD;
 
-const WANT: GradSet = GradSet {
+const MASK_ONLY: GradSet = GradSet {
     d: false,
     dq: false,
     dk: false,
@@ -21,30 +20,31 @@ const WANT: GradSet = GradSet {
     ds: true,
 };
 
-/// The items of a mask's gradient: its batches, heads, blocks of rows and blocks of columns.
-pub(super) struct Items {
+/// The items of the gradient of a mask: its batches, heads, blocks of rows and blocks of columns.
+pub(super) struct MaskItems<'a> {
+    gradient: &'a Tensor,
     counts: [usize; 4],
 }
 
-impl Items {
-    pub(super) fn new(call: &Backward, plan: &BackwardPlan) -> Self {
-        let counts = call.grad_mask.as_ref().map_or([0; 4], |gradient| {
-            let [batch, heads, rows, columns] = gradient.shape;
-            [
+impl<'a> MaskItems<'a> {
+    pub(super) fn new(gradient: &'a Tensor, plan: &BackwardPlan) -> Self {
+        let [batch, heads, rows, columns] = gradient.shape;
+        MaskItems {
+            gradient,
+            counts: [
                 batch,
                 heads,
                 rows.div_ceil(plan.block_queries),
                 columns.div_ceil(plan.block_keys),
-            ]
-        });
-        Items { counts }
+            ],
+        }
     }
 
     pub(super) fn count(&self) -> usize {
         self.counts.iter().product()
     }
 
-    fn head_and_row(&self, item: usize) -> [usize; 4] {
+    fn coords(&self, item: usize) -> [usize; 4] {
         let [_, heads, rows, columns] = self.counts;
         [
             item / columns / rows / heads,
@@ -55,7 +55,7 @@ impl Items {
     }
 }
 
-/// What a part of the gradient covers in one dimension: its own elements, or all where the mask is broadcast.
+/// The range of one dimension that a part of the gradient sums over: its own elements, or all where the mask is broadcast.
 fn covered(size: usize, block: usize, length: usize, broadcast: bool) -> Range<usize> {
     if broadcast {
         0..size
@@ -69,12 +69,10 @@ impl BlockPair<'_> {
     ///
     /// # Safety
     /// The scratch was laid out for this call, and belongs to the calling worker.
-    pub(super) unsafe fn mask_item(&self, items: &Items, item: usize) {
+    pub(super) unsafe fn mask_item(&self, items: &MaskItems<'_>, item: usize) {
         let problem = &self.call.problem;
-        let Some(gradient) = &self.call.grad_mask else {
-            return;
-        };
-        let [b, h, row, column] = items.head_and_row(item);
+        let gradient = items.gradient;
+        let [b, h, row, column] = items.coords(item);
         let shape = gradient.shape;
         let (queries, keys) = (self.plan.block_queries, self.plan.block_keys);
         for i in covered(shape[2], row, queries, false) {
@@ -90,7 +88,10 @@ impl BlockPair<'_> {
             let columns = covered(sequence.nk, column, keys, shape[3] == 1);
             for head in heads.clone() {
                 // SAFETY: by this function's contract.
-                unsafe { self.mask_head(&sequence, head, rows.clone(), columns.clone(), (b, h)) };
+                unsafe {
+                    let at = (gradient, b, h);
+                    self.mask_head(&sequence, head, rows.clone(), columns.clone(), at);
+                };
             }
         }
     }
@@ -102,7 +103,7 @@ impl BlockPair<'_> {
         head: usize,
         rows: Range<usize>,
         columns: Range<usize>,
-        at: (usize, usize),
+        at: (&Tensor, usize, usize),
     ) {
         let options = &self.call.problem.options;
         let kv_head = head / self.call.problem.group;
@@ -115,15 +116,15 @@ impl BlockPair<'_> {
             }
             // SAFETY: by `mask_item`'s contract; blocks are no longer than the plan's.
             unsafe {
-                let queries = self.pack_queries(sequence, head, i, n, WANT);
+                let queries = self.pack_queries(sequence, head, i, n, MASK_ONLY);
                 for j in (lo..hi).step_by(self.plan.block_keys) {
                     let count = self.plan.block_keys.min(hi - j);
-                    let keys = self.pack_keys(sequence, kv_head, j, count, WANT);
+                    let keys = self.pack_keys(sequence, kv_head, j, count, MASK_ONLY);
                     let none = Accumulator {
                         ptr: self.scratch.dq,
                         ld: 0,
                     };
-                    self.add(sequence, kv_head, &queries, &keys, WANT, none);
+                    self.add(sequence, kv_head, &queries, &keys, MASK_ONLY, none);
                     let coords = BlockCoords {
                         sequence,
                         head,
@@ -138,16 +139,17 @@ impl BlockPair<'_> {
         }
     }
 
-    /// Adds dS of a coords, which lies transposed in the scratch, to the gradient.
-    unsafe fn add_to_mask(&self, coords: &BlockCoords<'_>, (b, h): (usize, usize)) {
-        let Some(gradient) = &self.call.grad_mask else {
-            return;
-        };
+    /// Adds dS of a block, which the scratch holds transposed, to the gradient.
+    unsafe fn add_to_mask(
+        &self,
+        coords: &BlockCoords<'_>,
+        (gradient, b, h): (&Tensor, usize, usize),
+    ) {
         let (ds, mask_rows) = (self.scratch.ds, self.scratch.mask_rows);
         let (n, keys) = (coords.n, coords.keys);
         let one_row = gradient.shape[2] == 1;
         let one_column = gradient.shape[3] == 1;
-        // SAFETY: the scratch holds the coords; elements of the gradient that this item owns.
+        // SAFETY: the scratch holds the block; elements of the gradient that this item owns.
         unsafe {
             let row = |j: usize| std::slice::from_raw_parts(ds.add(j * SCORE_LD), n);
             if one_row {

@@ -6,10 +6,10 @@
 //! Rows that hold NaN or infinities are packed as zeros where they are factors of a sum over rows, and reported: 0 times
 //! NaN must not reach the gradients of rows that are masked from each other.
 
-use super::block_pair::GradSet;
+use super::block::GradSet;
 use std::ptr::null;
 
-use super::products::BlockPair;
+use super::block_pair::BlockPair;
 use super::scratch::stride;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
@@ -20,6 +20,11 @@ use crate::operands::row_buffer::RowSet;
 use mfa_kernels::base2::{BEND, to_base2};
 use mfa_kernels::bf16_split::{FloatRows, STEP};
 
+/// Below this, a number may have slices below 2^-126, which a matrix unit for bf16 takes for 0.
+const SMALL: f32 = f32::from_bits((127 - 100) << 23);
+/// The same for products of two numbers: dP, and dS.
+const SMALL_PRODUCT: f32 = f32::from_bits((127 - 80) << 23);
+
 /// A packed block of queries of one head.
 #[derive(Clone)]
 pub(super) struct PackedQueries {
@@ -28,9 +33,9 @@ pub(super) struct PackedQueries {
     pub first: usize,
     pub n: usize,
     /// Rows (of the block) of Q and dO that hold NaN or infinities.
-    pub wild_q: RowSet,
-    pub wild_do: RowSet,
-    /// The largest magnitudes of Q and dO, if they are packed as parts: those of finite numbers only.
+    pub non_finite_q: RowSet,
+    pub non_finite_do: RowSet,
+    /// The largest magnitudes of Q and dO, if they are packed as bf16 slices: of finite numbers only.
     pub bf16_max: Option<[f32; 2]>,
 }
 
@@ -39,14 +44,26 @@ pub(super) struct PackedQueries {
 pub(super) struct PackedKeys {
     pub first: usize,
     pub n: usize,
-    pub wild_k: RowSet,
+    pub non_finite_k: RowSet,
     /// As in [`PackedQueries`], of K and V.
     pub bf16_max: Option<[f32; 2]>,
 }
 
-/// Rows of floats, `ld` apart.
+impl PackedQueries {
+    /// Whether two blocks are packed as bf16 slices, and their gradients too are far enough from the smallest numbers.
+    pub(super) fn splits_exactly(&self, keys: &PackedKeys) -> bool {
+        let (Some([q, grad]), Some([k, v])) = (self.bf16_max, keys.bf16_max) else {
+            return false;
+        };
+        let large = |x: f32| x == 0.0 || x >= SMALL;
+        [q, grad, k, v].into_iter().all(large)
+            && (grad == 0.0 || v == 0.0 || grad * v >= SMALL_PRODUCT)
+    }
+}
+
+/// Rows of floats [n][ld].
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
+pub(super) struct F32Rows {
     pub ptr: *const f32,
     pub ld: usize,
 }
@@ -59,9 +76,9 @@ impl BlockPair<'_> {
         at: (usize, usize),
         row: usize,
         n: usize,
-    ) -> Rows {
+    ) -> F32Rows {
         if tensor.is_plain_f32() {
-            return Rows {
+            return F32Rows {
                 ptr: tensor.at(at.0, at.1, row, 0).cast(),
                 ld: tensor.strides[2],
             };
@@ -70,7 +87,7 @@ impl BlockPair<'_> {
         let out = self.scratch.rows;
         // SAFETY: a block's rows fit the scratch.
         unsafe { self.dequantize_rows(tensor, at, row, n, out) };
-        Rows { ptr: out, ld }
+        F32Rows { ptr: out, ld }
     }
 
     /// The same for kernels that read any float.
@@ -90,10 +107,10 @@ impl BlockPair<'_> {
             })
     }
 
-    /// Expands rows to the caller's domain.
+    /// Dequantizes rows to the original domain.
     ///
     /// # Safety
-    /// `out` has room for `n` rows, [`stride`] apart.
+    /// `out` has workspace for `n` rows, [`stride`] apart.
     pub(super) unsafe fn dequantize_rows(
         &self,
         tensor: &Tensor,
@@ -112,8 +129,8 @@ impl BlockPair<'_> {
         unsafe { tensor.dequantize_rows(self.kernels, at, row, n, domain, out, ld) };
     }
 
-    /// Packs rows as panels of columns, and returns those that were replaced by zeros.
-    unsafe fn columns(&self, rows: Rows, n: usize, columns: usize, out: *mut f32) -> RowSet {
+    /// Packs rows as panels of columns, and returns the rows that were replaced by zeros, for they hold NaN or infinities.
+    unsafe fn columns(&self, rows: F32Rows, n: usize, columns: usize, out: *mut f32) -> RowSet {
         let pack = self.kernels.pack_v_f32;
         // SAFETY: `n` rows are readable, by the caller; staged rows fit the scratch.
         unsafe {
@@ -140,29 +157,29 @@ impl BlockPair<'_> {
         }
     }
 
-    /// Packs queries `first..first + n` of a head, with what `want` needs.
+    /// Packs queries `first..first + n` of a head, as `grads` needs them.
     pub(super) unsafe fn pack_queries(
         &self,
         sequence: &Sequence,
         head: usize,
         first: usize,
         n: usize,
-        want: GradSet,
+        grads: GradSet,
     ) -> PackedQueries {
         let mut block = PackedQueries {
             head,
             first,
             n,
-            wild_q: RowSet::default(),
-            wild_do: RowSet::default(),
+            non_finite_q: RowSet::default(),
+            non_finite_do: RowSet::default(),
             bf16_max: None,
         };
         // SAFETY: `n <= block_queries` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
             self.load_statistics((sequence.batch, head), sequence.q0 + first, n);
-            match self.plan.products {
-                Some(_) => block.bf16_max = self.pack_query_bf16(sequence, &block, want),
-                None => self.pack_query_floats(sequence, &mut block, want),
+            match self.plan.bf16 {
+                Some(bf16) => block.bf16_max = self.pack_query_bf16(bf16, sequence, &block, grads),
+                None => self.pack_query_floats(sequence, &mut block, grads),
             }
         }
         block
@@ -173,7 +190,7 @@ impl BlockPair<'_> {
         &self,
         sequence: &Sequence,
         block: &mut PackedQueries,
-        want: GradSet,
+        grads: GradSet,
     ) {
         let (call, scratch, kernels) = (self.call, &self.scratch, self.kernels);
         let problem = &call.problem;
@@ -184,22 +201,22 @@ impl BlockPair<'_> {
             if self.plan.scores == Scores::I8 {
                 self.pack_q_i8(sequence, block.head, row, n);
             }
-            if self.plan.scores == Scores::F32 || want.dk {
+            if self.plan.scores == Scores::F32 || grads.dk {
                 let rows = self.rows(&problem.q, at, row, n);
                 if self.plan.scores == Scores::F32 {
                     (kernels.pack_k_f32)(rows.ptr, rows.ld, n, d, scratch.q_panels.cast());
                 }
-                if want.dk {
-                    block.wild_q = self.columns(rows, n, d, scratch.q_columns);
+                if grads.dk {
+                    block.non_finite_q = self.columns(rows, n, d, scratch.q_columns);
                 }
             }
-            if want.dp() || want.dv {
+            if grads.dp() || grads.dv {
                 let rows = self.rows(&call.grad_output, at, row, n);
-                if want.dp() {
+                if grads.dp() {
                     (kernels.pack_k_f32)(rows.ptr, rows.ld, n, dv, scratch.do_panels);
                 }
-                if want.dv {
-                    block.wild_do = self.columns(rows, n, dv, scratch.do_columns);
+                if grads.dv {
+                    block.non_finite_do = self.columns(rows, n, dv, scratch.do_columns);
                 }
             }
         }
@@ -212,7 +229,7 @@ impl BlockPair<'_> {
             unsafe {
                 let l = self.call.logsumexp.at(at.0, at.1, row + i, 0);
                 let l = l.cast::<f32>().read();
-                // A row without keys: every weight must be 0. A row with a score of +infinity: none is a number.
+                // A row without keys: every weight must be 0. A row with a score of +infinity: every weight is NaN.
                 *self.scratch.l.add(i) = match l {
                     f32::NEG_INFINITY => f32::INFINITY,
                     f32::INFINITY => f32::NAN,
@@ -223,8 +240,8 @@ impl BlockPair<'_> {
                 *self.scratch.d.add(i) = self.d.rest(self.call, at.0, at.1, row + i);
             }
         }
-        if self.plan.products.is_some() {
-            // PackedQueries that see nothing, and those that fill the last step.
+        if self.plan.bf16.is_some() {
+            // Queries without keys, and those that fill the last step.
             for i in 0..n.next_multiple_of(STEP) {
                 // SAFETY: a number per query of the block, in whole steps.
                 let (l, d) = unsafe { (&mut *self.scratch.l.add(i), &mut *self.scratch.d.add(i)) };
@@ -293,26 +310,28 @@ impl BlockPair<'_> {
         }
     }
 
-    /// Packs keys `first..first + n` of a key/value head, with what `want` needs.
+    /// Packs keys `first..first + n` of a key/value head, as `grads` needs them.
     pub(super) unsafe fn pack_keys(
         &self,
         sequence: &Sequence,
         kv_head: usize,
         first: usize,
         n: usize,
-        want: GradSet,
+        grads: GradSet,
     ) -> PackedKeys {
         let mut block = PackedKeys {
             first,
             n,
-            wild_k: RowSet::default(),
+            non_finite_k: RowSet::default(),
             bf16_max: None,
         };
         // SAFETY: `n <= block_keys` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
-            match self.plan.products {
-                Some(_) => block.bf16_max = self.pack_key_bf16(sequence, kv_head, &block, want),
-                None => self.pack_key_floats(sequence, kv_head, &mut block, want),
+            match self.plan.bf16 {
+                Some(bf16) => {
+                    block.bf16_max = self.pack_key_bf16(bf16, sequence, kv_head, &block, grads);
+                }
+                None => self.pack_key_floats(sequence, kv_head, &mut block, grads),
             }
         }
         block
@@ -324,7 +343,7 @@ impl BlockPair<'_> {
         sequence: &Sequence,
         kv_head: usize,
         block: &mut PackedKeys,
-        want: GradSet,
+        grads: GradSet,
     ) {
         let (scratch, kernels) = (&self.scratch, self.kernels);
         let problem = &self.call.problem;
@@ -336,7 +355,7 @@ impl BlockPair<'_> {
             if self.plan.scores == Scores::I8 {
                 self.pack_k_i8(at, row, n, factor);
             }
-            if self.plan.scores == Scores::F32 || want.dq {
+            if self.plan.scores == Scores::F32 || grads.dq {
                 let rows = self.rows(&problem.k, at, row, n);
                 if self.plan.scores == Scores::F32 {
                     let out: *mut f32 = scratch.k_strips.cast();
@@ -345,11 +364,11 @@ impl BlockPair<'_> {
                         (kernels.pack_q_f32)(from, rows.ld, count, d, factor, out.add(strip * d));
                     }
                 }
-                if want.dq {
-                    block.wild_k = self.columns(rows, n, d, scratch.k_columns);
+                if grads.dq {
+                    block.non_finite_k = self.columns(rows, n, d, scratch.k_columns);
                 }
             }
-            if want.dp() {
+            if grads.dp() {
                 let rows = self.rows(&problem.v, at, row, n);
                 for strip in (0..n).step_by(mr) {
                     let (from, count) = (rows.ptr.add(strip * rows.ld), mr.min(n - strip));

@@ -1,14 +1,14 @@
 //! The passes over pairs of blocks, and their items.
 
-use super::block_pair::{Accumulator, GradSet};
+use super::block::{Accumulator, GradSet};
 use crate::operands::rows::{clear_row, load_row};
 use std::ops::Range;
 use std::ptr::null_mut;
 
+use super::block_pair::BlockPair;
 use super::check::Backward;
 use super::epilogue::GradientEpilogue;
 use super::plan::{BackwardPlan, Head};
-use super::products::BlockPair;
 use crate::contract::problem::Problem;
 use crate::contract::sequences::{Numbering, Sequence};
 use crate::contract::tensor::Tensor;
@@ -16,7 +16,7 @@ use crate::operands::padding::padded;
 use crate::operands::rows::store_row;
 use crate::runtime::memory::Arena;
 
-/// What a pass takes block by block.
+/// The axis that a pass cuts into blocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Axis {
     Query,
@@ -28,7 +28,7 @@ pub(super) struct Blocks<'a> {
     problem: &'a Problem,
     heads: usize,
     length: usize,
-    side: Axis,
+    axis: Axis,
     blocks: Numbering<'a>,
 }
 
@@ -40,21 +40,21 @@ pub(super) struct Block {
 }
 
 impl<'a> Blocks<'a> {
-    /// Takes the room that [`Blocks::new`] needs.
+    /// Allocates the numbering that [`Blocks::new`] fills.
     pub(super) fn allocate(arena: &mut Arena, call: &Backward) -> *mut usize {
         Numbering::allocate(arena, &call.problem.sequences)
     }
 
     /// # Safety
-    /// `room` is what `allocate` gave for this call, in memory that nobody else uses for `'a`.
+    /// `workspace` comes from `allocate` for this call, in memory that nobody else uses for `'a`.
     pub(super) unsafe fn new(
         call: &'a Backward,
         plan: &BackwardPlan,
-        side: Axis,
-        room: *mut usize,
+        axis: Axis,
+        workspace: *mut usize,
     ) -> Self {
         let problem = &call.problem;
-        let (heads, length) = match side {
+        let (heads, length) = match axis {
             Axis::Query => (problem.heads, plan.block_queries),
             Axis::Key => (problem.kv_heads, plan.block_keys),
         };
@@ -62,11 +62,11 @@ impl<'a> Blocks<'a> {
             problem,
             heads,
             length,
-            side,
+            axis,
             // SAFETY: by this function's contract.
             blocks: unsafe {
-                Numbering::new(room, &problem.sequences, |sequence| {
-                    heads.saturating_mul(rows(sequence, side).div_ceil(length))
+                Numbering::new(workspace, &problem.sequences, |sequence| {
+                    heads.saturating_mul(rows(sequence, axis).div_ceil(length))
                 })
             },
         }
@@ -79,10 +79,10 @@ impl<'a> Blocks<'a> {
     pub(super) fn item(&self, number: usize) -> Block {
         let (index, within) = self.blocks.find(number);
         let sequence = self.problem.sequences.get(index);
-        let rows = rows(&sequence, self.side);
+        let rows = rows(&sequence, self.axis);
         let blocks = rows.div_ceil(self.length);
         // Under a causal mask late queries and early keys have the most to do: start with them, end with short ones.
-        let block = match self.side {
+        let block = match self.axis {
             Axis::Query => blocks - 1 - within / self.heads,
             Axis::Key => within / self.heads,
         };
@@ -94,8 +94,8 @@ impl<'a> Blocks<'a> {
     }
 }
 
-fn rows(sequence: &Sequence, side: Axis) -> usize {
-    match side {
+fn rows(sequence: &Sequence, axis: Axis) -> usize {
+    match axis {
         Axis::Query => sequence.nq,
         Axis::Key => sequence.nk,
     }
@@ -120,6 +120,12 @@ struct Accumulated<'a> {
 }
 
 impl Accumulated<'_> {
+    /// Rows that a block of keys adds nothing to.
+    fn pass_over(&self, sequence: &Sequence, head: usize, rows: Range<usize>) {
+        self.begin(sequence, head, rows.clone());
+        self.end(sequence, head, rows);
+    }
+
     /// Before a block of keys adds to these rows.
     fn begin(&self, sequence: &Sequence, head: usize, rows: Range<usize>) {
         if self.first {
@@ -151,7 +157,7 @@ impl BlockPair<'_> {
     /// # Safety
     /// The scratch was laid out for this call, and belongs to the calling worker; so for the other items.
     pub(super) unsafe fn d_item(&self, block: &Block) {
-        let want = GradSet {
+        let grads = GradSet {
             d: true,
             ..GradSet::default()
         };
@@ -159,12 +165,12 @@ impl BlockPair<'_> {
         let n = block.rows.len();
         // SAFETY: by this function's contract.
         unsafe {
-            let queries = self.pack_queries(sequence, head, block.rows.start, n, want);
+            let queries = self.pack_queries(sequence, head, block.rows.start, n, grads);
             self.scratch.d.write_bytes(0, n);
             self.over_keys(block, |keys_at, count| {
                 let kv_head = head / self.call.problem.group;
-                let keys = self.pack_keys(sequence, kv_head, keys_at, count, want);
-                self.add(sequence, kv_head, &queries, &keys, want, NO_SUM);
+                let keys = self.pack_keys(sequence, kv_head, keys_at, count, grads);
+                self.add(sequence, kv_head, &queries, &keys, grads, NO_SUM);
             });
             for i in 0..n {
                 let row = sequence.q0 + block.rows.start + i;
@@ -178,11 +184,9 @@ impl BlockPair<'_> {
     ///
     /// # Safety
     /// As for [`BlockPair::d_item`].
-    pub(super) unsafe fn query_item(&self, block: &Block) {
-        let Some(epilogue) = self.finish_query() else {
-            return;
-        };
-        let want = GradSet {
+    pub(super) unsafe fn query_item(&self, gradient: &Tensor, block: &Block) {
+        let epilogue = self.query_epilogue(gradient);
+        let grads = GradSet {
             dq: true,
             ..GradSet::default()
         };
@@ -192,11 +196,11 @@ impl BlockPair<'_> {
         // SAFETY: by this function's contract.
         unsafe {
             sum.ptr.write_bytes(0, n * sum.ld);
-            let queries = self.pack_queries(sequence, head, block.rows.start, n, want);
+            let queries = self.pack_queries(sequence, head, block.rows.start, n, grads);
             self.over_keys(block, |keys_at, count| {
                 let kv_head = head / self.call.problem.group;
-                let keys = self.pack_keys(sequence, kv_head, keys_at, count, want);
-                self.add(sequence, kv_head, &queries, &keys, want, sum);
+                let keys = self.pack_keys(sequence, kv_head, keys_at, count, grads);
+                self.add(sequence, kv_head, &queries, &keys, grads, sum);
             });
             for i in 0..n {
                 let row = std::slice::from_raw_parts_mut(sum.ptr.add(i * sum.ld), d);
@@ -206,14 +210,14 @@ impl BlockPair<'_> {
         }
     }
 
-    /// Calls `each` with first and number of every run of keys that a block of queries sees.
+    /// Calls `each` with first and number of every run of keys in the key range of a block of queries.
     unsafe fn over_keys(&self, block: &Block, each: impl Fn(usize, usize)) {
         let (sequence, options) = (&block.sequence, &self.call.problem.options);
         let lo = options.key_range(sequence, block.rows.start).0;
         let hi = options.key_range(sequence, block.rows.end - 1).1;
         for (first, n) in runs(lo..hi, self.plan.block_keys) {
             let rows = block.rows.clone();
-            if !(self.bias).masks_all(sequence, block.head, rows, first..first + n) {
+            if !(self.score_mod).masks_all(sequence, block.head, rows, first..first + n) {
                 each(first, n);
             }
         }
@@ -232,14 +236,11 @@ impl BlockPair<'_> {
     ///
     /// # Safety
     /// As for [`BlockPair::d_item`].
-    pub(super) unsafe fn fused_item(&self, at: Head) {
+    pub(super) unsafe fn fused_item(&self, gradient: &Tensor, at: Head) {
         let problem = &self.call.problem;
         let sequence = problem.sequences.get(at.sequence);
-        let (Some(epilogue), Some(gradient)) = (self.finish_query(), &self.call.grad_query) else {
-            return;
-        };
         let mut query = Accumulated {
-            epilogue,
+            epilogue: self.query_epilogue(gradient),
             gradient,
             first: true,
             last: sequence.nk == 0,
@@ -273,17 +274,9 @@ impl BlockPair<'_> {
     unsafe fn keys(&self, block: &Block, dq: Option<&Accumulated<'_>>) {
         let (call, scratch) = (self.call, &self.scratch);
         let (problem, options) = (&call.problem, &call.problem.options);
-        let (sequence, kv_head, n) = (&block.sequence, block.head, block.rows.len());
-        let want = GradSet {
-            dq: dq.is_some(),
-            dk: call.grad_key.is_some(),
-            dv: call.grad_value.is_some(),
-            ..GradSet::default()
-        };
-        let (ldk, ldv) = (
-            padded(problem.d, self.kernels),
-            padded(problem.dv, self.kernels),
-        );
+        let (sequence, n) = (&block.sequence, block.rows.len());
+        let ldk = padded(problem.d, self.kernels);
+        let ldv = padded(problem.dv, self.kernels);
         // SAFETY: a block's rows fit the scratch; packed rows are inside the tensors.
         unsafe {
             scratch.dk.write_bytes(0, n * ldk);
@@ -292,82 +285,111 @@ impl BlockPair<'_> {
             let hi = options.query_range(sequence, block.rows.end - 1).1;
             let (lo, hi) = if lo < hi { (lo, hi) } else { (0, 0) };
             if let Some(dq) = dq {
-                for head in self.group(kv_head) {
-                    for fully_masked in [0..lo, hi..sequence.nq] {
-                        dq.begin(sequence, head, fully_masked.clone());
-                        dq.end(sequence, head, fully_masked);
+                for head in self.group(block.head) {
+                    for out_of_range in [0..lo, hi..sequence.nq] {
+                        dq.pass_over(sequence, head, out_of_range);
                     }
                 }
             }
             if lo < hi {
-                let mut packed = None;
-                for head in self.group(kv_head) {
-                    for (first, n) in runs(lo..hi, self.plan.block_queries) {
-                        let (of_q, of_k) = (first..first + n, block.rows.clone());
-                        if self.bias.masks_all(sequence, head, of_q.clone(), of_k) {
-                            if let Some(dq) = dq {
-                                dq.begin(sequence, head, of_q.clone());
-                                dq.end(sequence, head, of_q);
-                            }
-                            continue;
-                        }
+                self.add_queries(block, lo..hi, dq);
+            }
+            let dk = Accumulator {
+                ptr: scratch.dk,
+                ld: ldk,
+            };
+            let dv = Accumulator {
+                ptr: scratch.dv,
+                ld: ldv,
+            };
+            if let Some(gradient) = &call.grad_key {
+                let epilogue = self.epilogue(gradient, &problem.k, options.scale);
+                self.store_keys(block, &epilogue, dk);
+            }
+            if let Some(gradient) = &call.grad_value {
+                let epilogue = self.epilogue(gradient, &problem.v, 1.0);
+                self.store_keys(block, &epilogue, dv);
+            }
+        }
+    }
+
+    /// Adds the blocks of the queries `rows` of all heads of a group to dK and dV of a block of keys, and to dQ.
+    unsafe fn add_queries(&self, block: &Block, rows: Range<usize>, dq: Option<&Accumulated<'_>>) {
+        let (call, sequence, kv_head) = (self.call, &block.sequence, block.head);
+        let grads = GradSet {
+            dq: dq.is_some(),
+            dk: call.grad_key.is_some(),
+            dv: call.grad_value.is_some(),
+            ..GradSet::default()
+        };
+        // Packed for the first block of queries that no mask hides.
+        let mut packed = None;
+        for head in self.group(kv_head) {
+            for (first, n) in runs(rows.clone(), self.plan.block_queries) {
+                let of_q = first..first + n;
+                if (self.score_mod).masks_all(sequence, head, of_q.clone(), block.rows.clone()) {
+                    if let Some(dq) = dq {
+                        dq.pass_over(sequence, head, of_q);
+                    }
+                    continue;
+                }
+                // SAFETY: by the caller, as for `keys`.
+                unsafe {
+                    let keys = packed.get_or_insert_with(|| {
                         let (from, count) = (block.rows.start, block.rows.len());
-                        let keys = packed.get_or_insert_with(|| {
-                            self.pack_keys(sequence, kv_head, from, count, want)
-                        });
-                        let queries = self.pack_queries(sequence, head, first, n, want);
-                        let at = (sequence.batch, head, sequence.q0 + first);
-                        let in_place = dq.and_then(|dq| self.in_place(dq.gradient, at));
-                        let sum = in_place.unwrap_or(self.dq_scratch());
-                        if let Some(dq) = dq {
-                            dq.begin(sequence, head, first..first + n);
-                            if in_place.is_none() {
-                                sum.ptr.write_bytes(0, n * sum.ld);
-                            }
-                        }
-                        self.add(sequence, kv_head, &queries, keys, want, sum);
-                        if let Some(dq) = dq {
-                            if in_place.is_none() {
-                                self.add_to_rows(dq.gradient, at, n, sum);
-                            }
-                            dq.end(sequence, head, first..first + n);
+                        self.pack_keys(sequence, kv_head, from, count, grads)
+                    });
+                    let queries = self.pack_queries(sequence, head, first, n, grads);
+                    let at = (sequence.batch, head, sequence.q0 + first);
+                    let in_place = dq.and_then(|dq| self.in_place(dq.gradient, at));
+                    let sum = in_place.unwrap_or(self.dq_scratch());
+                    if let Some(dq) = dq {
+                        dq.begin(sequence, head, of_q.clone());
+                        if in_place.is_none() {
+                            sum.ptr.write_bytes(0, n * sum.ld);
                         }
                     }
-                }
-            }
-            let outputs = [
-                (&call.grad_key, &problem.k, scratch.dk, ldk, options.scale),
-                (&call.grad_value, &problem.v, scratch.dv, ldv, 1.0),
-            ];
-            for (gradient, operand, sum, ld, scale) in outputs {
-                let Some(gradient) = gradient else { continue };
-                let epilogue = GradientEpilogue {
-                    kernels: self.kernels,
-                    gradient,
-                    operand,
-                    scale,
-                    clip: call.clip,
-                };
-                for i in 0..n {
-                    let row = std::slice::from_raw_parts_mut(sum.add(i * ld), operand.shape[3]);
-                    let at = sequence.k0 + block.rows.start + i;
-                    epilogue.row(sequence.batch, kv_head, at, row);
+                    self.add(sequence, kv_head, &queries, keys, grads, sum);
+                    if let Some(dq) = dq {
+                        if in_place.is_none() {
+                            self.add_to_rows(dq.gradient, at, n, sum);
+                        }
+                        dq.end(sequence, head, of_q);
+                    }
                 }
             }
         }
     }
 
-    fn finish_query(&self) -> Option<GradientEpilogue<'_>> {
-        self.call
-            .grad_query
-            .as_ref()
-            .map(|gradient| GradientEpilogue {
-                kernels: self.kernels,
-                gradient,
-                operand: &self.call.problem.q,
-                scale: self.call.problem.options.scale,
-                clip: self.call.clip,
-            })
+    /// Writes the accumulated rows of a block of keys.
+    unsafe fn store_keys(&self, block: &Block, epilogue: &GradientEpilogue<'_>, sum: Accumulator) {
+        let (sequence, columns) = (&block.sequence, epilogue.operand.shape[3]);
+        for i in 0..block.rows.len() {
+            // SAFETY: rows of the accumulator, which has one per key of the block.
+            let row = unsafe { std::slice::from_raw_parts_mut(sum.ptr.add(i * sum.ld), columns) };
+            let at = sequence.k0 + block.rows.start + i;
+            epilogue.row(sequence.batch, block.head, at, row);
+        }
+    }
+
+    fn epilogue<'t>(
+        &'t self,
+        gradient: &'t Tensor,
+        operand: &'t Tensor,
+        scale: f32,
+    ) -> GradientEpilogue<'t> {
+        GradientEpilogue {
+            kernels: self.kernels,
+            gradient,
+            operand,
+            scale,
+            clip: self.call.clip,
+        }
+    }
+
+    fn query_epilogue<'t>(&'t self, gradient: &'t Tensor) -> GradientEpilogue<'t> {
+        let problem = &self.call.problem;
+        self.epilogue(gradient, &problem.q, problem.options.scale)
     }
 
     /// The scratch's dQ.
@@ -396,7 +418,7 @@ impl BlockPair<'_> {
         n: usize,
         sum: Accumulator,
     ) {
-        // SAFETY: the scratch's line has room for a row; `sum` has `n` rows.
+        // SAFETY: the scratch's line has workspace for a row; `sum` has `n` rows.
         let line =
             unsafe { std::slice::from_raw_parts_mut(self.scratch.row_buffer, tensor.shape[3]) };
         for i in 0..n {

@@ -12,7 +12,8 @@ use crate::operands::arithmetic::Scores;
 use crate::runtime::memory::reserve;
 use crate::runtime::pool::MAX_THREADS;
 use mfa_kernels::Precision;
-use mfa_kernels::bf16_split::Bf16Products;
+use mfa_kernels::bf16_split::{Bf16Kernels, Bf16Products};
+use mfa_kernels::gradient::Bf16GradientKernels;
 use mfa_kernels::{BLOCK_N, Kernels};
 
 /// How queries meet keys.
@@ -24,18 +25,22 @@ pub(crate) enum Algorithm {
     Split,
 }
 
-/// Where D comes from.
+/// The source of D.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DSource {
+    /// No gradient needs D.
     Nowhere,
+    /// The caller gives it.
     Given,
+    /// D = rowsum(dO * O).
     Output,
+    /// D = rowsum(P * dP).
     Weights,
 }
 
-/// How products of parts make up the five products.
+/// The bf16 products that make up the five products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Products {
+pub(crate) struct Bf16ProductSet {
     /// K by Q, exact.
     pub scores: Bf16Products,
     /// V by dO, exact.
@@ -46,15 +51,23 @@ pub(crate) struct Products {
     pub ds: Bf16Products,
 }
 
+/// The kernels of bf16 products, and which products they make.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16Plan {
+    pub kernels: &'static Bf16Kernels,
+    pub gradient: Bf16GradientKernels,
+    pub products: Bf16ProductSet,
+}
+
 /// How a call runs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct BackwardPlan {
     pub path: Algorithm,
     pub scores: Scores,
-    /// Where products of floats are those of parts.
-    pub products: Option<Products>,
+    /// Where products of floats are sums of bf16 products.
+    pub bf16: Option<Bf16Plan>,
     pub d: DSource,
-    /// PackedQueries and keys of a block.
+    /// Queries and keys of a block.
     pub block_queries: usize,
     pub block_keys: usize,
     pub workers: usize,
@@ -64,7 +77,7 @@ pub(crate) struct BackwardPlan {
     pub reasons: Reasons,
 }
 
-/// What the plan was made from, for `explain`; text is made only there.
+/// The reasons of the plan, for `explain`; text is made only there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reasons {
     pub scores: &'static str,
@@ -101,8 +114,8 @@ pub(crate) struct Head {
     pub kv_head: usize,
 }
 
-/// Tuning, by head dimension: the first row whose `columns` (of Q and V together) is not exceeded. Chosen so that what a
-/// worker packs and accumulates for a pair of blocks stays in three quarters of a 2 MB second-level cache; the widest do not.
+/// Tuning, by head dimension: the first row whose `columns` (of Q and V together) is not exceeded. Chosen so that the
+/// packed operands and accumulators of a pair of blocks stay in three quarters of a 2 MB second-level cache; the widest do not.
 const BLOCKS: [(usize, usize, usize); 4] = [
     // columns of Q and V, queries of a block, keys of a block
     (160, BLOCK_N, 288),
@@ -110,11 +123,11 @@ const BLOCKS: [(usize, usize, usize); 4] = [
     (544, BLOCK_N / 2, 144),
     (usize::MAX, BLOCK_N / 4, 144),
 ];
-/// The same with products of parts: packing queries costs more beside them, so that blocks of keys are long and those of
-/// queries short. What is summed for the keys may leave the cache, for it is read and written in order; twice these keys
+/// The same with bf16 products: packing queries costs more beside them, so that blocks of keys are long and those of
+/// queries short. The sums of keys may leave the cache, for they are read and written in order; twice these keys
 /// would bring the widest rows up to a tenth more, for twice the memory.
 const BF16_BLOCKS: [(usize, [(usize, usize); 3]); 4] = [
-    // columns of Q and V, queries and keys of a block of one, two and three parts
+    // columns of Q and V, queries and keys of a block of one, two and three slices
     (
         160,
         [(BLOCK_N, 512), (BLOCK_N / 2, 512), (BLOCK_N / 2, 512)],
@@ -128,32 +141,32 @@ const BF16_BLOCKS: [(usize, [(usize, usize); 3]); 4] = [
 ];
 /// Below this many multiply-adds a second thread costs more than it brings.
 const INLINE_WORK: f64 = 1e5;
-/// Products of the two passes, and of the fused one: what splitting costs.
+/// Products of the two passes, and of the fused one: the cost of splitting.
 const SPLIT_COST: f64 = 7.0;
 const FUSED_COST: f64 = 5.0;
 /// Blocks per worker in a pass over blocks, so that a slow worker can be relieved.
 const BLOCKS_PER_WORKER: usize = 4;
 
 impl BackwardPlan {
-    pub(crate) fn new(call: &Backward, kernels: &Kernels, threads: usize) -> Result<Self> {
+    pub(crate) fn new(call: &Backward, kernels: &'static Kernels, threads: usize) -> Result<Self> {
         let problem = &call.problem;
         let inline = problem.work() < INLINE_WORK;
         let workers = if inline { 1 } else { threads };
         let (scores, why_scores) = scores(problem, kernels);
-        let products = products(call, kernels, scores);
+        let bf16 = bf16_plan(call, kernels, scores);
         let (d, why_d) = source(call);
         let heads = Heads::new(problem)?;
         let (path, why_path) = path(call, &heads, workers);
 
         let columns = problem.d + problem.dv;
-        let (queries, keys) = blocks(columns, products);
-        let share = |rows: usize, heads: usize, most: usize, bf16: usize| {
+        let (queries, keys) = blocks(columns, bf16);
+        let share = |rows: usize, heads: usize, most: usize, multiple: usize| {
             let share = rows.saturating_mul(heads) / (workers * BLOCKS_PER_WORKER);
-            let most = most / bf16 * bf16;
+            let most = most / multiple * multiple;
             if workers == 1 || path == Algorithm::Fused {
                 most
             } else {
-                share.next_multiple_of(bf16).clamp(bf16, most)
+                share.next_multiple_of(multiple).clamp(multiple, most)
             }
         };
         let sequences = &problem.sequences;
@@ -161,7 +174,7 @@ impl BackwardPlan {
         Ok(BackwardPlan {
             path,
             scores,
-            products,
+            bf16,
             d,
             block_queries: share(sequences.total_q, problem.heads, queries, nr)
                 .min(sequences.most_q.max(1).next_multiple_of(nr)),
@@ -179,33 +192,33 @@ impl BackwardPlan {
     }
 }
 
-/// PackedQueries and keys of a block. The last row of a table holds for all that is wider.
-fn blocks(columns: usize, products: Option<Products>) -> (usize, usize) {
-    match products {
+/// Queries and keys of a block. The last row of a table holds for all that is wider.
+fn blocks(columns: usize, bf16: Option<Bf16Plan>) -> (usize, usize) {
+    match bf16 {
         None => {
             let (_, queries, keys) = BLOCKS[BLOCKS.partition_point(|row| row.0 < columns)];
             (queries, keys)
         }
-        Some(products) => {
-            let parts = products.p.slices_of_b().max(products.ds.slices_of_b());
+        Some(Bf16Plan { products, .. }) => {
+            let slices = products.p.slices_of_b().max(products.ds.slices_of_b());
             let (_, by_slices) = BF16_BLOCKS[BF16_BLOCKS.partition_point(|row| row.0 < columns)];
-            by_slices[parts - 1]
+            by_slices[slices - 1]
         }
     }
 }
 
-/// Scores of a key/value head that causality and window leave, about: what its gradients cost.
+/// The cost of the gradients of a key/value head: about its scores within key ranges.
 fn cost(problem: &Problem, sequence: &Sequence) -> f64 {
     let options = &problem.options;
-    // The visible range grows evenly but for its ends: a few rows tell its mean.
+    // The key range grows evenly except at its ends: a few rows tell its mean.
     let samples = sequence.nq.min(16);
-    let visible: usize = (0..samples)
+    let in_range: usize = (0..samples)
         .map(|n| {
             let (lo, hi) = options.key_range(sequence, n * sequence.nq / samples);
             hi - lo
         })
         .sum();
-    let mean = visible as f64 / samples.max(1) as f64;
+    let mean = in_range as f64 / samples.max(1) as f64;
     1.0 + mean * sequence.nq as f64 * problem.group as f64
 }
 
@@ -307,7 +320,7 @@ fn source(call: &Backward) -> (DSource, &'static str) {
     }
 }
 
-impl Products {
+impl Bf16ProductSet {
     /// Those beside the scores.
     pub(crate) fn describe(self) -> String {
         format!(
@@ -319,23 +332,30 @@ impl Products {
     }
 }
 
-/// Products of parts, where there are kernels for them and scores are not sums of integers.
-fn products(call: &Backward, kernels: &Kernels, scores: Scores) -> Option<Products> {
-    let count = |tensor: &Tensor| match tensor.precision {
+/// The bf16 products, where there are kernels for them and scores are not sums of integers.
+fn bf16_plan(call: &Backward, kernels: &'static Kernels, scores: Scores) -> Option<Bf16Plan> {
+    let slices = |tensor: &Tensor| match tensor.precision {
         Precision::Bf16 => 1,
         Precision::F16 => 2,
         _ => 3,
     };
-    let exact = |parts: usize| [Bf16Products::X1, Bf16Products::X4, Bf16Products::X6][parts - 1];
-    let rounded = |parts: usize| [Bf16Products::X1, Bf16Products::X3, Bf16Products::X6][parts - 1];
+    let exact = |n: usize| [Bf16Products::X1, Bf16Products::X4, Bf16Products::X6][n - 1];
+    let rounded = |n: usize| [Bf16Products::X1, Bf16Products::X3, Bf16Products::X6][n - 1];
     let problem = &call.problem;
-    let [q, k, v] = [&problem.q, &problem.k, &problem.v].map(count);
-    let grad = count(&call.grad_output);
-    (kernels.has_bf16_gradient() && scores == Scores::F32).then(|| Products {
-        scores: exact(q.max(k)),
-        dp: exact(v.max(grad)),
-        p: rounded(grad),
-        ds: rounded(q.max(k)),
+    let [q, k, v] = [&problem.q, &problem.k, &problem.v].map(slices);
+    let grad = slices(&call.grad_output);
+    if !kernels.has_bf16_gradient() || scores != Scores::F32 {
+        return None;
+    }
+    Some(Bf16Plan {
+        kernels: kernels.bf16.as_ref()?,
+        gradient: kernels.gradient.bf16?,
+        products: Bf16ProductSet {
+            scores: exact(q.max(k)),
+            dp: exact(v.max(grad)),
+            p: rounded(grad),
+            ds: rounded(q.max(k)),
+        },
     })
 }
 

@@ -1,7 +1,7 @@
 //! The products of a block of keys and a block of queries.
 //!
 //! ```text
-//! for each strip of mr keys that any query of the block sees:
+//! for each strip of mr keys that is in the key range of any query of the block:
 //!     S^T  = K Q^T                          qk_*, with keys as rows
 //!     softcap, ALiBi, masks, limits         TransposedScoreMod
 //!     dP^T = V dO^T                         qk_f32
@@ -9,50 +9,34 @@
 //!     dV  += P^T dO                         pv_f32
 //!     dK  += dS^T Q                         pv_f32
 //! for each strip of mr queries:
-//!     dQ  += dS K                           ptv_f32: reads dS^T as it lies
+//!     dQ  += dS K                           ptv_f32: takes dS^T without transposing it
 //! ```
 //!
-//! With products of bf16 parts: see [`super::bf16_split`].
+//! Sums of bf16 products: [`super::bf16_split`].
 
-use super::block_pair::{Accumulator, BlockCoords, DValues, GradSet};
+use super::block::{Accumulator, BlockCoords, GradSet};
+use super::block_pair::{BlockPair, clear};
 use std::ptr::{null, null_mut};
 
-use super::check::Backward;
 use super::pack::{PackedKeys, PackedQueries};
-use super::plan::BackwardPlan;
-use super::score_mod::TransposedScoreMod;
-use super::scratch::BackwardScratch;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
 use crate::operands::arithmetic::Scores;
 use crate::operands::padding::padded;
-use mfa_kernels::bf16_split::TileConfigGuard;
-use mfa_kernels::{Kernels, SCORE_LD, ScoreScales};
-
-/// The products of pairs of blocks, in one worker's scratch.
-pub(super) struct BlockPair<'a> {
-    pub call: &'a Backward,
-    pub plan: &'a BackwardPlan,
-    pub kernels: &'a Kernels,
-    pub bias: &'a TransposedScoreMod<'a>,
-    pub d: DValues<'a>,
-    pub scratch: BackwardScratch,
-    /// For all products of an item.
-    pub _tile_config: TileConfigGuard<'a>,
-}
+use mfa_kernels::{SCORE_LD, ScoreScales};
 
 impl BlockPair<'_> {
     /// Adds the products of two packed blocks to the accumulators; `dq` is that of the block of queries.
     ///
     /// # Safety
-    /// The blocks were packed for `want`; `dq` has room for the queries, in whole panels.
+    /// The blocks were packed for `grads`; `dq` has workspace for the queries, in whole panels.
     pub(super) unsafe fn add(
         &self,
         sequence: &Sequence,
         kv_head: usize,
         queries: &PackedQueries,
         keys: &PackedKeys,
-        want: GradSet,
+        grads: GradSet,
         dq: Accumulator,
     ) {
         let coords = BlockCoords {
@@ -66,20 +50,22 @@ impl BlockPair<'_> {
         // SAFETY: by this function's contract; the scratch was laid out for the blocks.
         unsafe {
             if self.call.problem.options.mask.is_some() {
-                self.bias
+                self.score_mod
                     .mask_tile(&coords, self.scratch.mask, self.scratch.mask_rows);
             }
-            if super::bf16_split::splits_exactly(queries, keys) {
-                return self.add_bf16(&coords, want, dq);
+            match self.plan.bf16 {
+                None => self.add_floats(&coords, queries, keys, grads, dq),
+                Some(bf16) if queries.splits_exactly(keys) => {
+                    self.add_bf16(bf16, &coords, grads, dq);
+                }
+                // Slices do not hold NaN, infinities, and the smallest numbers. They are few.
+                Some(_) => {
+                    let (mut queries, mut keys) = (queries.clone(), keys.clone());
+                    self.pack_query_floats(sequence, &mut queries, grads);
+                    self.pack_key_floats(sequence, kv_head, &mut keys, grads);
+                    self.add_floats(&coords, &queries, &keys, grads, dq);
+                }
             }
-            if self.plan.products.is_none() {
-                return self.add_floats(&coords, queries, keys, want, dq);
-            }
-            // Parts do not hold NaN, infinities, and the smallest numbers. They are few.
-            let (mut queries, mut keys) = (queries.clone(), keys.clone());
-            self.pack_query_floats(sequence, &mut queries, want);
-            self.pack_key_floats(sequence, kv_head, &mut keys, want);
-            self.add_floats(&coords, &queries, &keys, want, dq);
         }
     }
 
@@ -89,57 +75,21 @@ impl BlockPair<'_> {
         coords: &BlockCoords<'_>,
         queries: &PackedQueries,
         keys: &PackedKeys,
-        want: GradSet,
+        grads: GradSet,
         dq: Accumulator,
     ) {
         let mr = self.kernels.mr;
         // SAFETY: strips of the block's keys, tiles of its queries.
         unsafe {
             for strip in (0..keys.n).step_by(mr) {
-                self.strip(coords, queries, strip, want);
+                self.strip(coords, queries, strip, grads);
             }
-            if want.dq {
+            if grads.dq {
                 for tile in (0..queries.n).step_by(mr) {
                     self.add_dq(coords, keys, tile, dq);
                 }
             }
         }
-    }
-
-    /// The part of a coords that has `rows` keys from `strip` on and the queries that see any of them, in units of `bf16`
-    /// queries; and whether some of these do not see some of the keys.
-    pub(super) fn in_range<'p>(
-        &self,
-        coords: &BlockCoords<'p>,
-        strip: usize,
-        rows: usize,
-        bf16: usize,
-    ) -> Option<(BlockCoords<'p>, bool)> {
-        let (options, sequence) = (&self.call.problem.options, coords.sequence);
-        let j = coords.j0 + strip;
-        let end = coords.i0 + coords.n;
-        let (first, last) = (
-            options.query_range(sequence, j),
-            options.query_range(sequence, j + rows - 1),
-        );
-        let (from, to) = (first.0.clamp(coords.i0, end), last.1.clamp(coords.i0, end));
-        if from >= to {
-            return None;
-        }
-        let skipped = (from - coords.i0) / bf16 * bf16;
-        let n = (to - coords.i0 - skipped)
-            .next_multiple_of(bf16)
-            .min(coords.n - skipped);
-        let i0 = coords.i0 + skipped;
-        let boundary = i0 < last.0 || i0 + n > first.1;
-        let seen = BlockCoords {
-            i0,
-            n,
-            j0: j,
-            keys: rows,
-            ..*coords
-        };
-        Some((seen, boundary))
     }
 
     /// One strip of keys.
@@ -148,7 +98,7 @@ impl BlockPair<'_> {
         coords: &BlockCoords<'_>,
         queries: &PackedQueries,
         strip: usize,
-        want: GradSet,
+        grads: GradSet,
     ) {
         let (problem, scratch, kernels) = (&self.call.problem, &self.scratch, self.kernels);
         let options = &problem.options;
@@ -157,23 +107,23 @@ impl BlockPair<'_> {
         // SAFETY: the strip is inside the block, whose arrays the scratch holds; `skipped` is whole panels.
         unsafe {
             let ds = scratch.ds.add(strip * SCORE_LD);
-            let keeps_ds = want.dq || want.ds;
-            let Some((seen, boundary)) = self.in_range(coords, strip, rows, nr) else {
+            let keeps_ds = grads.dq || grads.ds;
+            let Some((within, boundary)) = self.in_range(coords, strip, rows, nr) else {
                 if keeps_ds {
                     clear(ds, rows, 0, coords.n);
                 }
                 return;
             };
-            let (skipped, n) = (seen.i0 - coords.i0, seen.n);
+            let (skipped, n) = (within.i0 - coords.i0, within.n);
             let panels = n.div_ceil(nr);
             let (s, slope) = (scratch.s, scratch.slope);
             self.scores(strip, rows, skipped, panels);
-            if boundary || self.bias.passes {
+            if boundary || self.score_mod.passes {
                 let mask = scratch.mask.wrapping_add(strip * SCORE_LD + skipped);
-                self.bias.strip(&seen, s, slope, mask);
+                self.score_mod.strip(&within, s, slope, mask);
             }
             let (l, d) = (scratch.l.add(skipped), scratch.d.add(skipped));
-            let dp = if want.dp() {
+            let dp = if grads.dp() {
                 let dp = ds.add(skipped);
                 let v = scratch.v_strips.add(strip * problem.dv);
                 let panel = scratch.do_panels.add(skipped * problem.dv);
@@ -182,28 +132,28 @@ impl BlockPair<'_> {
             } else {
                 null_mut()
             };
-            if want.d {
+            if grads.d {
                 (kernels.gradient.weighted_sums)(s, dp, rows, n, l, d);
                 return;
             }
             (kernels.gradient.softmax_gradient)(s, dp, rows, n, l, d);
-            if want.dv {
+            if grads.dv {
                 let ld = padded(problem.dv, kernels);
                 let (columns, out) = (scratch.do_columns, scratch.dv.add(strip * ld));
                 self.add_rows(s, columns.add(skipped * nr), coords.n, n, rows, out, ld);
-                for i in queries.wild_do.iter() {
-                    self.add_non_finite(&seen, &self.call.grad_output, skipped, i, s, out, ld);
+                for i in queries.non_finite_do.iter() {
+                    self.add_non_finite(&within, &self.call.grad_output, skipped, i, s, out, ld);
                 }
             }
-            if options.caps() && (want.dq || want.dk) {
+            if options.caps() && (grads.dq || grads.dk) {
                 multiply(dp, slope, rows, n);
             }
-            if want.dk {
+            if grads.dk {
                 let ld = padded(problem.d, kernels);
                 let (columns, out) = (scratch.q_columns, scratch.dk.add(strip * ld));
                 self.add_rows(dp, columns.add(skipped * nr), coords.n, n, rows, out, ld);
-                for i in queries.wild_q.iter() {
-                    self.add_non_finite(&seen, &problem.q, skipped, i, dp, out, ld);
+                for i in queries.non_finite_q.iter() {
+                    self.add_non_finite(&within, &problem.q, skipped, i, dp, out, ld);
                 }
             }
             if keeps_ds {
@@ -263,10 +213,10 @@ impl BlockPair<'_> {
         }
     }
 
-    /// Adds row `i` of the block of queries, which holds NaN or infinities, to the keys that it sees.
+    /// Adds row `i` of the block of queries, which holds NaN or infinities, to the keys of its range that no mask hides.
     unsafe fn add_non_finite(
         &self,
-        seen: &BlockCoords<'_>,
+        within: &BlockCoords<'_>,
         tensor: &Tensor,
         skipped: usize,
         i: usize,
@@ -274,23 +224,26 @@ impl BlockPair<'_> {
         out: *mut f32,
         ld: usize,
     ) {
-        if i < skipped || i - skipped >= seen.n {
+        if i < skipped || i - skipped >= within.n {
             return;
         }
-        let (i, sequence) = (i - skipped, seen.sequence);
-        let (row, columns) = (seen.i0 + i, tensor.shape[3]);
+        let (i, sequence) = (i - skipped, within.sequence);
+        let (row, columns) = (within.i0 + i, tensor.shape[3]);
         // SAFETY: a row of the tensor; `line` holds it.
         unsafe {
             let line = self.scratch.row_buffer;
             self.dequantize_rows(
                 tensor,
-                (sequence.batch, seen.head),
+                (sequence.batch, within.head),
                 sequence.q0 + row,
                 1,
                 line,
             );
-            for r in 0..seen.keys {
-                if !self.bias.masks(sequence, seen.head, row, seen.j0 + r) {
+            for r in 0..within.keys {
+                if !self
+                    .score_mod
+                    .masks(sequence, within.head, row, within.j0 + r)
+                {
                     let weight = *strip.add(r * SCORE_LD + i);
                     add_row(out.add(r * ld), weight, line, columns);
                 }
@@ -328,12 +281,15 @@ impl BlockPair<'_> {
             let out = dq.ptr.add(tile * dq.ld);
             let (ones, n) = (scratch.ones, to - from);
             (kernels.gradient.ptv_f32)(ds, columns, coords.keys, n, rows, panels, ones, out, dq.ld);
-            for j in keys.wild_k.iter().filter(|j| (from..to).contains(j)) {
+            for j in keys.non_finite_k.iter().filter(|j| (from..to).contains(j)) {
                 let at = (sequence.batch, coords.head / problem.group);
                 let line = scratch.row_buffer;
                 self.dequantize_rows(&problem.k, at, sequence.k0 + coords.j0 + j, 1, line);
                 for r in 0..rows {
-                    if !self.bias.masks(sequence, coords.head, i + r, coords.j0 + j) {
+                    if !self
+                        .score_mod
+                        .masks(sequence, coords.head, i + r, coords.j0 + j)
+                    {
                         let weight = *scratch.ds.add(j * SCORE_LD + tile + r);
                         add_row(out.add(r * dq.ld), weight, line, problem.d);
                     }
@@ -351,19 +307,7 @@ unsafe fn add_row(out: *mut f32, weight: f32, row: *const f32, columns: usize) {
     }
 }
 
-/// Zeroes columns `from..to` of a strip.
-pub(super) unsafe fn clear(strip: *mut f32, rows: usize, from: usize, to: usize) {
-    for r in 0..rows {
-        // SAFETY: columns of a strip, by the caller.
-        unsafe {
-            strip
-                .add(r * SCORE_LD + from)
-                .write_bytes(0, to.saturating_sub(from));
-        }
-    }
-}
-
-/// `strip *= slope`, but what is masked stays 0, whatever its score was.
+/// `strip *= slope`, except that masked elements stay 0, whatever their scores were.
 unsafe fn multiply(strip: *mut f32, slope: *const f32, rows: usize, n: usize) {
     for r in 0..rows {
         // SAFETY: `n` columns of strips, by the caller.

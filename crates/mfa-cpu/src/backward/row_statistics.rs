@@ -1,6 +1,6 @@
-//! What is one number per row or per head: D, and the gradient of the sinks.
+//! Per-row D = rowsum(dO * O), and the per-head gradients of the sinks.
 
-use super::block_pair::DValues;
+use super::block::DValues;
 use super::check::Backward;
 use super::score_mod::TransposedScoreMod;
 use crate::contract::sequences::Sequence;
@@ -23,14 +23,13 @@ pub(super) fn items(call: &Backward) -> usize {
 
 /// D = rowsum(dO * O) of the rows of an item.
 pub(super) fn from_output(
-    call: &Backward,
+    (call, output): (&Backward, &Tensor),
     kernels: &Kernels,
-    bias: &TransposedScoreMod<'_>,
+    score_mod: &TransposedScoreMod<'_>,
     d: DValues<'_>,
     row_buffers: *mut f32,
     item: usize,
 ) {
-    let Some(output) = &call.output else { return };
     let [_, heads, rows, _] = call.problem.q.shape;
     let chunks = rows.div_ceil(CHUNK);
     let (head, chunk) = (item / chunks, item % chunks);
@@ -50,7 +49,7 @@ pub(super) fn from_output(
         // SAFETY: rows of both tensors, or of their row_buffers.
         unsafe { (kernels.gradient.row_dots)(o, ldo, grad, ld, n, columns, sums.as_mut_ptr()) };
         for (row, &sum) in (first..).zip(&sums[..n]) {
-            let masked = !sum.is_finite() && attends_to_nothing(call, bias, b, h, row);
+            let masked = !sum.is_finite() && attends_to_nothing(call, score_mod, b, h, row);
             d.write(b, h, row, if masked { 0.0 } else { sum });
         }
     }
@@ -77,20 +76,20 @@ fn rows_as_f32(
     }
 }
 
-/// Whether a row of the tensors has no key to attend to: then O is 0, and D too, whatever dO holds.
+/// Whether a row of the tensors attends to no key: then O is 0, and D too, whatever dO holds.
 fn attends_to_nothing(
     call: &Backward,
-    bias: &TransposedScoreMod<'_>,
+    score_mod: &TransposedScoreMod<'_>,
     b: usize,
     head: usize,
     row: usize,
 ) -> bool {
     let sequence = call.problem.sequences.of_row(b, row);
-    sequence.is_none_or(|s: Sequence| (0..s.nk).all(|j| bias.masks(&s, head, row - s.q0, j)))
+    sequence.is_none_or(|s: Sequence| (0..s.nk).all(|j| score_mod.masks(&s, head, row - s.q0, j)))
 }
 
-/// The gradient of a head's sink: what the sink took of each row's weights, times `rest` (of batch and row) with the sign
-/// changed, which is D less the gradient of the logsumexp.
+/// The gradient of a head's sink: -sum over rows of exp(sink - L) * rest, where `rest` (of batch and row) is D less the gradient
+/// of the logsumexp.
 pub(crate) fn sink(call: &Backward, head: usize, rest: impl Fn(usize, usize) -> f64) {
     let (Some(sinks), Some(gradient)) = (&call.problem.options.sinks, &call.grad_sinks) else {
         return;

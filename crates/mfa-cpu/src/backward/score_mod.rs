@@ -1,6 +1,6 @@
 //! Softcap, ALiBi, masks, causality and window on transposed scores: a row is a key, a column a query.
 
-use super::block_pair::BlockCoords;
+use super::block::BlockCoords;
 use std::ops::Range;
 
 use crate::contract::problem::Problem;
@@ -15,7 +15,7 @@ use mfa_kernels::{Kernels, SCORE_LD};
 pub(super) struct TransposedScoreMod<'a> {
     problem: &'a Problem,
     kernels: &'a Kernels,
-    /// Whether scores need more than the limits of what is visible.
+    /// Whether scores need more than their key ranges.
     pub passes: bool,
 }
 
@@ -55,7 +55,7 @@ impl<'a> TransposedScoreMod<'a> {
     /// Writes the mask of a coords as numbers to add: `tile[key][query]`, keys [`SCORE_LD`] apart. False becomes -infinity.
     ///
     /// # Safety
-    /// `tile` has room for the coords's keys; `mask_rows` for its queries times its keys, and as many floats again as it has
+    /// `tile` has workspace for the coords's keys; `mask_rows` for its queries times its keys, and as many floats again as it has
     /// keys.
     pub(super) unsafe fn mask_tile(
         &self,

@@ -1,89 +1,117 @@
-//! A worker's memory.
+//! The memory of a worker.
 
 use super::check::Backward;
-use super::plan::{BackwardPlan, DSource, Products};
+use super::plan::{BackwardPlan, Bf16ProductSet, DSource};
 use super::row_statistics::BUFFERED_ROWS;
 use crate::operands::padding::padded;
 use crate::runtime::memory::Arena;
 use mfa_kernels::bf16_split::{Bf16Products, STEP, long_row_len};
 use mfa_kernels::{Kernels, SCORE_LD};
 
-/// Distance of dequantized rows.
+/// Elements from a dequantized row to the next.
 pub(super) fn stride(columns: usize) -> usize {
     columns.next_multiple_of(16)
 }
 
-/// What a worker packs and accumulates for a block of queries and a block of keys. Every pointer is 64-byte aligned.
+/// The memory of a worker: packed operands and accumulators of a block of queries and a block of keys.
+///
+/// N is the queries of a block in whole panels, M the keys of a block in whole strips; D and Dv are the columns of Q and V, Dp
+/// and Dvp the same in whole panels. Every pointer is 64-byte aligned.
 pub(super) struct BackwardScratch {
-    /// Q and dO as panels of rows (the K of `qk_*`), and as panels of columns (the V of `pv_f32`).
+    /// Q as panels of rows (the K of `qk_*`), [N / nr][D][nr] f32 or [N / nr][D / 4][nr][4] i8.
     pub q_panels: *mut u8,
+    /// Q as panels of columns (the V of `pv_f32`), [Dp / nr][N][nr].
     pub q_columns: *mut f32,
+    /// dO as panels of rows, [N / nr][Dv][nr].
     pub do_panels: *mut f32,
+    /// dO as panels of columns, [Dvp / nr][N][nr].
     pub do_columns: *mut f32,
-    /// K and V as strips (the Q of `qk_*`), and K as panels of columns.
+    /// K as strips (the Q of `qk_*`), [M / mr][D][mr] f32 or [M / mr][D / 4][mr][4] i8.
     pub k_strips: *mut u8,
+    /// K as panels of columns, [Dp / nr][M][nr].
     pub k_columns: *mut f32,
+    /// V as strips, [M / mr][Dv][mr].
     pub v_strips: *mut f32,
-    /// Per query: logsumexp in base 2, +infinity where it is -infinity, and D.
+    /// logsumexp in base 2, +infinity where it is -infinity, [N].
     pub l: *mut f32,
+    /// D, [N].
     pub d: *mut f32,
-    /// A strip of scores, then of P; with a softcap, the derivative of the scores.
+    /// S, then P of a strip, [mr][SCORE_LD].
     pub s: *mut f32,
+    /// The derivative of the softcap, [mr][SCORE_LD]; empty without one.
     pub slope: *mut f32,
-    /// dP, then the gradient of the scores, of all keys of the block.
+    /// dP, then dS of all keys of the block, [M][SCORE_LD].
     pub ds: *mut f32,
+    /// dQ of the block, [N][Dp].
     pub dq: *mut f32,
+    /// dK of the block, [M][Dp].
     pub dk: *mut f32,
+    /// dV of the block, [M][Dvp].
     pub dv: *mut f32,
-    /// As many ones as a strip has rows.
+    /// Ones, [mr].
     pub ones: *mut f32,
-    /// Expanded rows, before packing.
+    /// Dequantized rows before packing, [max(N, M)][stride(max(D, Dv))].
     pub rows: *mut f32,
+    /// One dequantized row, [stride(max(D, Dv))].
     pub row_buffer: *mut f32,
-    /// Rows of O and dO, for D.
+    /// Rows of O and dO, for D, [BUFFERED_ROWS][Dv]; empty unless D comes from O.
     pub row_buffers: *mut f32,
-    /// For INT8 scores: per query and per key, as in [`mfa_kernels::ScoreScales`].
+    /// For INT8 scores: sums of integers per row that is packed, [max(N, mr)].
     pub sums: *mut i32,
+    /// For INT8 scores: [`mfa_kernels::ScoreScales::col_bias`] and the next two, [N] each.
     pub col_bias: *mut i32,
     pub col_scale: *mut f32,
     pub col_zero: *mut f32,
+    /// For INT8 scores: [`mfa_kernels::ScoreScales::row_scale`] and the next two, [M] each.
     pub row_scale: *mut f32,
     pub row_sum: *mut f32,
     pub row_add: *mut f32,
-    /// The mask of the two blocks, transposed, and as it is read; the gradient of the mask on its way back.
+    /// The mask of the pair of blocks, transposed, [M][SCORE_LD]; empty without a mask.
     pub mask: *mut f32,
+    /// The mask as it is stored, [N][M] and one row [M]; dS on its way back to the gradient of the mask.
     pub mask_rows: *mut f32,
+    /// Operands of bf16 products.
     pub bf16: Bf16Scratch,
+    /// P and dS of bf16 products.
     pub weights: Bf16Weights,
 }
 
-/// Operands of products of parts, and dQ transposed, where there are such products.
+/// Operands of bf16 products; empty without them. Layouts are those of [`mfa_kernels::bf16_split`].
 pub(super) struct Bf16Scratch {
-    /// Q and dO as B of S and dP, and of dK and dV.
+    /// Q as B of S, [N][D].
     pub q_columns: *mut u16,
+    /// Q as B of dK, [D][N].
     pub q_panels: *mut u16,
+    /// dO as B of dP, [N][Dv].
     pub do_columns: *mut u16,
+    /// dO as B of dV, [Dv][N].
     pub do_panels: *mut u16,
-    /// K and V as A of S and dP; K as A of dQ transposed.
+    /// K as A of S, [M][D].
     pub k: *mut u16,
+    /// V as A of dP, [M][Dv].
     pub v: *mut u16,
+    /// K as A of dQ transposed, [D][M].
     pub k_transposed: *mut u16,
+    /// dQ transposed, [D in whole steps][SCORE_LD].
     pub dq: *mut f32,
 }
 
-/// P and dS of a strip as A; dS of all keys of the block as B.
+/// P and dS of bf16 products; empty without them.
 pub(super) struct Bf16Weights {
+    /// P of a strip as A, [STEP][N].
     pub p: *mut u16,
+    /// dS of a strip as A, [STEP][N].
     pub ds: *mut u16,
+    /// dS of all keys of the block as B, [N][M].
     pub ds_columns: *mut u16,
 }
 
 impl Bf16Weights {
     fn allocate(arena: &mut Arena, plan: &BackwardPlan) -> Self {
         let (queries, keys) = (plan.block_queries, plan.block_keys);
-        let strip = |terms: fn(Products) -> Bf16Products| {
-            let row = |p: Products| long_row_len(queries, terms(p).slices_of_a());
-            plan.products.map_or(0, |p| STEP * row(p))
+        let strip = |terms: fn(Bf16ProductSet) -> Bf16Products| {
+            let row = |p: Bf16ProductSet| long_row_len(queries, terms(p).slices_of_a());
+            plan.bf16.map_or(0, |bf16| STEP * row(bf16.products))
         };
         Bf16Weights {
             p: arena.alloc(strip(|p| p.p)),
@@ -93,16 +121,18 @@ impl Bf16Weights {
     }
 }
 
-/// Elements of an operand, whichever of its sides has the terms of the sum.
+/// Elements of an operand, whichever of its dimensions is summed over.
 fn elements(
     plan: &BackwardPlan,
     rows: usize,
     columns: usize,
-    terms: fn(Products) -> Bf16Products,
+    terms: fn(Bf16ProductSet) -> Bf16Products,
 ) -> usize {
     let squares = rows.div_ceil(STEP) * columns.div_ceil(STEP);
-    let parts = plan.products.map_or(0, |p| terms(p).slices_of_b());
-    squares * parts * STEP * STEP
+    let slices = plan
+        .bf16
+        .map_or(0, |bf16| terms(bf16.products).slices_of_b());
+    squares * slices * STEP * STEP
 }
 
 impl Bf16Scratch {
@@ -118,10 +148,10 @@ impl Bf16Scratch {
             do_panels: arena.alloc(size(queries, dv, |p| p.p)),
             k: arena.alloc(size(keys, d, |p| p.scores)),
             v: arena.alloc(size(keys, dv, |p| p.dp)),
-            k_transposed: arena.alloc(plan.products.map_or(0, |p| {
-                d.next_multiple_of(STEP) * long_row_len(keys, p.ds.slices_of_a())
+            k_transposed: arena.alloc(plan.bf16.map_or(0, |bf16| {
+                d.next_multiple_of(STEP) * long_row_len(keys, bf16.products.ds.slices_of_a())
             })),
-            dq: arena.alloc(plan.products.map_or(0, |_| transposed)),
+            dq: arena.alloc(plan.bf16.map_or(0, |_| transposed)),
         }
     }
 }
@@ -145,8 +175,8 @@ impl BackwardScratch {
         let masked = problem.options.mask.is_some();
         let if_masked = |n: usize| if masked { n } else { 0 };
         let capped = problem.options.caps();
-        // Blocks of floats and parts of P and dS are never in use together: they share their memory.
-        let (mut floats, mut parts) = (*arena, *arena);
+        // Blocks of floats and bf16 slices of P and dS are never in use together: they share their memory.
+        let (mut floats, mut slices) = (*arena, *arena);
         let q_panels = floats.alloc(queries * 4 * d);
         let q_columns = floats.alloc(queries * wide_d);
         let do_panels = floats.alloc(queries * dv);
@@ -154,11 +184,11 @@ impl BackwardScratch {
         let k_strips = floats.alloc(keys * 4 * d);
         let k_columns = floats.alloc(keys * wide_d);
         let v_strips = floats.alloc(keys * dv);
-        let weights = Bf16Weights::allocate(&mut parts, plan);
-        *arena = if floats.used() > parts.used() {
+        let weights = Bf16Weights::allocate(&mut slices, plan);
+        *arena = if floats.used() > slices.used() {
             floats
         } else {
-            parts
+            slices
         };
         BackwardScratch {
             q_panels,

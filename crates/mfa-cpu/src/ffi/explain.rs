@@ -188,12 +188,12 @@ pub(crate) fn backward(
                 backward::Algorithm::Split => format!("split, {blocks}"),
             }
         }
-        "scores" => plan
-            .products
-            .map_or(plan.scores.describe(), |p| p.scores.describe()),
+        "scores" => plan.bf16.map_or(plan.scores.describe(), |bf16| {
+            bf16.products.scores.describe()
+        }),
         "products" => plan
-            .products
-            .map_or("FP32 products".into(), |p| p.describe()),
+            .bf16
+            .map_or("FP32 products".into(), |bf16| bf16.products.describe()),
         "d" => match plan.d {
             DSource::Nowhere => "not computed".into(),
             DSource::Given => "given".into(),

@@ -10,17 +10,17 @@ use crate::contract::sequences::{Numbering, Sequence};
 use crate::runtime::memory::{Aligned, Arena, PerWorker};
 use crate::runtime::pool::Pool;
 
-/// A worker's memory.
+/// The memory of a worker.
 struct Fp64Scratch {
     q: RowBlock,
     k: RowBlock,
     v: RowBlock,
     grad: RowBlock,
     scores: ScoreBlock,
-    /// Weights, and the gradient of the scores with their bias.
+    /// P, and dS after the softcap.
     p: RowBlock,
     ds: RowBlock,
-    /// Sums for the query rows, and for the keys.
+    /// Accumulators.
     dq: RowBlock,
     dk: RowBlock,
     dv: RowBlock,
@@ -44,7 +44,7 @@ impl Fp64Scratch {
     }
 }
 
-/// What the call's memory is divided into.
+/// The division of the call's memory.
 struct Workspace {
     workers: PerWorker,
     /// D of `[batch, heads, rows]`, unless the caller's tensor has it.

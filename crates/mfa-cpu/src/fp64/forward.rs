@@ -8,7 +8,7 @@ use crate::forward::Forward;
 use crate::runtime::memory::{Aligned, Arena, PerWorker};
 use crate::runtime::pool::Pool;
 
-/// A worker's memory.
+/// The memory of a worker.
 struct Fp64Scratch {
     q: RowBlock,
     k: RowBlock,

@@ -1,5 +1,5 @@
-//! Attention on FP64 operands: plain tiles and plain loops, everything in FP64. Slow and exact: what the other paths can be
-//! measured against, and what finite differences need.
+//! Attention on FP64 operands: plain tiles and plain loops, everything in FP64. Slow and exact: a reference for
+//! the other paths and for finite differences.
 //!
 //! The formulas are those of `mfa_attention_options` and `mfa_backward_desc`, in base e. A worker computes the scores of a
 //! few query rows and a block of keys at a time, so that memory does not grow with the product of the lengths.

@@ -1,4 +1,4 @@
-//! ScoreBlock of a few query rows on a block of keys.
+//! The scores of a few query rows on a block of keys.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::contract::tensor::Tensor;
 use crate::operands::mask::masks;
 use crate::runtime::memory::Arena;
 
-/// RowBlock of an operand in a worker's memory, one after the other.
+/// Rows of an operand in the memory of a worker, [count][columns].
 pub(super) struct RowBlock {
     ptr: *mut f64,
     count: usize,
