@@ -1,6 +1,8 @@
 //! Rules of the house that no other tool checks.
 
 mod floors;
+mod promises;
+mod words;
 
 use std::fs;
 use std::process::Command;
@@ -35,6 +37,25 @@ const RULES: [Rule; 5] = [
     (
         "crates take version, edition and lints from the workspace",
         manifests,
+    ),
+];
+
+/// A rule of the whole tree: its name, and what is wrong.
+type TreeRule = (&'static str, fn(&[Source], &mut Vec<String>));
+
+const PROMISES: [TreeRule; 4] = [
+    (
+        "unsafe is where ARCHITECTURE.md lists it",
+        promises::unsafe_is_listed,
+    ),
+    (
+        "no result depends on the clock",
+        promises::clocks_are_listed,
+    ),
+    ("a run allocates nothing", promises::runs_allocate_nothing),
+    (
+        "no retired word stands in the sources",
+        words::none_is_retired,
     ),
 ];
 
@@ -79,6 +100,11 @@ pub(crate) fn check(repo: &Repo, step: &mut Step) -> Result<()> {
         }
         step.check(name, &problems)?;
     }
+    for (name, rule) in PROMISES {
+        let mut problems = Vec::new();
+        rule(&sources, &mut problems);
+        step.check(name, &problems)?;
+    }
     floors::check(&sources, step)
 }
 
@@ -87,6 +113,12 @@ impl Source {
         self.path
             .rsplit_once('.')
             .is_some_and(|(_, extension)| extensions.contains(&extension))
+    }
+
+    /// A text that is not ours to word: a licence, a novel, a lock file.
+    fn is_data(&self) -> bool {
+        let path = self.path.as_str();
+        path.ends_with(".lock") || path.ends_with(".txt") || path.ends_with("LICENSE")
     }
 
     /// Written by a program: its preamble says so.
