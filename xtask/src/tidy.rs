@@ -1,6 +1,7 @@
 //! Rules of the house that no other tool checks.
 
 mod floors;
+mod paths;
 mod promises;
 mod words;
 
@@ -43,7 +44,7 @@ const RULES: [Rule; 5] = [
 /// A rule of the whole tree: its name, and what is wrong.
 type TreeRule = (&'static str, fn(&[Source], &mut Vec<String>));
 
-const PROMISES: [TreeRule; 4] = [
+const PROMISES: [TreeRule; 5] = [
     (
         "unsafe is where ARCHITECTURE.md lists it",
         promises::unsafe_is_listed,

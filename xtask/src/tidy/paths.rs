@@ -1,0 +1,94 @@
+//! Paths and symbols in the pages that newcomers follow: each must be there.
+
+use super::Source;
+
+/// The pages. A backticked path is a file or folder of the repository; on a line that begins `- ` and a path, the other
+/// backticked words are found in that file.
+const PAGES: [&str; 4] = [
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/extending.md",
+    "docs/math.md",
+];
+
+/// The first folder of a path, by which it is told from other code.
+const ROOTS: [&str; 9] = [
+    "crates", "docs", "examples", "objc", "python", "swift", "tests", "xtask", ".github",
+];
+
+/// Every path and every symbol of the pages exists.
+pub(super) fn all_exist(sources: &[Source], problems: &mut Vec<String>) {
+    for page in sources.iter().filter(|s| PAGES.contains(&s.path.as_str())) {
+        for (number, line) in page.lines() {
+            let spans: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+            for span in &spans {
+                if is_path(span) && !exists(sources, span) {
+                    problems.push(format!("{}:{number}: there is no {span}", page.path));
+                }
+            }
+            let Some((file, symbols)) = spans.split_first() else {
+                continue;
+            };
+            if !line.trim_start().starts_with(&format!("- `{file}`")) || !is_path(file) {
+                continue;
+            }
+            for symbol in symbols.iter().filter(|symbol| !is_path(symbol)) {
+                if !holds(sources, file, symbol) {
+                    problems.push(format!("{}:{number}: no {symbol} in {file}", page.path));
+                }
+            }
+        }
+    }
+}
+
+fn is_path(span: &str) -> bool {
+    span.split_once('/')
+        .is_some_and(|(root, _)| ROOTS.contains(&root))
+        && !span.contains([' ', '*', '<'])
+}
+
+fn exists(sources: &[Source], path: &str) -> bool {
+    let folder = format!("{}/", path.trim_end_matches('/'));
+    (sources.iter()).any(|source| source.path == path || source.path.starts_with(&folder))
+}
+
+/// Whether a file, or one of a folder, has the last part of a symbol (`Type::method`, `module.function`, `call()`).
+fn holds(sources: &[Source], path: &str, symbol: &str) -> bool {
+    let name = symbol.trim_end_matches("()");
+    let name = name.rsplit([':', '.']).next().unwrap_or(name);
+    let folder = format!("{}/", path.trim_end_matches('/'));
+    (sources.iter())
+        .filter(|source| source.path == path || source.path.starts_with(&folder))
+        .any(|source| source.text.contains(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(page: &str) -> Vec<String> {
+        let files = [
+            ("docs/extending.md", page),
+            ("crates/a/src/b.rs", "fn check() {}"),
+        ];
+        let sources = files.map(|(path, text)| Source {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        });
+        let mut problems = Vec::new();
+        all_exist(&sources, &mut problems);
+        problems
+    }
+
+    #[test]
+    fn what_is_there_passes() {
+        let page = "`crates/a/src/b.rs`, `crates/a`, `crates/a/`, `cargo xtask`, `a/b`\n- `crates/a/src/b.rs`: `Options::check`";
+        assert_eq!(found(page), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_gone_fails() {
+        assert_eq!(found("see `crates/a/src/c.rs`").len(), 1);
+        assert_eq!(found("- `crates/a/src/b.rs`: `Options::verify`").len(), 1);
+    }
+}
