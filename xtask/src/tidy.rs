@@ -54,6 +54,7 @@ const PROMISES: [TreeRule; 5] = [
         promises::clocks_are_listed,
     ),
     ("a run allocates nothing", promises::runs_allocate_nothing),
+    ("paths and symbols of the guides exist", paths::all_exist),
     (
         "no retired word stands in the sources",
         words::none_is_retired,
