@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
 mod bench;
+mod bits;
 mod c;
 mod codegen;
 mod counts;
@@ -53,6 +54,8 @@ enum Task {
     Demo(demo::Options),
     /// Measure against the peers (`umfa bench`), in the project's own environment.
     Bench(bench::Options),
+    /// Hash all that a driver returns for the vectors, on every instruction set; compare drivers.
+    Bits(bits::Options),
     /// Measure what this machine's arithmetic and memory can do at most.
     Ceilings(bench::Ceilings),
     /// Make README's table of features from the devices' own answers.
@@ -85,6 +88,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Develop => develop::run(&repo),
         Task::Demo(options) => demo::run(&repo, &options),
         Task::Bench(options) => bench::run(&repo, &options),
+        Task::Bits(options) => bits::run(&repo, &options),
         Task::Ceilings(options) => bench::ceilings(&repo, &options),
         Task::Support(options) => support::run(&repo, &options),
         Task::MetalReport => metal::report(&repo),

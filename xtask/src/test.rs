@@ -27,6 +27,8 @@ use crate::test::lab::Lab;
 use crate::test::schedule::Lane;
 use crate::times::{self, Times};
 
+pub(crate) use rust::instruction_sets;
+
 /// Options of `cargo xtask test`.
 #[derive(Clone, clap::Args)]
 pub(crate) struct Options {

@@ -17,7 +17,7 @@ const ON_DRIVER: [&str; 2] = ["--test", "*"];
 /// The instruction sets that `MFA_CPU_ISA` can force, and whether this machine runs them. This list is the test's own: an engine
 /// that stopped offering one of them would be found out. The fastest (AMX, where the system allows it) is what the part
 /// `rust` runs.
-pub(super) fn instruction_sets() -> Vec<(&'static str, bool)> {
+pub(crate) fn instruction_sets() -> Vec<(&'static str, bool)> {
     #[cfg(target_arch = "x86_64")]
     let list = {
         let avx2 = is_x86_feature_detected!("avx2")
