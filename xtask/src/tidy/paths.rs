@@ -16,11 +16,31 @@ const ROOTS: [&str; 9] = [
     "crates", "docs", "examples", "objc", "python", "swift", "tests", "xtask", ".github",
 ];
 
+/// Folders that `file:symbol` of the page of equations is below, by the ending of the file.
+const EQUATIONS: &str = "docs/math.md";
+const BELOW: [(&str, &str); 3] = [
+    (".rs", "crates/"),
+    (".swift", "swift/MFABridge/Sources/"),
+    (".py", "tests/conformance/reference/"),
+];
+
+/// The file and the symbol of `file:symbol`, as a path of the repository.
+fn place(span: &str) -> Option<(String, &str)> {
+    let (file, symbol) = span.split_once(':')?;
+    let (_, folder) = BELOW.iter().find(|(ending, _)| file.ends_with(ending))?;
+    Some((format!("{folder}{file}"), symbol))
+}
+
 /// Every path and every symbol of the pages exists.
 pub(super) fn all_exist(sources: &[Source], problems: &mut Vec<String>) {
     for page in sources.iter().filter(|s| PAGES.contains(&s.path.as_str())) {
         for (number, line) in page.lines() {
             let spans: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+            for (file, symbol) in spans.iter().filter_map(|span| place(span)) {
+                if page.path == EQUATIONS && !holds(sources, &file, symbol) {
+                    problems.push(format!("{}:{number}: no {symbol} in {file}", page.path));
+                }
+            }
             for span in &spans {
                 if is_path(span) && !exists(sources, span) {
                     problems.push(format!("{}:{number}: there is no {span}", page.path));
@@ -84,6 +104,19 @@ mod tests {
     fn what_is_there_passes() {
         let page = "`crates/a/src/b.rs`, `crates/a`, `crates/a/`, `cargo xtask`, `a/b`\n- `crates/a/src/b.rs`: `Options::check`";
         assert_eq!(found(page), [""; 0]);
+    }
+
+    #[test]
+    fn places_of_equations_are_looked_up() {
+        assert_eq!(
+            place("a/src/b.rs:check"),
+            Some(("crates/a/src/b.rs".to_owned(), "check"))
+        );
+        assert_eq!(
+            place("forward.py:forward").unwrap().0,
+            "tests/conformance/reference/forward.py"
+        );
+        assert_eq!(place("ratio 1:2"), None);
     }
 
     #[test]
