@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mfa_sys as sys;
 
-use super::{guard, write, write_text};
+use super::{guard, vendor, write, write_text};
 use crate::context::Context;
 use crate::error::{Error, Result, ensure};
 use crate::handle::{self, CONTEXTS};
@@ -56,6 +56,43 @@ pub unsafe extern "C" fn mfa_device_name(
                 "name",
             )
         }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_device_kind(index: u32, kind: *mut i32) -> i32 {
+    guard(|| {
+        check_index(index)?;
+        // SAFETY: NULL or valid for writing, by contract.
+        unsafe { write(kind, sys::MFA_DEVICE_CPU, "kind") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_device_vendor(
+    index: u32,
+    vendor: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> i32 {
+    guard(|| {
+        check_index(index)?;
+        // SAFETY: as this function's contract.
+        unsafe { write_text(&vendor::vendor(), vendor, capacity, length, "vendor") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_device_backend(
+    index: u32,
+    backend: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> i32 {
+    guard(|| {
+        check_index(index)?;
+        // SAFETY: as this function's contract.
+        unsafe { write_text("cpu", backend, capacity, length, "backend") }
     })
 }
 

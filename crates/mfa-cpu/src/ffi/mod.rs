@@ -4,6 +4,7 @@ mod buffers;
 mod contexts;
 mod fixed;
 mod general;
+mod vendor;
 
 use std::any::Any;
 use std::cell::RefCell;
