@@ -4,26 +4,33 @@
  *   MFABridge *bridge = [[MFABridge alloc] initWithDevice:MTLCreateSystemDefaultDevice()];
  *   double seconds = [bridge runAttentionWithQ:q K:k V:v O:o seqLength:n headDim:d scale:1 / sqrtf(d) causal:YES];
  *
- * A bridge is a context of the C contract (mfa.h) in Objective-C: the program is linked with a driver library, libMFABridge on
- * Apple silicon or libmfa_cpu anywhere. Shapes, units and limits are those of mfa.h.
+ * A bridge is a context of the C contract (mfa.h) in Objective-C: the program is linked with a driver library,
+ * libMFABridge on Apple silicon or libmfa_cpu anywhere. Shapes, units and limits are those of mfa.h.
  *
  * Time    Every run method returns the seconds that its work took on the device, and has finished when it returns.
- * Errors  On failure it returns NaN, and `error` (which may be NULL) receives an NSError of MFAErrorDomain: its code is the
- *         contract's status (enum mfa_status), its localizedDescription says what was wrong, what was found and what was
- *         expected. A failed call has not changed an output, unless its code is MFA_ERROR_KERNEL_EXECUTION. Nil buffers,
- *         buffers that are too short, lengths of 0 and unknown precisions are errors, never exceptions.
+ * Errors  On failure it returns NaN, and `error` (which may be NULL) receives an NSError of MFAErrorDomain: its code is
+ *         the contract's status (enum mfa_status), its localizedDescription says what was wrong, what was found and what
+ *         was expected. A failed call has not changed an output, unless its code is MFA_ERROR_KERNEL_EXECUTION. Nil
+ *         buffers, buffers that are too short, lengths of 0 and unknown precisions are errors, never exceptions.
  * Threads A bridge may be used from several threads; its calls run one after another.
  */
 #import "MFATensor.h"
 
 extern NSString *const MFAErrorDomain;
 
+/* The kind of a device: see enum mfa_device_kind. */
+typedef NS_ENUM(int32_t, MFADeviceKind) {
+  MFADeviceKindCPU = MFA_DEVICE_CPU,
+  MFADeviceKindGPU = MFA_DEVICE_GPU,
+  MFADeviceKindAccelerator = MFA_DEVICE_ACCELERATOR
+};
+
 /* The sizes of tensors [batch, heads, seqLength, headDim] without gaps: at least 1 each, headDim at most 512. */
 typedef struct MFADimensions {
   NSUInteger batch, heads, seqLengthQ, seqLengthKV, headDim;
 } MFADimensions;
 
-/* How an operand of MFADimensions is stored. */
+/* The storage of an operand of MFADimensions. */
 typedef struct MFAStorage {
   MFAPrecision precision;
   BOOL transposed;   /* each head's matrix is [headDim, seqLength] (not for INT4) */
@@ -38,7 +45,7 @@ MFAStorage MFAStorageMake(MFAPrecision precision);
 /* INT8 or INT4, not transposed. */
 MFAStorage MFAStorageQuantized(MFAPrecision precision, float scale, int32_t zeroPoint);
 
-/* What a forward call leaves for its gradients: the operands, which it keeps alive, their storage and dimensions. */
+/* The record of a forward call for its gradients: the operands, which it keeps alive, their storage and dimensions. */
 @interface MFAForwardRecord : NSObject {
  @private
   NSArray *_operands;
@@ -51,15 +58,19 @@ MFAStorage MFAStorageQuantized(MFAPrecision precision, float scale, int32_t zero
  @private
   void *_context;
   id<MTLDevice> _device;
-  NSString *_deviceName;
+  NSString *_deviceName, *_deviceVendor, *_deviceBackend;
+  MFADeviceKind _deviceKind;
 }
 
 /* Nil without a device, or if no driver can use it; initWithDevice:error: says why. */
 - (instancetype)initWithDevice:(id<MTLDevice>)device;
 - (instancetype)initWithDevice:(id<MTLDevice>)device error:(NSError **)error;
 
-/* The device that the driver works on: the Metal device's name, or that of the processor where the driver is the CPU's. */
+/* The device that the driver works on: the Metal device's name, or that of the processor if the driver is the CPU's. */
 @property(nonatomic, readonly) NSString *deviceName;
+@property(nonatomic, readonly) MFADeviceKind deviceKind;
+@property(nonatomic, readonly) NSString *deviceVendor;  /* @"" if the driver does not know it */
+@property(nonatomic, readonly) NSString *deviceBackend; /* the interface that it is programmed by: @"cpu", @"metal" */
 
 /* Worker threads of a driver on the processor; 0 asks for the default. Other drivers ignore it. */
 - (NSUInteger)threadCount;
@@ -82,15 +93,15 @@ MFAStorage MFAStorageQuantized(MFAPrecision precision, float scale, int32_t zero
                           O:(id<MTLBuffer>)oBuffer transposed:(BOOL)oTransposed dimensions:(MFADimensions)dimensions
                       scale:(float)scale causal:(BOOL)causal error:(NSError **)error;
 
-/* Operands of any precision. logsumexp: FP32 [batch, heads, seqLengthQ], natural; may be nil. If `record` is not NULL it
- * receives what the two gradients need (nil on failure). */
+/* Operands of any precision. logsumexp: FP32 [batch, heads, seqLengthQ], natural; may be nil. If `record` is not NULL
+ * it receives what the two gradients need (nil on failure). */
 - (double)runQuantizedAttentionWithQ:(id<MTLBuffer>)qBuffer storage:(MFAStorage)qStorage K:(id<MTLBuffer>)kBuffer
                              storage:(MFAStorage)kStorage V:(id<MTLBuffer>)vBuffer storage:(MFAStorage)vStorage
                                    O:(id<MTLBuffer>)oBuffer transposed:(BOOL)oTransposed
                            logsumexp:(id<MTLBuffer>)logsumexp dimensions:(MFADimensions)dimensions scale:(float)scale
                               causal:(BOOL)causal record:(MFAForwardRecord **)record error:(NSError **)error;
 
-/* dQ, and D = rowsum(dO * O) for the next call. gradO lies as O did, gradQ as Q; all are FP32. */
+/* dQ, and D = rowsum(dO * O) for the next call. gradO is stored as O was, gradQ as Q; all are FP32. */
 - (double)runBackwardQueryWithRecord:(MFAForwardRecord *)record gradO:(id<MTLBuffer>)gradO logsumexp:(id<MTLBuffer>)logsumexp
                                gradQ:(id<MTLBuffer>)gradQ dValues:(id<MTLBuffer>)dValues error:(NSError **)error;
 
@@ -105,13 +116,13 @@ MFAStorage MFAStorageQuantized(MFAPrecision precision, float scale, int32_t zero
 - (double)runForward:(MFAForward *)forward error:(NSError **)error;
 - (double)runBackward:(MFABackward *)backward error:(NSError **)error;
 
-/* Rounds `source` (FP32, FP16, BF16) into `destination`, whose quantization names the buffers for scales, zero points and
- * mean. flags: enum mfa_quantize_flag. report: what rounding did; may be NULL. */
+/* Rounds `source` (FP32, FP16, BF16) into `destination`, whose quantization names the buffers for scales, zero points
+ * and mean. flags: enum mfa_quantize_flag. report: the rounding error; may be NULL. */
 - (double)quantize:(MFATensor *)source into:(MFATensor *)destination flags:(uint32_t)flags
             report:(mfa_quantization_error *)report error:(NSError **)error;
 
-/* The same into new buffers of the device: symmetric, with scales in FP32, one for the tensor, for each row, or for each
- * block or channel of blockRows rows (0 otherwise). Nil on failure. */
+/* The same into new buffers of the device: symmetric, with scales in FP32, one for the tensor, for each row, or for
+ * each block or channel of blockRows rows (0 otherwise). Nil on failure. */
 - (MFATensor *)tensorByQuantizing:(MFATensor *)source precision:(MFAPrecision)precision
                       granularity:(MFAGranularity)granularity blockRows:(NSUInteger)blockRows
                            report:(mfa_quantization_error *)report error:(NSError **)error;

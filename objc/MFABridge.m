@@ -25,47 +25,55 @@ static NSString *text(const char *bytes) {
   return result == nil ? @"" : result;
 }
 
-static void set_error(NSError **error, int32_t status, NSString *sentence) {
+static void set_error(NSError **error, int32_t status, NSString *message) {
   if (error == NULL) return;
   NSDictionary *info =
-      [NSDictionary dictionaryWithObjectsAndKeys:sentence, NSLocalizedDescriptionKey, text(mfa_error_string(status)),
+      [NSDictionary dictionaryWithObjectsAndKeys:message, NSLocalizedDescriptionKey, text(mfa_error_string(status)),
                                                  NSLocalizedFailureReasonErrorKey, nil];
   *error = [NSError errorWithDomain:MFAErrorDomain code:status userInfo:info];
 }
 
-/* The name of a device of the driver; nil, and the status, if the driver does not tell. */
-static NSString *device_name(uint32_t index, int32_t *status) {
-  char name[256];
-  *status = mfa_device_name(index, name, sizeof name, NULL);
-  return *status == MFA_SUCCESS ? text(name) : nil;
+/* A function of the contract that describes a device by a text. */
+typedef int32_t describe_function(uint32_t index, char *bytes, size_t capacity, size_t *length);
+
+/* The text for a device of the driver; nil, and the status, on failure. */
+static NSString *description_of(uint32_t index, describe_function *describe, int32_t *status) {
+  char bytes[256];
+  *status = describe(index, bytes, sizeof bytes, NULL);
+  return *status == MFA_SUCCESS ? text(bytes) : nil;
 }
 
-/* The driver's device of that name or, where the driver's only device is the processor, that one. */
-static NSString *find_device(NSString *wanted, uint32_t *index, NSError **error) {
+/* The index of the driver's device of that name or, where the driver's only device is the processor, of that one. */
+static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   NSMutableArray *names = [NSMutableArray array];
   uint32_t count = 0;
   int32_t status = mfa_device_count(&count);
   for (uint32_t i = 0; status == MFA_SUCCESS && i < count; i++) {
-    NSString *name = device_name(i, &status);
+    NSString *name = description_of(i, mfa_device_name, &status);
     if (name == nil) break;
     [names addObject:name];
     *index = i;
-    if ([name isEqualToString:wanted]) return name;
+    if ([name isEqualToString:wanted]) return YES;
+  }
+  if (status == MFA_SUCCESS && count == 1) {
+    if ([description_of(0, mfa_device_backend, &status) isEqualToString:@"cpu"]) return YES;
   }
   if (status != MFA_SUCCESS) {
     set_error(error, status, text(mfa_last_error(NULL)));
-    return nil;
+    return NO;
   }
-  if ([names count] == 1 && [[names lastObject] hasPrefix:@"CPU"]) return [names lastObject];
   set_error(error, MFA_ERROR_UNSUPPORTED,
             [NSString stringWithFormat:@"the driver has no device %@; expected one of: %@", wanted,
                                        [names componentsJoinedByString:@", "]]);
-  return nil;
+  return NO;
 }
 
 @implementation MFABridge
 
 @synthesize deviceName = _deviceName;
+@synthesize deviceKind = _deviceKind;
+@synthesize deviceVendor = _deviceVendor;
+@synthesize deviceBackend = _deviceBackend;
 
 - (instancetype)init {
   return [self initWithDevice:nil error:NULL];
@@ -80,15 +88,15 @@ static NSString *find_device(NSString *wanted, uint32_t *index, NSError **error)
   if (self == nil) return nil;
   uint32_t index = 0;
   if (device == nil) {
-    set_error(error, MFA_ERROR_INVALID_ARGUMENT, @"device is nil; expected what MTLCreateSystemDefaultDevice() returns");
-  } else {
-    _deviceName = [find_device([device name], &index, error) retain];
+    set_error(error, MFA_ERROR_INVALID_ARGUMENT,
+              @"device is nil; expected what MTLCreateSystemDefaultDevice() returns");
   }
-  if (_deviceName == nil) {
+  if (device == nil || !find_device([device name], &index, error)) {
     [self release];
     return nil;
   }
-  const int32_t status = mfa_create_context_on(index, &_context);
+  int32_t status = [self describe:index];
+  if (status == MFA_SUCCESS) status = mfa_create_context_on(index, &_context);
   if (status != MFA_SUCCESS) {
     set_error(error, status, text(mfa_last_error(NULL)));
     [self release];
@@ -98,10 +106,23 @@ static NSString *find_device(NSString *wanted, uint32_t *index, NSError **error)
   return self;
 }
 
+/* Asks the driver what its device is. */
+- (int32_t)describe:(uint32_t)index {
+  int32_t kind = 0;
+  int32_t status = mfa_device_kind(index, &kind);
+  _deviceKind = kind;
+  if (status == MFA_SUCCESS) _deviceName = [description_of(index, mfa_device_name, &status) retain];
+  if (status == MFA_SUCCESS) _deviceVendor = [description_of(index, mfa_device_vendor, &status) retain];
+  if (status == MFA_SUCCESS) _deviceBackend = [description_of(index, mfa_device_backend, &status) retain];
+  return status;
+}
+
 - (void)dealloc {
   mfa_destroy_context(_context);
   [_device release];
   [_deviceName release];
+  [_deviceVendor release];
+  [_deviceBackend release];
   [super dealloc];
 }
 
@@ -124,7 +145,7 @@ static NSString *find_device(NSString *wanted, uint32_t *index, NSError **error)
   return [[MFACall alloc] initWithContext:_context];
 }
 
-/* Lengths that these entries cannot carry. Empty tensors are for the general calls: they are no mistake there. */
+/* Refuses lengths that these entries cannot carry. Empty tensors are legal in the general calls alone. */
 - (BOOL)fits:(MFADimensions)d error:(NSError **)error {
   const NSUInteger sizes[] = {d.batch, d.heads, d.seqLengthQ, d.seqLengthKV, d.headDim};
   const NSUInteger most[] = {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, 512};
@@ -220,7 +241,8 @@ static NSString *find_device(NSString *wanted, uint32_t *index, NSError **error)
 - (BOOL)open:(MFAForwardRecord *)record query:(void **)query key:(void **)key value:(void **)value error:(NSError **)error {
   if (record == nil) {
     set_error(error, MFA_ERROR_INVALID_ARGUMENT,
-              @"record is nil; expected that of a call of runQuantizedAttentionWithQ: on the same operands, which must come first");
+              @"record is nil; expected that of a call of runQuantizedAttentionWithQ: on the same operands, "
+              @"which must come first");
     return NO;
   }
   *query = [record operand:0];

@@ -31,7 +31,7 @@
 
 @end
 
-/* Numbers that do not fit take the nearest one that does: it is as wrong, and the driver says so. */
+/* Clamps to the range of the contract's type: the nearest number is refused by the driver as well. */
 static uint32_t narrow(NSUInteger number) { return number > UINT32_MAX ? UINT32_MAX : (uint32_t)number; }
 
 static int32_t narrow_signed(NSInteger number) {
@@ -63,7 +63,7 @@ static int32_t narrow_signed(NSInteger number) {
   for (MFAHandle *known in _handles) {
     if (known.buffer == buffer) return known;
   }
-  /* The sentence of the first failure is the one that counts. */
+  /* The message of the first failure is the one that counts. */
   if (_status != MFA_SUCCESS) return nil;
   MFAHandle *made = [[MFAHandle alloc] initWithBuffer:buffer context:_context status:&_status];
   if (made == nil) return nil;

@@ -1,4 +1,4 @@
-/* Inside MFABridge: what a record holds. Not for programs. */
+/* Inside MFABridge: the contents of a record. Not for programs. */
 #import "MFABridge.h"
 
 @interface MFAForwardRecord (Contents)

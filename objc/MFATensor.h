@@ -1,16 +1,16 @@
 /*
- * What the general calls of MFABridge take: views of buffers, how integers stand for real numbers, and options. They say
- * what the structs of mfa.h say, field by field, and keep their buffers alive.
+ * Arguments of the general calls of MFABridge: views of buffers, quantization, and options. They have the fields of the
+ * structs of mfa.h, and keep their buffers alive.
  *
- * These classes, like MFABridge, are written for manual reference counting, which GNUstep's runtime on Linux needs; programs
- * that use them may be compiled with ARC.
+ * These classes, like MFABridge, are written for manual reference counting, which GNUstep's runtime on Linux needs;
+ * programs that use them may be compiled with ARC.
  */
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
 
 #include "mfa.h"
 
-/* How an element is stored. BOOL is for masks only. */
+/* Storage of an element. BOOL is for masks only. */
 typedef NS_ENUM(int32_t, MFAPrecision) {
   MFAPrecisionFP32 = MFA_PRECISION_FP32,
   MFAPrecisionFP16 = MFA_PRECISION_FP16,
@@ -20,7 +20,7 @@ typedef NS_ENUM(int32_t, MFAPrecision) {
   MFAPrecisionBool = MFA_PRECISION_BOOL
 };
 
-/* Which elements share one scale: see enum mfa_granularity. */
+/* The elements that share one scale: see enum mfa_granularity. */
 typedef NS_ENUM(int32_t, MFAGranularity) {
   MFAGranularityTensor = MFA_GRANULARITY_TENSOR,
   MFAGranularityRow = MFA_GRANULARITY_ROW,
@@ -28,13 +28,13 @@ typedef NS_ENUM(int32_t, MFAGranularity) {
   MFAGranularityChannel = MFA_GRANULARITY_CHANNEL
 };
 
-/* Where the diagonal of causal masks, windows and ALiBi lies. */
+/* The diagonal of causal masks, windows and ALiBi. */
 typedef NS_ENUM(int32_t, MFAAlignment) {
   MFAAlignmentTopLeft = MFA_ALIGNMENT_TOP_LEFT,
   MFAAlignmentBottomRight = MFA_ALIGNMENT_BOTTOM_RIGHT
 };
 
-/* How P V is computed when V is INT8 or INT4. */
+/* Arithmetic of P V when V is INT8 or INT4. */
 typedef NS_ENUM(int32_t, MFACompute) {
   MFAComputeExact = MFA_COMPUTE_EXACT,
   MFAComputeFast = MFA_COMPUTE_FAST
@@ -55,7 +55,7 @@ MFAShape MFAShapeMake(uint64_t batch, uint64_t heads, uint64_t rows, uint64_t co
 /* The strides of a tensor without gaps. */
 MFAStrides MFAContiguousStrides(MFAShape shape);
 
-/* How stored integers stand for real numbers: real = scale * (stored - zeroPoint), then rotation, then the mean. */
+/* The real numbers of stored integers: real = scale * (stored - zeroPoint), then rotation, then the mean. */
 @interface MFAQuantization : NSObject {
  @private
   MFAGranularity _granularity;
@@ -80,12 +80,12 @@ MFAStrides MFAContiguousStrides(MFAShape shape);
 @property(nonatomic, assign) NSUInteger blockRows;        /* block, channel: at least 1; otherwise 0 */
 @property(nonatomic, assign) NSUInteger groupSize;        /* row: 0 = the whole row, else 32 or 64; otherwise 0 */
 @property(nonatomic, assign) float scale;                 /* tensor without scaleBuffer: finite, not 0 */
-@property(nonatomic, assign) NSInteger zeroPoint;         /* tensor without scaleBuffer: -128 ... 127 (INT4: -8 ... 7) */
+@property(nonatomic, assign) NSInteger zeroPoint;         /* the same: -128 ... 127 (INT4: -8 ... 7) */
 @property(nonatomic, retain) id<MTLBuffer> scaleBuffer;   /* nil only for tensor */
 @property(nonatomic, assign) uint64_t scaleOffset;        /* bytes */
 @property(nonatomic, assign) MFAPrecision scalePrecision; /* FP32 or FP16 */
 @property(nonatomic, assign) MFAStrides scaleStrides;     /* of the array of scales; all 0: without gaps */
-@property(nonatomic, assign) uint32_t rotation;           /* 1: rows were rotated by the Hadamard matrix before rounding */
+@property(nonatomic, assign) uint32_t rotation;           /* 1: rows were rotated before rounding */
 @property(nonatomic, retain) id<MTLBuffer> zeroPointBuffer; /* shaped as the scales; nil: all 0 */
 @property(nonatomic, assign) uint64_t zeroPointOffset;    /* bytes */
 @property(nonatomic, assign) NSUInteger zeroPointBytes;   /* 1 or 4; 0 without a buffer */
@@ -115,7 +115,7 @@ MFAStrides MFAContiguousStrides(MFAShape shape);
 @property(nonatomic, retain) MFAQuantization *quantization; /* for INT8 and INT4; otherwise nil */
 @end
 
-/* What is not plain attention: see mfa_attention_options. A number that is set counts: there is no flag to set as well. */
+/* Options of attention: see mfa_attention_options. Setting a number sets its flag as well. */
 @interface MFAAttentionOptions : NSObject {
  @private
   uint32_t _flags;

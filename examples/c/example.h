@@ -1,4 +1,4 @@
-/* What the examples need: an error check, operands, and a measure of errors. */
+/* Shared by the examples: an error check, operands, and a measure of errors. */
 #ifndef EXAMPLE_H
 #define EXAMPLE_H
 
@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Ends the program with the library's own sentence if a call failed. */
+/* Ends the program with the library's own message if a call failed. */
 static void check(int32_t status, void* context) {
   if (status != MFA_SUCCESS) {
     fprintf(stderr, "%s: %s\n", mfa_error_string(status), mfa_last_error(context));

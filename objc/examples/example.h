@@ -1,11 +1,11 @@
-/* What both examples need: operands, and the plain formula to compare with. */
+/* Shared by both examples: operands, and the plain formula to compare with. */
 #import "MFABridge.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Ends the program with the library's own sentence. */
+/* Ends the program with the library's own message. */
 static void stop(NSError *error) {
   fprintf(stderr, "%s: %s\n", [[error localizedFailureReason] UTF8String], [[error localizedDescription] UTF8String]);
   exit(1);
@@ -36,7 +36,7 @@ static id<MTLBuffer> random_floats(id<MTLDevice> device, NSUInteger count, uint3
   return buffer;
 }
 
-/* The squares of what differs from attention of one head in double precision, and of the latter, added up:
+/* Adds the squares of the differences from attention of one head in double precision, and of the latter:
  * O = softmax(scale * Q K^T) V, row by row. */
 static void compare(const float *q, const float *k, const float *v, const float *o, NSUInteger rows_q, NSUInteger rows_k,
                     NSUInteger columns, double scale, BOOL causal, double *error, double *power) {

@@ -1,6 +1,6 @@
 /*
- * Attention on keys and values stored as INT8 and INT4, one scale per row: what they take, what rounding did to them, and
- * what comes out. 8 query heads share 2 key heads, which are not copied.
+ * Attention on keys and values stored as INT8 and INT4, one scale per row: their memory, their rounding error, and the
+ * output's error. 8 query heads share 2 key heads, which are not copied.
  */
 #include "example.h"
 

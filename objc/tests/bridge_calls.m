@@ -100,7 +100,7 @@ static void quantization(void) {
     double worst = 0.0;
     for (int j = 0; j < COUNT; j++)
       worst = fmax(worst, fabs((double)((float *)[back.buffer contents])[j] - (double)((float *)[source.buffer contents])[j]));
-    /* The numbers lie within 1, so no scale is above 1 / largest. */
+    /* The numbers are within 1, so no scale is above 1 / largest. */
     CHECK(worst <= 0.5001 / largest, @"granularity %d: an error of %g", k.granularity, worst);
     CHECK(worst > 0.0 && fabs(worst - report.max_abs) <= 1e-6, @"granularity %d: found an error of %g, reported %g",
           k.granularity, worst, report.max_abs);
@@ -136,8 +136,19 @@ static void device_and_threads(void) {
   for (id<MTLDevice> one in devices) known = known || [[one name] isEqualToString:[device name]];
   CHECK(known, @"the default device is not among %@", devices);
   CHECK([[bridge deviceName] length] > 0, @"the device has no name");
+  /* Kind, vendor and backend are the driver's; nothing is guessed from the name. */
+  const BOOL is_cpu = [[bridge deviceBackend] isEqualToString:@"cpu"];
+  CHECK(is_cpu || [[bridge deviceBackend] isEqualToString:@"metal"], @"the backend is \"%@\"", [bridge deviceBackend]);
+  CHECK(!is_cpu || [bridge deviceKind] == MFADeviceKindCPU, @"the processor is of kind %d", [bridge deviceKind]);
+  int32_t kind = 0;
+  char vendor[64];
+  CHECK(mfa_device_kind(0, &kind) == MFA_SUCCESS && kind == [bridge deviceKind], @"the kind is %d, expected %d",
+        [bridge deviceKind], kind);
+  CHECK(mfa_device_vendor(0, vendor, sizeof vendor, NULL) == MFA_SUCCESS &&
+            [[bridge deviceVendor] isEqualToString:[NSString stringWithUTF8String:vendor]],
+        @"the vendor is \"%@\"", [bridge deviceVendor]);
   CHECK([bridge setThreadCount:2 error:&error], @"cannot set threads: %@", error);
-  CHECK(![[bridge deviceName] hasPrefix:@"CPU"] || [bridge threadCount] == 2, @"has %lu threads, expected 2",
+  CHECK(!is_cpu || [bridge threadCount] == 2, @"has %lu threads, expected 2",
         (unsigned long)[bridge threadCount]);
   CHECK([bridge setThreadCount:0 error:&error] && [bridge threadCount] >= 1, @"cannot set threads back: %@", error);
 }

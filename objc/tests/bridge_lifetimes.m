@@ -30,7 +30,7 @@ static void owners(void) {
   [pool release];
 }
 
-/* What one thread of several does with the shared bridge. */
+/* The work of one thread of several on the shared bridge. */
 @interface Worker : NSObject {
  @public
   head operands;

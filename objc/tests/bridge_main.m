@@ -1,4 +1,4 @@
-/* Tests of MFABridge: what it returns, what it refuses and how, what it keeps alive. Ends with `N passed, M failed`. */
+/* Tests of MFABridge: its results, its refusals, the objects it keeps alive. Ends with `N passed, M failed`. */
 #import "bridge_test.h"
 
 #include <string.h>
@@ -21,7 +21,8 @@ void check_refused(double seconds, NSError *error, int32_t status, NSString *wor
   check([error.domain isEqualToString:MFAErrorDomain] && error.code == status, function, line,
         [NSString stringWithFormat:@"the error is %@, expected code %d", error, status]);
   check([[error localizedDescription] rangeOfString:words].location != NSNotFound, function, line,
-        [NSString stringWithFormat:@"the sentence is \"%@\", expected one with \"%@\"", [error localizedDescription], words]);
+        [NSString stringWithFormat:@"the message is \"%@\", expected one with \"%@\"", [error localizedDescription],
+                                   words]);
 }
 
 id<MTLBuffer> zeros(NSUInteger bytes) {

@@ -1,16 +1,17 @@
-/* What the tests of MFABridge share: counting, and one head of numbers to call it on. */
+/* Shared by the tests of MFABridge: counting, and one head of numbers to call it on. */
 #import "MFABridge.h"
 
 #include <math.h>
 #include <stdio.h>
 
-/* Counts a check, and says what was wrong. */
+/* Counts a check, and prints what was wrong. */
 #define CHECK(right, ...) check((right), __func__, __LINE__, [NSString stringWithFormat:__VA_ARGS__])
 void check(BOOL right, const char *function, int line, NSString *what);
 
-/* A failed call: NaN, an error of that status whose sentence has these words. */
+/* A failed call: NaN, an error of that status whose message has these words. */
 void check_refused(double seconds, NSError *error, int32_t status, NSString *words, const char *function, int line);
-#define CHECK_REFUSED(seconds, error, status, words) check_refused((seconds), (error), (status), (words), __func__, __LINE__)
+#define CHECK_REFUSED(seconds, error, status, words) \
+  check_refused((seconds), (error), (status), (words), __func__, __LINE__)
 
 /* A call that worked: finite seconds, none of them negative. */
 #define CHECK_RAN(seconds, error) \

@@ -1,7 +1,7 @@
 /*
- * Runs the conformance vectors through MFABridge. Arguments and exit status are those of tests/conformance/c/conformance.c, of
- * which this is the Objective-C edition: every case goes through Metal buffers, MFATensor and the methods of the bridge. The
- * driver is the one that the program is linked with.
+ * Runs the conformance vectors through MFABridge. Arguments and exit status are those of
+ * tests/conformance/c/conformance.c, of which this is the Objective-C edition: every case goes through Metal buffers,
+ * MFATensor and the methods of the bridge. The driver is the one that the program is linked with.
  */
 #import "MFABridge.h"
 
@@ -14,20 +14,20 @@ static id<MTLDevice> metal;
 static MFABridge *bridge;
 /* Of the training forward call of the case that runs. */
 static MFAForwardRecord *record;
-static char last_sentence[1024];
+static char last_message[1024];
 
-/* The status of a method that returned seconds; keeps the sentence, and drains the pool of the call. */
+/* The status of a method that returned seconds; keeps the message, and drains the pool of the call. */
 static int32_t finish(NSAutoreleasePool *pool, double seconds, NSError *error) {
   int32_t status = MFA_SUCCESS;
   if (isnan(seconds)) {
     status = error == nil ? -1 : (int32_t)[error code];
-    snprintf(last_sentence, sizeof last_sentence, "%s", error == nil ? "" : [[error localizedDescription] UTF8String]);
+    snprintf(last_message, sizeof last_message, "%s", error == nil ? "" : [[error localizedDescription] UTF8String]);
   }
   [pool release];
   return status;
 }
 
-static const char *sentence(void) { return last_sentence; }
+static const char *message(void) { return last_message; }
 
 static void create(live_case *live) {
   for (int i = 0; i < live->c->buffer_count; i++) {
@@ -163,7 +163,7 @@ static int32_t call_dequantize(live_case *live) {
   return finish(pool, seconds, error);
 }
 
-/* What the entries for tensors without gaps take apart from buffers. */
+/* The arguments of the entries for tensors without gaps, and their buffers. */
 typedef struct parts {
   id<MTLBuffer> q, k, v, o;
   MFAStorage q_storage, k_storage, v_storage;
@@ -180,7 +180,8 @@ static id<MTLBuffer> whole(live_case *live, const char *role) {
 static MFAStorage storage(live_case *live, const char *role) {
   const vector_tensor *found = vector_find(live->c, role);
   MFAStorage result = MFAStorageMake(found->view.precision);
-  if (found->quantized) result = MFAStorageQuantized(found->view.precision, found->quantization.scale, found->quantization.zero_point);
+  const mfa_quantization *q = &found->quantization;
+  if (found->quantized) result = MFAStorageQuantized(found->view.precision, q->scale, q->zero_point);
   result.transposed = found->view.strides[3] != 1;
   return result;
 }
@@ -255,7 +256,7 @@ int main(int argc, char **argv) {
   static const binding objective_c = {.open = open_driver,
                                       .close = close_driver,
                                       .device = device,
-                                      .sentence = sentence,
+                                      .message = message,
                                       .create = create,
                                       .destroy = destroy,
                                       .forward = call_forward,

@@ -9,7 +9,7 @@
  *   Shapes     are written [batch, heads, rows, columns]. Strides count elements, never bytes. Offsets count bytes.
  *   Handles    (contexts, buffers) are opaque and validated on every call: NULL, a destroyed handle and a handle of the
  *              other kind are refused, not dereferenced. The bytes behind mfa_buffer_from_ptr() are the caller's promise.
- *   Errors     every operation returns an int32_t of enum mfa_status; mfa_last_error() has the sentence. A failed call
+ *   Errors     every operation returns an int32_t of enum mfa_status; mfa_last_error() has the message. A failed call
  *              has not changed any output buffer, unless its status is MFA_ERROR_KERNEL_EXECUTION. No call aborts, as long
  *              as allocations of a few kilobytes succeed.
  *   Threads    contexts are independent. Calls on one context from several threads are safe and run one after another.
@@ -43,18 +43,18 @@ extern "C" {
 
 /* ------------------------------------------------------------------------------------------------ constants ---- */
 
-/* What a call returns. */
+/* The result of a call. */
 enum mfa_status {
   MFA_SUCCESS = 0,
   MFA_ERROR_INVALID_CONTEXT = 1,      /* the context is NULL, destroyed or not a context */
-  MFA_ERROR_BUFFER_ALLOCATION = 2,    /* memory could not be had */
+  MFA_ERROR_BUFFER_ALLOCATION = 2,    /* allocation failed */
   MFA_ERROR_INVALID_DIMENSIONS = 3,   /* a shape, a stride or their product is not legal */
   MFA_ERROR_KERNEL_EXECUTION = 4,     /* the work began and failed; outputs are undefined */
   MFA_ERROR_INVALID_ARGUMENT = 5,     /* anything else that is wrong with an argument */
   MFA_ERROR_UNSUPPORTED = 6           /* legal, but this device cannot do it */
 };
 
-/* How an element is stored. BOOL (one byte, 0 = false, anything else = true) is for masks only. INT4 is two's
+/* Storage of an element. BOOL (one byte, 0 = false, anything else = true) is for masks only. INT4 is two's
  * complement, element 2i of a row in the low nibble of byte i, element 2i + 1 in the high nibble; the column stride is 1,
  * the number of columns and the other strides are even. FP64 is the slow, exact path of the CPU driver: in a call with an
  * FP64 query every other tensor of floats is FP64 too, and everything is computed in FP64; other devices refuse it with
@@ -69,7 +69,7 @@ enum mfa_precision {
   MFA_PRECISION_FP64 = 64
 };
 
-/* Which elements of a quantized tensor share one scale (and zero point), and the shape of the array of scales. */
+/* The elements of a quantized tensor that share one scale (and zero point), and the shape of the array of scales. */
 enum mfa_granularity {
   MFA_GRANULARITY_TENSOR = 0,  /* all of them: [1] */
   MFA_GRANULARITY_ROW = 1,     /* group_size columns of one row: [batch, heads, rows, ceil(columns / group_size)] */
@@ -77,16 +77,23 @@ enum mfa_granularity {
   MFA_GRANULARITY_CHANNEL = 3  /* one column of block_rows rows: [batch, heads, ceil(rows / block_rows), columns] */
 };
 
-/* Where the diagonal of causal masks, windows and ALiBi lies: query row i stands at key position i + shift. */
+/* The diagonal of causal masks, windows and ALiBi: query row i is at key position i + shift. */
 enum mfa_alignment {
   MFA_ALIGNMENT_TOP_LEFT = 0,     /* shift = 0 (PyTorch's is_causal) */
   MFA_ALIGNMENT_BOTTOM_RIGHT = 1  /* shift = rows of key - rows of query (decoding) */
 };
 
-/* How P V is computed when V is INT8 or INT4. */
+/* Arithmetic of P V when V is INT8 or INT4. */
 enum mfa_compute {
   MFA_COMPUTE_EXACT = 0,  /* P to 15 bits or better: relative error below 1e-4 */
   MFA_COMPUTE_FAST = 1    /* P may be rounded to 8 bits: about 1 % of the output's RMS on N(0, 1) operands */
+};
+
+/* Kinds of devices. A newer driver may have others. */
+enum mfa_device_kind {
+  MFA_DEVICE_CPU = 1,         /* the processor, also where it runs another device in software */
+  MFA_DEVICE_GPU = 2,
+  MFA_DEVICE_ACCELERATOR = 3  /* a processor that is made for such work alone */
 };
 
 /* mfa_attention_options.flags */
@@ -121,7 +128,7 @@ typedef void* mfa_context_t;
 typedef void* mfa_buffer_t;
 
 /*
- * How stored integers stand for real numbers. With the stored integer n, real = scale * (n - zero_point); then, if
+ * The real numbers of stored integers. With the stored integer n, real = scale * (n - zero_point); then, if
  * `rotated`, each row is multiplied by the Hadamard matrix below; then, if there is a mean_buffer, the column's mean is
  * added. Quantizing does the inverse: subtract the mean, rotate, round.
  *
@@ -162,7 +169,7 @@ typedef struct mfa_tensor {
 } mfa_tensor;
 
 /*
- * What attention means, shared by forward and backward:
+ * The definition of attention, shared by forward and backward:
  *
  *   S = softmax_scale * Q K^T;  S = softcap * tanh(S / softcap) if softcap > 0;  S = S + bias;  P = softmax(S);  O = P V
  *
@@ -187,18 +194,20 @@ typedef struct mfa_attention_options {
   mfa_tensor sinks;          /* FP32, FP16, BF16 or FP64 [1, heads, 1, 1]. May be absent. */
   uint32_t sequence_count;   /* varlen: number of sequences n; 0 = not varlen */
   uint32_t reserved;         /* 0 */
-  mfa_buffer_t cu_seqlens_q; /* varlen: int32_t[n + 1], from 0, never falling, to at most the rows of query. Batch is 1.
-                                Rows after the last sequence attend to nothing; their gradients are 0. */
+  mfa_buffer_t cu_seqlens_q; /* varlen: int32_t[n + 1], non-decreasing, first element 0, last at most the rows of query.
+                                Batch is 1. Rows after the last sequence attend to nothing; their gradients are 0. */
   uint64_t cu_seqlens_q_offset; /* bytes */
   mfa_buffer_t cu_seqlens_k; /* varlen: the same for the rows of key and value */
   uint64_t cu_seqlens_k_offset; /* bytes */
-  mfa_buffer_t seqlens_k;    /* int32_t[batch] (varlen: [n]): how many of its rows of key and value each sequence has, from
-                                its first on; 0 ... its rows. The others are not read, and their gradients are 0. The shift
-                                of MFA_ALIGNMENT_BOTTOM_RIGHT is that of the sequence's own last key. NULL: all. */
+  mfa_buffer_t seqlens_k;    /* int32_t[batch] (varlen: [n]): the number of valid rows of key and value of each sequence,
+                                counted from its first; 0 ... its rows. The others are not read, and their gradients are
+                                0. The shift of MFA_ALIGNMENT_BOTTOM_RIGHT is that of the sequence's own last key. NULL:
+                                all. */
   uint64_t seqlens_k_offset; /* bytes */
 } mfa_attention_options;
 
-/* One forward call. Head dimensions (columns) are 1 ... 1024 (on a GPU as far as its memory reaches); heads of query are a multiple of the heads of key. */
+/* One forward call. Head dimensions (columns) are 1 ... 1024 (on a GPU as far as its memory reaches); heads of query are
+ * a multiple of the heads of key. */
 typedef struct mfa_forward_desc {
   uint32_t struct_size;
   uint32_t reserved;                    /* 0 */
@@ -273,7 +282,7 @@ typedef struct mfa_merge_backward_desc {
   const mfa_tensor* grad_logsumexps; /* count tensors FP32 (FP64) [batch, heads, rows, 1], written; likewise */
 } mfa_merge_backward_desc;
 
-/* What rounding did to a tensor, over all its elements. */
+/* The rounding error of a tensor, over all its elements. */
 typedef struct mfa_quantization_error {
   double rmse;           /* sqrt(mean((dequantized - source)^2)) */
   double relative_rmse;  /* rmse / sqrt(mean(source^2)); 0 for an all-zero source */
@@ -303,7 +312,7 @@ MFA_API int32_t mfa_get_version(uint32_t* major, uint32_t* minor, uint32_t* patc
 /* Static text for a status: "success", "invalid context", ...; "unknown status" for any other number. */
 MFA_API const char* mfa_error_string(int32_t status);
 
-/* The sentence for the last failure of the calling thread: what was wrong, what was found, what was expected. "" if none
+/* The message for the last failure of the calling thread: what was wrong, what was found, what was expected. "" if none
  * has failed. `context` may be NULL or destroyed. Valid until the thread's next failure. */
 MFA_API const char* mfa_last_error(void* context);
 
@@ -313,6 +322,17 @@ MFA_API int32_t mfa_device_count(uint32_t* count);
 /* The name of device `index`, as a NUL-terminated string cut to `capacity` bytes; *length (may be NULL) receives its
  * full length without the NUL. name may be NULL if capacity is 0. */
 MFA_API int32_t mfa_device_name(uint32_t index, char* name, size_t capacity, size_t* length);
+
+/* The kind of device `index`: enum mfa_device_kind. */
+MFA_API int32_t mfa_device_kind(uint32_t index, int32_t* kind);
+
+/* The vendor of device `index`, "Apple" or "Intel" for example; "" if the driver does not know it. Arguments as in
+ * mfa_device_name(). */
+MFA_API int32_t mfa_device_vendor(uint32_t index, char* vendor, size_t capacity, size_t* length);
+
+/* The interface by which the driver programs device `index`, in lower case: "cpu", "metal". Programs select devices by it;
+ * names are for people. Arguments as in mfa_device_name(). */
+MFA_API int32_t mfa_device_backend(uint32_t index, char* backend, size_t capacity, size_t* length);
 
 /* -------------------------------------------------------------------------------------------------- context ---- */
 
@@ -407,8 +427,8 @@ MFA_API int32_t mfa_attention_forward_quantized(
 
 /* Query pass: writes grad_query_ptr and d_values_ptr. Precisions, scales, causal and transposes come from the record of
  * mfa_attention_forward_quantized() on the same three buffers; without one: MFA_ERROR_INVALID_ARGUMENT. So are dimensions,
- * or scales of quantized operands, other than the recorded ones. grad_output lies as output did, gradients as their
- * operands do. */
+ * or scales of quantized operands, other than the recorded ones. grad_output is stored as output was, gradients as
+ * their operands are. */
 MFA_API int32_t mfa_attention_backward_query_quantized(
     void* context, void* query_ptr, void* key_ptr, void* value_ptr, void* grad_output_ptr, void* logsumexp_ptr,
     void* grad_query_ptr, void* d_values_ptr, uint32_t batch_size, uint32_t seq_len_q, uint32_t seq_len_kv,

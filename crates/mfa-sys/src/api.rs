@@ -25,7 +25,7 @@ pub struct Api {
         unsafe extern "C" fn(major: *mut u32, minor: *mut u32, patch: *mut u32) -> i32,
     /// Static text for a status: "success", "invalid context", ...; "unknown status" for any other number.
     pub mfa_error_string: unsafe extern "C" fn(status: i32) -> *const ::core::ffi::c_char,
-    /// The sentence for the last failure of the calling thread: what was wrong, what was found, what was expected. "" if none
+    /// The message for the last failure of the calling thread: what was wrong, what was found, what was expected. "" if none
     /// has failed. `context` may be NULL or destroyed. Valid until the thread's next failure.
     pub mfa_last_error:
         unsafe extern "C" fn(context: *mut ::core::ffi::c_void) -> *const ::core::ffi::c_char,
@@ -36,6 +36,24 @@ pub struct Api {
     pub mfa_device_name: unsafe extern "C" fn(
         index: u32,
         name: *mut ::core::ffi::c_char,
+        capacity: usize,
+        length: *mut usize,
+    ) -> i32,
+    /// The kind of device `index`: enum mfa_device_kind.
+    pub mfa_device_kind: unsafe extern "C" fn(index: u32, kind: *mut i32) -> i32,
+    /// The vendor of device `index`, "Apple" or "Intel" for example; "" if the driver does not know it. Arguments as in
+    /// mfa_device_name().
+    pub mfa_device_vendor: unsafe extern "C" fn(
+        index: u32,
+        vendor: *mut ::core::ffi::c_char,
+        capacity: usize,
+        length: *mut usize,
+    ) -> i32,
+    /// The interface by which the driver programs device `index`, in lower case: "cpu", "metal". Programs select devices by it;
+    /// names are for people. Arguments as in mfa_device_name().
+    pub mfa_device_backend: unsafe extern "C" fn(
+        index: u32,
+        backend: *mut ::core::ffi::c_char,
         capacity: usize,
         length: *mut usize,
     ) -> i32,
@@ -183,8 +201,8 @@ pub struct Api {
     ) -> i32,
     /// Query pass: writes grad_query_ptr and d_values_ptr. Precisions, scales, causal and transposes come from the record of
     /// mfa_attention_forward_quantized() on the same three buffers; without one: MFA_ERROR_INVALID_ARGUMENT. So are dimensions,
-    /// or scales of quantized operands, other than the recorded ones. grad_output lies as output did, gradients as their
-    /// operands do.
+    /// or scales of quantized operands, other than the recorded ones. grad_output is stored as output was, gradients as
+    /// their operands are.
     pub mfa_attention_backward_query_quantized: unsafe extern "C" fn(
         context: *mut ::core::ffi::c_void,
         query_ptr: *mut ::core::ffi::c_void,
@@ -247,6 +265,13 @@ impl Api {
                 transmute::<NonNull<c_void>, _>(find(c"mfa_device_count")?)
             },
             mfa_device_name: unsafe { transmute::<NonNull<c_void>, _>(find(c"mfa_device_name")?) },
+            mfa_device_kind: unsafe { transmute::<NonNull<c_void>, _>(find(c"mfa_device_kind")?) },
+            mfa_device_vendor: unsafe {
+                transmute::<NonNull<c_void>, _>(find(c"mfa_device_vendor")?)
+            },
+            mfa_device_backend: unsafe {
+                transmute::<NonNull<c_void>, _>(find(c"mfa_device_backend")?)
+            },
             mfa_create_context: unsafe {
                 transmute::<NonNull<c_void>, _>(find(c"mfa_create_context")?)
             },
@@ -315,6 +340,9 @@ pub const SYMBOLS: &[&str] = &[
     "mfa_last_error",
     "mfa_device_count",
     "mfa_device_name",
+    "mfa_device_kind",
+    "mfa_device_vendor",
+    "mfa_device_backend",
     "mfa_create_context",
     "mfa_create_context_on",
     "mfa_destroy_context",

@@ -11,7 +11,7 @@ pub const MFA_VERSION_PATCH: u32 = 0;
 pub const MFA_SUCCESS: mfa_status = 0;
 /// the context is NULL, destroyed or not a context
 pub const MFA_ERROR_INVALID_CONTEXT: mfa_status = 1;
-/// memory could not be had
+/// allocation failed
 pub const MFA_ERROR_BUFFER_ALLOCATION: mfa_status = 2;
 /// a shape, a stride or their product is not legal
 pub const MFA_ERROR_INVALID_DIMENSIONS: mfa_status = 3;
@@ -22,7 +22,7 @@ pub const MFA_ERROR_INVALID_ARGUMENT: mfa_status = 5;
 /// legal, but this device cannot do it
 pub const MFA_ERROR_UNSUPPORTED: mfa_status = 6;
 
-/// What a call returns.
+/// The result of a call.
 pub type mfa_status = i32;
 
 pub const MFA_PRECISION_FP32: mfa_precision = 0;
@@ -33,7 +33,7 @@ pub const MFA_PRECISION_INT8: mfa_precision = 8;
 pub const MFA_PRECISION_BOOL: mfa_precision = 16;
 pub const MFA_PRECISION_FP64: mfa_precision = 64;
 
-/// How an element is stored. BOOL (one byte, 0 = false, anything else = true) is for masks only. INT4 is two's
+/// Storage of an element. BOOL (one byte, 0 = false, anything else = true) is for masks only. INT4 is two's
 /// complement, element 2i of a row in the low nibble of byte i, element 2i + 1 in the high nibble; the column stride is 1,
 /// the number of columns and the other strides are even. FP64 is the slow, exact path of the CPU driver: in a call with an
 /// FP64 query every other tensor of floats is FP64 too, and everything is computed in FP64; other devices refuse it with
@@ -49,7 +49,7 @@ pub const MFA_GRANULARITY_BLOCK: mfa_granularity = 2;
 /// one column of block_rows rows: [batch, heads, ceil(rows / block_rows), columns]
 pub const MFA_GRANULARITY_CHANNEL: mfa_granularity = 3;
 
-/// Which elements of a quantized tensor share one scale (and zero point), and the shape of the array of scales.
+/// The elements of a quantized tensor that share one scale (and zero point), and the shape of the array of scales.
 pub type mfa_granularity = i32;
 
 /// shift = 0 (PyTorch's is_causal)
@@ -57,7 +57,7 @@ pub const MFA_ALIGNMENT_TOP_LEFT: mfa_alignment = 0;
 /// shift = rows of key - rows of query (decoding)
 pub const MFA_ALIGNMENT_BOTTOM_RIGHT: mfa_alignment = 1;
 
-/// Where the diagonal of causal masks, windows and ALiBi lies: query row i stands at key position i + shift.
+/// The diagonal of causal masks, windows and ALiBi: query row i is at key position i + shift.
 pub type mfa_alignment = i32;
 
 /// P to 15 bits or better: relative error below 1e-4
@@ -65,8 +65,17 @@ pub const MFA_COMPUTE_EXACT: mfa_compute = 0;
 /// P may be rounded to 8 bits: about 1 % of the output's RMS on N(0, 1) operands
 pub const MFA_COMPUTE_FAST: mfa_compute = 1;
 
-/// How P V is computed when V is INT8 or INT4.
+/// Arithmetic of P V when V is INT8 or INT4.
 pub type mfa_compute = i32;
+
+/// the processor, also where it runs another device in software
+pub const MFA_DEVICE_CPU: mfa_device_kind = 1;
+pub const MFA_DEVICE_GPU: mfa_device_kind = 2;
+/// a processor that is made for such work alone
+pub const MFA_DEVICE_ACCELERATOR: mfa_device_kind = 3;
+
+/// Kinds of devices. A newer driver may have others.
+pub type mfa_device_kind = i32;
 
 /// softmax_scale is given; otherwise it is 1 / sqrt(columns of query)
 pub const MFA_OPTION_SCALE: mfa_option = 1;
@@ -105,7 +114,7 @@ pub type mfa_context_t = *mut ::core::ffi::c_void;
 /// A block of memory that the device can use.
 pub type mfa_buffer_t = *mut ::core::ffi::c_void;
 
-/// How stored integers stand for real numbers. With the stored integer n, real = scale * (n - zero_point); then, if
+/// The real numbers of stored integers. With the stored integer n, real = scale * (n - zero_point); then, if
 /// `rotated`, each row is multiplied by the Hadamard matrix below; then, if there is a mean_buffer, the column's mean is
 /// added. Quantizing does the inverse: subtract the mean, rotate, round.
 ///
@@ -250,7 +259,7 @@ impl Default for mfa_tensor {
     }
 }
 
-/// What attention means, shared by forward and backward:
+/// The definition of attention, shared by forward and backward:
 ///
 ///   S = softmax_scale * Q K^T;  S = softcap * tanh(S / softcap) if softcap > 0;  S = S + bias;  P = softmax(S);  O = P V
 ///
@@ -288,8 +297,8 @@ pub struct mfa_attention_options {
     pub sequence_count: u32,
     /// 0
     pub reserved: u32,
-    /// varlen: int32_t[n + 1], from 0, never falling, to at most the rows of query. Batch is 1.
-    /// Rows after the last sequence attend to nothing; their gradients are 0.
+    /// varlen: int32_t[n + 1], non-decreasing, first element 0, last at most the rows of query.
+    /// Batch is 1. Rows after the last sequence attend to nothing; their gradients are 0.
     pub cu_seqlens_q: mfa_buffer_t,
     /// bytes
     pub cu_seqlens_q_offset: u64,
@@ -297,9 +306,10 @@ pub struct mfa_attention_options {
     pub cu_seqlens_k: mfa_buffer_t,
     /// bytes
     pub cu_seqlens_k_offset: u64,
-    /// int32_t[batch] (varlen: [n]): how many of its rows of key and value each sequence has, from
-    /// its first on; 0 ... its rows. The others are not read, and their gradients are 0. The shift
-    /// of MFA_ALIGNMENT_BOTTOM_RIGHT is that of the sequence's own last key. NULL: all.
+    /// int32_t[batch] (varlen: [n]): the number of valid rows of key and value of each sequence,
+    /// counted from its first; 0 ... its rows. The others are not read, and their gradients are
+    /// 0. The shift of MFA_ALIGNMENT_BOTTOM_RIGHT is that of the sequence's own last key. NULL:
+    /// all.
     pub seqlens_k: mfa_buffer_t,
     /// bytes
     pub seqlens_k_offset: u64,
@@ -361,7 +371,8 @@ impl Default for mfa_attention_options {
     }
 }
 
-/// One forward call. Head dimensions (columns) are 1 ... 1024 (on a GPU as far as its memory reaches); heads of query are a multiple of the heads of key.
+/// One forward call. Head dimensions (columns) are 1 ... 1024 (on a GPU as far as its memory reaches); heads of query are
+/// a multiple of the heads of key.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct mfa_forward_desc {
@@ -617,7 +628,7 @@ impl Default for mfa_merge_backward_desc {
     }
 }
 
-/// What rounding did to a tensor, over all its elements.
+/// The rounding error of a tensor, over all its elements.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct mfa_quantization_error {

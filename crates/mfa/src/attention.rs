@@ -11,6 +11,7 @@ use crate::view::{TensorView, TensorViewMut};
 /// Where the diagonal of causal masks, windows and ALiBi lies: query row i stands at key position i + shift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
+#[non_exhaustive]
 pub enum Alignment {
     /// shift = 0, as PyTorch's `is_causal`.
     TopLeft = mfa_sys::MFA_ALIGNMENT_TOP_LEFT,
@@ -21,6 +22,7 @@ pub enum Alignment {
 /// How P V is computed when V is INT8 or INT4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(i32)]
+#[non_exhaustive]
 pub enum Compute {
     /// Relative error below 1e-4.
     #[default]

@@ -28,6 +28,7 @@ pub struct BackwardInputs<'a> {
 
 /// D = rowsum(dO ∘ O), FP32 `[batch, heads, rows, 1]`: what the pass over queries leaves for the pass over keys.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub enum DValues<'a> {
     /// Not wanted.
     #[default]

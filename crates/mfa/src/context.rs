@@ -41,8 +41,8 @@ impl MfaContext {
         }))
     }
 
-    /// A context on the device that `name` tells: `auto`, `cpu`, `metal`, a kind with a number (`metal:1`), or a
-    /// device's name.
+    /// A context on the device that `name` selects: `auto`, a backend (`cpu`, `metal`), a backend with a number
+    /// (`metal:1`), or a device's name.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Devices: what drivers can compute on.
+//! The devices of drivers.
 
 use std::fmt;
 
@@ -7,22 +7,40 @@ use mfa_sys::{Driver, Origin};
 use crate::error::{MfaError, Result};
 use crate::ffi::devices_by_driver;
 
-/// What computes.
+/// The kind of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DeviceKind {
-    /// The processor.
+    /// The processor, also where it runs another device in software.
     Cpu,
-    /// A GPU, or its imitation in software, programmed in Metal.
-    Metal,
+    /// A GPU.
+    Gpu,
+    /// A processor that is made for such work alone.
+    Accelerator,
+    /// A kind that this version of the contract does not know.
+    Other,
 }
 
 impl DeviceKind {
-    /// `cpu` or `metal`.
+    /// The kind that a number of the contract stands for.
+    #[must_use]
+    pub const fn from_code(code: i32) -> Self {
+        match code {
+            mfa_sys::MFA_DEVICE_CPU => Self::Cpu,
+            mfa_sys::MFA_DEVICE_GPU => Self::Gpu,
+            mfa_sys::MFA_DEVICE_ACCELERATOR => Self::Accelerator,
+            _ => Self::Other,
+        }
+    }
+
+    /// `cpu`, `gpu`, `accelerator` or `other`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
-            Self::Metal => "metal",
+            Self::Gpu => "gpu",
+            Self::Accelerator => "accelerator",
+            Self::Other => "other",
         }
     }
 }
@@ -36,42 +54,46 @@ impl fmt::Display for DeviceKind {
 /// A device of a driver.
 #[derive(Clone, Debug)]
 pub struct Device {
-    driver: &'static Driver,
-    index: u32,
-    name: String,
+    pub(crate) driver: &'static Driver,
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) kind: DeviceKind,
+    pub(crate) vendor: String,
+    pub(crate) backend: String,
 }
 
 impl Device {
-    pub(crate) fn new(driver: &'static Driver, index: u32, name: String) -> Self {
-        Self {
-            driver,
-            index,
-            name,
-        }
-    }
-
-    /// Its name, as the driver tells it.
+    /// The name, for people.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it is. The CPU engine's device is called "CPU ..."; every other is Metal's.
+    /// The kind.
     #[must_use]
     pub fn kind(&self) -> DeviceKind {
-        match self.name.get(..3) {
-            Some(start) if start.eq_ignore_ascii_case("cpu") => DeviceKind::Cpu,
-            _ => DeviceKind::Metal,
-        }
+        self.kind
     }
 
-    /// Its place among the devices of its driver.
+    /// The vendor; "" if the driver does not know it.
+    #[must_use]
+    pub fn vendor(&self) -> &str {
+        &self.vendor
+    }
+
+    /// The interface by which the driver programs the device: `cpu`, `metal`.
+    #[must_use]
+    pub fn backend(&self) -> &str {
+        &self.backend
+    }
+
+    /// The index among the devices of its driver.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// The driver that it belongs to.
+    /// The driver.
     #[must_use]
     pub fn driver(&self) -> &'static Driver {
         self.driver
@@ -104,29 +126,80 @@ pub fn devices() -> Result<Vec<Device>> {
     Ok(devices)
 }
 
-/// Finds a device by `auto` (the first), its kind (`cpu`, `metal`), its kind and place among that kind (`metal:1`), or its
-/// name.
+/// Finds a device by `auto` (the first), its backend (`cpu`, `metal`), its backend and index among that backend's devices
+/// (`metal:1`), or its name.
 pub(crate) fn choose(devices: &[Device], wanted: &str) -> Result<Device> {
-    let (kind, place) = match wanted.rsplit_once(':') {
-        Some((kind, place)) => (kind, place.parse().ok()),
+    let (backend, index) = match wanted.rsplit_once(':') {
+        Some((backend, index)) => (backend, index.parse().ok()),
         None => (wanted, Some(0)),
     };
-    let of_kind = || {
+    let of_backend = || {
         devices
             .iter()
-            .filter(|device| device.kind().name().eq_ignore_ascii_case(kind))
+            .filter(|device| device.backend.eq_ignore_ascii_case(backend))
     };
     let found = if wanted.eq_ignore_ascii_case("auto") {
         devices.first()
     } else {
-        let by_kind = place.and_then(|place: usize| of_kind().nth(place));
-        by_kind.or_else(|| devices.iter().find(|device| device.name == wanted))
+        let by_backend = index.and_then(|index: usize| of_backend().nth(index));
+        by_backend.or_else(|| devices.iter().find(|device| device.name == wanted))
     };
     found.cloned().ok_or_else(|| {
-        let names: Vec<_> = devices.iter().map(|device| format!("{} ({device})", device.kind())).collect();
+        let names: Vec<_> = devices.iter().map(|device| format!("{} ({device})", device.backend)).collect();
         let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         MfaError::NoDevice(format!(
             "found no {wanted:?}; expected \"auto\", \"cpu\", \"metal\", \"metal:N\" or a name; there are: {names}"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+
+    static DRIVER: LazyLock<Driver> = LazyLock::new(|| Driver::linked(mfa_cpu::api()));
+
+    fn device(name: &str, kind: DeviceKind, backend: &str) -> Device {
+        Device {
+            driver: &DRIVER,
+            index: 0,
+            name: name.to_owned(),
+            kind,
+            vendor: String::new(),
+            backend: backend.to_owned(),
+        }
+    }
+
+    #[test]
+    fn devices_are_chosen_by_backend_whatever_their_names_and_kinds() {
+        let devices = [
+            device("CPU (first)", DeviceKind::Cpu, "metal"),
+            device("Metal (second)", DeviceKind::Gpu, "cpu"),
+            device("cuda", DeviceKind::Gpu, "metal"),
+            device("a new one", DeviceKind::Accelerator, "cuda"),
+        ];
+        let index = |wanted: &str| {
+            let chosen = choose(&devices, wanted).ok()?;
+            devices
+                .iter()
+                .position(|device| device.name == chosen.name())
+        };
+        for (wanted, expected) in [
+            ("auto", Some(0)),
+            ("metal", Some(0)),
+            ("Metal:0", Some(0)),
+            ("metal:1", Some(2)),
+            ("metal:2", None),
+            ("CPU", Some(1)),
+            ("cpu:1", None),
+            ("cuda", Some(3)),
+            ("a new one", Some(3)),
+            ("CPU (first)", Some(0)),
+            ("gpu", None),
+        ] {
+            assert_eq!(index(wanted), expected, "{wanted}");
+        }
+    }
 }

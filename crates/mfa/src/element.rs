@@ -7,6 +7,7 @@ use mfa_sys as sys;
 /// How an element is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
+#[non_exhaustive]
 pub enum Precision {
     /// IEEE single precision.
     Fp32 = sys::MFA_PRECISION_FP32,

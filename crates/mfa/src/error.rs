@@ -1,17 +1,17 @@
-//! What can go wrong.
+//! The error type of all fallible functions.
 
 use std::sync::Arc;
 
 use mfa_sys as sys;
 
-/// Why a call was refused or failed. The text says what was wrong, what was found and what was expected.
+/// The reason why a call was refused or failed. The text says what was wrong, what was found and what was expected.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MfaError {
     /// The context is destroyed or not a context.
     #[error("invalid context: {0}")]
     InvalidContext(String),
-    /// Memory could not be had.
+    /// Allocation failed.
     #[error("buffer allocation failed: {0}")]
     BufferAllocation(String),
     /// A shape, a stride or their product is not legal.
@@ -75,7 +75,7 @@ impl MfaError {
         }
     }
 
-    /// The sentence without the kind of error before it.
+    /// The message without the kind of error before it.
     #[must_use]
     pub fn message(&self) -> String {
         match self {

@@ -9,6 +9,7 @@ use crate::layout::{Shape, contiguous_strides};
 
 /// Which elements of a quantized tensor share one scale (and zero point).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Granularity {
     /// All of them.
     #[default]

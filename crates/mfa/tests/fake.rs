@@ -1,4 +1,4 @@
-//! The crate against a driver that only pretends: what happens to statuses, sentences and handles.
+//! The crate against a fake driver: statuses, messages, handles and devices.
 #![allow(missing_docs, unsafe_code, clippy::unwrap_used)]
 
 use std::cell::Cell;
@@ -17,8 +17,8 @@ use mfa::{
 thread_local! {
     /// What operations return on this thread.
     static STATUS: Cell<i32> = const { Cell::new(sys::MFA_SUCCESS) };
-    /// What the driver says of it.
-    static SENTENCE: Cell<&'static CStr> = const { Cell::new(c"") };
+    /// The driver's message for it.
+    static MESSAGE: Cell<&'static CStr> = const { Cell::new(c"") };
     /// Handles that were given out on this thread and not destroyed.
     static ALIVE: Cell<i32> = const { Cell::new(0) };
     /// The last backward call, and its options.
@@ -29,6 +29,56 @@ thread_local! {
 const HANDLE: *mut c_void = 16 as *mut c_void;
 /// Every buffer's contents.
 static MEMORY: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+
+/// A device of the fake driver.
+struct Fake {
+    name: &'static CStr,
+    kind: i32,
+    vendor: &'static CStr,
+    backend: &'static CStr,
+}
+
+/// The first two are named after the other's kind and backend; the last is of a kind that the contract does not know.
+const DEVICES: [Fake; 4] = [
+    Fake {
+        name: c"CPU (fake)",
+        kind: sys::MFA_DEVICE_GPU,
+        vendor: c"Maker",
+        backend: c"metal",
+    },
+    Fake {
+        name: c"Metal GPU (fake)",
+        kind: sys::MFA_DEVICE_CPU,
+        vendor: c"",
+        backend: c"cpu",
+    },
+    Fake {
+        name: c"metal",
+        kind: sys::MFA_DEVICE_ACCELERATOR,
+        vendor: c"Maker",
+        backend: c"other",
+    },
+    Fake {
+        name: c"",
+        kind: 77,
+        vendor: c"Maker",
+        backend: c"metal",
+    },
+];
+
+/// Writes a text as the contract describes.
+fn describe(text: &CStr, to: *mut c_char, capacity: usize, length: *mut usize) -> i32 {
+    let text = text.to_bytes_with_nul();
+    // SAFETY: the crate passes valid pointers.
+    unsafe {
+        *length = text.len() - 1;
+        if capacity > 0 {
+            to.cast::<u8>()
+                .copy_from_nonoverlapping(text.as_ptr(), text.len().min(capacity));
+        }
+    }
+    STATUS.get()
+}
 
 fn give(to: *mut *mut c_void, handle: *mut c_void) -> i32 {
     if STATUS.get() == sys::MFA_SUCCESS {
@@ -51,11 +101,11 @@ unsafe extern "C" fn mfa_error_string(_: i32) -> *const c_char {
     c"static text".as_ptr()
 }
 unsafe extern "C" fn mfa_last_error(_: *mut c_void) -> *const c_char {
-    SENTENCE.get().as_ptr()
+    MESSAGE.get().as_ptr()
 }
 unsafe extern "C" fn mfa_device_count(count: *mut u32) -> i32 {
     // SAFETY: the crate passes a valid pointer.
-    unsafe { *count = 2 };
+    unsafe { *count = DEVICES.len() as u32 };
     STATUS.get()
 }
 unsafe extern "C" fn mfa_device_name(
@@ -64,16 +114,28 @@ unsafe extern "C" fn mfa_device_name(
     capacity: usize,
     length: *mut usize,
 ) -> i32 {
-    let text = [c"Fake GPU", c"CPU (fake)"][index as usize].to_bytes_with_nul();
-    // SAFETY: the crate passes valid pointers.
-    unsafe {
-        *length = text.len() - 1;
-        if capacity > 0 {
-            name.cast::<u8>()
-                .copy_from_nonoverlapping(text.as_ptr(), text.len().min(capacity));
-        }
-    }
+    describe(DEVICES[index as usize].name, name, capacity, length)
+}
+unsafe extern "C" fn mfa_device_kind(index: u32, kind: *mut i32) -> i32 {
+    // SAFETY: the crate passes a valid pointer.
+    unsafe { *kind = DEVICES[index as usize].kind };
     STATUS.get()
+}
+unsafe extern "C" fn mfa_device_vendor(
+    index: u32,
+    vendor: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> i32 {
+    describe(DEVICES[index as usize].vendor, vendor, capacity, length)
+}
+unsafe extern "C" fn mfa_device_backend(
+    index: u32,
+    backend: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> i32 {
+    describe(DEVICES[index as usize].backend, backend, capacity, length)
 }
 unsafe extern "C" fn mfa_create_context(context: *mut *mut c_void) -> i32 {
     give(context, HANDLE)
@@ -174,6 +236,9 @@ fn api() -> Api {
         mfa_last_error,
         mfa_device_count,
         mfa_device_name,
+        mfa_device_kind,
+        mfa_device_vendor,
+        mfa_device_backend,
         mfa_create_context,
         mfa_create_context_on,
         mfa_destroy_context,
@@ -197,8 +262,9 @@ fn api() -> Api {
     }
 }
 
+static DRIVER: LazyLock<Driver> = LazyLock::new(|| Driver::linked(api()));
+
 fn devices() -> Vec<Device> {
-    static DRIVER: LazyLock<Driver> = LazyLock::new(|| Driver::linked(api()));
     // SAFETY: the fake functions do nothing.
     unsafe { devices_of(&DRIVER) }.unwrap()
 }
@@ -209,11 +275,11 @@ fn context() -> MfaContext {
 
 fn fails<T: std::fmt::Debug>(
     status: i32,
-    sentence: &'static CStr,
+    message: &'static CStr,
     call: impl FnOnce() -> mfa::Result<T>,
 ) -> MfaError {
     STATUS.set(status);
-    SENTENCE.set(sentence);
+    MESSAGE.set(message);
     let result = call();
     STATUS.set(sys::MFA_SUCCESS);
     result.unwrap_err()
@@ -223,31 +289,45 @@ const SHAPE: [usize; 4] = [1, 2, 3, 4];
 static DATA: [f32; 24] = [0.0; 24];
 
 #[test]
-fn devices_have_names_and_kinds() {
+fn devices_are_what_the_driver_tells_and_not_what_their_names_suggest() {
     let devices = devices();
-    let names: Vec<_> = devices
+    let found: Vec<_> = devices
         .iter()
-        .map(|device| (device.name(), device.kind(), device.index()))
+        .map(|device| {
+            let texts = (device.name(), device.vendor(), device.backend());
+            (device.index(), texts, device.kind())
+        })
         .collect();
     assert_eq!(
-        names,
+        found,
         [
-            ("Fake GPU", DeviceKind::Metal, 0),
-            ("CPU (fake)", DeviceKind::Cpu, 1)
+            (0, ("CPU (fake)", "Maker", "metal"), DeviceKind::Gpu),
+            (1, ("Metal GPU (fake)", "", "cpu"), DeviceKind::Cpu),
+            (2, ("metal", "Maker", "other"), DeviceKind::Accelerator),
+            (3, ("", "Maker", "metal"), DeviceKind::Other),
         ]
     );
+    let names: Vec<_> = devices.iter().map(|device| device.kind().name()).collect();
+    assert_eq!(names, ["gpu", "cpu", "accelerator", "other"]);
 }
 
 #[test]
-fn each_status_is_a_variant_with_the_drivers_sentence() {
+fn a_device_that_cannot_be_described_is_an_error() {
+    // SAFETY: the fake functions do nothing.
+    let error = fails(6, c"no", || unsafe { devices_of(&DRIVER) });
+    assert!(matches!(error, MfaError::Unsupported(_)), "{error:?}");
+}
+
+#[test]
+fn each_status_is_a_variant_with_the_drivers_message() {
     let context = context();
     let view = TensorView::from_slice(&context, &DATA, SHAPE).unwrap();
     let attention = Attention::new(&context);
-    let sentence = c"query: 513 columns; expected 1 ... 512";
+    let message = c"query: 513 columns; expected 1 ... 512";
     let mut output = Tensor::zeros(&context, mfa::Precision::Fp32, SHAPE).unwrap();
     let mut forward = |status| {
         let mut output = output.view_mut();
-        fails(status, sentence, || {
+        fails(status, message, || {
             attention.forward_into(&view, &view, &view, &mut output, None)
         })
     };
@@ -265,16 +345,16 @@ fn each_status_is_a_variant_with_the_drivers_sentence() {
         };
         assert!(right, "{status}: {error:?}");
         assert_eq!(error.status(), Some(status));
-        assert_eq!(error.message(), sentence.to_str().unwrap());
+        assert_eq!(error.message(), message.to_str().unwrap());
         assert!(
-            error.to_string().ends_with(sentence.to_str().unwrap()),
+            error.to_string().ends_with(message.to_str().unwrap()),
             "{error}"
         );
     }
 }
 
 #[test]
-fn without_a_sentence_the_static_text_stands_in() {
+fn without_a_message_the_static_text_stands_in() {
     let context = context();
     let error = fails(2, c"", || MfaBuffer::new(&context, 8));
     assert_eq!(error.to_string(), "buffer allocation failed: static text");

@@ -1,7 +1,7 @@
 /*
- * What MFABridge and its examples need of Apple's Metal framework, for GNUstep on Linux: devices and buffers. They are those
- * of the driver library that the program is linked with: its devices by their names, its memory. Names, values and behaviour
- * are Apple's; what is not here does not compile.
+ * The part of Apple's Metal framework that MFABridge and its examples need, for GNUstep on Linux: devices and buffers.
+ * They are those of the driver library that the program is linked with: its devices by their names, its memory. Names,
+ * values and behaviour are Apple's; everything else of the framework does not compile.
  */
 #import <Foundation/Foundation.h>
 

@@ -9,7 +9,7 @@ use pyo3::types::{PyBool, PyString};
 
 use crate::error;
 
-/// A context on the device that a caller asks for: "auto", a kind, a name, or an index of `devices()`.
+/// A context on the device that a caller asks for: "auto", a backend, a name, or an index of `devices()`.
 pub(crate) fn open(wanted: &Bound<'_, PyAny>) -> PyResult<MfaContext> {
     if let Ok(name) = wanted.cast::<PyString>() {
         return MfaContext::with_device(&name.to_cow()?).map_err(error::from_mfa);
@@ -45,7 +45,14 @@ pub(crate) fn devices(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
             };
             class
                 .bind(py)
-                .call1((index, device.name(), device.kind().name(), origin))
+                .call1((
+                    index,
+                    device.name(),
+                    device.kind().name(),
+                    device.vendor(),
+                    device.backend(),
+                    origin,
+                ))
         })
         .collect()
 }
@@ -54,7 +61,7 @@ pub(crate) fn devices(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
 #[pyfunction]
 pub(crate) fn is_metal_available() -> bool {
     mfa::devices()
-        .is_ok_and(|devices| (devices.iter()).any(|device| device.kind() == mfa::DeviceKind::Metal))
+        .is_ok_and(|devices| devices.iter().any(|device| device.backend() == "metal"))
 }
 
 /// The version of the library that is used first: (major, minor, patch). Its `str` is "major.minor.patch".

@@ -8,17 +8,17 @@ typedef struct tally {
   int passed, failed, skipped;
 } tally;
 
-/* A status, and with a refusal a sentence. */
+/* A status, and with a refusal a message. */
 static void expect(tally* t, const char* what, int32_t found, int32_t expected) {
-  const char* sentence = t->api->mfa_last_error(NULL);
-  bool silent = expected != MFA_SUCCESS && (sentence == NULL || sentence[0] == '\0');
+  const char* message = t->api->mfa_last_error(NULL);
+  bool silent = expected != MFA_SUCCESS && (message == NULL || message[0] == '\0');
   if (found == expected && !silent) {
     t->passed++;
     return;
   }
   t->failed++;
-  printf("bad input: %s: status %d, expected %d%s%s\n", what, (int)found, (int)expected, silent ? ", without a sentence" : ": ",
-         silent ? "" : sentence);
+  printf("bad input: %s: status %d, expected %d%s%s\n", what, (int)found, (int)expected, silent ? ", without a message" : ": ",
+         silent ? "" : message);
 }
 
 static void check(tally* t, const char* what, bool right) {
@@ -65,11 +65,19 @@ static void null_pointers(tally* t, small_call* c) {
   void* buffer = NULL;
   uint64_t bytes = 0;
   uint32_t number = 0;
+  int32_t kind = 77;
   double seconds = 0;
   expect(t, "mfa_get_version of nothing", api->mfa_get_version(NULL, NULL, NULL), MFA_SUCCESS);
   expect(t, "mfa_device_count to NULL", api->mfa_device_count(NULL), MFA_ERROR_INVALID_ARGUMENT);
   expect(t, "mfa_device_name to NULL with capacity", api->mfa_device_name(0, NULL, 8, NULL), MFA_ERROR_INVALID_ARGUMENT);
   expect(t, "mfa_device_name beyond the last", api->mfa_device_name(1000, NULL, 0, NULL), MFA_ERROR_INVALID_ARGUMENT);
+  expect(t, "mfa_device_kind to NULL", api->mfa_device_kind(0, NULL), MFA_ERROR_INVALID_ARGUMENT);
+  expect(t, "mfa_device_kind beyond the last", api->mfa_device_kind(1000, &kind), MFA_ERROR_INVALID_ARGUMENT);
+  check(t, "a refused mfa_device_kind has written", kind == 77);
+  expect(t, "mfa_device_vendor to NULL with capacity", api->mfa_device_vendor(0, NULL, 8, NULL), MFA_ERROR_INVALID_ARGUMENT);
+  expect(t, "mfa_device_vendor beyond the last", api->mfa_device_vendor(1000, NULL, 0, NULL), MFA_ERROR_INVALID_ARGUMENT);
+  expect(t, "mfa_device_backend to NULL with capacity", api->mfa_device_backend(0, NULL, 8, NULL), MFA_ERROR_INVALID_ARGUMENT);
+  expect(t, "mfa_device_backend beyond the last", api->mfa_device_backend(1000, NULL, 0, NULL), MFA_ERROR_INVALID_ARGUMENT);
   expect(t, "mfa_create_context to NULL", api->mfa_create_context(NULL), MFA_ERROR_INVALID_ARGUMENT);
   expect(t, "mfa_create_context_on beyond the last", api->mfa_create_context_on(1000, &buffer), MFA_ERROR_INVALID_ARGUMENT);
   expect(t, "mfa_destroy_context(NULL)", api->mfa_destroy_context(NULL), MFA_SUCCESS);
@@ -98,6 +106,29 @@ static void null_pointers(tally* t, small_call* c) {
   expect(t, "mfa_explain of neither", api->mfa_explain(c->context, NULL, NULL, NULL, 0, NULL), MFA_ERROR_INVALID_ARGUMENT);
   check(t, "mfa_error_string(77) is not \"unknown status\"", strcmp(api->mfa_error_string(77), "unknown status") == 0);
   check(t, "mfa_error_string(0) is not \"success\"", strcmp(api->mfa_error_string(0), "success") == 0);
+}
+
+/* Every device has a name and a backend that is cut to what there is room for, a kind and a vendor. */
+static void devices(tally* t) {
+  const driver* api = t->api;
+  uint32_t count = 0;
+  expect(t, "mfa_device_count", api->mfa_device_count(&count), MFA_SUCCESS);
+  for (uint32_t i = 0; i < count; i++) {
+    char backend[32] = "", cut[2] = "??", vendor[256];
+    size_t length = 0, vendor_length = 0;
+    int32_t kind = 0;
+    expect(t, "mfa_device_kind", api->mfa_device_kind(i, &kind), MFA_SUCCESS);
+    check(t, "a device is of no kind of the header", kind >= MFA_DEVICE_CPU && kind <= MFA_DEVICE_ACCELERATOR);
+    expect(t, "mfa_device_backend", api->mfa_device_backend(i, backend, sizeof backend, &length), MFA_SUCCESS);
+    check(t, "a backend is neither cpu nor metal", strcmp(backend, "cpu") == 0 || strcmp(backend, "metal") == 0);
+    check(t, "the length of a backend is not that of its text", length == strlen(backend));
+    check(t, "the processor is not of kind CPU", strcmp(backend, "cpu") != 0 || kind == MFA_DEVICE_CPU);
+    expect(t, "mfa_device_backend, cut", api->mfa_device_backend(i, cut, sizeof cut, NULL), MFA_SUCCESS);
+    check(t, "a backend is not cut to its capacity", cut[0] == backend[0] && cut[1] == '\0');
+    expect(t, "the length of a vendor", api->mfa_device_vendor(i, NULL, 0, &vendor_length), MFA_SUCCESS);
+    expect(t, "mfa_device_vendor", api->mfa_device_vendor(i, vendor, sizeof vendor, NULL), MFA_SUCCESS);
+    check(t, "the length of a vendor is not that of its text", vendor_length == strlen(vendor));
+  }
 }
 
 static void wrong_handles(tally* t, small_call* c) {
@@ -200,6 +231,7 @@ void bad_input(const driver* api, int* passed, int* failed, int* skipped) {
   small_create(&t, &c);
   training_without_forward(&t, &c);
   null_pointers(&t, &c);
+  devices(&t);
   wrong_handles(&t, &c);
   struct_sizes(&t, &c);
   fixed_signatures(&t, &c);

@@ -1,4 +1,4 @@
-/* What the vectors cannot say: handles and structs that are wrong. */
+/* Calls that the vectors cannot describe: invalid handles and structs. */
 #ifndef BAD_INPUT_H
 #define BAD_INPUT_H
 

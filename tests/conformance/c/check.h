@@ -1,4 +1,4 @@
-/* Whether what a driver wrote is what a case expects. */
+/* Compares what a driver wrote with what a case expects. */
 #ifndef CHECK_H
 #define CHECK_H
 

@@ -21,19 +21,19 @@
 static driver api;
 static void* context;
 
-static const char* sentence(void) { return api.mfa_last_error(context); }
+static const char* message(void) { return api.mfa_last_error(context); }
 
 static void must(live_case* live, int32_t status, const char* what) {
   if (status == MFA_SUCCESS) return;
-  fprintf(stderr, "%s: %s failed with status %d: %s\n", live->c->name, what, (int)status, sentence());
+  fprintf(stderr, "%s: %s failed with status %d: %s\n", live->c->name, what, (int)status, message());
   exit(2);
 }
 
 /* Inputs, and every other room, are wrapped; the rest of the rooms are the driver's own memory. */
 static bool wrapped(const live_case* live, int i) { return !live->c->buffers[i].room || i % 2 == 0; }
 
-/* What is refused must be refused for the reason at hand, not because a buffer that is a byte too short begins at an odd
- * address; what is computed lies right before the page. */
+/* A refused call must be refused for the reason at hand, not because a buffer that is a byte too short begins at an odd
+ * address; operands of a call that computes end right before the page. */
 static uint64_t alignment(const live_case* live) { return live->c->status != MFA_SUCCESS ? 8 : 1; }
 
 static void create_buffers(live_case* live) {
@@ -135,7 +135,7 @@ static int32_t call_dequantize(live_case* live) {
   return api.mfa_dequantize(context, &source, &destination);
 }
 
-/* What the fixed signatures take apart from buffers. */
+/* The arguments of the fixed signatures, and their buffers. */
 typedef struct fixed {
   uint32_t batch, rows_q, rows_k, heads;
   uint16_t columns;
@@ -221,7 +221,7 @@ int main(int argc, char** argv) {
   static const binding c = {.open = open_driver,
                             .close = close_driver,
                             .device = device,
-                            .sentence = sentence,
+                            .message = message,
                             .create = create_buffers,
                             .destroy = destroy_buffers,
                             .forward = call_forward,

@@ -10,6 +10,9 @@
   X(mfa_last_error)                         \
   X(mfa_device_count)                       \
   X(mfa_device_name)                        \
+  X(mfa_device_kind)                        \
+  X(mfa_device_vendor)                      \
+  X(mfa_device_backend)                     \
   X(mfa_create_context)                     \
   X(mfa_create_context_on)                  \
   X(mfa_destroy_context)                    \

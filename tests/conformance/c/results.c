@@ -124,13 +124,13 @@ static void add_quantization(results* to, live_case* live) {
   add_flat(to, "report", &live->report, sizeof live->report / sizeof(double), sizeof(double));
 }
 
-void results_add(results* to, live_case* live, const char* call, int32_t status, const char* sentence) {
+void results_add(results* to, live_case* live, const char* call, int32_t status, const char* message) {
   static const char* const forward[] = {"output", "logsumexp", NULL};
   static const char* const backward[] = {"grad_query", "grad_key", "grad_value", "grad_mask", "grad_sinks", "d_values", NULL};
   static const char* const destination[] = {"destination", NULL};
   fprintf(to->index, "call %s %s %d\n", live->c->name, call, (int)status);
   if (status != MFA_SUCCESS) {
-    fprintf(to->index, "sentence %s\n", sentence);
+    fprintf(to->index, "sentence %s\n", message);
   } else if (strcmp(call, "quantize") == 0) {
     add_quantization(to, live);
   } else {

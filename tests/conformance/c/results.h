@@ -1,4 +1,4 @@
-/* What a language got from the driver, in the files that tests/cross compares: see tests/cross/README.md. */
+/* The results of a language from the driver, in the files that tests/cross compares: see tests/cross/README.md. */
 #ifndef RESULTS_H
 #define RESULTS_H
 
@@ -10,7 +10,7 @@ typedef struct results results;
 results* results_open(const char* folder, const char* device);
 
 /* A call of a case: forward, backward, quantize or dequantize; and what it wrote, if it succeeded. */
-void results_add(results* to, live_case* live, const char* call, int32_t status, const char* sentence);
+void results_add(results* to, live_case* live, const char* call, int32_t status, const char* message);
 
 void results_close(results* of);
 

@@ -62,18 +62,18 @@ static bool check_expectations(run_state* run, live_case* live, bool backward) {
 }
 
 static outcome judge(run_state* run, live_case* live, int32_t status, bool backward) {
-  const char* sentence = status == MFA_SUCCESS ? "success" : run->language->sentence();
+  const char* message = status == MFA_SUCCESS ? "success" : run->language->message();
   if (status == MFA_ERROR_UNSUPPORTED) {
-    skip(run, sentence);
+    skip(run, message);
     return SKIPPED;
   }
   if (status != live->c->status) {
-    printf("%s: status %d (%s), expected %d\n", live->c->name, (int)status, sentence, live->c->status);
+    printf("%s: status %d (%s), expected %d\n", live->c->name, (int)status, message, live->c->status);
     return FAILED;
   }
   bool refused = live->c->status != MFA_SUCCESS;
-  if (refused && sentence[0] == '\0') {
-    printf("%s: refused without a sentence\n", live->c->name);
+  if (refused && message[0] == '\0') {
+    printf("%s: refused without a message\n", live->c->name);
     return FAILED;
   }
   bool right = check_untouched(live->c, live->buffers, refused) && (refused || check_expectations(run, live, backward));
@@ -82,8 +82,8 @@ static outcome judge(run_state* run, live_case* live, int32_t status, bool backw
 
 static void count(run_state* run, live_case* live, const char* call, int32_t status) {
   if (run->record != NULL) {
-    const char* sentence = status == MFA_SUCCESS ? "" : run->language->sentence();
-    results_add(run->record, live, call, status, sentence);
+    const char* message = status == MFA_SUCCESS ? "" : run->language->message();
+    results_add(run->record, live, call, status, message);
   }
   switch (judge(run, live, status, strcmp(call, "backward") == 0)) {
     case PASSED: run->passed++; break;

@@ -18,8 +18,8 @@ typedef struct binding {
   const char* (*open)(const char* library);
   void (*close)(void);
   const char* (*device)(void);
-  /* The sentence for the last call that failed. */
-  const char* (*sentence)(void);
+  /* The message for the last call that failed. */
+  const char* (*message)(void);
   /* Makes the case's buffers and fills them (data: its bytes; room: 0xFF). Failure ends the program. */
   void (*create)(live_case* live);
   void (*destroy)(live_case* live);

@@ -1,4 +1,4 @@
-/* The cases of vectors/manifest.txt, whose grammar stands at its top. */
+/* The cases of vectors/manifest.txt, whose grammar is at its top. */
 #ifndef VECTORS_H
 #define VECTORS_H
 

@@ -9,7 +9,7 @@ use syn::{Expr, ExprLit, ForeignItem, ForeignItemFn, Item, ItemConst, ItemType, 
 
 use crate::doc;
 
-/// Where the header lies in the repository.
+/// The header's path in the repository.
 pub(crate) const PATH: &str = "crates/mfa-sys/include/mfa.h";
 
 /// The Rust release whose syntax bindgen may use: `rust-version` of the workspace.
@@ -25,7 +25,7 @@ pub(crate) struct Header {
     pub version: [i64; 3],
 }
 
-/// What the numbers of an enum are used as.
+/// The use of an enum's numbers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// One of them, in an `int32_t`.
@@ -34,18 +34,18 @@ pub(crate) enum Kind {
     Flags,
 }
 
-/// What the header cannot say of its enums.
+/// The naming of an enum in other languages, which the header does not tell.
 struct Naming {
     /// The enum's tag in C.
     tag: &'static str,
     /// The class in other languages.
     class: &'static str,
     kind: Kind,
-    /// What to cut from its constants: the first that fits.
+    /// Prefixes to cut from its constants: the first that fits.
     prefixes: &'static [&'static str],
 }
 
-const NAMING: [Naming; 8] = [
+const NAMING: [Naming; 9] = [
     Naming {
         tag: "mfa_status",
         class: "Status",
@@ -75,6 +75,12 @@ const NAMING: [Naming; 8] = [
         class: "Compute",
         kind: Kind::Code,
         prefixes: &["MFA_COMPUTE_"],
+    },
+    Naming {
+        tag: "mfa_device_kind",
+        class: "DeviceKind",
+        kind: Kind::Code,
+        prefixes: &["MFA_DEVICE_"],
     },
     Naming {
         tag: "mfa_option",

@@ -59,10 +59,11 @@ fn table() -> Result<String, String> {
     Ok(text)
 }
 
-fn title(device: &Device) -> &'static str {
-    match device.kind() {
-        mfa::DeviceKind::Cpu => "CPU",
-        mfa::DeviceKind::Metal => "Metal",
+fn title(device: &Device) -> &str {
+    match device.backend() {
+        "cpu" => "CPU",
+        "metal" => "Metal",
+        other => other,
     }
 }
 

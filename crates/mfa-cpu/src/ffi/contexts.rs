@@ -8,24 +8,20 @@ use mfa_sys as sys;
 
 use super::fork;
 use super::handles::{self, CONTEXTS};
-use super::{guard, write, write_text};
+use super::{guard, vendor, write, write_text};
 use crate::error::{Error, Result, ensure};
 use crate::runtime::context::Context;
 use mfa_kernels as kernels;
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mfa_get_version(
-    major: *mut u32,
-    minor: *mut u32,
-    coords: *mut u32,
-) -> i32 {
+pub unsafe extern "C" fn mfa_get_version(major: *mut u32, minor: *mut u32, patch: *mut u32) -> i32 {
     guard(|| {
         let version = [
             sys::MFA_VERSION_MAJOR,
             sys::MFA_VERSION_MINOR,
             sys::MFA_VERSION_PATCH,
         ];
-        for (to, number) in [major, minor, coords].into_iter().zip(version) {
+        for (to, number) in [major, minor, patch].into_iter().zip(version) {
             if !to.is_null() {
                 // SAFETY: not NULL, so valid for writing by contract.
                 unsafe { write(to, number, "version")? };
@@ -61,6 +57,43 @@ pub unsafe extern "C" fn mfa_device_name(
                 "name",
             )
         }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_device_kind(index: u32, kind: *mut i32) -> i32 {
+    guard(|| {
+        check_index(index)?;
+        // SAFETY: NULL or valid for writing, by contract.
+        unsafe { write(kind, sys::MFA_DEVICE_CPU, "kind") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_device_vendor(
+    index: u32,
+    vendor: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> i32 {
+    guard(|| {
+        check_index(index)?;
+        // SAFETY: as this function's contract.
+        unsafe { write_text(&vendor::vendor(), vendor, capacity, length, "vendor") }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_device_backend(
+    index: u32,
+    backend: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> i32 {
+    guard(|| {
+        check_index(index)?;
+        // SAFETY: as this function's contract.
+        unsafe { write_text("cpu", backend, capacity, length, "backend") }
     })
 }
 

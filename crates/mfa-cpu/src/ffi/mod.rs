@@ -7,6 +7,7 @@ mod fixed;
 mod fork;
 mod general;
 mod handles;
+mod vendor;
 
 use std::any::Any;
 use std::cell::RefCell;

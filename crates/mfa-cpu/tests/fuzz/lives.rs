@@ -92,15 +92,24 @@ impl World {
         } else {
             Expect::Refusal
         };
-        self.call(
-            "mfa_device_name",
-            expect,
-            &[text.slot, length.slot],
-            |api| {
-                // SAFETY: places of these sizes, or NULL.
-                unsafe { (api.mfa_device_name)(index, named, capacity, counted) }
-            },
-        );
+        let entry =
+            self.random
+                .pick(&["mfa_device_name", "mfa_device_vendor", "mfa_device_backend"]);
+        self.call(entry, expect, &[text.slot, length.slot], |api| {
+            let tell = match entry {
+                "mfa_device_name" => api.mfa_device_name,
+                "mfa_device_vendor" => api.mfa_device_vendor,
+                _ => api.mfa_device_backend,
+            };
+            // SAFETY: places of these sizes, or NULL.
+            unsafe { tell(index, named, capacity, counted) }
+        });
+        let (place, outputs, expect) = self.place_for();
+        let expect = if index == 0 { expect } else { Expect::Refusal };
+        self.call("mfa_device_kind", expect, &outputs, |api| {
+            // SAFETY: a place for the number, or NULL.
+            unsafe { (api.mfa_device_kind)(index, place) }
+        });
     }
 
     fn contexts(&mut self) {

@@ -1,4 +1,4 @@
-//! Drivers: function tables, and where they come from.
+//! Drivers: function tables, and their origins.
 
 mod module;
 #[cfg(test)]
@@ -17,18 +17,22 @@ use crate::{Api, MFA_SUCCESS, MFA_VERSION_MAJOR, MFA_VERSION_MINOR, MFA_VERSION_
 /// The environment variable that names a driver library.
 pub const DRIVER_VARIABLE: &str = "MFA_DRIVER";
 
-/// The name of the driver library that is looked for beside the running code.
-const LIBRARY: &str = "MFABridge";
+/// The driver libraries that are looked for beside the running code, in order of preference, by name without prefix and
+/// suffix: `MFABridge` is `libMFABridge.dylib`, `libMFABridge.so` or `MFABridge.dll`. A new driver is one more line.
+const ADJACENT: &[&str] = &[
+    "MFABridge", // Swift, Metal
+];
 
-/// A driver: its functions, and where they came from.
+/// A driver: its functions and its origin.
 #[derive(Clone, Debug)]
 pub struct Driver {
     api: Api,
     origin: Origin,
 }
 
-/// Where a driver came from.
+/// The place that a driver came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Origin {
     /// Compiled into the program.
     Linked,
@@ -51,7 +55,7 @@ pub struct Version {
     pub patch: u32,
 }
 
-/// Why a driver library cannot be used.
+/// The reason why a driver library cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -76,7 +80,7 @@ pub enum LoadError {
     NoVersion {
         /// The library.
         path: PathBuf,
-        /// What `mfa_get_version` returned.
+        /// The status of `mfa_get_version`.
         status: i32,
     },
     /// It implements another version of the contract.
@@ -99,7 +103,7 @@ pub enum LoadError {
 pub struct Drivers {
     /// Those that can be used, in order of preference.
     pub usable: Vec<Driver>,
-    /// Why libraries that were found are not among them.
+    /// The reasons why other libraries that were found are not among them.
     pub skipped: Vec<LoadError>,
 }
 
@@ -171,7 +175,7 @@ impl Driver {
         &self.api
     }
 
-    /// Where it came from.
+    /// Its origin.
     #[must_use]
     pub fn origin(&self) -> &Origin {
         &self.origin
@@ -182,23 +186,32 @@ impl Drivers {
     /// The drivers of this process, in order of preference:
     ///
     /// 1. the library that [`DRIVER_VARIABLE`] names. If it is set and not empty, no other library is looked for;
-    /// 2. else the library `MFABridge` (`libMFABridge.dylib`, `libMFABridge.so`, `MFABridge.dll`) in the folder of the
-    ///    library or program that contains this code. If it cannot be used, the reason is in [`Drivers::skipped`];
+    /// 2. else the known driver libraries in the folder of the library or program that contains this code: `MFABridge`
+    ///    (`libMFABridge.dylib`, `libMFABridge.so`, `MFABridge.dll`). If one cannot be used, the reason is in
+    ///    [`Drivers::skipped`], and the others are;
     /// 3. `linked`.
     ///
     /// # Errors
     ///
-    /// [`LoadError`] for the library that [`DRIVER_VARIABLE`] names: a wish that cannot be granted is not passed over.
+    /// [`LoadError`] if [`DRIVER_VARIABLE`] is set but its library cannot be loaded: there is no fallback.
     ///
     /// # Safety
     ///
     /// As [`Driver::open`], for the libraries named above.
     pub unsafe fn find(linked: Option<Api>) -> Result<Self, LoadError> {
         // SAFETY: the caller's promise.
-        unsafe { Self::search(std::env::var_os(DRIVER_VARIABLE), module::folder(), linked) }
+        unsafe {
+            Self::search(
+                std::env::var_os(DRIVER_VARIABLE),
+                module::folder(),
+                ADJACENT,
+                linked,
+            )
+        }
     }
 
-    /// [`Self::find`], without the process: `variable` is the environment variable's value, `folder` the code's folder.
+    /// [`Self::find`], without the process: `variable` is the environment variable's value, `folder` the code's folder,
+    /// `names` the libraries to look for in it.
     ///
     /// # Safety
     ///
@@ -206,6 +219,7 @@ impl Drivers {
     unsafe fn search(
         variable: Option<OsString>,
         folder: Option<PathBuf>,
+        names: &[&str],
         linked: Option<Api>,
     ) -> Result<Self, LoadError> {
         let mut drivers = Self::default();
@@ -216,17 +230,19 @@ impl Drivers {
                 api,
                 origin: Origin::Variable(path),
             });
-        } else if let Some(path) =
-            folder.map(|folder| folder.join(libloading::library_filename(LIBRARY)))
-            && path.exists()
-        {
-            // SAFETY: the caller's promise.
-            match unsafe { load(&path) } {
-                Ok(api) => drivers.usable.push(Driver {
-                    api,
-                    origin: Origin::Adjacent(path),
-                }),
-                Err(error) => drivers.skipped.push(error),
+        } else if let Some(folder) = folder {
+            let paths = names
+                .iter()
+                .map(|name| folder.join(libloading::library_filename(name)));
+            for path in paths.filter(|path| path.exists()) {
+                // SAFETY: the caller's promise.
+                match unsafe { load(&path) } {
+                    Ok(api) => drivers.usable.push(Driver {
+                        api,
+                        origin: Origin::Adjacent(path),
+                    }),
+                    Err(error) => drivers.skipped.push(error),
+                }
             }
         }
         drivers.usable.extend(linked.map(Driver::linked));

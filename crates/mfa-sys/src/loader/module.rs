@@ -6,7 +6,7 @@ use std::path::PathBuf;
 pub(super) fn folder() -> Option<PathBuf> {
     let file = file().filter(|file| file.is_absolute());
     // For a program, some systems tell the name that it was started by instead of its path. To look in the current folder
-    // for that reason would load whatever lies there.
+    // for that reason would load whatever is stored there.
     let file = file.or_else(|| std::env::current_exe().ok())?;
     file.parent().map(PathBuf::from)
 }

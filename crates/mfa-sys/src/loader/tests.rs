@@ -17,28 +17,32 @@ fn folder(test: &str) -> PathBuf {
     folder
 }
 
-/// Compiles a library that exports `functions` and answers with `version`.
+/// The libraries that the tests look for.
+const NAMES: [&str; 2] = ["FirstDriver", "SecondDriver"];
+
+/// Compiles a library `name` that exports `functions` and answers with `version`.
 fn library(
     test: &str,
+    name: &str,
     version: [u32; 3],
     functions: impl Iterator<Item = &'static str>,
 ) -> PathBuf {
     let mut source = String::from("#![allow(clippy::missing_safety_doc)]\n");
-    for name in functions {
-        source += &if name == "mfa_get_version" {
+    for function in functions {
+        source += &if function == "mfa_get_version" {
             let [major, minor, patch] = version;
             format!(
-                "#[unsafe(no_mangle)] pub unsafe extern \"C\" fn {name}(a: *mut u32, b: *mut u32, c: *mut u32) -> i32 {{ \
+                "#[unsafe(no_mangle)] pub unsafe extern \"C\" fn {function}(a: *mut u32, b: *mut u32, c: *mut u32) -> i32 {{ \
                  unsafe {{ *a = {major}; *b = {minor}; *c = {patch}; }} 0 }}\n"
             )
         } else {
-            format!("#[unsafe(no_mangle)] pub extern \"C\" fn {name}() -> i32 {{ 6 }}\n")
+            format!("#[unsafe(no_mangle)] pub extern \"C\" fn {function}() -> i32 {{ 6 }}\n")
         };
     }
     let folder = folder(test);
     let (from, to) = (
-        folder.join("driver.rs"),
-        folder.join(libloading::library_filename(LIBRARY)),
+        folder.join(format!("{name}.rs")),
+        folder.join(libloading::library_filename(name)),
     );
     fs::write(&from, source).unwrap();
     let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
@@ -64,7 +68,7 @@ const OURS: [u32; 3] = [MFA_VERSION_MAJOR, MFA_VERSION_MINOR, MFA_VERSION_PATCH]
 /// A complete driver of this version.
 fn complete() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| library("complete", OURS, SYMBOLS.iter().copied()))
+    BUILT.get_or_init(|| library("complete", NAMES[0], OURS, SYMBOLS.iter().copied()))
 }
 
 fn open(path: &Path) -> Result<Driver, LoadError> {
@@ -78,7 +82,14 @@ fn search(
     linked: Option<Api>,
 ) -> Result<Drivers, LoadError> {
     // SAFETY: libraries that do nothing.
-    unsafe { Drivers::search(variable.map(Into::into), folder.map(Into::into), linked) }
+    unsafe {
+        Drivers::search(
+            variable.map(Into::into),
+            folder.map(Into::into),
+            &NAMES,
+            linked,
+        )
+    }
 }
 
 fn origins(drivers: &Drivers) -> Vec<&Origin> {
@@ -129,7 +140,7 @@ fn a_text_is_not_a_library() {
 
 #[test]
 fn a_library_that_is_no_driver_lacks_the_version() {
-    let path = library("stranger", OURS, ["something_else"].into_iter());
+    let path = library("stranger", NAMES[0], OURS, ["something_else"].into_iter());
     let error = open(&path).unwrap_err();
     assert!(
         matches!(
@@ -147,6 +158,7 @@ fn a_library_that_is_no_driver_lacks_the_version() {
 fn a_missing_function_is_named() {
     let path = library(
         "incomplete",
+        NAMES[0],
         OURS,
         SYMBOLS
             .iter()
@@ -171,6 +183,7 @@ fn another_version_is_told_before_missing_functions() {
     let [major, minor, patch] = OURS;
     let path = library(
         "newer",
+        NAMES[0],
         [major, minor + 1, patch],
         ["mfa_get_version"].into_iter(),
     );
@@ -233,7 +246,12 @@ fn a_variable_that_names_nothing_is_an_error_whatever_else_there_is() {
 fn a_faulty_library_beside_the_program_is_skipped_and_told() {
     let linked = *open(complete()).unwrap().api();
     let [major, minor, patch] = OURS;
-    let path = library("faulty", [major + 1, minor, patch], SYMBOLS.iter().copied());
+    let path = library(
+        "faulty",
+        NAMES[0],
+        [major + 1, minor, patch],
+        SYMBOLS.iter().copied(),
+    );
     let drivers = search(None, path.parent(), Some(linked)).unwrap();
     assert_eq!(origins(&drivers), [&Origin::Linked]);
     assert!(
@@ -241,4 +259,44 @@ fn a_faulty_library_beside_the_program_is_skipped_and_told() {
         "{:?}",
         drivers.skipped
     );
+}
+
+#[test]
+fn libraries_beside_the_program_are_tried_in_the_order_of_their_names() {
+    let linked = *open(complete()).unwrap().api();
+    let build = |test, name, version| library(test, name, version, SYMBOLS.iter().copied());
+    let second = build("two", NAMES[1], OURS);
+    let alone = search(None, second.parent(), Some(linked)).unwrap();
+    assert_eq!(
+        origins(&alone),
+        [&Origin::Adjacent(second.clone()), &Origin::Linked]
+    );
+
+    let first = build("two", NAMES[0], OURS);
+    let both = search(None, second.parent(), Some(linked)).unwrap();
+    assert_eq!(
+        origins(&both),
+        [
+            &Origin::Adjacent(first),
+            &Origin::Adjacent(second),
+            &Origin::Linked
+        ]
+    );
+    assert!(both.skipped.is_empty());
+
+    // One that cannot be used does not hide the next.
+    let [major, minor, patch] = OURS;
+    let faulty = build("one-of-two", NAMES[0], [major + 1, minor, patch]);
+    let usable = build("one-of-two", NAMES[1], OURS);
+    let drivers = search(None, faulty.parent(), Some(linked)).unwrap();
+    assert_eq!(
+        origins(&drivers),
+        [&Origin::Adjacent(usable), &Origin::Linked]
+    );
+    assert!(matches!(drivers.skipped[..], [LoadError::Version { .. }]));
+}
+
+#[test]
+fn the_metal_driver_is_the_first_that_is_looked_for() {
+    assert_eq!(ADJACENT.first(), Some(&"MFABridge"));
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use mfa_sys::{self as sys, Driver, Drivers};
 
-use crate::device::Device;
+use crate::device::{Device, DeviceKind};
 use crate::error::{MfaError, Result};
 use crate::ffi::context::check;
 
@@ -52,20 +52,32 @@ pub unsafe fn devices_of(driver: &'static Driver) -> Result<Vec<Device>> {
     // SAFETY: a valid pointer.
     let status = unsafe { (driver.api().mfa_device_count)(&raw mut count) };
     check(driver.api(), std::ptr::null_mut(), status)?;
-    (0..count)
-        .map(|index| Ok(Device::new(driver, index, device_name(driver, index)?)))
-        .collect()
+    (0..count).map(|index| device(driver, index)).collect()
 }
 
-fn device_name(driver: &Driver, index: u32) -> Result<String> {
-    text(
-        driver.api(),
-        std::ptr::null_mut(),
-        |text, capacity, length| {
+/// The signature of the functions that describe a device by a text.
+type Describe = unsafe extern "C" fn(u32, *mut c_char, usize, *mut usize) -> i32;
+
+fn device(driver: &'static Driver, index: u32) -> Result<Device> {
+    let api = driver.api();
+    let mut kind = 0;
+    // SAFETY: a valid pointer.
+    let status = unsafe { (api.mfa_device_kind)(index, &raw mut kind) };
+    check(api, std::ptr::null_mut(), status)?;
+    let described = |describe: Describe| {
+        text(api, std::ptr::null_mut(), |text, capacity, length| {
             // SAFETY: the pointers are those of `text`, which the function fills as the contract says.
-            unsafe { (driver.api().mfa_device_name)(index, text, capacity, length) }
-        },
-    )
+            unsafe { describe(index, text, capacity, length) }
+        })
+    };
+    Ok(Device {
+        driver,
+        index,
+        name: described(api.mfa_device_name)?,
+        kind: DeviceKind::from_code(kind),
+        vendor: described(api.mfa_device_vendor)?,
+        backend: described(api.mfa_device_backend)?,
+    })
 }
 
 /// The text that a function of the contract writes: asked for its length first.

@@ -12,11 +12,11 @@ VERSION = (0, 1, 0)
 
 
 class Status(IntEnum):
-    """What a call returns."""
+    """The result of a call."""
 
     SUCCESS = 0
     INVALID_CONTEXT = 1  # the context is NULL, destroyed or not a context
-    BUFFER_ALLOCATION = 2  # memory could not be had
+    BUFFER_ALLOCATION = 2  # allocation failed
     INVALID_DIMENSIONS = 3  # a shape, a stride or their product is not legal
     KERNEL_EXECUTION = 4  # the work began and failed; outputs are undefined
     INVALID_ARGUMENT = 5  # anything else that is wrong with an argument
@@ -24,7 +24,7 @@ class Status(IntEnum):
 
 
 class Precision(IntEnum):
-    """How an element is stored. BOOL (one byte, 0 = false, anything else = true) is for masks only.
+    """Storage of an element. BOOL (one byte, 0 = false, anything else = true) is for masks only.
     INT4 is two's complement, element 2i of a row in the low nibble of byte i, element 2i + 1 in the
     high nibble; the column stride is 1, the number of columns and the other strides are even. FP64
     is the slow, exact path of the CPU driver: in a call with an FP64 query every other tensor of
@@ -41,8 +41,8 @@ class Precision(IntEnum):
 
 
 class Granularity(IntEnum):
-    """Which elements of a quantized tensor share one scale (and zero point), and the shape of the
-    array of scales."""
+    """The elements of a quantized tensor that share one scale (and zero point), and the shape of
+    the array of scales."""
 
     TENSOR = 0  # all of them: [1]
     ROW = 1  # group_size columns of one row: [batch, heads, rows, ceil(columns / group_size)]
@@ -51,18 +51,25 @@ class Granularity(IntEnum):
 
 
 class Alignment(IntEnum):
-    """Where the diagonal of causal masks, windows and ALiBi lies: query row i stands at key
-    position i + shift."""
+    """The diagonal of causal masks, windows and ALiBi: query row i is at key position i + shift."""
 
     TOP_LEFT = 0  # shift = 0 (PyTorch's is_causal)
     BOTTOM_RIGHT = 1  # shift = rows of key - rows of query (decoding)
 
 
 class Compute(IntEnum):
-    """How P V is computed when V is INT8 or INT4."""
+    """Arithmetic of P V when V is INT8 or INT4."""
 
     EXACT = 0  # P to 15 bits or better: relative error below 1e-4
     FAST = 1  # P may be rounded to 8 bits: about 1 % of the output's RMS on N(0, 1) operands
+
+
+class DeviceKind(IntEnum):
+    """Kinds of devices. A newer driver may have others."""
+
+    CPU = 1  # the processor, also where it runs another device in software
+    GPU = 2
+    ACCELERATOR = 3  # a processor that is made for such work alone
 
 
 class Option(IntFlag):

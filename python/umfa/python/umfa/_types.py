@@ -25,7 +25,11 @@ class Device:
     """Its place in `umfa.devices()`."""
     name: str
     kind: str
-    """ "cpu" or "metal"."""
+    """ "cpu", "gpu", "accelerator" or "other"."""
+    vendor: str
+    """Its maker; "" if the driver does not know it."""
+    backend: str
+    """The interface that it is programmed by: "cpu" or "metal"."""
     driver: str
     """ "linked", or the path of the driver's library."""
 

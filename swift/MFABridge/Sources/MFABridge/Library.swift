@@ -51,8 +51,36 @@ public func deviceName(
   _ index: UInt32, _ name: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ length: UnsafeMutablePointer<Int>?
 ) -> Int32 {
   guarded { () throws(AttentionError) in
-    // Says that this is not the CPU driver, whatever the maker calls the device.
-    try write("Metal (\(device(index).metal.name))", to: name, capacity: capacity, length: length, "name")
+    try write(device(index).metal.name, to: name, capacity: capacity, length: length, "name")
+  }
+}
+
+@_cdecl("mfa_device_kind")
+public func deviceKind(_ index: UInt32, _ kind: UnsafeMutablePointer<Int32>?) -> Int32 {
+  guarded { () throws(AttentionError) in
+    _ = try device(index)
+    let found = AttentionDevice.isSoftware ? MFA_DEVICE_CPU : MFA_DEVICE_GPU
+    try write(Int32(found.rawValue), to: kind, "kind")
+  }
+}
+
+@_cdecl("mfa_device_vendor")
+public func deviceVendor(
+  _ index: UInt32, _ vendor: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ length: UnsafeMutablePointer<Int>?
+) -> Int32 {
+  guarded { () throws(AttentionError) in
+    _ = try device(index)
+    try write(AttentionDevice.vendor, to: vendor, capacity: capacity, length: length, "vendor")
+  }
+}
+
+@_cdecl("mfa_device_backend")
+public func deviceBackend(
+  _ index: UInt32, _ backend: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ length: UnsafeMutablePointer<Int>?
+) -> Int32 {
+  guarded { () throws(AttentionError) in
+    _ = try device(index)
+    try write("metal", to: backend, capacity: capacity, length: length, "backend")
   }
 }
 

@@ -1,5 +1,6 @@
 import AttentionKernels
 import CMFA
+import Metal
 import MetalAttention
 import XCTest
 
@@ -60,12 +61,46 @@ final class NumbersTests: XCTestCase {
     var name = [CChar](repeating: 1, count: length + 1)
     XCTAssertEqual(mfa_device_name(0, &name, name.count, nil), 0)
     let whole = String(decoding: name.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    XCTAssert(whole.hasPrefix("Metal"), whole)
+    XCTAssertEqual(whole, MTLCreateSystemDefaultDevice()?.name)
     XCTAssertEqual(name.last, 0)
     var cut = [CChar](repeating: 1, count: 4)
     XCTAssertEqual(mfa_device_name(0, &cut, 3, &length), 0)
-    XCTAssertEqual(cut, [77, 101, 0, 1])
+    XCTAssertEqual(cut, whole.utf8.prefix(2).map { CChar($0) } + [0, 1])
     XCTAssertEqual(length, whole.utf8.count)
     XCTAssertEqual(mfa_device_name(0, &name, Int(bitPattern: .max), nil), 0, "a capacity of SIZE_MAX")
+  }
+
+  func testKindVendorAndBackend() {
+    var kind: Int32 = 0
+    XCTAssertEqual(mfa_device_kind(0, &kind), 0)
+    let backend = told(mfa_device_backend)
+    let vendor = told(mfa_device_vendor)
+    #if os(Linux)
+      XCTAssertEqual(kind, Int32(MFA_DEVICE_CPU.rawValue), "the software device runs on the processor")
+      XCTAssertEqual(vendor, "umfa")
+    #else
+      XCTAssertEqual(kind, Int32(MFA_DEVICE_GPU.rawValue))
+      XCTAssertEqual(vendor, "Apple")
+    #endif
+    XCTAssertEqual(backend, "metal")
+    let invalid = Int32(MFA_ERROR_INVALID_ARGUMENT.rawValue)
+    XCTAssertEqual(mfa_device_kind(0, nil), invalid)
+    XCTAssertEqual(mfa_device_kind(1000, &kind), invalid)
+    for describe in [mfa_device_vendor, mfa_device_backend] {
+      XCTAssertEqual(describe(0, nil, 8, nil), invalid)
+      XCTAssertEqual(describe(1000, nil, 0, nil), invalid)
+    }
+  }
+
+  /// The text that a function of the contract writes about the first device.
+  private func told(
+    _ describe: (UInt32, UnsafeMutablePointer<CChar>?, Int, UnsafeMutablePointer<Int>?) -> Int32
+  ) -> String {
+    var length = 0
+    XCTAssertEqual(describe(0, nil, 0, &length), 0)
+    var bytes = [CChar](repeating: 1, count: length + 1)
+    XCTAssertEqual(describe(0, &bytes, bytes.count, nil), 0)
+    XCTAssertEqual(bytes.last, 0)
+    return String(decoding: bytes.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
 }

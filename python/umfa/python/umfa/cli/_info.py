@@ -30,7 +30,14 @@ def collect() -> dict[str, Any]:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "devices": [
-            {"index": d.index, "name": d.name, "kind": d.kind, "driver": d.driver}
+            {
+                "index": d.index,
+                "name": d.name,
+                "kind": d.kind,
+                "vendor": d.vendor,
+                "backend": d.backend,
+                "driver": d.driver,
+            }
             for d in umfa.devices()
         ],
         "isa": plan.get("isa"),
@@ -56,7 +63,9 @@ def info(
     table.add_row("Python", f"{found['python']}, NumPy {found['numpy']}")
     table.add_row("platform", found["platform"])
     for device in found["devices"]:
-        table.add_row(f"device {device['index']}", f"{device['name']}, driver: {device['driver']}")
+        maker = f", {device['vendor']}" if device["vendor"] else ""
+        described = f"{device['name']}, {device['kind']}{maker}, driver: {device['driver']}"
+        table.add_row(f"device {device['index']}", described)
     table.add_row("ISA", found["isa"] or "decided by the device")
     table.add_row("threads", str(found["threads"]))
     table.add_row("Metal", "available" if found["metal"] else "not available")

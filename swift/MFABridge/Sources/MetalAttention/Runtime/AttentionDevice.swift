@@ -10,6 +10,16 @@ package final class AttentionDevice: @unchecked Sendable {  // immutable; Metal'
   /// For work that nobody else waits for; nil if the device gives no queue.
   let queue: (any MTLCommandQueue)?
 
+  #if os(Linux)
+    /// Whether the processor does the devices' work: the module `Metal` of Linux is the software device of this repository.
+    package static let isSoftware = true
+    package static let vendor = "umfa"
+  #else
+    package static let isSoftware = false
+    /// The vendor of every device that `all` returns: Apple's families of GPUs have no other.
+    package static let vendor = "Apple"
+  #endif
+
   private init(_ metal: any MTLDevice) {
     self.metal = metal
     profile = DeviceProfile(device: metal)
