@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::process::{Step, foreground, output};
+use crate::process::{LoggedStep, foreground, output};
 use crate::repo::Repo;
 use crate::torch;
 use crate::venv::Venv;
@@ -44,7 +44,7 @@ pub(crate) struct Ceilings {
 
 /// Builds and installs the Python package, then runs its benchmarks.
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
-    let mut step = Step::new("bench", &repo.scratch("logs"))?;
+    let mut step = LoggedStep::new("bench", &repo.scratch("logs"))?;
     let venv = Venv::ensure(repo, &mut step)?;
     wheel::install(repo, &venv, &mut step, "bench")?;
     if options.peers {
@@ -76,7 +76,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
 }
 
 /// The file with the machine's peaks, measured now.
-fn measure_ceilings(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
+fn measure_ceilings(repo: &Repo, step: &mut LoggedStep) -> Result<PathBuf> {
     let bench = ["bench", "--package", "mfa-kernels", "--bench", "ceilings"];
     step.run(repo.cargo(bench).arg("--no-run"))?;
     step.say("measuring the machine's peaks")?;

@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 
 use crate::c;
 use crate::dist;
-use crate::place::Place;
-use crate::process::{Step, output};
+use crate::host::Host;
+use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
 use crate::test::instruction_sets;
 
@@ -30,7 +30,7 @@ type Hashes = BTreeMap<&'static str, String>;
 
 /// Prints the hashes of each driver; fails where they differ.
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
-    let mut step = Step::new("bits", &repo.scratch("logs"))?;
+    let mut step = LoggedStep::new("bits", &repo.scratch("logs"))?;
     let drivers = if options.drivers.is_empty() {
         step.compile(&mut repo.cargo(["build", "--locked", "--release", "--package", "mfa-cpu"]))?;
         vec![repo.target.join("release").join(dist::CPU_DRIVER)]
@@ -65,14 +65,14 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
 }
 
 /// The hash of a driver's results on each instruction set that this machine runs.
-fn hashes(repo: &Repo, step: &mut Step, driver: &Path, folder: &str) -> Result<Hashes> {
+fn hashes(repo: &Repo, step: &mut LoggedStep, driver: &Path, folder: &str) -> Result<Hashes> {
     let out = repo.scratch(folder);
     let parent = driver.parent().unwrap_or(Path::new("."));
-    let place = match driver.file_name() {
-        Some(name) if name == dist::CPU_DRIVER => Place::HERE,
-        _ => Place::find(repo, &[parent]).map_err(anyhow::Error::msg)?,
+    let host = match driver.file_name() {
+        Some(name) if name == dist::CPU_DRIVER => Host::HERE,
+        _ => Host::find(repo, &[parent]).map_err(anyhow::Error::msg)?,
     };
-    let make = place.command(repo, Path::new("make"));
+    let make = host.command(repo, Path::new("make"));
     c::build_conformance(repo, step, make, driver, &out.join("runner"))?;
     let mut hashes = Hashes::new();
     for (name, runs_here) in instruction_sets() {
@@ -81,14 +81,14 @@ fn hashes(repo: &Repo, step: &mut Step, driver: &Path, folder: &str) -> Result<H
         }
         let results = out.join(name);
         fs::create_dir_all(&results).with_context(|| format!("creating {}", results.display()))?;
-        let mut runner: Command = place.command(repo, &out.join("runner/conformance"));
+        let mut runner: Command = host.command(repo, &out.join("runner/conformance"));
         runner
             .arg(repo.path("tests/conformance/vectors"))
             .env("MFA_CPU_ISA", name)
             .env("MFA_RESULTS", &results);
         output(&mut runner).with_context(|| format!("the vectors on {name}"))?;
         hashes.insert(name, hash_of(&results)?);
-        if !place.is_here() {
+        if !host.is_here() {
             // Instruction sets are the CPU engine's.
             break;
         }

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::counts::Counts;
 use crate::dist;
-use crate::process::Step;
+use crate::process::LoggedStep;
 use crate::repo::Repo;
 
 /// The C compiler: `CC`, else `cc`.
@@ -30,7 +30,7 @@ pub(crate) fn with_library(mut command: Command, folder: &Path) -> Command {
 /// Runs the vectors in C on the driver `library`: linked to it, and loading it. A case that the driver does not support is skipped, or fails if `require`.
 pub(crate) fn conformance(
     repo: &Repo,
-    step: &mut Step,
+    step: &mut LoggedStep,
     library: &Path,
     require: bool,
 ) -> Result<()> {
@@ -55,7 +55,7 @@ pub(crate) fn conformance(
 /// Compiles the runner as C99 into the folder `out`, linked to the driver `library`, with this `make`.
 pub(crate) fn build_conformance(
     repo: &Repo,
-    step: &mut Step,
+    step: &mut LoggedStep,
     mut make: Command,
     library: &Path,
     out: &Path,
@@ -71,7 +71,7 @@ pub(crate) fn build_conformance(
 
 /// Builds the examples as a user of the C package does: pkg-config, make; as C99 and as C++17; shared and static. Runs one under
 /// valgrind, with two workers, if that is installed; says whether it did. `built` is the folder of the libraries.
-pub(crate) fn examples(repo: &Repo, step: &mut Step, built: &Path) -> Result<&'static str> {
+pub(crate) fn examples(repo: &Repo, step: &mut LoggedStep, built: &Path) -> Result<&'static str> {
     let prefix = repo.scratch("c/prefix");
     dist::c_tree(repo, step, &prefix, &dist::Libraries::Built(built))?;
     let library_folder = prefix.join("lib");

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::c;
-use crate::process::{Step, foreground, output};
+use crate::process::{LoggedStep, foreground, output};
 use crate::repo::Repo;
 use crate::venv::Venv;
 
@@ -22,7 +22,7 @@ pub(crate) struct Options {
 
 /// Remakes or checks the files.
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
-    let mut step = Step::new("codegen", &repo.scratch("logs"))?;
+    let mut step = LoggedStep::new("codegen", &repo.scratch("logs"))?;
     let venv = Venv::ensure(repo, &mut step)?;
     let mut command = generator(repo, &venv)?;
     if options.check {
@@ -57,7 +57,7 @@ const PARTS: [&str; 7] = [
 
 /// The check as part of the tests. Where the record tells that neither the generator nor a file has changed since the files were
 /// made, nothing is compiled: bindgen takes a minute.
-pub(crate) fn check(repo: &Repo, venv: &Venv, step: &mut Step) -> Result<()> {
+pub(crate) fn check(repo: &Repo, venv: &Venv, step: &mut LoggedStep) -> Result<()> {
     let recorded = fs::read_to_string(repo.path(RECORD)).unwrap_or_default();
     if recorded == record(repo)? {
         return step.check("files made from mfa.h are those of the record", &[]);
@@ -130,7 +130,7 @@ fn generator(repo: &Repo, venv: &Venv) -> Result<Command> {
 }
 
 /// Whether a driver library exports exactly the functions of mfa.h. `built` is the folder of the workspace's programs.
-pub(crate) fn check_exports(step: &mut Step, built: &Path, driver: &Path) -> Result<()> {
+pub(crate) fn check_exports(step: &mut LoggedStep, built: &Path, driver: &Path) -> Result<()> {
     step.run_check(Command::new(built.join("mfa-exports")).arg(driver))
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::process::{Step, foreground};
+use crate::process::{LoggedStep, foreground};
 use crate::repo::Repo;
 use crate::venv::Venv;
 use crate::wheel;
@@ -17,7 +17,7 @@ pub(crate) struct Options {
 
 /// Builds and installs the Python package, then runs its demonstration.
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
-    let mut step = Step::new("demo", &repo.scratch("logs"))?;
+    let mut step = LoggedStep::new("demo", &repo.scratch("logs"))?;
     let venv = Venv::ensure(repo, &mut step)?;
     wheel::install(repo, &venv, &mut step, "demo")?;
     step.finish();

@@ -1,8 +1,8 @@
-//! `cargo xtask develop`: the Python package in place, so that an edit of Python is tested without a build.
+//! `cargo xtask develop`: the Python package in host, so that an edit of Python is tested without a build.
 
 use anyhow::Result;
 
-use crate::process::Step;
+use crate::process::LoggedStep;
 use crate::repo::Repo;
 use crate::venv::Venv;
 use crate::wheel::PACKAGE;
@@ -10,7 +10,7 @@ use crate::wheel::PACKAGE;
 /// Builds the native module into the package's folder, and lets the project's environment import that folder. (The test suite
 /// puts a wheel in its place.)
 pub(crate) fn run(repo: &Repo) -> Result<()> {
-    let mut step = Step::new("develop", &repo.scratch("logs"))?;
+    let mut step = LoggedStep::new("develop", &repo.scratch("logs"))?;
     let venv = Venv::ensure(repo, &mut step)?;
     step.compile(
         venv.program("maturin")

@@ -10,10 +10,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::host::Host;
 use crate::metal;
 use crate::package::{self, User};
-use crate::place::Place;
-use crate::process::{Step, output};
+use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
 use crate::venv::Venv;
 use crate::wheel;
@@ -62,7 +62,7 @@ pub(crate) enum Libraries<'a> {
 /// Makes the packages in `dist/` below what tasks make, and says where they are.
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     let out = repo.scratch("dist");
-    let mut step = Step::new("dist", &repo.scratch("logs"))?;
+    let mut step = LoggedStep::new("dist", &repo.scratch("logs"))?;
     let wanted = |package| options.only.is_empty() || options.only.contains(&package);
     let mut made = Vec::new();
     if wanted(Package::C) {
@@ -91,18 +91,18 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
 }
 
 /// The Swift driver where the loader finds it.
-fn swift_driver(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
-    let place = Place::of_swift(repo).map_err(|reason| anyhow!(reason))?;
+fn swift_driver(repo: &Repo, step: &mut LoggedStep) -> Result<PathBuf> {
+    let host = Host::of_swift(repo).map_err(|reason| anyhow!(reason))?;
     let path = repo
         .path(wheel::PACKAGE)
         .join("python/umfa")
         .join(metal::DRIVER);
-    copy(&metal::driver(repo, step, &place)?, &path)?;
+    copy(&metal::driver(repo, step, &host)?, &path)?;
     Ok(path)
 }
 
 /// The C package as a compressed archive.
-pub(crate) fn c_archive(repo: &Repo, step: &mut Step, out: &Path) -> Result<PathBuf> {
+pub(crate) fn c_archive(repo: &Repo, step: &mut LoggedStep, out: &Path) -> Result<PathBuf> {
     let name = format!("mfa-{}-{ARCH}-{OS}", Repo::VERSION);
     let tree = out.join(&name);
     c_tree(repo, step, &tree, &Libraries::Release)?;
@@ -125,7 +125,7 @@ pub(crate) fn c_archive(repo: &Repo, step: &mut Step, out: &Path) -> Result<Path
 /// Lays out header, libraries and pkg-config file below `prefix`, as an installation has them. The folder can be moved.
 pub(crate) fn c_tree(
     repo: &Repo,
-    step: &mut Step,
+    step: &mut LoggedStep,
     prefix: &Path,
     libraries: &Libraries<'_>,
 ) -> Result<()> {
@@ -165,7 +165,7 @@ pub(crate) fn c_tree(
 }
 
 /// Builds the libraries for users, both in one compilation; says in which folder below cargo's they are.
-fn release(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
+fn release(repo: &Repo, step: &mut LoggedStep) -> Result<PathBuf> {
     let arguments = ["--locked", "--release", "--package", "mfa-cpu", "--lib"];
     if OS != "linux" {
         step.compile(repo.cargo(["build"]).args(arguments))?;
@@ -186,7 +186,7 @@ fn release(repo: &Repo, step: &mut Step) -> Result<PathBuf> {
 }
 
 /// Gives a library the name that programs record: it changes when the interface does in a way that they would notice.
-fn set_soname(repo: &Repo, step: &mut Step, library: &Path) -> Result<()> {
+fn set_soname(repo: &Repo, step: &mut LoggedStep, library: &Path) -> Result<()> {
     match OS {
         "linux" => {
             let venv = Venv::ensure(repo, step)?;
@@ -286,7 +286,7 @@ fn pkg_config(native: &str) -> String {
 pub(crate) fn portable_wheel(
     repo: &Repo,
     venv: &Venv,
-    step: &mut Step,
+    step: &mut LoggedStep,
     out: &Path,
 ) -> Result<PathBuf> {
     if OS != "linux" {
@@ -299,7 +299,7 @@ pub(crate) fn portable_wheel(
 }
 
 /// The packages of the crates, built from their packages alone before they are copied.
-fn crates(repo: &Repo, step: &mut Step, out: &Path) -> Result<Vec<PathBuf>> {
+fn crates(repo: &Repo, step: &mut LoggedStep, out: &Path) -> Result<Vec<PathBuf>> {
     let user = User::new(repo, step)?;
     user.build(step)?;
     let mut made = Vec::new();

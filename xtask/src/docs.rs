@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::c;
 use crate::counts::Counts;
 use crate::dist;
-use crate::process::{Step, output};
+use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
 use crate::venv::Venv;
 
@@ -27,7 +27,7 @@ pub(crate) struct Block {
 }
 
 /// Runs every block; each is a program of its own, and one test. `built` is the folder of the C library.
-pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut Step, built: &Path) -> Result<()> {
+pub(crate) fn run(repo: &Repo, venv: &Venv, step: &mut LoggedStep, built: &Path) -> Result<()> {
     let out = repo.scratch("docs");
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
     let prefix = repo.scratch("docs/prefix");
@@ -78,7 +78,12 @@ pub(crate) fn markdown(repo: &Repo) -> Result<Vec<(String, Vec<Block>)>> {
 }
 
 /// The outcome of a block, which is one test.
-pub(crate) fn count(step: &mut Step, file: &str, block: &Block, result: Result<()>) -> Result<()> {
+pub(crate) fn count(
+    step: &mut LoggedStep,
+    file: &str,
+    block: &Block,
+    result: Result<()>,
+) -> Result<()> {
     match result {
         Ok(()) => step.counts += Counts::passed(1),
         Err(error) => {
@@ -90,7 +95,7 @@ pub(crate) fn count(step: &mut Step, file: &str, block: &Block, result: Result<(
 }
 
 /// Builds the guide; a link to nowhere is an error.
-pub(crate) fn guide(repo: &Repo, venv: &Venv, step: &mut Step) -> Result<()> {
+pub(crate) fn guide(repo: &Repo, venv: &Venv, step: &mut LoggedStep) -> Result<()> {
     step.run_check(
         venv.program("mkdocs")
             .args(["build", "--strict", "--quiet", "--site-dir"])
@@ -100,12 +105,12 @@ pub(crate) fn guide(repo: &Repo, venv: &Venv, step: &mut Step) -> Result<()> {
     )
 }
 
-fn python(venv: &Venv, step: &mut Step, path: &Path, code: &str) -> Result<()> {
+fn python(venv: &Venv, step: &mut LoggedStep, path: &Path, code: &str) -> Result<()> {
     fs::write(path, code).with_context(|| format!("writing {}", path.display()))?;
     step.run(&mut venv.python([path]))
 }
 
-fn c_program(step: &mut Step, prefix: &Path, path: &Path, code: &str) -> Result<()> {
+fn c_program(step: &mut LoggedStep, prefix: &Path, path: &Path, code: &str) -> Result<()> {
     fs::write(path, code).with_context(|| format!("writing {}", path.display()))?;
     let program = path.with_extension("");
     let lib = prefix.join("lib");

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::place::Place;
-use crate::process::{Step, output};
+use crate::host::Host;
+use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
 
 /// The Swift package.
@@ -24,8 +24,8 @@ pub(crate) const DRIVER: &str = if cfg!(target_os = "macos") {
 const PAGE: &str = "docs/metal.md";
 
 /// A subcommand of `swift` on the package.
-pub(crate) fn swift(repo: &Repo, place: &Place, subcommand: &str) -> Command {
-    let mut command = place.command(repo, Path::new("swift"));
+pub(crate) fn swift(repo: &Repo, host: &Host, subcommand: &str) -> Command {
+    let mut command = host.command(repo, Path::new("swift"));
     command.args([subcommand, "--package-path", PACKAGE]);
     command
 }
@@ -33,12 +33,12 @@ pub(crate) fn swift(repo: &Repo, place: &Place, subcommand: &str) -> Command {
 /// Builds a product, optimised; returns its file.
 fn product(
     repo: &Repo,
-    step: &mut Step,
-    place: &Place,
+    step: &mut LoggedStep,
+    host: &Host,
     product: &str,
     file: &str,
 ) -> Result<PathBuf> {
-    step.compile(swift(repo, place, "build").args([
+    step.compile(swift(repo, host, "build").args([
         "--configuration",
         "release",
         "--product",
@@ -50,21 +50,21 @@ fn product(
 }
 
 /// Builds the driver; returns the library.
-pub(crate) fn driver(repo: &Repo, step: &mut Step, place: &Place) -> Result<PathBuf> {
-    product(repo, step, place, "MFABridge", DRIVER)
+pub(crate) fn driver(repo: &Repo, step: &mut LoggedStep, host: &Host) -> Result<PathBuf> {
+    product(repo, step, host, "MFABridge", DRIVER)
 }
 
 /// The program that counts what kernels do.
-pub(crate) fn counter(repo: &Repo, step: &mut Step, place: &Place) -> Result<Command> {
-    let program = product(repo, step, place, "MetalReport", "MetalReport")?;
-    Ok(place.command(repo, &program))
+pub(crate) fn counter(repo: &Repo, step: &mut LoggedStep, host: &Host) -> Result<Command> {
+    let program = product(repo, step, host, "MetalReport", "MetalReport")?;
+    Ok(host.command(repo, &program))
 }
 
 /// Remakes the page of counts.
 pub(crate) fn report(repo: &Repo) -> Result<()> {
-    let place = Place::of_swift(repo).map_err(|reason| anyhow!(reason))?;
-    let mut step = Step::new("metal-report", &repo.scratch("logs"))?;
-    let mut command = counter(repo, &mut step, &place)?;
+    let host = Host::of_swift(repo).map_err(|reason| anyhow!(reason))?;
+    let mut step = LoggedStep::new("metal-report", &repo.scratch("logs"))?;
+    let mut command = counter(repo, &mut step, &host)?;
     step.say("counting")?;
     let text = output(&mut command)?;
     let page = repo.path(PAGE);

@@ -7,22 +7,21 @@ use anyhow::{Context, Result};
 
 use crate::counts::Counts;
 use crate::docs;
-use crate::place::Place;
-use crate::process::Step;
+use crate::host::Host;
+use crate::process::LoggedStep;
 use crate::repo::Repo;
 
 /// Builds everything in objc/ against the driver `library`, into the folder `out`.
 pub(crate) fn build(
-    place: &Place,
+    host: &Host,
     repo: &Repo,
-    step: &mut Step,
+    step: &mut LoggedStep,
     library: &Path,
     out: &Path,
     flags: &str,
 ) -> Result<()> {
     step.compile(
-        place
-            .command(repo, Path::new("make"))
+        host.command(repo, Path::new("make"))
             .args(["-C", "objc", "--always-make"])
             .arg(format!("DRIVER={}", library.display()))
             .arg(format!("OUT={}", out.display()))
@@ -34,15 +33,15 @@ pub(crate) fn build(
 /// what the driver does not support is a failure.
 pub(crate) fn test(
     repo: &Repo,
-    step: &mut Step,
-    place: &Place,
+    step: &mut LoggedStep,
+    host: &Host,
     library: &Path,
     require: bool,
 ) -> Result<()> {
     let out = repo.scratch("objc/plain");
-    build(place, repo, step, library, &out, "-O2 -g")?;
-    step.run(&mut place.command(repo, &out.join("bridge_tests")))?;
-    let mut conformance = place.command(repo, &out.join("conformance"));
+    build(host, repo, step, library, &out, "-O2 -g")?;
+    step.run(&mut host.command(repo, &out.join("bridge_tests")))?;
+    let mut conformance = host.command(repo, &out.join("conformance"));
     conformance.env_remove("MFA_DRIVER");
     if require {
         conformance.arg("--require");
@@ -50,27 +49,24 @@ pub(crate) fn test(
     step.run(conformance.arg("tests/conformance/vectors"))?;
     for (example, arguments) in [("attention", &["300", "80", "3"][..]), ("quantized", &[])] {
         step.run_check(
-            place
-                .command(repo, &out.join(example))
+            host.command(repo, &out.join(example))
                 .args(arguments.iter()),
         )?;
     }
-    documents(repo, step, place, library, &out)?;
+    documents(repo, step, host, library, &out)?;
 
     let sanitizers = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined";
     let out = repo.scratch("objc/sanitized");
-    build(place, repo, step, library, &out, sanitizers)?;
+    build(host, repo, step, library, &out, sanitizers)?;
     step.run(
         // GNUstep and the driver keep caches until the process ends.
-        place
-            .command(repo, &out.join("bridge_tests"))
+        host.command(repo, &out.join("bridge_tests"))
             .env("ASAN_OPTIONS", "detect_leaks=0"),
     )?;
 
     let out = repo.scratch("objc/cmake");
     step.compile(
-        place
-            .command(repo, Path::new("cmake"))
+        host.command(repo, Path::new("cmake"))
             .args(["-S", "objc", "-B"])
             .arg(&out)
             .arg(format!("-DMFA_DRIVER={}", library.display()))
@@ -84,14 +80,12 @@ pub(crate) fn test(
             }),
     )?;
     step.compile(
-        place
-            .command(repo, Path::new("cmake"))
+        host.command(repo, Path::new("cmake"))
             .arg("--build")
             .arg(&out),
     )?;
     step.run(
-        place
-            .command(repo, Path::new("ctest"))
+        host.command(repo, Path::new("ctest"))
             .args(["--output-on-failure", "--test-dir"])
             .arg(&out),
     )?;
@@ -102,8 +96,8 @@ pub(crate) fn test(
 /// The Objective-C programs in Markdown files.
 fn documents(
     repo: &Repo,
-    step: &mut Step,
-    place: &Place,
+    step: &mut LoggedStep,
+    host: &Host,
     library: &Path,
     out: &Path,
 ) -> Result<()> {
@@ -115,15 +109,14 @@ fn documents(
                 .with_context(|| format!("writing {}", source.display()))?;
             let result = step
                 .run(
-                    place
-                        .command(repo, Path::new("make"))
+                    host.command(repo, Path::new("make"))
                         .args(["-C", "objc", "program"])
                         .arg(format!("DRIVER={}", library.display()))
                         .arg(format!("OUT={}", out.display()))
                         .arg(format!("SOURCE={}", source.display()))
                         .arg(format!("PROGRAM={}", program.display())),
                 )
-                .and_then(|()| step.run(&mut place.command(repo, &program)));
+                .and_then(|()| step.run(&mut host.command(repo, &program)));
             docs::count(step, &file, block, result)?;
         }
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::process::Step;
+use crate::process::LoggedStep;
 use crate::repo::Repo;
 
 /// The crates that are published, dependencies first.
@@ -38,7 +38,7 @@ fn main() -> Result<(), mfa::MfaError> {
 }
 "#;
 
-/// A project away from the repository, with the unpacked packages in the place of crates.io's.
+/// A project away from the repository, with the unpacked packages in the host of crates.io's.
 pub(crate) struct User<'a> {
     repo: &'a Repo,
     folder: PathBuf,
@@ -46,7 +46,7 @@ pub(crate) struct User<'a> {
 
 impl<'a> User<'a> {
     /// Makes the packages and the project.
-    pub(crate) fn new(repo: &'a Repo, step: &mut Step) -> Result<Self> {
+    pub(crate) fn new(repo: &'a Repo, step: &mut LoggedStep) -> Result<Self> {
         // Not built here: the project builds them, from what was packed, once.
         let mut command = repo.cargo(["package", "--locked", "--allow-dirty", "--no-verify"]);
         command.arg("--target-dir").arg(repo.scratch("package"));
@@ -85,7 +85,7 @@ impl<'a> User<'a> {
     }
 
     /// Builds the three crates, the project's program and the tests, which is one check.
-    pub(crate) fn build(&self, step: &mut Step) -> Result<()> {
+    pub(crate) fn build(&self, step: &mut LoggedStep) -> Result<()> {
         step.compile_check(&mut self.cargo(&["build", "--workspace", "--bins", "--tests"]))
     }
 
@@ -184,7 +184,7 @@ pub(crate) fn fresh(folder: PathBuf) -> Result<PathBuf> {
 }
 
 /// Unpacks an archive into a folder.
-pub(crate) fn unpack(step: &mut Step, archive: &Path, folder: &Path) -> Result<()> {
+pub(crate) fn unpack(step: &mut LoggedStep, archive: &Path, folder: &Path) -> Result<()> {
     step.run(
         Command::new("tar")
             .arg("-xzf")

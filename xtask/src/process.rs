@@ -31,7 +31,7 @@ pub(crate) fn print(text: &str) {
 }
 
 /// One piece of work with a name, a log and a line of progress.
-pub(crate) struct Step {
+pub(crate) struct LoggedStep {
     name: String,
     log: File,
     log_path: PathBuf,
@@ -44,7 +44,7 @@ pub(crate) struct Step {
     pub(crate) counts: Counts,
 }
 
-impl Step {
+impl LoggedStep {
     /// A step whose output goes to `logs/name.log`.
     pub(crate) fn new(name: &str, logs: &Path) -> Result<Self> {
         fs::create_dir_all(logs).with_context(|| format!("creating {}", logs.display()))?;

@@ -1,4 +1,4 @@
-//! This program in the place of rustc (`RUSTC_WRAPPER`): runs it, and writes down how long it took.
+//! This program in the host of rustc (`RUSTC_WRAPPER`): runs it, and writes down how long it took.
 
 use std::env;
 use std::ffi::OsString;

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::host::Host;
 use crate::metal;
-use crate::place::Place;
-use crate::process::{Step, output};
+use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
 
 const FILE: &str = "README.md";
@@ -25,10 +25,10 @@ pub(crate) struct Options {
 
 /// Remakes or checks the table.
 pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
-    let place = Place::of_swift(repo).map_err(|reason| anyhow!(reason))?;
-    let mut step = Step::new("support", &repo.scratch("logs"))?;
+    let host = Host::of_swift(repo).map_err(|reason| anyhow!(reason))?;
+    let mut step = LoggedStep::new("support", &repo.scratch("logs"))?;
     step.compile(&mut repo.build_workspace())?;
-    let mut command = devices(repo, &mut step, &place, &repo.target.join("debug"))?;
+    let mut command = devices(repo, &mut step, &host, &repo.target.join("debug"))?;
     let (old, new) = texts(repo, &mut command)?;
     step.finish();
     if old == new {
@@ -41,16 +41,16 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
 }
 
 /// The program that asks the devices: those of the Swift driver, and the CPU engine that is linked in.
-fn devices(repo: &Repo, step: &mut Step, place: &Place, built: &Path) -> Result<Command> {
-    let driver = metal::driver(repo, step, place)?;
-    let mut command = place.command(repo, &built.join("mfa-support"));
+fn devices(repo: &Repo, step: &mut LoggedStep, host: &Host, built: &Path) -> Result<Command> {
+    let driver = metal::driver(repo, step, host)?;
+    let mut command = host.command(repo, &built.join("mfa-support"));
     command.env("MFA_DRIVER", driver);
     Ok(command)
 }
 
 /// The check as part of the tests. `built` is the folder of the workspace's programs.
-pub(crate) fn check(repo: &Repo, step: &mut Step, place: &Place, built: &Path) -> Result<()> {
-    let mut command = devices(repo, step, place, built)?;
+pub(crate) fn check(repo: &Repo, step: &mut LoggedStep, host: &Host, built: &Path) -> Result<()> {
+    let mut command = devices(repo, step, host, built)?;
     let (old, new) = texts(repo, &mut command)?;
     let problems: Vec<String> = old
         .lines()

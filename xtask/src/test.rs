@@ -3,7 +3,6 @@
 mod checks;
 mod cross;
 mod doors;
-mod lab;
 mod metal;
 mod native;
 mod packages;
@@ -11,6 +10,7 @@ mod python;
 mod rust;
 mod schedule;
 mod swift;
+mod test_env;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::counts::Counts;
-use crate::place::Place;
-use crate::process::{Finished, Step, print};
+use crate::host::Host;
+use crate::process::{Finished, LoggedStep, print};
 use crate::repo::Repo;
-use crate::test::lab::Lab;
 use crate::test::schedule::Lane;
+use crate::test::test_env::TestEnv;
 use crate::times::{self, Times};
 
 pub(crate) use rust::instruction_sets;
@@ -69,7 +69,7 @@ enum Device {
 }
 
 /// How a part ended, if nothing went wrong.
-enum Verdict {
+enum Outcome {
     /// It ran; the note (may be empty) says on what.
     Ran(String),
     /// It could not run, for this reason: something is not installed, or was not asked for.
@@ -78,7 +78,7 @@ enum Verdict {
     Impossible(String),
 }
 
-type Run = Box<dyn Fn(&Lab<'_>, &mut Step) -> Result<Verdict> + Send + Sync>;
+type Run = Box<dyn Fn(&TestEnv<'_>, &mut LoggedStep) -> Result<Outcome> + Send + Sync>;
 
 /// A piece of the suite.
 struct Part {
@@ -93,7 +93,7 @@ impl Part {
         lane: Lane,
         name: impl Into<String>,
         about: impl Into<String>,
-        run: impl Fn(&Lab<'_>, &mut Step) -> Result<Verdict> + Send + Sync + 'static,
+        run: impl Fn(&TestEnv<'_>, &mut LoggedStep) -> Result<Outcome> + Send + Sync + 'static,
     ) -> Self {
         Self {
             name: name.into(),
@@ -154,13 +154,13 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
 
     let mut options = options.clone();
     if options.device == Some(Device::Metal) {
-        let place = Place::of_swift(repo).map_err(|reason| anyhow!(reason))?;
+        let host = Host::of_swift(repo).map_err(|reason| anyhow!(reason))?;
         ensure!(
-            place.is_here(),
+            host.is_here(),
             "the Metal driver runs in a root here, which no other part can enter: --only metal and --only cross test it"
         );
-        let mut step = Step::new("metal-driver", &repo.scratch("logs"))?;
-        options.driver = Some(crate::metal::driver(repo, &mut step, &place)?);
+        let mut step = LoggedStep::new("metal-driver", &repo.scratch("logs"))?;
+        options.driver = Some(crate::metal::driver(repo, &mut step, &host)?);
         step.finish();
     }
     let options = &options;
@@ -168,7 +168,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     if options.times {
         times::record(&repo.scratch("times"))?;
     }
-    let lab = Lab::new(repo, options);
+    let env = TestEnv::new(repo, options);
     let started = Instant::now();
     let lines = Mutex::new(Vec::new());
     let selected: Vec<&Part> = (parts.iter())
@@ -181,7 +181,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         selected,
         |part| part.lane,
         |part| {
-            let line = run_part(part, &lab)?;
+            let line = run_part(part, &env)?;
             print(&shown(&line));
             let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
             lines.push(line);
@@ -189,10 +189,10 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         },
     )?;
     let mut lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let place = |line: &Line| parts.iter().position(|part| part.name == line.name);
-    lines.sort_by_key(place);
+    let position = |line: &Line| parts.iter().position(|part| part.name == line.name);
+    lines.sort_by_key(position);
 
-    let closing = lab.closing.into_inner();
+    let closing = env.closing.into_inner();
     for text in closing.unwrap_or_else(PoisonError::into_inner) {
         println!("\n{}", text.trim_end());
     }
@@ -218,9 +218,9 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn run_part(part: &Part, lab: &Lab<'_>) -> Result<Line> {
-    let mut step = Step::new(&part.name, &lab.repo.scratch("logs"))?;
-    let result = (part.run)(lab, &mut step);
+fn run_part(part: &Part, env: &TestEnv<'_>) -> Result<Line> {
+    let mut step = LoggedStep::new(&part.name, &env.repo.scratch("logs"))?;
+    let result = (part.run)(env, &mut step);
     if let Err(error) = &result {
         step.say(&format!("error: {error:#}"))?;
     }
@@ -232,9 +232,9 @@ fn run_part(part: &Part, lab: &Lab<'_>) -> Result<Line> {
         tail,
     } = step.finish();
     let (mut word, note) = match result {
-        Ok(Verdict::Ran(note)) => ("passed", note),
-        Ok(Verdict::Skipped(reason)) if lab.options.strict => ("failed", reason),
-        Ok(Verdict::Skipped(reason) | Verdict::Impossible(reason)) => ("skipped", reason),
+        Ok(Outcome::Ran(note)) => ("passed", note),
+        Ok(Outcome::Skipped(reason)) if env.options.strict => ("failed", reason),
+        Ok(Outcome::Skipped(reason) | Outcome::Impossible(reason)) => ("skipped", reason),
         Err(error) => ("failed", format!("{error:#}")),
     };
     match word {

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::process::{Step, output};
+use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
 
 /// Split by concern before a file gets longer than this.
@@ -62,7 +62,7 @@ const PROMISES: [TreeRule; 5] = [
 ];
 
 /// Applies every rule to every file that git tracks or would track.
-pub(crate) fn check(repo: &Repo, step: &mut Step) -> Result<()> {
+pub(crate) fn check(repo: &Repo, step: &mut LoggedStep) -> Result<()> {
     let listing = output(
         Command::new("git")
             .args([

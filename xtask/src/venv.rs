@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process::{Step, output};
+use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
 
 /// The oldest Python that the pinned tools run on (the package itself supports older ones).
@@ -25,7 +25,7 @@ pub(crate) struct Venv {
 
 impl Venv {
     /// Makes the environment, or brings the one that is there up to date.
-    pub(crate) fn ensure(repo: &Repo, step: &mut Step) -> Result<Self> {
+    pub(crate) fn ensure(repo: &Repo, step: &mut LoggedStep) -> Result<Self> {
         let venv = Self {
             dir: repo.scratch("venv"),
             constraints: repo.path("xtask/python/constraints.txt"),

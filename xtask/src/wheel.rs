@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::Step;
+use crate::process::LoggedStep;
 use crate::repo::Repo;
 use crate::venv::Venv;
 
@@ -17,7 +17,7 @@ pub(crate) const PACKAGE: &str = "python/umfa";
 pub(crate) fn build(
     repo: &Repo,
     venv: &Venv,
-    step: &mut Step,
+    step: &mut LoggedStep,
     out: &Path,
     prepare: impl FnOnce(&mut Command),
 ) -> Result<PathBuf> {
@@ -49,7 +49,7 @@ pub(crate) fn build(
 }
 
 /// Builds the wheel and installs it with these extras, replacing what was installed.
-pub(crate) fn install(repo: &Repo, venv: &Venv, step: &mut Step, extras: &str) -> Result<()> {
+pub(crate) fn install(repo: &Repo, venv: &Venv, step: &mut LoggedStep, extras: &str) -> Result<()> {
     let wheel = build(repo, venv, step, &repo.scratch("wheel"), |_| {})?;
     install_from(repo, venv, step, &wheel, extras)
 }
@@ -58,7 +58,7 @@ pub(crate) fn install(repo: &Repo, venv: &Venv, step: &mut Step, extras: &str) -
 pub(crate) fn install_from(
     repo: &Repo,
     venv: &Venv,
-    step: &mut Step,
+    step: &mut LoggedStep,
     wheel: &Path,
     extras: &str,
 ) -> Result<()> {

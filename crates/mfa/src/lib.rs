@@ -20,7 +20,7 @@
 //!   as `[batch, heads, rows, columns]`; [`Tensor`] and [`QuantizedTensor`] own it.
 //! - [`Attention`] says what to compute; [`Quantizer`] how to round.
 //! - [`merge`] joins attention over parts of the keys.
-//! - [`MfaError`] has one variant per status of the contract, with the driver's sentence.
+//! - [`MfaError`] has one variant per status of the contract, with the driver's message.
 //!
 //! Tensors are checked against their memory in every call, by the driver. Using this crate takes no `unsafe`; its own is in
 //! one module. Bindings to other languages find handles and function tables in [`raw`].

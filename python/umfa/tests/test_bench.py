@@ -22,7 +22,7 @@ from umfa.bench.cases import ALL, PRESETS, TRAINING, Case, case, preset_cases
 from umfa.bench.memory import Memory
 from umfa.bench.quiet import Quiet
 from umfa.bench.record import Record
-from umfa.bench.runner import Contest, Result, Settings, plan
+from umfa.bench.runner import InterleavedRun, Result, Settings, plan
 from umfa.cli import app
 
 SMALL = case("shape", 1, 2, 24, 16)
@@ -169,7 +169,7 @@ def test_worker_that_ends_is_noticed() -> None:
 
 def test_contest_measures_ours_and_a_peer() -> None:
     settings = Settings(threads=1, seconds=0.01, rounds=2, modes=("fp32", "int8"))
-    with Contest([("numpy", None)], settings) as contest:
+    with InterleavedRun([("numpy", None)], settings) as contest:
         results = contest.measure(SMALL, Quiet(0), lambda _: None)
     found = {(r.engine, r.storage): r for r in results}
     assert set(found) == {("umfa", "fp32"), ("umfa", "int8"), ("numpy", "fp32")}

@@ -114,11 +114,11 @@ def test_files_are_looked_at_first(command: str, kind: str, flag: str, tmp_path:
     """Before minutes of work; and nothing is left behind."""
     if command == "demo":
         pytest.importorskip("gguf", reason="gguf is not installed")
-    path, sentence = unwritable(tmp_path)[kind]
+    path, message = unwritable(tmp_path)[kind]
     if flag == "--json" and kind == "format":
-        path, sentence = tmp_path / "none" / "x", "its folder does not exist"
+        path, message = tmp_path / "none" / "x", "its folder does not exist"
     if kind == "proc" and not Path("/proc").exists():
-        path, sentence = tmp_path, "it is a folder"
+        path, message = tmp_path, "it is a folder"
     extra = ["--model", str(tmp_path / "none.gguf")] if command == "demo" else ["--no-peers"]
     result = subprocess.run(
         [sys.executable, "-m", "umfa", command, *extra, flag, str(path)],
@@ -126,7 +126,7 @@ def test_files_are_looked_at_first(command: str, kind: str, flag: str, tmp_path:
     )  # fmt: skip
     assert result.returncode == 1, result.stdout
     assert result.stderr.startswith("error: "), result.stderr
-    assert sentence in result.stderr
+    assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,8 +140,8 @@ def test_written_files(tmp_path: Path) -> None:
     assert picture_format(tmp_path / "plot.SVG") == "svg"
     if FULL.exists():
         check_output(FULL)
-        sentence = "cannot write '/dev/full': No space left"
-        with pytest.raises(OutputError, match=sentence), writing(FULL), FULL.open("w") as file:
+        message = "cannot write '/dev/full': No space left"
+        with pytest.raises(OutputError, match=message), writing(FULL), FULL.open("w") as file:
             file.write("x")
 
 
@@ -165,7 +165,7 @@ def test_bench_accuracy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         (["explain"], "--shape"),
         (["explain", "--shape", "1,8,64"], "expected batch, heads, rows"),
@@ -185,12 +185,12 @@ def test_bench_accuracy(tmp_path: Path) -> None:
         (["frobnicate"], "No such command"),
     ],
 )
-def test_bad_usage(arguments: list[str], sentence: str) -> None:
-    assert sentence in run(*arguments, status=2)
+def test_bad_usage(arguments: list[str], message: str) -> None:
+    assert message in run(*arguments, status=2)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         (["explain", "--shape", "1,1,8,1025"], "1025"),
         (["explain", "--shape", "1,3,8,8", "--kv-heads", "2"], "multiple"),
@@ -199,12 +199,12 @@ def test_bad_usage(arguments: list[str], sentence: str) -> None:
         (["bench", "--accuracy", "--shape", "1,1,8,7"], "INT4"),
     ],
 )
-def test_refusals_are_sentences(arguments: list[str], sentence: str) -> None:
+def test_refusals_are_sentences(arguments: list[str], message: str) -> None:
     command = [sys.executable, "-m", "umfa.cli", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1, result.stderr
     assert result.stderr.startswith("error: ")
-    assert sentence in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -126,7 +126,7 @@ def test_command_tells_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "sentence"),
+    ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "Interrupted."),
         (fetch.FetchError("no [network] here"), 1, "error: no [network] here"),
@@ -138,14 +138,14 @@ def test_command_status(
     capsys: pytest.CaptureFixture[str],
     error: BaseException,
     status: int,
-    sentence: str,
+    message: str,
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(app, "fetch_model", fail)
     assert demo.command() == status
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_text_is_long_enough() -> None:

@@ -35,7 +35,7 @@ def resized(name: str, *shape: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"llama.attention.head_count": 0}, "head_count': 0 found, an integer from 1"),
         ({"llama.attention.head_count": "four"}, "head_count': 'four' found"),
@@ -83,15 +83,15 @@ def resized(name: str, *shape: int) -> dict[str, Any]:
     ],
 )
 def test_metadata_and_tensors_that_disagree(
-    tmp_path: Path, changes: dict[str, Any], sentence: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     write_tiny_model(tmp_path / "bad.gguf", changes=changes)
-    with pytest.raises(ModelError, match=sentence):
+    with pytest.raises(ModelError, match=message):
         load(tmp_path / "bad.gguf")
 
 
 @pytest.mark.parametrize(
-    ("template", "sentence"),
+    ("template", "message"),
     [
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),
@@ -103,12 +103,12 @@ def test_metadata_and_tensors_that_disagree(
         ("{{ '' }}", "no token found"),
     ],
 )
-def test_templates_that_fail(tmp_path: Path, template: str, sentence: str) -> None:
+def test_templates_that_fail(tmp_path: Path, template: str, message: str) -> None:
     """Found before the model is run for minutes."""
     path = tmp_path / "bad.gguf"
     write_tiny_model(path, changes={"tokenizer.chat_template": template})
     options = _app.Options(128, True, path, None, None, "cpu")
-    with pytest.raises(ModelError, match=sentence):
+    with pytest.raises(ModelError, match=message):
         _app.run(options, QUIET, engine=None)
 
 
@@ -161,7 +161,7 @@ def mutations(content: bytes, count: int) -> Any:
 
 
 def test_mutated_files(tmp_path: Path) -> None:
-    """They load and run, or are refused by a sentence."""
+    """They load and run, or are refused by a message."""
     write_tiny_model(tmp_path / "good.gguf")
     content = (tmp_path / "good.gguf").read_bytes()
     refused = 0

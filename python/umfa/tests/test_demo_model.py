@@ -106,7 +106,7 @@ def test_quantized_weights_are_expanded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"architecture": "gpt2"}, "architecture 'gpt2' found, 'llama' expected"),
         ({"llama.block_count": None}, "no 'llama.block_count'"),
@@ -115,9 +115,9 @@ def test_quantized_weights_are_expanded(tmp_path: Path) -> None:
         ({"blk.1.ffn_up": None}, "no tensor 'blk.1.ffn_up.weight'"),
     ],
 )
-def test_other_models_are_refused(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+def test_other_models_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write_tiny_model(tmp_path / "other.gguf", changes=changes)
-    with pytest.raises(ModelError, match=sentence):
+    with pytest.raises(ModelError, match=message):
         read_model(open_gguf(tmp_path / "other.gguf"))
 
 

@@ -1,4 +1,4 @@
-"""Bad input: the documented exception, a sentence, and an output that is left alone."""
+"""Bad input: the documented exception, a message, and an output that is left alone."""
 
 from __future__ import annotations
 
@@ -152,12 +152,12 @@ CASES: list[Case] = [
 
 
 @pytest.mark.parametrize(
-    ("error", "sentence", "change"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+    ("error", "message", "change"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
 def test_bad_input(
     normal: Draw,
     error: type[umfa.MFAError],
-    sentence: str,
+    message: str,
     change: Callable[[], dict[str, Any]],
 ) -> None:
     arguments: dict[str, Any] = {"q": normal(*Q), "k": normal(*K), "v": normal(*V)}
@@ -169,7 +169,7 @@ def test_bad_input(
     with pytest.raises(error) as caught:
         umfa.attention(**arguments)
     text = str(caught.value)
-    assert re.search(sentence, text), text
+    assert re.search(message, text), text
     assert "expected" in text
     assert caught.value.code == error.code
     np.testing.assert_array_equal(given, before)
@@ -211,7 +211,7 @@ def test_quantized_attention_wants_something_quantized() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "error", "sentence"),
+    ("lengths", "error", "message"),
     [
         (([0], [0, 7]), umfa.InvalidDimensions, "1 entries"),
         (([0, 5], [0, 3, 7]), umfa.InvalidDimensions, "3 entries, expected 2"),
@@ -224,10 +224,10 @@ def test_quantized_attention_wants_something_quantized() -> None:
         (("05", [0, 7]), umfa.InvalidType, "str"),
     ],
 )
-def test_bad_sequence_lengths(lengths: Any, error: Any, sentence: str) -> None:
+def test_bad_sequence_lengths(lengths: Any, error: Any, message: str) -> None:
     q, k = zeros(5, 2, 8), zeros(7, 2, 8)
     options: Any = {"layout": "BNHD", "cu_seqlens_q": lengths[0], "cu_seqlens_k": lengths[1]}
-    with pytest.raises(error, match=sentence):
+    with pytest.raises(error, match=message):
         umfa.attention(q, k, k, **options)
 
 

@@ -112,7 +112,7 @@ def test_packed_sequences_with_spare_rows(context: umfa.MFAContext, normal: Draw
 def test_bad_lengths(normal: Draw) -> None:
     q, k = normal(2, 2, 5, 8), normal(2, 2, 9, 8)
     attend: Any = umfa.attention
-    for lengths, sentence in (
+    for lengths, message in (
         ([9], "seqlens_k: 1 entries, expected 2, one for each batch"),
         ([9, 10], "seqlens_k: 10 for sequence 1, expected 0 to 9, its rows of k"),
         ([-1, 9], "seqlens_k: -1 for sequence 0, expected 0 to 9"),
@@ -121,7 +121,7 @@ def test_bad_lengths(normal: Draw) -> None:
         ([1.5, 2.0], "seqlens_k: list, expected"),
         (np.zeros(2, np.float32), "seqlens_k: dtype float32, expected int32 or int64"),
     ):
-        with pytest.raises(umfa.MFAError, match=sentence):
+        with pytest.raises(umfa.MFAError, match=message):
             attend(q, k, k, seqlens_k=lengths)
     packed: Any = {"cu_seqlens_q": [0, 2, 5], "cu_seqlens_k": [0, 2, 9]}
     with pytest.raises(umfa.MFAError, match="seqlens_k: 3 for sequence 0, expected 0 to 2"):

@@ -93,12 +93,12 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(("options", "sentence"), NONSENSE)
+@pytest.mark.parametrize(("options", "message"), NONSENSE)
 def test_nonsense_is_refused_alike_at_every_door(
-    door: str, options: dict[str, Any], sentence: str
+    door: str, options: dict[str, Any], message: str
 ) -> None:
     x = np.ones((1, 2, 64, 64), np.float32)
-    with pytest.raises(umfa.InvalidArgument, match=sentence) as caught:
+    with pytest.raises(umfa.InvalidArgument, match=message) as caught:
         call(door, x, x, x, **options)
     assert "expected" in str(caught.value)
     assert len(str(caught.value)) < 250

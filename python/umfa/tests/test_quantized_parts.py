@@ -70,8 +70,8 @@ def test_positions_of_rows(normal: Draw, name: str) -> None:
 def test_positions_that_are_none(normal: Draw) -> None:
     x = made(normal, "row")
     for index, found in ((3, "3"), (-4, "-4"), (1 << 62, str(1 << 62))):
-        sentence = f"index {found} in dimension 0: expected -3 to 2"
-        with pytest.raises(umfa.InvalidIndex, match=sentence):
+        message = f"index {found} in dimension 0: expected -3 to 2"
+        with pytest.raises(umfa.InvalidIndex, match=message):
             x[[0, index]]
     with pytest.raises(umfa.InvalidDimensions, match="2 of True and False, expected 3"):
         x[[True, False]]
@@ -231,13 +231,13 @@ def test_zero_points_are_of_the_integers_range(normal: Draw, precision: Any) -> 
     x = normal(20, 64)
     least, most = {"int8": (-128, 127), "int4": (-8, 7)}[precision]
     for zero in (least - 1, most + 1, 2**31 - 1):
-        sentence = f"zero_point: {zero}, expected {least} to {most}"
-        with pytest.raises(umfa.InvalidArgument, match=sentence):
+        message = f"zero_point: {zero}, expected {least} to {most}"
+        with pytest.raises(umfa.InvalidArgument, match=message):
             umfa.quantize(x, precision, scale=0.1, zero_point=zero)
         many = np.zeros((20, 1), np.int32)
         many[7] = zero
         stored = umfa.quantize(x, precision, "row")
-        with pytest.raises(umfa.InvalidArgument, match=sentence):
+        with pytest.raises(umfa.InvalidArgument, match=message):
             umfa.QuantizedTensor(stored.data, stored.scale, many, None, precision, "row")
     for zero in (least, most):
         umfa.quantize(x, precision, scale=0.1, zero_point=zero)

@@ -66,12 +66,12 @@ MISFITS: list[tuple[Any, Any, Any, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("q", "k", "v", "options", "sentence"), MISFITS)
+@pytest.mark.parametrize(("q", "k", "v", "options", "message"), MISFITS)
 def test_misfits_in_the_callers_words(
-    q: Any, k: Any, v: Any, options: dict[str, Any], sentence: str
+    q: Any, k: Any, v: Any, options: dict[str, Any], message: str
 ) -> None:
     for door in (umfa.attention, umfa.explain, umfa.workspace_size):
-        with pytest.raises((umfa.InvalidDimensions, umfa.InvalidArgument), match=sentence):
+        with pytest.raises((umfa.InvalidDimensions, umfa.InvalidArgument), match=message):
             door(zeros(*q), zeros(*k), zeros(*v), **options)
 
 

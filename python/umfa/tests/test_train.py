@@ -239,7 +239,7 @@ def test_interrupt_before_the_first_step(gguf: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"modes": ("fp32", "int2")}, "modes: int2 found, some of fp32, int8_kv, int4_kv, int8"),
         ({"modes": ()}, "modes: none found"),
@@ -253,13 +253,13 @@ def test_interrupt_before_the_first_step(gguf: Path, monkeypatch: pytest.MonkeyP
         ({"model": Path("none.gguf")}, "there is no file 'none.gguf'"),
     ],
 )
-def test_errors(gguf: Path, changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises((app.TrainError, OutputError), match=sentence):
+def test_errors(gguf: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((app.TrainError, OutputError), match=message):
         run(options(gguf, **changes))
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "sentence"),
+    ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "Interrupted."),
         (fetch.FetchError("no [network] here"), 1, "error: no [network] here"),
@@ -271,14 +271,14 @@ def test_command_status(
     capsys: pytest.CaptureFixture[str],
     error: BaseException,
     status: int,
-    sentence: str,
+    message: str,
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(app, "fetch", fail)
     assert package.command() == status
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_without_torch() -> None:

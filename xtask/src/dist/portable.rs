@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::process::{Step, output};
+use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
 use crate::venv::Venv;
 
@@ -25,7 +25,7 @@ pub(super) const TARGET: &str = if cfg!(target_arch = "aarch64") {
 };
 
 /// Installs the tools, and writes the linker's script.
-pub(super) fn ensure(repo: &Repo, venv: &Venv, step: &mut Step) -> Result<()> {
+pub(super) fn ensure(repo: &Repo, venv: &Venv, step: &mut LoggedStep) -> Result<()> {
     let list = repo.path("xtask/python/dist.txt");
     let text = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
     venv.once("dist", &text, || {

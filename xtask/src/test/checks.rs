@@ -4,7 +4,7 @@ use crate::codegen;
 use crate::dist::CPU_DRIVER;
 use crate::package;
 use crate::test::schedule::Lane;
-use crate::test::{Part, Verdict};
+use crate::test::{Outcome, Part};
 use crate::tidy;
 
 /// From the fastest to the slowest.
@@ -14,21 +14,21 @@ pub(super) fn parts() -> Vec<Part> {
             Lane::Cargo,
             "tidy",
             "rules of the house that no other tool checks",
-            |lab, step| {
-                tidy::check(lab.repo, step)?;
-                Ok(Verdict::Ran(String::new()))
+            |env, step| {
+                tidy::check(env.repo, step)?;
+                Ok(Outcome::Ran(String::new()))
             },
         ),
-        Part::new(Lane::Cargo, "rustfmt", "Rust is formatted", |lab, step| {
-            step.run_check(&mut lab.repo.cargo(["fmt", "--all", "--check"]))?;
-            Ok(Verdict::Ran(String::new()))
+        Part::new(Lane::Cargo, "rustfmt", "Rust is formatted", |env, step| {
+            step.run_check(&mut env.repo.cargo(["fmt", "--all", "--check"]))?;
+            Ok(Outcome::Ran(String::new()))
         }),
         Part::new(
             Lane::Cargo,
             "clippy",
             "no warning from rustc or clippy",
-            |lab, step| {
-                step.compile_check(&mut lab.repo.cargo([
+            |env, step| {
+                step.compile_check(&mut env.repo.cargo([
                     "clippy",
                     "--locked",
                     "--workspace",
@@ -37,16 +37,16 @@ pub(super) fn parts() -> Vec<Part> {
                     "--deny",
                     "warnings",
                 ]))?;
-                Ok(Verdict::Ran(String::new()))
+                Ok(Outcome::Ran(String::new()))
             },
         ),
         Part::new(
             Lane::Cargo,
             "rustdoc",
             "Rust's documentation builds without a warning",
-            |lab, step| {
+            |env, step| {
                 let doc = |packages: &[&str], flags: &[&str]| {
-                    let mut command = lab.repo.cargo(["doc", "--locked", "--no-deps"]);
+                    let mut command = env.repo.cargo(["doc", "--locked", "--no-deps"]);
                     for package in packages {
                         command.args(["--package", package]);
                     }
@@ -56,27 +56,27 @@ pub(super) fn parts() -> Vec<Part> {
                 step.compile_check(&mut doc(&package::CRATES, &[]))?;
                 // The native module has no public interface in Rust.
                 step.compile_check(&mut doc(&["umfa"], &["--document-private-items"]))?;
-                Ok(Verdict::Ran(String::new()))
+                Ok(Outcome::Ran(String::new()))
             },
         ),
         Part::new(
             Lane::Cargo,
             "codegen",
             "what is made from mfa.h is up to date; the driver exports its functions",
-            |lab, step| {
-                codegen::check(lab.repo, lab.venv(step)?, step)?;
-                let built = lab.built(step)?;
+            |env, step| {
+                codegen::check(env.repo, env.venv(step)?, step)?;
+                let built = env.built(step)?;
                 codegen::check_exports(step, &built, &built.join(CPU_DRIVER))?;
-                Ok(Verdict::Ran(String::new()))
+                Ok(Outcome::Ran(String::new()))
             },
         ),
         Part::new(
             Lane::Cargo,
             "package",
             "the three crates build from their packages alone",
-            |lab, step| {
-                lab.user(step)?.build(step)?;
-                Ok(Verdict::Ran(String::new()))
+            |env, step| {
+                env.user(step)?.build(step)?;
+                Ok(Outcome::Ran(String::new()))
             },
         ),
     ]

@@ -7,15 +7,15 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::c;
+use crate::host::Host;
 use crate::metal;
 use crate::objc;
-use crate::place::Place;
-use crate::process::{Step, output};
+use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
-use crate::test::lab::Lab;
 use crate::test::rust;
 use crate::test::schedule::Lane;
-use crate::test::{Part, Verdict};
+use crate::test::test_env::TestEnv;
+use crate::test::{Outcome, Part};
 use crate::venv::Venv;
 
 /// The part of the suite.
@@ -24,15 +24,15 @@ pub(super) fn parts() -> Vec<Part> {
         Lane::Swift,
         "cross",
         "every language gets the same bits from a driver, the same refusals; drivers agree",
-        |lab, step| {
+        |env, step| {
             let mut drivers = vec![Driver {
                 name: "cpu".to_owned(),
-                library: lab.cpu_driver(step)?,
+                library: env.cpu_driver(step)?,
                 loaded: false,
             }];
-            let named = match (&lab.options.driver, Place::of_swift(lab.repo)) {
+            let named = match (&env.options.driver, Host::of_swift(env.repo)) {
                 (Some(named), _) => Some(named.clone()),
-                (None, Ok(place)) => Some(metal::driver(lab.repo, step, &place)?),
+                (None, Ok(host)) => Some(metal::driver(env.repo, step, &host)?),
                 (None, Err(reason)) => {
                     step.say(&format!("without the Swift driver: {reason}"))?;
                     step.counts.skipped += 1;
@@ -49,32 +49,32 @@ pub(super) fn parts() -> Vec<Part> {
                     loaded: true,
                 });
             }
-            let folder = lab.repo.scratch("cross");
+            let folder = env.repo.scratch("cross");
             fs::create_dir_all(&folder)
                 .with_context(|| format!("creating {}", folder.display()))?;
-            let rust = rust::test_program(lab.repo, step, "conformance")?;
+            let rust = rust::test_program(env.repo, step, "conformance")?;
             let mut text = String::new();
             for driver in &drivers {
                 text += &format!("driver {}\n", driver.name);
-                for (language, runner) in driver.runners(lab, step, &rust)? {
+                for (language, runner) in driver.runners(env, step, &rust)? {
                     text += &runner.lines(language);
                 }
             }
             let list = folder.join("runners.txt");
             fs::write(&list, text).with_context(|| format!("writing {}", list.display()))?;
 
-            let repo = lab.repo;
+            let repo = env.repo;
             let table = folder.join("table.txt");
-            let venv = lab.venv_with_package(step)?;
+            let venv = env.venv_with_package(step)?;
             let ended = step.run(
                 venv.python(["-m", "pytest", "-q", "tests/cross"])
                     .env("MFA_RUNNERS", &list)
                     .env("MFA_TABLE", &table)
                     .current_dir(&repo.root),
             );
-            lab.close_with(fs::read_to_string(&table).unwrap_or_default());
+            env.close_with(fs::read_to_string(&table).unwrap_or_default());
             ended?;
-            Ok(Verdict::Ran(String::new()))
+            Ok(Outcome::Ran(String::new()))
         },
     )]
 }
@@ -95,41 +95,41 @@ enum Runner {
 }
 
 /// Where the runners of a driver run. `Err`: why they cannot.
-type Somewhere<'a> = std::result::Result<&'a Place, &'a String>;
+type Somewhere<'a> = std::result::Result<&'a Host, &'a String>;
 
 impl Driver {
     fn runners(
         &self,
-        lab: &Lab<'_>,
-        step: &mut Step,
+        env: &TestEnv<'_>,
+        step: &mut LoggedStep,
         rust: &Path,
     ) -> Result<Vec<(&'static str, Runner)>> {
-        let repo = lab.repo;
-        let venv = lab.venv_with_package(step)?;
+        let repo = env.repo;
+        let venv = env.venv_with_package(step)?;
         let python = Interpreter::of(venv)?;
         let library_folder = self.library.parent().unwrap_or(Path::new("."));
         let mut visible = vec![library_folder];
         if !python.is_the_systems() {
             visible.push(&python.folder);
         }
-        let found = Place::find(repo, &visible);
+        let found = Host::find(repo, &visible);
         let special = found.as_ref();
         // A library that this machine's system is too old for loads in the root only.
-        let here = Place::HERE;
+        let here = Host::HERE;
         let question = format!("import ctypes; ctypes.CDLL({:?})", self.library);
         let loads = !self.loaded || output(&mut venv.python(["-c", &question])).is_ok();
         let usual: Somewhere<'_> = if loads { Ok(&here) } else { special };
 
         let vectors = repo.path("tests/conformance/vectors");
-        let start = |place: &Place, program: &Path| {
-            let mut command = place.command(repo, program);
+        let start = |host: &Host, program: &Path| {
+            let mut command = host.command(repo, program);
             if self.loaded {
                 command.env("MFA_DRIVER", &self.library);
             }
             command
         };
-        let linked = |place: &Place, folder: &Path| {
-            let mut command = place.command(repo, &folder.join("conformance"));
+        let linked = |host: &Host, folder: &Path| {
+            let mut command = host.command(repo, &folder.join("conformance"));
             command.arg(&vectors);
             Runner::Command(command)
         };
@@ -138,42 +138,42 @@ impl Driver {
 
         let c = match usual {
             Err(reason) => missing(reason),
-            Ok(place) => {
-                let make = place.command(repo, Path::new("make"));
+            Ok(host) => {
+                let make = host.command(repo, Path::new("make"));
                 c::build_conformance(repo, step, make, &self.library, &out("c"))?;
-                linked(place, &out("c"))
+                linked(host, &out("c"))
             }
         };
         let objective_c = match special {
             Err(reason) => missing(reason),
-            Ok(place) => {
+            Ok(host) => {
                 let folder = out("objc");
-                objc::build(place, repo, step, &self.library, &folder, "-O2 -g")?;
-                linked(place, &folder)
+                objc::build(host, repo, step, &self.library, &folder, "-O2 -g")?;
+                linked(host, &folder)
             }
         };
         let swift = match special {
             Err(reason) => missing(reason),
-            Ok(place) => {
-                let mut make = place.command(repo, Path::new("make"));
+            Ok(host) => {
+                let mut make = host.command(repo, Path::new("make"));
                 make.args(["-C", "tests/cross/swift", "--always-make"])
                     .arg(format!("DRIVER={}", self.library.display()))
                     .arg(format!("OUT={}", out("swift").display()));
                 step.compile(&mut make)?;
-                linked(place, &out("swift"))
+                linked(host, &out("swift"))
             }
         };
         let rust = match usual {
             Err(reason) => missing(reason),
-            Ok(place) => Runner::Command(start(place, rust)),
+            Ok(host) => Runner::Command(start(host, rust)),
         };
         let python_runner = match usual {
             Err(reason) => missing(reason),
             Ok(_) if !loads && python.is_the_systems() => Runner::Missing(
                 "the driver loads in the Debian root only, and Python is the system's".to_owned(),
             ),
-            Ok(place) => {
-                let mut command = python.command(repo, place);
+            Ok(host) => {
+                let mut command = python.command(repo, host);
                 if self.loaded {
                     command.env("MFA_DRIVER", &self.library);
                 }
@@ -219,9 +219,9 @@ impl Interpreter {
         &self.folder
     }
 
-    /// The interpreter with the environment's packages, at a place.
-    pub(super) fn command(&self, repo: &Repo, place: &Place) -> Command {
-        let mut command = place.command(repo, &self.program);
+    /// The interpreter with the environment's packages, at a host.
+    pub(super) fn command(&self, repo: &Repo, host: &Host) -> Command {
+        let mut command = host.command(repo, &self.program);
         command
             .env("PYTHONPATH", &self.packages)
             .env("LD_LIBRARY_PATH", self.folder.join("lib"));

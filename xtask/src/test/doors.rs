@@ -5,14 +5,14 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::host::Host;
 use crate::metal;
-use crate::place::Place;
-use crate::process::{Step, output};
+use crate::process::{LoggedStep, output};
 use crate::test::cross::Interpreter;
-use crate::test::lab::Lab;
 use crate::test::rust::instruction_sets;
 use crate::test::schedule::Lane;
-use crate::test::{Part, Verdict};
+use crate::test::test_env::TestEnv;
+use crate::test::{Outcome, Part};
 
 /// How many descriptions a test draws, where it is not left to it.
 const DESCRIPTIONS: &str = "UMFA_DOORS_EXAMPLES";
@@ -27,13 +27,13 @@ pub(super) fn parts() -> Vec<Part> {
             Lane::Python,
             "doors",
             "one call through every door, against float64: C, NumPy, PyTorch",
-            |lab, step| {
-                let (library, require) = lab.driver(step)?;
-                let named = lab.options.driver.is_some();
-                let venv = lab.venv_with_torch(step)?;
+            |env, step| {
+                let (library, require) = env.driver(step)?;
+                let named = env.options.driver.is_some();
+                let venv = env.venv_with_torch(step)?;
                 let pytest = || {
                     let mut command = venv.python(ARGUMENTS);
-                    command.current_dir(&lab.repo.root);
+                    command.current_dir(&env.repo.root);
                     if named {
                         command.env("MFA_DRIVER", &library);
                     } else {
@@ -51,27 +51,27 @@ pub(super) fn parts() -> Vec<Part> {
                         step.run(pytest().env("MFA_CPU_ISA", name).env(DESCRIPTIONS, FEW))?;
                     }
                 }
-                Ok(Verdict::Ran(note(venv.has("torch")).to_owned()))
+                Ok(Outcome::Ran(note(venv.has("torch")).to_owned()))
             },
         ),
         Part::new(
             Lane::Swift,
             "metal-doors",
             "one call through every door, on the Swift driver",
-            |lab, step| {
-                let swift = match Place::of_swift(lab.repo) {
-                    Ok(place) => place,
-                    Err(reason) => return Ok(Verdict::Skipped(reason)),
+            |env, step| {
+                let swift = match Host::of_swift(env.repo) {
+                    Ok(host) => host,
+                    Err(reason) => return Ok(Outcome::Skipped(reason)),
                 };
-                let driver = metal::driver(lab.repo, step, &swift)?;
-                let mut command = match somewhere(lab, step, &driver)? {
+                let driver = metal::driver(env.repo, step, &swift)?;
+                let mut command = match somewhere(env, step, &driver)? {
                     Ok(command) => command,
-                    Err(reason) => return Ok(Verdict::Skipped(reason)),
+                    Err(reason) => return Ok(Outcome::Skipped(reason)),
                 };
                 command.args(ARGUMENTS).env("MFA_DRIVER", &driver);
                 step.run(command.env(DESCRIPTIONS, FEWEST))?;
-                let torch = lab.venv_with_torch(step)?.has("torch");
-                Ok(Verdict::Ran(note(torch).to_owned()))
+                let torch = env.venv_with_torch(step)?.has("torch");
+                Ok(Outcome::Ran(note(torch).to_owned()))
             },
         ),
     ]
@@ -90,15 +90,15 @@ fn note(torch: bool) -> &'static str {
 
 /// The environment's Python where a driver can be loaded: here, or in the root that it was built in. `Err`: why nowhere.
 fn somewhere(
-    lab: &Lab<'_>,
-    step: &mut Step,
+    env: &TestEnv<'_>,
+    step: &mut LoggedStep,
     driver: &Path,
 ) -> Result<std::result::Result<Command, String>> {
-    let venv = lab.venv_with_torch(step)?;
+    let venv = env.venv_with_torch(step)?;
     let question = format!("import ctypes; ctypes.CDLL({driver:?})");
     if output(&mut venv.python(["-c", &question])).is_ok() {
         let mut command = venv.python::<[&str; 0], _>([]);
-        command.current_dir(&lab.repo.root);
+        command.current_dir(&env.repo.root);
         return Ok(Ok(command));
     }
     let python = Interpreter::of(venv)?;
@@ -108,5 +108,5 @@ fn somewhere(
         ));
     }
     let folders = [driver.parent().unwrap_or(Path::new(".")), python.folder()];
-    Ok(Place::find(lab.repo, &folders).map(|place| python.command(lab.repo, &place)))
+    Ok(Host::find(env.repo, &folders).map(|host| python.command(env.repo, &host)))
 }

@@ -8,15 +8,15 @@ use anyhow::{Context, Result};
 
 use crate::codegen;
 use crate::docs;
+use crate::host::Host;
 use crate::metal;
-use crate::place::Place;
-use crate::process::Step;
+use crate::process::LoggedStep;
 use crate::repo::Repo;
 use crate::support;
-use crate::test::lab::Lab;
 use crate::test::rust;
 use crate::test::schedule::Lane;
-use crate::test::{Part, Verdict};
+use crate::test::test_env::TestEnv;
+use crate::test::{Outcome, Part};
 
 /// Random calls of each property: the software device is a thousand times slower than a processor.
 const RANDOM_CALLS: &str = "200";
@@ -26,37 +26,36 @@ pub(super) fn parts() -> Vec<Part> {
         part(
             "metal-swift",
             "MFABridge: kernels' text and results, the conformance vectors through the Swift API",
-            |lab, step, place| {
-                step.compile(metal::swift(lab.repo, place, "build").arg("--build-tests"))?;
-                step.run(metal::swift(lab.repo, place, "test").arg("--skip-build"))
+            |env, step, host| {
+                step.compile(metal::swift(env.repo, host, "build").arg("--build-tests"))?;
+                step.run(metal::swift(env.repo, host, "test").arg("--skip-build"))
             },
         ),
         part(
             "metal-exports",
             "the Swift driver exports the functions of mfa.h, and no others of that name",
-            |lab, step, place| {
-                let driver = metal::driver(lab.repo, step, place)?;
-                let built = lab.built(step)?;
+            |env, step, host| {
+                let driver = metal::driver(env.repo, step, host)?;
+                let built = env.built(step)?;
                 codegen::check_exports(step, &built, &driver)
             },
         ),
         part(
             "metal-support",
             "README's table of features is what the devices answer",
-            |lab, step, place| {
-                let built = lab.built(step)?;
-                support::check(lab.repo, step, place, &built)
+            |env, step, host| {
+                let built = env.built(step)?;
+                support::check(env.repo, step, host, &built)
             },
         ),
         part(
             "metal-random",
             "random calls with every option on the Swift driver, against float64",
-            |lab, step, place| {
-                let driver = metal::driver(lab.repo, step, place)?;
-                let program = rust::test_program(lab.repo, step, "properties")?;
+            |env, step, host| {
+                let driver = metal::driver(env.repo, step, host)?;
+                let program = rust::test_program(env.repo, step, "properties")?;
                 step.run(
-                    place
-                        .command(lab.repo, &program)
+                    host.command(env.repo, &program)
                         .env("MFA_DRIVER", driver)
                         .env("MFA_REQUIRE_ALL", "1")
                         .env("PROPTEST_CASES", RANDOM_CALLS),
@@ -66,11 +65,11 @@ pub(super) fn parts() -> Vec<Part> {
         part(
             "metal-package",
             "a package that depends on the repository's root builds and runs the Swift code of the guide",
-            |lab, step, place| {
-                for (file, blocks) in docs::markdown(lab.repo)? {
+            |env, step, host| {
+                for (file, blocks) in docs::markdown(env.repo)? {
                     for block in blocks {
                         if block.language == "swift" && block.program {
-                            let result = user(lab.repo, step, place, &block.code);
+                            let result = user(env.repo, step, host, &block.code);
                             docs::count(step, &file, &block, result)?;
                         }
                     }
@@ -81,8 +80,8 @@ pub(super) fn parts() -> Vec<Part> {
         part(
             "metal-counts",
             "INT8 and INT4 keys and values cost the kernels what is promised, and no more",
-            |lab, step, place| {
-                let mut counter = metal::counter(lab.repo, step, place)?;
+            |env, step, host| {
+                let mut counter = metal::counter(env.repo, step, host)?;
                 step.run_check(counter.arg("--check"))
             },
         ),
@@ -90,7 +89,7 @@ pub(super) fn parts() -> Vec<Part> {
 }
 
 /// Builds and runs a program in a package of its own.
-fn user(repo: &Repo, step: &mut Step, place: &Place, code: &str) -> Result<()> {
+fn user(repo: &Repo, step: &mut LoggedStep, host: &Host, code: &str) -> Result<()> {
     // SwiftPM names a dependency after its folder.
     let folder = repo.scratch("metal-package");
     let named = folder.join("umfa");
@@ -105,7 +104,7 @@ fn user(repo: &Repo, step: &mut Step, place: &Place, code: &str) -> Result<()> {
     write("Sources/user/main.swift", code)?;
     step.run(Command::new("ln").arg("-sfn").arg(&repo.root).arg(named))?;
     let swift = |arguments: &[&str]| {
-        let mut command = place.command(repo, Path::new("swift"));
+        let mut command = host.command(repo, Path::new("swift"));
         command
             .args(arguments)
             .args(["--configuration", "release", "--package-path"])
@@ -129,19 +128,19 @@ let package = Package(
 fn part(
     name: &str,
     about: &str,
-    run: impl Fn(&Lab<'_>, &mut Step, &Place) -> Result<()> + Send + Sync + 'static,
+    run: impl Fn(&TestEnv<'_>, &mut LoggedStep, &Host) -> Result<()> + Send + Sync + 'static,
 ) -> Part {
-    Part::new(Lane::Swift, name, about, move |lab, step| {
-        let place = match Place::of_swift(lab.repo) {
-            Ok(place) => place,
-            Err(reason) => return Ok(Verdict::Skipped(reason)),
+    Part::new(Lane::Swift, name, about, move |env, step| {
+        let host = match Host::of_swift(env.repo) {
+            Ok(host) => host,
+            Err(reason) => return Ok(Outcome::Skipped(reason)),
         };
-        run(lab, step, &place)?;
+        run(env, step, &host)?;
         let device = if cfg!(target_os = "macos") {
             "the GPU of this Mac"
         } else {
             "the software device"
         };
-        Ok(Verdict::Ran(format!("{device}, on {}", place.name())))
+        Ok(Outcome::Ran(format!("{device}, on {}", host.name())))
     })
 }

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use crate::c;
+use crate::host::Host;
 use crate::objc;
-use crate::place::Place;
 use crate::test::schedule::Lane;
-use crate::test::{Part, Verdict};
+use crate::test::{Outcome, Part};
 
 /// The conformance vectors, and the examples, in C.
 pub(super) fn parts() -> Vec<Part> {
@@ -15,20 +15,20 @@ pub(super) fn parts() -> Vec<Part> {
             Lane::Cargo,
             "c",
             "the conformance vectors and bad input, in C99",
-            |lab, step| {
-                let (library, require) = lab.driver(step)?;
-                c::conformance(lab.repo, step, &library, require)?;
-                Ok(Verdict::Ran(String::new()))
+            |env, step| {
+                let (library, require) = env.driver(step)?;
+                c::conformance(env.repo, step, &library, require)?;
+                Ok(Outcome::Ran(String::new()))
             },
         ),
         Part::new(
             Lane::Cargo,
             "c-examples",
             "examples/c as C99 and C++17, by its Makefile and pkg-config",
-            |lab, step| {
-                let built = lab.built(step)?;
-                let valgrind = c::examples(lab.repo, step, &built)?;
-                Ok(Verdict::Ran(valgrind.into()))
+            |env, step| {
+                let built = env.built(step)?;
+                let valgrind = c::examples(env.repo, step, &built)?;
+                Ok(Outcome::Ran(valgrind.into()))
             },
         ),
     ]
@@ -40,15 +40,15 @@ pub(super) fn objective_c() -> Vec<Part> {
         Lane::Swift,
         "objc",
         "MFABridge: its own tests, the conformance vectors and the examples, by make and CMake",
-        |lab, step| {
-            let (library, require) = lab.driver(step)?;
+        |env, step| {
+            let (library, require) = env.driver(step)?;
             let folder = library.parent().unwrap_or(Path::new("."));
-            let place = match Place::find(lab.repo, &[folder]) {
-                Ok(place) => place,
-                Err(reason) => return Ok(Verdict::Skipped(reason)),
+            let host = match Host::find(env.repo, &[folder]) {
+                Ok(host) => host,
+                Err(reason) => return Ok(Outcome::Skipped(reason)),
             };
-            objc::test(lab.repo, step, &place, &library, require)?;
-            Ok(Verdict::Ran(place.name().into()))
+            objc::test(env.repo, step, &host, &library, require)?;
+            Ok(Outcome::Ran(host.name().into()))
         },
     )]
 }

@@ -10,11 +10,11 @@ use crate::c;
 use crate::counts::Counts;
 use crate::dist;
 use crate::package::{User, fresh, unpack};
-use crate::process::Step;
+use crate::process::LoggedStep;
 use crate::repo::Repo;
 use crate::sysroot;
 use crate::test::schedule::Lane;
-use crate::test::{Part, Verdict};
+use crate::test::{Outcome, Part};
 
 pub(super) fn parts() -> Vec<Part> {
     vec![
@@ -22,37 +22,37 @@ pub(super) fn parts() -> Vec<Part> {
             Lane::Python,
             "dist-c",
             "the C package: its examples build by pkg-config and make, shared and static, and run",
-            |lab, step| {
-                c_package(lab.repo, step)?;
-                Ok(Verdict::Ran(String::new()))
+            |env, step| {
+                c_package(env.repo, step)?;
+                Ok(Outcome::Ran(String::new()))
             },
         ),
         Part::new(
             Lane::Cargo,
             "dist-crates",
             "the crates: their tests run, and a new project uses them, offline",
-            |lab, step| {
-                crates(lab.user(step)?, step)?;
-                Ok(Verdict::Ran(String::new()))
+            |env, step| {
+                crates(env.user(step)?, step)?;
+                Ok(Outcome::Ran(String::new()))
             },
         ),
         Part::new(
             Lane::Python,
             "dist-wheel",
             "the wheel: `umfa demo --quick` on a Debian without compilers",
-            |lab, step| {
+            |env, step| {
                 if let Some(reason) = sysroot::unavailable() {
-                    return Ok(Verdict::Skipped(reason));
+                    return Ok(Outcome::Skipped(reason));
                 }
-                let wheel = lab.wheel(step)?;
-                on_a_clean_machine(lab.repo, step, wheel)?;
-                Ok(Verdict::Ran("a Debian 13 root under target/".into()))
+                let wheel = env.wheel(step)?;
+                on_a_clean_machine(env.repo, step, wheel)?;
+                Ok(Outcome::Ran("a Debian 13 root under target/".into()))
             },
         ),
     ]
 }
 
-fn c_package(repo: &Repo, step: &mut Step) -> Result<()> {
+fn c_package(repo: &Repo, step: &mut LoggedStep) -> Result<()> {
     let archive = dist::c_archive(repo, step, &repo.scratch("dist"))?;
     let folder = fresh(repo.scratch("clean/c"))?;
     unpack(step, &archive, &folder)?;
@@ -76,7 +76,7 @@ fn c_package(repo: &Repo, step: &mut Step) -> Result<()> {
     Ok(())
 }
 
-fn crates(user: &User<'_>, step: &mut Step) -> Result<()> {
+fn crates(user: &User<'_>, step: &mut LoggedStep) -> Result<()> {
     user.build(step)?;
     step.run_check(&mut user.run())?;
     step.run(&mut user.test())
@@ -94,7 +94,7 @@ environment/bin/umfa info
 environment/bin/umfa demo --quick --plot demo.png --json demo.json
 ";
 
-fn on_a_clean_machine(repo: &Repo, step: &mut Step, wheel: &Path) -> Result<()> {
+fn on_a_clean_machine(repo: &Repo, step: &mut LoggedStep, wheel: &Path) -> Result<()> {
     let folder = fresh(repo.scratch("clean/wheel"))?;
     let name = wheel.file_name().unwrap_or_default();
     fs::copy(wheel, folder.join(name)).context("copying the wheel")?;

@@ -3,10 +3,10 @@
 use anyhow::Result;
 
 use crate::docs;
-use crate::process::Step;
-use crate::test::lab::Lab;
+use crate::process::LoggedStep;
 use crate::test::schedule::Lane;
-use crate::test::{Part, Verdict};
+use crate::test::test_env::TestEnv;
+use crate::test::{Outcome, Part};
 use crate::wheel::PACKAGE;
 
 /// Lints first: they don't need the wheel.
@@ -16,79 +16,79 @@ pub(super) fn parts() -> Vec<Part> {
             Lane::Python,
             "ruff",
             "Python is formatted and free of lints",
-            |lab, step| {
-                let root = lab.repo.root.clone();
-                let venv = lab.venv(step)?;
+            |env, step| {
+                let root = env.repo.root.clone();
+                let venv = env.venv(step)?;
                 let mut ruff = |arguments: &[&str]| {
                     step.run_check(venv.program("ruff").args(arguments).current_dir(&root))
                 };
                 ruff(&["check", "."])?;
                 ruff(&["format", "--check", "."])?;
-                Ok(Verdict::Ran(String::new()))
+                Ok(Outcome::Ran(String::new()))
             },
         ),
-        Part::new(Lane::Python, "mypy", "Python's types hold", |lab, step| {
-            let package = lab.repo.path(PACKAGE);
-            let venv = lab.venv_with_package(step)?;
+        Part::new(Lane::Python, "mypy", "Python's types hold", |env, step| {
+            let package = env.repo.path(PACKAGE);
+            let venv = env.venv_with_package(step)?;
             step.run_check(venv.program("mypy").current_dir(&package))?;
-            Ok(Verdict::Ran(String::new()))
+            Ok(Outcome::Ran(String::new()))
         }),
         Part::new(
             Lane::Python,
             "stubtest",
             "the stubs say what the native module has",
-            |lab, step| {
-                let package = lab.repo.path(PACKAGE);
-                let venv = lab.venv_with_package(step)?;
+            |env, step| {
+                let package = env.repo.path(PACKAGE);
+                let venv = env.venv_with_package(step)?;
                 step.run_check(
                     venv.python(["-m", "mypy.stubtest", "umfa._native"])
                         .current_dir(&package),
                 )?;
-                Ok(Verdict::Ran(String::new()))
+                Ok(Outcome::Ran(String::new()))
             },
         ),
         Part::new(
             Lane::Python,
             "reference",
             "the float64 reference's own tests; the vectors are what it writes",
-            |lab, step| {
-                let folder = lab.repo.path("tests/conformance");
-                let venv = lab.venv_with_torch(step)?;
+            |env, step| {
+                let folder = env.repo.path("tests/conformance");
+                let venv = env.venv_with_torch(step)?;
                 step.run(venv.python(["-m", "pytest", "-q"]).current_dir(&folder))?;
                 step.run_check(venv.python(["generate.py", "--check"]).current_dir(&folder))?;
-                Ok(Verdict::Ran(String::new()))
+                Ok(Outcome::Ran(String::new()))
             },
         ),
         Part::new(
             Lane::Python,
             "docs",
             "the Python and C code in Markdown files runs; the guide builds",
-            |lab, step| {
-                let repo = lab.repo;
-                let built = lab.built(step)?;
-                let venv = lab.venv_with_torch(step)?;
+            |env, step| {
+                let repo = env.repo;
+                let built = env.built(step)?;
+                let venv = env.venv_with_torch(step)?;
                 docs::run(repo, venv, step, &built)?;
                 docs::guide(repo, venv, step)?;
-                Ok(Verdict::Ran(String::new()))
+                Ok(Outcome::Ran(String::new()))
             },
         ),
         Part::new(
             Lane::Python,
             "pytest",
             "the Python package's own tests",
-            |lab, step| {
-                let note = pytest(lab, step)?;
-                Ok(Verdict::Ran(note.to_owned()))
+            |env, step| {
+                let note = pytest(env, step)?;
+                Ok(Outcome::Ran(note.to_owned()))
             },
         ),
         Part::new(
             Lane::Python,
             "demo",
             "a real language model runs, and agrees with plain attention in NumPy",
-            |lab, step| {
-                let repo = lab.repo;
-                let driver = lab.options.driver.clone();
-                let venv = lab.venv_with_package(step)?;
+            |env, step| {
+                let repo = env.repo;
+                let driver = env.options.driver.clone();
+                let venv = env.venv_with_package(step)?;
                 let mut demo = venv.program("umfa");
                 demo.args(["demo", "--quick", "--json"])
                     .arg(repo.scratch("demo.json"))
@@ -98,16 +98,16 @@ pub(super) fn parts() -> Vec<Part> {
                     demo.env("MFA_DRIVER", driver);
                 }
                 step.run_check(&mut demo)?;
-                Ok(Verdict::Ran(String::new()))
+                Ok(Outcome::Ran(String::new()))
             },
         ),
     ]
 }
 
 /// Runs the package's tests; says whether those against PyTorch were among them.
-fn pytest(lab: &Lab<'_>, step: &mut Step) -> Result<&'static str> {
-    let (repo, options) = (lab.repo, lab.options);
-    let venv = lab.venv_with_torch(step)?;
+fn pytest(env: &TestEnv<'_>, step: &mut LoggedStep) -> Result<&'static str> {
+    let (repo, options) = (env.repo, env.options);
+    let venv = env.venv_with_torch(step)?;
     let note = if venv.has("torch") {
         "with PyTorch"
     } else {

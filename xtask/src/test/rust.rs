@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::process::{Step, output};
+use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
-use crate::test::lab::Lab;
 use crate::test::schedule::Lane;
-use crate::test::{Part, Verdict};
+use crate::test::test_env::TestEnv;
+use crate::test::{Outcome, Part};
 
 /// The integration tests of the workspace, the conformance vectors among them: what exercises a driver.
 const ON_DRIVER: [&str; 2] = ["--test", "*"];
@@ -48,15 +48,15 @@ pub(crate) fn instruction_sets() -> Vec<(&'static str, bool)> {
 
 /// Compiles, then runs tests; `set` is set for the run.
 fn cargo_test(
-    lab: &Lab<'_>,
-    step: &mut Step,
+    env: &TestEnv<'_>,
+    step: &mut LoggedStep,
     arguments: &[&str],
     set: &[(&str, &OsStr)],
 ) -> Result<()> {
-    let test = |more: &[&str]| lab.repo.workspace("test", &[arguments, more].concat());
+    let test = |more: &[&str]| env.repo.workspace("test", &[arguments, more].concat());
     step.compile(&mut test(&["--no-run"]))?;
     let mut command = test(&["--no-fail-fast"]);
-    match &lab.options.driver {
+    match &env.options.driver {
         Some(driver) => command.env("MFA_DRIVER", driver),
         // The CPU engine supports everything.
         None => command.env("MFA_REQUIRE_ALL", "1"),
@@ -65,7 +65,7 @@ fn cargo_test(
 }
 
 /// Builds an integration test of a crate, and finds its program: for other places than cargo's to run it.
-pub(super) fn test_program(repo: &Repo, step: &mut Step, name: &str) -> Result<PathBuf> {
+pub(super) fn test_program(repo: &Repo, step: &mut LoggedStep, name: &str) -> Result<PathBuf> {
     // All of them, as the other parts do: a test by itself would be compiled with other features.
     let build =
         |more: &[&str]| repo.workspace("test", &[&ON_DRIVER[..], &["--no-run"], more].concat());
@@ -88,9 +88,9 @@ pub(super) fn parts() -> Vec<Part> {
         Lane::Cargo,
         "rust",
         "unit, property, conformance and documentation tests of every crate",
-        |lab, step| {
-            cargo_test(lab, step, &[], &[])?;
-            Ok(Verdict::Ran(String::new()))
+        |env, step| {
+            cargo_test(env, step, &[], &[])?;
+            Ok(Outcome::Ran(String::new()))
         },
     )];
     for (name, runs_here) in instruction_sets() {
@@ -98,17 +98,17 @@ pub(super) fn parts() -> Vec<Part> {
             Lane::Cargo,
             format!("isa-{name}"),
             format!("conformance and property tests with MFA_CPU_ISA={name}"),
-            move |lab, step| {
+            move |env, step| {
                 if !runs_here {
-                    return Ok(Verdict::Impossible(
+                    return Ok(Outcome::Impossible(
                         "this processor does not have it".to_owned(),
                     ));
                 }
-                if lab.options.driver.is_some() {
-                    return Ok(Verdict::Skipped("another driver was named".to_owned()));
+                if env.options.driver.is_some() {
+                    return Ok(Outcome::Skipped("another driver was named".to_owned()));
                 }
-                cargo_test(lab, step, &ON_DRIVER, &[("MFA_CPU_ISA", name.as_ref())])?;
-                Ok(Verdict::Ran(String::new()))
+                cargo_test(env, step, &ON_DRIVER, &[("MFA_CPU_ISA", name.as_ref())])?;
+                Ok(Outcome::Ran(String::new()))
             },
         ));
     }
@@ -116,10 +116,10 @@ pub(super) fn parts() -> Vec<Part> {
         Lane::Cargo,
         "driver",
         "conformance and property tests through a driver library that is loaded (MFA_DRIVER)",
-        |lab, step| {
-            let (driver, _) = lab.driver(step)?;
-            cargo_test(lab, step, &ON_DRIVER, &[("MFA_DRIVER", driver.as_os_str())])?;
-            Ok(Verdict::Ran(String::new()))
+        |env, step| {
+            let (driver, _) = env.driver(step)?;
+            cargo_test(env, step, &ON_DRIVER, &[("MFA_DRIVER", driver.as_os_str())])?;
+            Ok(Outcome::Ran(String::new()))
         },
     ));
     parts

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::place::Place;
+use crate::host::Host;
 use crate::test::schedule::Lane;
-use crate::test::{Part, Verdict};
+use crate::test::{Outcome, Part};
 
 /// The Metal device in software.
 pub(super) fn parts() -> Vec<Part> {
@@ -12,23 +12,23 @@ pub(super) fn parts() -> Vec<Part> {
         Lane::Swift,
         "swift",
         "the Metal device in software: its own tests, in checked mode",
-        |lab, step| {
+        |env, step| {
             if cfg!(target_os = "macos") {
-                return Ok(Verdict::Skipped("a Mac has Metal itself".into()));
+                return Ok(Outcome::Skipped("a Mac has Metal itself".into()));
             }
-            let place = match Place::of_swift(lab.repo) {
-                Ok(place) => place,
-                Err(reason) => return Ok(Verdict::Skipped(reason)),
+            let host = match Host::of_swift(env.repo) {
+                Ok(host) => host,
+                Err(reason) => return Ok(Outcome::Skipped(reason)),
             };
             let swift = |arguments: [&str; 2]| {
-                let mut command = place.command(lab.repo, Path::new("swift"));
+                let mut command = host.command(env.repo, Path::new("swift"));
                 command.args(arguments);
                 command.args(["--package-path", "swift/SoftwareMetal"]);
                 command
             };
             step.compile(&mut swift(["build", "--build-tests"]))?;
             step.run(&mut swift(["test", "--skip-build"]))?;
-            Ok(Verdict::Ran(place.name().into()))
+            Ok(Outcome::Ran(host.name().into()))
         },
     )]
 }

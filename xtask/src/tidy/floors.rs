@@ -12,7 +12,7 @@ use anyhow::Result;
 
 use self::graph::Graph;
 use super::Source;
-use crate::process::Step as LoggedStep;
+use crate::process::LoggedStep;
 
 /// The modules of a crate, from the bottom up: a module, and the modules that it may use.
 struct Crate {

@@ -182,8 +182,8 @@ proptest! {
 
     #[test]
     fn any_options(case in any_case()) {
-        if let Err(sentence) = check(&case) {
-            return Err(TestCaseError::fail(sentence));
+        if let Err(message) = check(&case) {
+            return Err(TestCaseError::fail(message));
         }
     }
 }
@@ -211,7 +211,7 @@ fn over_blocks() {
     for option in options {
         let mut case = plain.clone();
         option(&mut case);
-        check(&case).unwrap_or_else(|sentence| panic!("{case:?}: {sentence}"));
+        check(&case).unwrap_or_else(|message| panic!("{case:?}: {message}"));
     }
 }
 
@@ -232,6 +232,6 @@ fn over_blocks_of_short_floats() {
             threads: 2,
             ..Case::small()
         };
-        check(&case).unwrap_or_else(|sentence| panic!("{case:?}: {sentence}"));
+        check(&case).unwrap_or_else(|message| panic!("{case:?}: {message}"));
     }
 }

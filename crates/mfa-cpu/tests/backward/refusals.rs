@@ -65,14 +65,14 @@ fn wrong_calls_are_refused() {
         change(&mut desc);
         // SAFETY: a descriptor of live buffers.
         let found = unsafe { (session.api.mfa_backward)(session.context, &desc) };
-        let sentence = session.sentence();
-        assert_eq!(found, status, "{word}: {sentence}");
+        let message = session.message();
+        assert_eq!(found, status, "{word}: {message}");
         assert!(
-            sentence.contains(word),
-            "{sentence:?} does not say {word:?}"
+            message.contains(word),
+            "{message:?} does not say {word:?}"
         );
         let untouched = prepared.gradients_untouched();
-        assert!(untouched, "{sentence}");
+        assert!(untouched, "{message}");
     }
 }
 

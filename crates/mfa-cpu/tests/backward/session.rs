@@ -109,7 +109,7 @@ impl Session {
         }
     }
 
-    pub(crate) fn sentence(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         // SAFETY: a NUL-terminated string that lives until the thread's next failure.
         unsafe { CStr::from_ptr((self.api.mfa_last_error)(null_mut())) }
             .to_string_lossy()
@@ -118,7 +118,7 @@ impl Session {
 
     #[track_caller]
     pub(crate) fn expect(&self, status: i32) {
-        assert_eq!(status, sys::MFA_SUCCESS, "{}", self.sentence());
+        assert_eq!(status, sys::MFA_SUCCESS, "{}", self.message());
     }
 
     /// A tensor filled with [`GAP`].

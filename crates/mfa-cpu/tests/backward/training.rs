@@ -193,14 +193,14 @@ impl Step {
             .collect()
     }
 
-    /// Demands code 5 and a sentence with `word`, from calls that change nothing.
+    /// Demands code 5 and a message with `word`, from calls that change nothing.
     #[track_caller]
     fn refused(&self, status: i32, word: &str) {
         assert_eq!(status, sys::MFA_ERROR_INVALID_ARGUMENT);
-        let sentence = self.session.sentence();
+        let message = self.session.message();
         assert!(
-            sentence.contains(word),
-            "{sentence:?} does not say {word:?}"
+            message.contains(word),
+            "{message:?} does not say {word:?}"
         );
         for gradient in self.gradients {
             assert!(self.session.bytes(gradient).iter().all(|x| *x == 0));

@@ -57,11 +57,11 @@ fn d_that_no_memory_holds_is_refused() {
         };
         // SAFETY: a descriptor of live buffers.
         let status = unsafe { (session.api.mfa_backward)(session.context, &desc) };
-        assert_eq!(status, ALLOCATION, "{counts:?}: {}", session.sentence());
+        assert_eq!(status, ALLOCATION, "{counts:?}: {}", session.message());
         assert!(
-            session.sentence().contains("bytes"),
+            session.message().contains("bytes"),
             "{}",
-            session.sentence()
+            session.message()
         );
     }
 }
@@ -88,7 +88,7 @@ fn heads_without_number_are_planned_in_no_time() {
                     &desc,
                     &mut bytes,
                 );
-                assert_eq!(status, sys::MFA_SUCCESS, "{}", session.sentence());
+                assert_eq!(status, sys::MFA_SUCCESS, "{}", session.message());
                 let status = (session.api.mfa_explain)(
                     session.context,
                     std::ptr::null(),
@@ -97,10 +97,10 @@ fn heads_without_number_are_planned_in_no_time() {
                     0,
                     &mut length,
                 );
-                assert_eq!(status, sys::MFA_SUCCESS, "{}", session.sentence());
+                assert_eq!(status, sys::MFA_SUCCESS, "{}", session.message());
                 // Nothing is wanted: nothing is to be done.
                 let status = (session.api.mfa_backward)(session.context, &desc);
-                assert_eq!(status, sys::MFA_SUCCESS, "{}", session.sentence());
+                assert_eq!(status, sys::MFA_SUCCESS, "{}", session.message());
             }
             assert!(bytes < 64 << 20, "{bytes}");
         }
@@ -128,14 +128,14 @@ fn a_query_without_rows_costs_nothing() {
             session.forward(&desc),
             sys::MFA_SUCCESS,
             "{}",
-            session.sentence()
+            session.message()
         );
         let mut bytes = 0;
         // SAFETY: a descriptor of live buffers.
         let status = unsafe {
             (session.api.mfa_workspace_size)(session.context, &desc, std::ptr::null(), &mut bytes)
         };
-        assert_eq!(status, sys::MFA_SUCCESS, "{}", session.sentence());
+        assert_eq!(status, sys::MFA_SUCCESS, "{}", session.message());
         assert!(bytes < 4 << 20, "{bytes}");
     }
     assert!(
@@ -179,7 +179,7 @@ fn nothing_is_quantized_at_once() {
                 status,
                 sys::MFA_SUCCESS,
                 "{shape:?}: {}",
-                session.sentence()
+                session.message()
             );
             // A mean over no rows is 0; without columns there is no mean.
             let written = session

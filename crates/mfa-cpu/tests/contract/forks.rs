@@ -49,7 +49,7 @@ fn child_computes(parent: &Session, desc: &sys::mfa_forward_desc) -> i32 {
         if (api.mfa_forward)(parent.context, desc) != sys::MFA_ERROR_INVALID_CONTEXT {
             return 1;
         }
-        if !parent.sentence().contains("forked") {
+        if !parent.message().contains("forked") {
             return 2;
         }
         if (api.mfa_create_context)(&mut context) != sys::MFA_SUCCESS {
@@ -110,6 +110,6 @@ fn children_of_busy_parents_compute() {
         session.forward(&desc),
         sys::MFA_SUCCESS,
         "{}",
-        session.sentence()
+        session.message()
     );
 }

@@ -1,4 +1,4 @@
-//! The C contract refuses what is wrong, with the documented code and a sentence, and leaves outputs as they were.
+//! The C contract refuses what is wrong, with the documented code and a message, and leaves outputs as they were.
 
 mod extremes;
 mod forks;
@@ -24,7 +24,7 @@ fn the_legal_call_is_legal() {
         session.forward(&session.legal()),
         sys::MFA_SUCCESS,
         "{}",
-        session.sentence()
+        session.message()
     );
 }
 
@@ -37,7 +37,7 @@ fn handles() {
     unsafe {
         let invalid = sys::MFA_ERROR_INVALID_CONTEXT;
         assert_eq!((api.mfa_forward)(null_mut(), &desc), invalid);
-        assert!(session.sentence().contains("NULL"));
+        assert!(session.message().contains("NULL"));
         assert_eq!(
             (api.mfa_forward)(desc.query.buffer, &desc),
             invalid,
@@ -188,7 +188,7 @@ fn outputs_have_memory_of_their_own() {
         session.forward(&desc),
         sys::MFA_SUCCESS,
         "{}",
-        session.sentence()
+        session.message()
     );
 }
 
@@ -480,9 +480,9 @@ fn quantizing_what_is_not_finite_is_refused() {
         let status = unsafe { (session.api.mfa_quantize)(session.context, &desc) };
         assert_eq!(status, ARGUMENT);
         assert!(
-            session.sentence().contains("[0, 0, 1, 7] is not finite"),
+            session.message().contains("[0, 0, 1, 7] is not finite"),
             "{}",
-            session.sentence()
+            session.message()
         );
         assert!(session.bytes(destination.buffer).iter().all(|&b| b == 0xA5));
     }
@@ -499,7 +499,7 @@ fn empty_sequences_are_legal() {
         session.forward(&no_keys),
         sys::MFA_SUCCESS,
         "{}",
-        session.sentence()
+        session.message()
     );
     assert!(
         session.bytes(no_keys.output.buffer).iter().all(|&b| b == 0),
@@ -520,7 +520,7 @@ fn empty_sequences_are_legal() {
         session.forward(&no_rows),
         sys::MFA_SUCCESS,
         "{}",
-        session.sentence()
+        session.message()
     );
     assert!(
         session

@@ -68,9 +68,9 @@ proptest! {
         session.bytes(desc.output.buffer).fill(0xA5);
         let status = session.forward(&desc);
         prop_assert!((0..=6).contains(&status));
-        prop_assert_ne!(status, sys::MFA_ERROR_KERNEL_EXECUTION, "{}", session.sentence());
+        prop_assert_ne!(status, sys::MFA_ERROR_KERNEL_EXECUTION, "{}", session.message());
         if status != sys::MFA_SUCCESS {
-            prop_assert!(!session.sentence().is_empty());
+            prop_assert!(!session.message().is_empty());
             prop_assert!(session.bytes(desc.output.buffer).iter().all(|&b| b == 0xA5));
         }
     }

@@ -18,19 +18,19 @@ struct Call {
 #[track_caller]
 fn refused(edit: impl Fn(&Session, &mut Call), word: &str) {
     let session = Session::new();
-    let (status, sentence, untouched) = run(&session, edit);
+    let (status, message, untouched) = run(&session, edit);
     assert!(
         matches!(
             status,
             sys::MFA_ERROR_INVALID_ARGUMENT | sys::MFA_ERROR_INVALID_DIMENSIONS
         ),
-        "{status}: {sentence}"
+        "{status}: {message}"
     );
     assert!(
-        sentence.contains(word),
-        "{sentence:?} does not say {word:?}"
+        message.contains(word),
+        "{message:?} does not say {word:?}"
     );
-    assert!(untouched, "{sentence}");
+    assert!(untouched, "{message}");
 }
 
 fn run(session: &Session, edit: impl Fn(&Session, &mut Call)) -> (i32, String, bool) {
@@ -68,7 +68,7 @@ fn run(session: &Session, edit: impl Fn(&Session, &mut Call)) -> (i32, String, b
     // SAFETY: a descriptor of live buffers.
     let status = unsafe { (session.api.mfa_quantize)(session.context, &desc) };
     let after = results.map(|buffer| session.bytes(buffer).to_vec());
-    (status, session.sentence(), before == after)
+    (status, session.message(), before == after)
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn the_legal_call_is_legal() {
         run(&session, |_, _| ()).0,
         sys::MFA_SUCCESS,
         "{}",
-        session.sentence()
+        session.message()
     );
 }
 

@@ -46,7 +46,7 @@ impl Session {
         }
     }
 
-    pub(crate) fn sentence(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         // SAFETY: a NUL-terminated string that lives until the thread's next failure.
         unsafe { CStr::from_ptr((self.api.mfa_last_error)(null_mut())) }
             .to_string_lossy()
@@ -94,12 +94,12 @@ pub(crate) fn tensor(buffer: *mut c_void, shape: [u64; 4]) -> sys::mfa_tensor {
     }
 }
 
-/// Runs a call that must end with `status` and a sentence that says `word`; a refused call must not touch the output.
+/// Runs a call that must end with `status` and a message that says `word`; a refused call must not touch the output.
 #[track_caller]
 pub(crate) fn ends_with(session: &Session, desc: &sys::mfa_forward_desc, status: i32, word: &str) {
     let output = desc.output.buffer;
     session.bytes(output).fill(0xA5);
-    assert_eq!(session.forward(desc), status, "{}", session.sentence());
+    assert_eq!(session.forward(desc), status, "{}", session.message());
     let untouched = session.bytes(output).iter().all(|&b| b == 0xA5);
     assert_eq!(
         untouched,
@@ -107,10 +107,10 @@ pub(crate) fn ends_with(session: &Session, desc: &sys::mfa_forward_desc, status:
         "output untouched: {untouched}"
     );
     if status != sys::MFA_SUCCESS {
-        let sentence = session.sentence();
+        let message = session.message();
         assert!(
-            sentence.contains(word),
-            "{sentence:?} does not say {word:?}"
+            message.contains(word),
+            "{message:?} does not say {word:?}"
         );
     }
 }

@@ -74,7 +74,7 @@ impl Case {
             ..sys::mfa_forward_desc::new()
         };
         let status = session.forward(&desc);
-        assert_eq!(status, sys::MFA_SUCCESS, "{}", session.sentence());
+        assert_eq!(status, sys::MFA_SUCCESS, "{}", session.message());
         session
             .bytes(desc.output.buffer)
             .chunks_exact(4)

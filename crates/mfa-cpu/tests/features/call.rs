@@ -98,8 +98,8 @@ impl Driver {
     #[track_caller]
     fn expect(&self, status: i32) {
         // SAFETY: a NUL-terminated string.
-        let sentence = unsafe { CStr::from_ptr((self.api.mfa_last_error)(null_mut())) };
-        assert_eq!(status, sys::MFA_SUCCESS, "{sentence:?}");
+        let message = unsafe { CStr::from_ptr((self.api.mfa_last_error)(null_mut())) };
+        assert_eq!(status, sys::MFA_SUCCESS, "{message:?}");
     }
 
     fn tensor(&self, values: &[f64], shape: [usize; 4], precision: &str) -> sys::mfa_tensor {

@@ -20,7 +20,7 @@ use crate::operands::{Stored, store};
 use crate::reference::{Array, Given, Mask, Problem};
 use crate::rule::Rule;
 
-/// What may go wrong in a case, told in a sentence.
+/// What may go wrong in a case, told in a message.
 type Checked = Result<(), TestCaseError>;
 
 fn config(cases: u32) -> ProptestConfig {

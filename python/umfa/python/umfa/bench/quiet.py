@@ -90,10 +90,10 @@ def _ticks() -> list[int]:
     return [int(field) for field in STAT.read_text().split("\n", 1)[0].split()[1:9]]
 
 
-class Neighbour:
+class BackgroundLoad:
     """Another process that keeps one processor busy while the `with` block runs."""
 
-    def __enter__(self) -> Neighbour:
+    def __enter__(self) -> BackgroundLoad:
         self._process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"])
         if hasattr(os, "sched_setaffinity"):
             first = min(os.sched_getaffinity(0))

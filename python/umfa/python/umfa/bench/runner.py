@@ -12,7 +12,7 @@ from typing import Any, Callable
 from umfa.bench.cases import Case
 from umfa.bench.engines import OURS
 from umfa.bench.process import PeerFailed, Worker
-from umfa.bench.quiet import Neighbour, Quiet
+from umfa.bench.quiet import BackgroundLoad, Quiet
 
 # What a preset is about, where that is not every format.
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -78,7 +78,7 @@ class Result:
         return Result(**{**data, "case": Case(**data["case"])})
 
 
-class Contest:
+class InterleavedRun:
     """The libraries of a run, each in a process that lives as long as it behaves."""
 
     def __init__(self, peers: Sequence[tuple[str, Path | None]], settings: Settings) -> None:
@@ -104,7 +104,7 @@ class Contest:
         for worker in self._workers.values():
             worker.close()
 
-    def __enter__(self) -> Contest:
+    def __enter__(self) -> InterleavedRun:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -128,7 +128,7 @@ class Contest:
             quiet.wait()
             self._round(ready, slots, say)
             if neighbour:
-                with Neighbour():
+                with BackgroundLoad():
                     self._round(ready, slots, say, neighbour=True)
         for result in ready:
             if result.rounds:

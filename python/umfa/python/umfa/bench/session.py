@@ -14,7 +14,7 @@ from umfa.bench import accuracy, ceilings, memory, record
 from umfa.bench.cases import Case
 from umfa.bench.quiet import Quiet
 from umfa.bench.record import Record
-from umfa.bench.runner import Contest, Result, Settings
+from umfa.bench.runner import InterleavedRun, Result, Settings
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def run(plan: Plan, listener: Listener) -> Record:
     quiet = Quiet(plan.patience, listener.waiting)
     found.noise = quiet.to_json()
     try:
-        with Contest(plan.peers, plan.settings) as contest:
+        with InterleavedRun(plan.peers, plan.settings) as contest:
             found.versions, found.absent = contest.versions, contest.absent
             for case in plan.cases:
                 listener.begin(case)

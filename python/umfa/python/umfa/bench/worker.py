@@ -9,7 +9,7 @@
 | `{"do": "memory", "case", "format", "seed", "masked"}` | bytes `growth`, `output`, `workspace` |
 | `{"do": "drop"}` | frees what was prepared |
 
-A request that fails is answered with `failed`, a sentence. The end of stdin ends the process.
+A request that fails is answered with `failed`, a message. The end of stdin ends the process.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from ._rows import single_threaded_blas
 from ._text import SOURCE, load_text
 from ._tokenizer import Tokenizer
 
-PROMPT = "Why is the sky blue? Answer in two sentences."
+PROMPT = "Why is the sky blue? Answer in two messages."
 
 #: Largest difference in the logits allowed between FP32 attention and the plain NumPy formula.
 LOGIT_TOLERANCE = 1e-4

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::dist;
 use crate::package::User;
-use crate::process::Step;
+use crate::process::LoggedStep;
 use crate::repo::Repo;
 use crate::test::Options;
 use crate::torch;
@@ -40,7 +40,7 @@ impl<T> Once<T> {
 }
 
 /// The repository, the options, and what was made so far.
-pub(super) struct Lab<'a> {
+pub(super) struct TestEnv<'a> {
     pub(super) repo: &'a Repo,
     pub(super) options: &'a Options,
     venv: Once<Venv>,
@@ -52,7 +52,7 @@ pub(super) struct Lab<'a> {
     pub(super) closing: Mutex<Vec<String>>,
 }
 
-impl<'a> Lab<'a> {
+impl<'a> TestEnv<'a> {
     pub(super) fn new(repo: &'a Repo, options: &'a Options) -> Self {
         Self {
             repo,
@@ -67,12 +67,12 @@ impl<'a> Lab<'a> {
     }
 
     /// The Python environment with the tools.
-    pub(super) fn venv(&self, step: &mut Step) -> Result<&Venv> {
+    pub(super) fn venv(&self, step: &mut LoggedStep) -> Result<&Venv> {
         self.venv.get(|| Venv::ensure(self.repo, step))
     }
 
     /// The wheel as users get it: what is tested is what `dist` makes.
-    pub(super) fn wheel(&self, step: &mut Step) -> Result<&PathBuf> {
+    pub(super) fn wheel(&self, step: &mut LoggedStep) -> Result<&PathBuf> {
         let venv = self.venv(step)?;
         self.wheel.get(|| {
             let out = self.repo.scratch("dist/wheel");
@@ -81,7 +81,7 @@ impl<'a> Lab<'a> {
     }
 
     /// The environment with the Python package installed from that wheel.
-    pub(super) fn venv_with_package(&self, step: &mut Step) -> Result<&Venv> {
+    pub(super) fn venv_with_package(&self, step: &mut LoggedStep) -> Result<&Venv> {
         let wheel = self.wheel(step)?;
         let venv = self.venv(step)?;
         self.installed
@@ -90,7 +90,7 @@ impl<'a> Lab<'a> {
     }
 
     /// The same, with PyTorch if that was asked for: tests that need it are skipped without it.
-    pub(super) fn venv_with_torch(&self, step: &mut Step) -> Result<&Venv> {
+    pub(super) fn venv_with_torch(&self, step: &mut LoggedStep) -> Result<&Venv> {
         let venv = self.venv_with_package(step)?;
         if self.options.torch {
             torch::ensure(self.repo, venv, step)?;
@@ -101,7 +101,7 @@ impl<'a> Lab<'a> {
     /// Builds what tests of the workspace need, with debug assertions and overflow checks; returns the folder of what was
     /// built. Parts take programs and libraries from there: to build packages by themselves would build them with other
     /// features, again.
-    pub(super) fn built(&self, step: &mut Step) -> Result<PathBuf> {
+    pub(super) fn built(&self, step: &mut LoggedStep) -> Result<PathBuf> {
         let folder = self.built.get(|| {
             step.compile(&mut self.repo.build_workspace())?;
             Ok(self.repo.target.join("debug"))
@@ -110,12 +110,12 @@ impl<'a> Lab<'a> {
     }
 
     /// The CPU driver as a shared library.
-    pub(super) fn cpu_driver(&self, step: &mut Step) -> Result<PathBuf> {
+    pub(super) fn cpu_driver(&self, step: &mut LoggedStep) -> Result<PathBuf> {
         Ok(self.built(step)?.join(dist::CPU_DRIVER))
     }
 
     /// The driver that was named, else the CPU engine's library; and whether it must support everything, as that engine does.
-    pub(super) fn driver(&self, step: &mut Step) -> Result<(PathBuf, bool)> {
+    pub(super) fn driver(&self, step: &mut LoggedStep) -> Result<(PathBuf, bool)> {
         match &self.options.driver {
             Some(driver) => Ok((driver.clone(), false)),
             None => Ok((self.cpu_driver(step)?, true)),
@@ -123,7 +123,7 @@ impl<'a> Lab<'a> {
     }
 
     /// A project that uses the packages of the crates.
-    pub(super) fn user(&self, step: &mut Step) -> Result<&User<'a>> {
+    pub(super) fn user(&self, step: &mut LoggedStep) -> Result<&User<'a>> {
         self.user.get(|| User::new(self.repo, step))
     }
 

@@ -8,11 +8,11 @@ use crate::repo::Repo;
 use crate::sysroot;
 
 /// This machine or the root.
-pub(crate) struct Place {
+pub(crate) struct Host {
     inside: Option<Vec<PathBuf>>,
 }
 
-impl Place {
+impl Host {
     /// This machine, whatever it has.
     pub(crate) const HERE: Self = Self { inside: None };
 
