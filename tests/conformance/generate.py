@@ -1,4 +1,4 @@
-"""Writes the conformance vectors: vectors/manifest.txt and one .bin file per group of cases.
+"""Writes the conformance vectors: vectors/manifest.txt, and for each family of cases NAME.txt and NAME.bin.
 
 python tests/conformance/generate.py           write them
 python tests/conformance/generate.py --check   compare with what is there, byte for byte
@@ -18,7 +18,8 @@ from cases import attention, faults, list_forward, list_options, list_roundings,
 from cases.record import GRAMMAR, Record
 
 VECTORS = Path(__file__).parent / "vectors"
-VERSION = 1
+VERSION = 2
+PREAMBLE = "# Cases of {0}.bin; manifest.txt has the grammar. Made by tests/conformance/generate.py; do not edit."
 
 
 def groups() -> Iterator[tuple[str, list[Record]]]:
@@ -41,9 +42,9 @@ def groups() -> Iterator[tuple[str, list[Record]]]:
 
 def files() -> dict[str, bytes]:
     """Every file of the vectors folder by name."""
-    lines, names, result = [GRAMMAR.rstrip(), f"mfa-vectors {VERSION}"], set(), {}
+    index, names, result = [GRAMMAR.rstrip(), f"mfa-vectors {VERSION}"], set(), {}
     for group, records in groups():
-        content = bytearray()
+        content, lines = bytearray(), [PREAMBLE.format(group)]
         for record in records:
             if record.name in names:
                 raise ValueError(f"two cases are called {record.name}")
@@ -51,13 +52,19 @@ def files() -> dict[str, bytes]:
             content.extend(bytes(-len(content) % 8))
             lines += record.lines(f"{group}.bin", len(content))
             content.extend(record.blob)
+        index.append(f"family {group}")
         result[f"{group}.bin"] = bytes(content)
-    result["manifest.txt"] = ("\n".join(lines) + "\n").encode()
+        result[f"{group}.txt"] = text(lines)
+    result["manifest.txt"] = text(index)
     return result
 
 
+def text(lines: list[str]) -> bytes:
+    return ("\n".join(lines) + "\n").encode()
+
+
 def cases_in(expected: dict[str, bytes]) -> int:
-    return expected["manifest.txt"].count(b"\ncase ")
+    return sum(content.count(b"\ncase ") for name, content in expected.items() if name.endswith(".txt"))
 
 
 def differences(expected: dict[str, bytes]) -> list[str]:

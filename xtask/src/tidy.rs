@@ -18,6 +18,13 @@ const LINES: usize = 600;
 /// Built files have no place in the repository; test vectors are the largest thing that has.
 const BYTES: usize = 4 << 20;
 
+/// The vectors, all together: each time they are made again they stay in the history.
+const VECTOR_BYTES: usize = 8 << 20;
+const VECTORS: &str = "tests/conformance/vectors/";
+/// Lines of these are no longer than so many characters; formatters see to the other languages.
+const COLUMNS: usize = 120;
+const WRAPPED: [&str; 6] = ["swift", "c", "h", "m", "cpp", "hpp"];
+
 /// One tracked text file.
 struct Source {
     path: String,
@@ -27,12 +34,16 @@ struct Source {
 /// A rule: its name, and what is wrong with a file.
 type Rule = (&'static str, fn(&Source, &mut Vec<String>));
 
-const RULES: [Rule; 5] = [
+const RULES: [Rule; 6] = [
     (
         "no white space at the end of a line, one newline at the end of a file",
         white_space,
     ),
     ("no file is longer than 600 lines", length),
+    (
+        "no line of Swift, C, C++ and Objective-C is longer than 120 characters",
+        columns,
+    ),
     ("no work is left as a note", notes),
     ("no path or host of one machine", places),
     (
@@ -76,12 +87,13 @@ pub(crate) fn check(repo: &Repo, step: &mut LoggedStep) -> Result<()> {
     )
     .context("listing the files of the repository")?;
     let mut sources = Vec::new();
-    let mut large = Vec::new();
+    let (mut large, mut vectors) = (Vec::new(), 0);
     for path in listing.split('\0').filter(|path| !path.is_empty()) {
         // A file that was deleted but not yet committed is still listed.
         let Ok(bytes) = fs::read(repo.path(path)) else {
             continue;
         };
+        vectors += usize::from(path.starts_with(VECTORS)) * bytes.len();
         if bytes.len() > BYTES {
             large.push(format!("{path}: {} bytes; at most {BYTES}", bytes.len()));
         }
@@ -94,7 +106,12 @@ pub(crate) fn check(repo: &Repo, step: &mut LoggedStep) -> Result<()> {
         }
     }
     step.say(&format!("{} text files", sources.len()))?;
-    step.check("no file is larger than 4 MiB", &large)?;
+    if vectors > VECTOR_BYTES {
+        large.push(format!(
+            "{VECTORS}: {vectors} bytes; at most {VECTOR_BYTES}"
+        ));
+    }
+    step.check("no file is larger than 4 MiB, the vectors 8 MiB", &large)?;
     for (name, rule) in RULES {
         let mut problems = Vec::new();
         for source in &sources {
@@ -157,11 +174,23 @@ fn white_space(source: &Source, problems: &mut Vec<String>) {
 
 fn length(source: &Source, problems: &mut Vec<String>) {
     let code = [
-        "rs", "py", "pyi", "c", "h", "m", "mm", "swift", "toml", "yml", "sh", "md",
+        "rs", "py", "pyi", "c", "h", "m", "mm", "cpp", "hpp", "swift", "toml", "yml", "sh", "md",
     ];
     let lines = source.text.lines().count();
     if source.is(&code) && !source.generated() && lines > LINES {
         problems.push(format!("{}: {lines} lines", source.path));
+    }
+}
+
+fn columns(source: &Source, problems: &mut Vec<String>) {
+    if !source.is(&WRAPPED) || source.generated() {
+        return;
+    }
+    for (number, line) in source.lines() {
+        let count = line.chars().count();
+        if count > COLUMNS {
+            problems.push(format!("{}:{number}: {count} characters", source.path));
+        }
     }
 }
 
@@ -221,5 +250,35 @@ fn manifests(source: &Source, problems: &mut Vec<String>) {
     }
     if !source.text.contains("[lints]\nworkspace = true") {
         problems.push(format!("{}: lints are not the workspace's", source.path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(rule: fn(&Source, &mut Vec<String>), path: &str, text: &str) -> usize {
+        let mut problems = Vec::new();
+        let (path, text) = (path.to_owned(), text.to_owned());
+        rule(&Source { path, text }, &mut problems);
+        problems.len()
+    }
+
+    #[test]
+    fn long_lines_and_files_fail() {
+        let (line, more) = ("x".repeat(COLUMNS), "x".repeat(COLUMNS + 1));
+        assert_eq!(found(columns, "a.swift", &line), 0);
+        assert_eq!(found(columns, "a.hpp", &more), 1);
+        assert_eq!(found(columns, "a.md", &more), 0);
+        assert_eq!(found(length, "a.cpp", &"x\n".repeat(LINES)), 0);
+        assert_eq!(found(length, "a.cpp", &"x\n".repeat(LINES + 1)), 1);
+    }
+
+    #[test]
+    fn white_space_and_notes_fail() {
+        assert_eq!(found(white_space, "a.rs", "x\n"), 0);
+        assert_eq!(found(white_space, "a.rs", "x \n"), 1);
+        assert_eq!(found(white_space, "a.rs", "x"), 1);
+        assert_eq!(found(notes, "a.rs", concat!("// TO", "DO\n")), 1);
     }
 }

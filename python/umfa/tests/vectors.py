@@ -1,4 +1,4 @@
-"""The cases of the conformance vectors, whose grammar stands at the top of their manifest."""
+"""The cases of the conformance vectors, whose grammar is at the top of their manifest.txt."""
 
 from __future__ import annotations
 
@@ -199,16 +199,26 @@ class Case:
             raise ValueError(f"unknown item: {' '.join(words)}")
 
 
+def _lines(name: str) -> Iterator[list[str]]:
+    for line in (FOLDER / name).read_text(encoding="ascii").splitlines():
+        if not line.startswith("#"):
+            yield line.split()
+
+
 def _read() -> Iterator[Case]:
+    for item, word in _lines("manifest.txt"):
+        if item == "mfa-vectors":
+            assert word == "2", f"the manifest has version {word}, expected 2"
+        else:
+            assert item == "family", item
+            yield from _read_family(word)
+
+
+def _read_family(name: str) -> Iterator[Case]:
     files: dict[str, bytes] = {}
     case = None
-    for line in (FOLDER / "manifest.txt").read_text(encoding="ascii").splitlines():
-        words = line.split()
-        if line.startswith("#"):
-            continue
-        if words[0] == "mfa-vectors":
-            assert words[1] == "1", f"the manifest has version {words[1]}, expected 1"
-        elif words[0] == "case":
+    for words in _lines(f"{name}.txt"):
+        if words[0] == "case":
             name, call, status, file, base, size = words[1:]
             if file not in files:
                 files[file] = (FOLDER / file).read_bytes()
@@ -219,7 +229,7 @@ def _read() -> Iterator[Case]:
             yield case
             case = None
         else:
-            assert case is not None, line
+            assert case is not None, words
             case.item(words)
 
 

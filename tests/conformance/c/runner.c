@@ -113,20 +113,15 @@ static void run_case(run_state* run, vector_case* c) {
   language->destroy(&live);
 }
 
-static void run_manifest(run_state* run, const char* folder, const char* only) {
+static void run_vectors(run_state* run, const char* folder, const char* only) {
   static vector_case c;
-  char path[4096];
-  snprintf(path, sizeof path, "%s/manifest.txt", folder);
-  FILE* manifest = fopen(path, "r");
-  if (manifest == NULL) {
-    fprintf(stderr, "conformance: cannot read %s\n", path);
-    exit(2);
-  }
-  while (vector_next(manifest, folder, &c)) {
+  vector_reader reader;
+  vector_open(&reader, folder);
+  while (vector_next(&reader, &c)) {
     if (strstr(c.name, only) != NULL) run_case(run, &c);
     vector_free(&c);
   }
-  fclose(manifest);
+  vector_close(&reader);
 }
 
 int runner_main(int argc, char** argv, const binding* language) {
@@ -159,7 +154,7 @@ int runner_main(int argc, char** argv, const binding* language) {
   }
   if (out != NULL) run.record = results_open(out, language->device());
   if (only[0] == '\0' && language->bad_input != NULL) language->bad_input(&run.passed, &run.failed, &run.skipped);
-  run_manifest(&run, folder, only);
+  run_vectors(&run, folder, only);
   language->close();
   if (run.record != NULL) results_close(run.record);
   for (int i = 0; i < run.reason_count; i++) printf("skipped %d: %s\n", run.reasons[i].count, run.reasons[i].text);

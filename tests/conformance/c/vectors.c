@@ -108,15 +108,46 @@ static void read_expectation(vector_expectation* e, char** words) {
   }
 }
 
-int vector_next(FILE* manifest, const char* folder, vector_case* c) {
+static FILE* open_text(const char* folder, const char* name) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%s.txt", folder, name);
+  FILE* file = fopen(path, "r");
+  if (file == NULL) fail("cannot read", path);
+  return file;
+}
+
+void vector_open(vector_reader* reader, const char* folder) {
+  reader->folder = folder;
+  reader->manifest = open_text(folder, "manifest");
+  reader->family = NULL;
+}
+
+void vector_close(vector_reader* reader) { fclose(reader->manifest); }
+
+/* Opens the next family of the manifest. Returns 0 at its end. */
+static int next_family(vector_reader* reader) {
+  char line[1024], *words[MAX_WORDS];
+  while (fgets(line, sizeof line, reader->manifest) != NULL) {
+    if (line[0] == '#' || split(line, words) == 0) continue;
+    if (strcmp(words[0], "mfa-vectors") == 0) {
+      if (small(words[1]) != 2) fail("this runner reads version 2, the manifest is of version", words[1]);
+    } else if (strcmp(words[0], "family") == 0) {
+      reader->family = open_text(reader->folder, words[1]);
+      return 1;
+    } else {
+      fail("expected a family, found", words[0]);
+    }
+  }
+  return 0;
+}
+
+static int next_case(FILE* manifest, const char* folder, vector_case* c) {
   char line[1024], *words[MAX_WORDS];
   bool inside = false;
   while (fgets(line, sizeof line, manifest) != NULL) {
     if (line[0] == '#' || split(line, words) == 0) continue;
     const char* item = words[0];
-    if (!inside && strcmp(item, "mfa-vectors") == 0) {
-      if (small(words[1]) != 1) fail("this runner reads version 1, the manifest is of version", words[1]);
-    } else if (!inside && strcmp(item, "case") == 0) {
+    if (!inside && strcmp(item, "case") == 0) {
       begin(c, folder, words);
       inside = true;
     } else if (!inside) {
@@ -149,6 +180,15 @@ int vector_next(FILE* manifest, const char* folder, vector_case* c) {
   }
   if (inside) fail("the manifest ends inside case", c->name);
   return 0;
+}
+
+int vector_next(vector_reader* reader, vector_case* c) {
+  for (;;) {
+    if (reader->family == NULL && !next_family(reader)) return 0;
+    if (next_case(reader->family, reader->folder, c)) return 1;
+    fclose(reader->family);
+    reader->family = NULL;
+  }
 }
 
 void vector_free(vector_case* c) {

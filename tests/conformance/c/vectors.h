@@ -1,4 +1,4 @@
-/* The cases of vectors/manifest.txt, whose grammar is at its top. */
+/* The cases of vectors/: the grammar is at the top of its manifest.txt. */
 #ifndef VECTORS_H
 #define VECTORS_H
 
@@ -49,8 +49,18 @@ typedef struct vector_case {
   uint32_t flags;
 } vector_case;
 
-/* Reads the next case of a manifest. Returns 1, or 0 at its end; a malformed manifest ends the program. */
-int vector_next(FILE* manifest, const char* folder, vector_case* out);
+/* A folder of vectors that is read case by case. */
+typedef struct vector_reader {
+  const char* folder;
+  FILE *manifest, *family; /* NULL between two families */
+} vector_reader;
+
+/* Missing and malformed files end the program, here and below. */
+void vector_open(vector_reader* reader, const char* folder);
+void vector_close(vector_reader* reader);
+
+/* Reads the next case. Returns 1, or 0 at the end. */
+int vector_next(vector_reader* reader, vector_case* out);
 void vector_free(vector_case* of);
 
 /* The tensor of that role, or NULL. */

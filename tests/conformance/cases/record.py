@@ -1,4 +1,4 @@
-"""One case as it stands in the manifest, and its bytes."""
+"""One case as the manifest of its family has it, and its bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ GRAMMAR = """\
 # offsets and sizes count bytes. A buffer ID of -1 is none.
 #
 # mfa-vectors VERSION
-#     The first line that is not a comment.
+#     The first line of this file that is not a comment.
+# family NAME
+#     The cases of NAME.txt, whose arrays are in NAME.bin, come next. All other items are in such files.
 # case NAME CALL STATUS FILE BASE SIZE
 #     Begins a case. Its bytes are the SIZE bytes of FILE from BASE; every OFFSET below is one into
 #     them. STATUS is what the (last) call must return; if not 0, no buffer may have changed. CALL:

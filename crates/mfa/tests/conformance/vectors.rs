@@ -1,4 +1,4 @@
-//! The cases of `manifest.txt`, whose grammar stands at its top.
+//! The cases of a folder of vectors: the grammar is at the top of its `manifest.txt`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -109,21 +109,45 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Arc<Case>>, String> {
         let path = folder.join(name);
         fs::read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
     };
-    let manifest = String::from_utf8(load("manifest.txt")?).map_err(|error| error.to_string())?;
-    let mut files: HashMap<&str, Vec<u8>> = HashMap::new();
-    let (mut cases, mut current) = (Vec::new(), None::<Case>);
+    let text = |name: &str| String::from_utf8(load(name)?).map_err(|error| error.to_string());
+    let manifest = text("manifest.txt")?;
+    let mut cases = Vec::new();
     for line in manifest.lines().filter(|line| !line.starts_with('#')) {
         let mut words = Words {
             line,
             rest: line.split_whitespace(),
         };
-        match (words.word()?, &mut current) {
-            ("mfa-vectors", None) => {
+        match words.word()? {
+            "mfa-vectors" => {
                 let version: u32 = words.number()?;
-                if version != 1 {
-                    return Err(format!("the manifest has version {version}, expected 1"));
+                if version != 2 {
+                    return Err(format!("the manifest has version {version}, expected 2"));
                 }
             }
+            "family" => {
+                let family = text(&format!("{}.txt", words.word()?))?;
+                read_family(&family, &load, &mut cases)?;
+            }
+            _ => return Err(format!("expected a family, found: {line}")),
+        }
+    }
+    Ok(cases)
+}
+
+/// The cases of a family; `load` reads a file of arrays.
+fn read_family(
+    text: &str,
+    load: &impl Fn(&str) -> Result<Vec<u8>, String>,
+    cases: &mut Vec<Arc<Case>>,
+) -> Result<(), String> {
+    let mut files: HashMap<&str, Vec<u8>> = HashMap::new();
+    let mut current = None::<Case>;
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let mut words = Words {
+            line,
+            rest: line.split_whitespace(),
+        };
+        match (words.word()?, &mut current) {
             ("case", None) => {
                 let mut case = begin(&mut words)?;
                 let (file, [base, size]) = (words.word()?, words.numbers::<usize, 2>()?);
@@ -141,7 +165,7 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Arc<Case>>, String> {
             _ => return Err(format!("expected a case, found: {line}")),
         }
     }
-    Ok(cases)
+    Ok(())
 }
 
 fn begin(words: &mut Words<'_>) -> Result<Case, String> {

@@ -1,7 +1,7 @@
 import Foundation
 import XCTest
 
-/// One case of tests/conformance/vectors: see the top of its manifest.
+/// A case of tests/conformance/vectors: the grammar is at the top of its manifest.txt.
 struct VectorCase {
   struct Buffer {
     let isRoom: Bool
@@ -72,7 +72,7 @@ struct VectorCase {
   var expectations: [Expectation] = []
 }
 
-/// Reads the manifest and the arrays.
+/// Reads the manifests and the arrays.
 enum Vectors {
   static let folder = URL(fileURLWithPath: #filePath)
     .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
@@ -81,15 +81,30 @@ enum Vectors {
   /// Cases whose names contain the text in MFA_ONLY; all without it.
   static func read() throws -> [VectorCase] {
     let only = ProcessInfo.processInfo.environment["MFA_ONLY"] ?? ""
-    let manifest = try String(contentsOf: folder.appendingPathComponent("manifest.txt"), encoding: .utf8)
+    var cases: [VectorCase] = []
+    for words in try lines("manifest.txt") {
+      if words[0] == "mfa-vectors" {
+        XCTAssertEqual(words[1], "2", "this runner reads version 2")
+      } else {
+        XCTAssertEqual(words[0], "family")
+        cases += try readFamily(words[1])
+      }
+    }
+    return only.isEmpty ? cases : cases.filter { $0.name.contains(only) }
+  }
+
+  /// The words of the lines of a file that are no comments.
+  private static func lines(_ name: String) throws -> [[String]] {
+    let text = try String(contentsOf: folder.appendingPathComponent(name), encoding: .utf8)
+    return text.split(separator: "\n").filter { !$0.hasPrefix("#") }.map { $0.split(separator: " ").map(String.init) }
+  }
+
+  private static func readFamily(_ name: String) throws -> [VectorCase] {
     var files: [String: Data] = [:]
     var cases: [VectorCase] = []
     var current: VectorCase?
-    for line in manifest.split(separator: "\n") where !line.hasPrefix("#") {
-      let words = line.split(separator: " ").map(String.init)
-      if words[0] == "mfa-vectors" {
-        XCTAssertEqual(words[1], "1", "this runner reads version 1")
-      } else if words[0] == "case" {
+    for words in try lines("\(name).txt") {
+      if words[0] == "case" {
         let file = words[4]
         if files[file] == nil { files[file] = try Data(contentsOf: folder.appendingPathComponent(file)) }
         let (base, size) = (try number(words[5]), try number(words[6]))
@@ -97,8 +112,7 @@ enum Vectors {
         current = VectorCase(
           name: words[1], call: words[2], status: Int32(try number(words[3])), bytes: Data(bytes[base..<base + size]))
       } else if words[0] == "end" {
-        let ended = try XCTUnwrap(current)
-        if only.isEmpty || ended.name.contains(only) { cases.append(ended) }
+        cases.append(try XCTUnwrap(current))
         current = nil
       } else {
         var open = try XCTUnwrap(current)
