@@ -9,9 +9,9 @@
  *
  * Time    Every run method returns the seconds that its work took on the device, and has finished when it returns.
  * Errors  On failure it returns NaN, and `error` (which may be NULL) receives an NSError of MFAErrorDomain: its code is
- *         the contract's status (enum mfa_status), its localizedDescription says what was wrong, what was found and what
- *         was expected. A failed call has not changed an output, unless its code is MFA_ERROR_KERNEL_EXECUTION. Nil
- *         buffers, buffers that are too short, lengths of 0 and unknown precisions are errors, never exceptions.
+ *         the contract's status (enum mfa_status), its localizedDescription says what was wrong, what was found and
+ *         what was expected. A failed call has not changed an output, unless its code is MFA_ERROR_KERNEL_EXECUTION.
+ *         Nil buffers, buffers that are too short, lengths of 0 and unknown precisions are errors, never exceptions.
  * Threads A bridge may be used from several threads; its calls run one after another.
  */
 #import "MFATensor.h"
@@ -79,13 +79,14 @@ MFAStorage MFAStorageQuantized(MFAPrecision precision, float scale, int32_t zero
 /* ---------------------------------------------------------------------------------------------------- one head ---- */
 
 /* O = softmax(scale * Q K^T) V on one head of FP32 matrices [seqLength, headDim]. causal: row i sees rows 0 ... i. */
-- (double)runAttentionWithQ:(id<MTLBuffer>)qBuffer K:(id<MTLBuffer>)kBuffer V:(id<MTLBuffer>)vBuffer O:(id<MTLBuffer>)oBuffer
-                  seqLength:(NSUInteger)seqLength headDim:(NSUInteger)headDim scale:(float)scale causal:(BOOL)causal;
-- (double)runAttentionWithQ:(id<MTLBuffer>)qBuffer K:(id<MTLBuffer>)kBuffer V:(id<MTLBuffer>)vBuffer O:(id<MTLBuffer>)oBuffer
-                  seqLength:(NSUInteger)seqLength headDim:(NSUInteger)headDim scale:(float)scale causal:(BOOL)causal
-                      error:(NSError **)error;
+- (double)runAttentionWithQ:(id<MTLBuffer>)qBuffer K:(id<MTLBuffer>)kBuffer V:(id<MTLBuffer>)vBuffer
+                          O:(id<MTLBuffer>)oBuffer seqLength:(NSUInteger)seqLength headDim:(NSUInteger)headDim
+                      scale:(float)scale causal:(BOOL)causal;
+- (double)runAttentionWithQ:(id<MTLBuffer>)qBuffer K:(id<MTLBuffer>)kBuffer V:(id<MTLBuffer>)vBuffer
+                          O:(id<MTLBuffer>)oBuffer seqLength:(NSUInteger)seqLength headDim:(NSUInteger)headDim
+                      scale:(float)scale causal:(BOOL)causal error:(NSError **)error;
 
-/* --------------------------------------------------------------------------------- batches and heads without gaps ---- */
+/* ---------------------------------------------------------------------------- batches and heads without gaps ---- */
 
 /* FP32, FP16 and BF16 operands, each in its own precision; O is FP32. */
 - (double)runAttentionWithQ:(id<MTLBuffer>)qBuffer storage:(MFAStorage)qStorage K:(id<MTLBuffer>)kBuffer
@@ -102,15 +103,16 @@ MFAStorage MFAStorageQuantized(MFAPrecision precision, float scale, int32_t zero
                               causal:(BOOL)causal record:(MFAForwardRecord **)record error:(NSError **)error;
 
 /* dQ, and D = rowsum(dO * O) for the next call. gradO is stored as O was, gradQ as Q; all are FP32. */
-- (double)runBackwardQueryWithRecord:(MFAForwardRecord *)record gradO:(id<MTLBuffer>)gradO logsumexp:(id<MTLBuffer>)logsumexp
-                               gradQ:(id<MTLBuffer>)gradQ dValues:(id<MTLBuffer>)dValues error:(NSError **)error;
+- (double)runBackwardQueryWithRecord:(MFAForwardRecord *)record gradO:(id<MTLBuffer>)gradO
+                           logsumexp:(id<MTLBuffer>)logsumexp gradQ:(id<MTLBuffer>)gradQ dValues:(id<MTLBuffer>)dValues
+                               error:(NSError **)error;
 
 /* dK and dV, from the D of the call above. */
 - (double)runBackwardKeyValueWithRecord:(MFAForwardRecord *)record gradO:(id<MTLBuffer>)gradO
-                              logsumexp:(id<MTLBuffer>)logsumexp dValues:(id<MTLBuffer>)dValues gradK:(id<MTLBuffer>)gradK
-                                  gradV:(id<MTLBuffer>)gradV error:(NSError **)error;
+                              logsumexp:(id<MTLBuffer>)logsumexp dValues:(id<MTLBuffer>)dValues
+                                  gradK:(id<MTLBuffer>)gradK gradV:(id<MTLBuffer>)gradV error:(NSError **)error;
 
-/* ------------------------------------------------------------------------------------------------ the general calls ---- */
+/* ----------------------------------------------------------------------------------------- the general calls ---- */
 
 /* Everything that attention means here: views with strides, grouped heads, masks, any quantization. */
 - (double)runForward:(MFAForward *)forward error:(NSError **)error;

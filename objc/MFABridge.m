@@ -126,7 +126,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   [super dealloc];
 }
 
-/* ------------------------------------------------------------------------------------------------------- results ---- */
+/* --------------------------------------------------------------------------------------------------- results ---- */
 
 - (BOOL)succeeded:(int32_t)status error:(NSError **)error {
   if (status == MFA_SUCCESS) return YES;
@@ -160,7 +160,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   return YES;
 }
 
-/* ------------------------------------------------------------------------------------------------------- threads ---- */
+/* --------------------------------------------------------------------------------------------------- threads ---- */
 
 - (NSUInteger)threadCount {
   uint32_t threads = 0;
@@ -172,25 +172,28 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   return [self succeeded:mfa_set_num_threads(_context, count) error:error];
 }
 
-/* ------------------------------------------------------------------------------------------- tensors without gaps ---- */
+/* -------------------------------------------------------------------------------------- tensors without gaps ---- */
 
-- (double)runAttentionWithQ:(id<MTLBuffer>)qBuffer K:(id<MTLBuffer>)kBuffer V:(id<MTLBuffer>)vBuffer O:(id<MTLBuffer>)oBuffer
-                  seqLength:(NSUInteger)seqLength headDim:(NSUInteger)headDim scale:(float)scale causal:(BOOL)causal {
+- (double)runAttentionWithQ:(id<MTLBuffer>)qBuffer K:(id<MTLBuffer>)kBuffer V:(id<MTLBuffer>)vBuffer
+                          O:(id<MTLBuffer>)oBuffer seqLength:(NSUInteger)seqLength headDim:(NSUInteger)headDim
+                      scale:(float)scale causal:(BOOL)causal {
   return [self runAttentionWithQ:qBuffer K:kBuffer V:vBuffer O:oBuffer seqLength:seqLength headDim:headDim scale:scale
                           causal:causal error:NULL];
 }
 
-- (double)runAttentionWithQ:(id<MTLBuffer>)qBuffer K:(id<MTLBuffer>)kBuffer V:(id<MTLBuffer>)vBuffer O:(id<MTLBuffer>)oBuffer
-                  seqLength:(NSUInteger)seqLength headDim:(NSUInteger)headDim scale:(float)scale causal:(BOOL)causal
-                      error:(NSError **)error {
+- (double)runAttentionWithQ:(id<MTLBuffer>)qBuffer K:(id<MTLBuffer>)kBuffer V:(id<MTLBuffer>)vBuffer
+                          O:(id<MTLBuffer>)oBuffer seqLength:(NSUInteger)seqLength headDim:(NSUInteger)headDim
+                      scale:(float)scale causal:(BOOL)causal error:(NSError **)error {
   const MFAStorage plain = MFAStorageMake(MFAPrecisionFP32);
-  return [self runAttentionWithQ:qBuffer storage:plain K:kBuffer storage:plain V:vBuffer storage:plain O:oBuffer transposed:NO
-                      dimensions:MFADimensionsMake(1, 1, seqLength, seqLength, headDim) scale:scale causal:causal error:error];
+  return [self runAttentionWithQ:qBuffer storage:plain K:kBuffer storage:plain V:vBuffer storage:plain O:oBuffer
+                      transposed:NO dimensions:MFADimensionsMake(1, 1, seqLength, seqLength, headDim) scale:scale
+                          causal:causal error:error];
 }
 
 - (double)runAttentionWithQ:(id<MTLBuffer>)qBuffer storage:(MFAStorage)q K:(id<MTLBuffer>)kBuffer storage:(MFAStorage)k
-                          V:(id<MTLBuffer>)vBuffer storage:(MFAStorage)v O:(id<MTLBuffer>)oBuffer transposed:(BOOL)oTransposed
-                 dimensions:(MFADimensions)d scale:(float)scale causal:(BOOL)causal error:(NSError **)error {
+                          V:(id<MTLBuffer>)vBuffer storage:(MFAStorage)v O:(id<MTLBuffer>)oBuffer
+                 transposed:(BOOL)oTransposed dimensions:(MFADimensions)d scale:(float)scale causal:(BOOL)causal
+                      error:(NSError **)error {
   if (![self fits:d error:error]) return NAN;
   double seconds = NAN;
   MFACall *call = [self newCall];
@@ -200,8 +203,9 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
     int32_t status = [call status];
     if (status == MFA_SUCCESS)
       status = mfa_attention_forward(_context, query, key, value, output, (uint32_t)d.batch, (uint32_t)d.seqLengthQ,
-                                     (uint32_t)d.seqLengthKV, (uint32_t)d.heads, (uint16_t)d.headDim, scale, causal, q.precision,
-                                     k.precision, v.precision, q.transposed, k.transposed, v.transposed, oTransposed);
+                                     (uint32_t)d.seqLengthKV, (uint32_t)d.heads, (uint16_t)d.headDim, scale, causal,
+                                     q.precision, k.precision, v.precision, q.transposed, k.transposed, v.transposed,
+                                     oTransposed);
     seconds = [self secondsAfter:status error:error];
   }
   [call release];
@@ -209,28 +213,30 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
 }
 
 - (double)runQuantizedAttentionWithQ:(id<MTLBuffer>)qBuffer storage:(MFAStorage)q K:(id<MTLBuffer>)kBuffer
-                             storage:(MFAStorage)k V:(id<MTLBuffer>)vBuffer storage:(MFAStorage)v O:(id<MTLBuffer>)oBuffer
-                          transposed:(BOOL)oTransposed logsumexp:(id<MTLBuffer>)logsumexp dimensions:(MFADimensions)d
-                               scale:(float)scale causal:(BOOL)causal record:(MFAForwardRecord **)record
-                               error:(NSError **)error {
+                             storage:(MFAStorage)k V:(id<MTLBuffer>)vBuffer storage:(MFAStorage)v
+                                   O:(id<MTLBuffer>)oBuffer transposed:(BOOL)oTransposed
+                           logsumexp:(id<MTLBuffer>)logsumexp dimensions:(MFADimensions)d scale:(float)scale
+                              causal:(BOOL)causal record:(MFAForwardRecord **)record error:(NSError **)error {
   if (record != NULL) *record = nil;
   if (![self fits:d error:error]) return NAN;
   double seconds = NAN;
   MFACall *call = [self newCall];
-  MFAHandle *query = [call keptHandleOf:qBuffer], *key = [call keptHandleOf:kBuffer], *value = [call keptHandleOf:vBuffer];
+  MFAHandle *query = [call keptHandleOf:qBuffer], *key = [call keptHandleOf:kBuffer];
+  MFAHandle *value = [call keptHandleOf:vBuffer];
   void *output = [call handleOf:oBuffer], *statistics = [call handleOf:logsumexp];
   @synchronized(self) {
     int32_t status = [call status];
     if (status == MFA_SUCCESS)
       status = mfa_attention_forward_quantized(
           _context, [query handle], [key handle], [value handle], output, statistics, (uint32_t)d.batch,
-          (uint32_t)d.seqLengthQ, (uint32_t)d.seqLengthKV, (uint32_t)d.heads, (uint16_t)d.headDim, scale, causal, q.precision,
-          k.precision, v.precision, q.scale, q.zeroPoint, k.scale, k.zeroPoint, v.scale, v.zeroPoint, q.transposed,
-          k.transposed, v.transposed, oTransposed);
+          (uint32_t)d.seqLengthQ, (uint32_t)d.seqLengthKV, (uint32_t)d.heads, (uint16_t)d.headDim, scale, causal,
+          q.precision, k.precision, v.precision, q.scale, q.zeroPoint, k.scale, k.zeroPoint, v.scale, v.zeroPoint,
+          q.transposed, k.transposed, v.transposed, oTransposed);
     seconds = [self secondsAfter:status error:error];
     if (status == MFA_SUCCESS && record != NULL) {
       const MFAStorage storage[3] = {q, k, v};
-      *record = [MFAForwardRecord recordOf:[NSArray arrayWithObjects:query, key, value, nil] storage:storage dimensions:d];
+      NSArray *operands = [NSArray arrayWithObjects:query, key, value, nil];
+      *record = [MFAForwardRecord recordOf:operands storage:storage dimensions:d];
     }
   }
   [call release];
@@ -238,7 +244,8 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
 }
 
 /* The operands of a forward call; NO without a record. */
-- (BOOL)open:(MFAForwardRecord *)record query:(void **)query key:(void **)key value:(void **)value error:(NSError **)error {
+- (BOOL)open:(MFAForwardRecord *)record query:(void **)query key:(void **)key value:(void **)value
+       error:(NSError **)error {
   if (record == nil) {
     set_error(error, MFA_ERROR_INVALID_ARGUMENT,
               @"record is nil; expected that of a call of runQuantizedAttentionWithQ: on the same operands, "
@@ -251,8 +258,9 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   return YES;
 }
 
-- (double)runBackwardQueryWithRecord:(MFAForwardRecord *)record gradO:(id<MTLBuffer>)gradO logsumexp:(id<MTLBuffer>)logsumexp
-                               gradQ:(id<MTLBuffer>)gradQ dValues:(id<MTLBuffer>)dValues error:(NSError **)error {
+- (double)runBackwardQueryWithRecord:(MFAForwardRecord *)record gradO:(id<MTLBuffer>)gradO
+                           logsumexp:(id<MTLBuffer>)logsumexp gradQ:(id<MTLBuffer>)gradQ dValues:(id<MTLBuffer>)dValues
+                               error:(NSError **)error {
   void *query = NULL, *key = NULL, *value = NULL;
   if (![self open:record query:&query key:&key value:&value error:error]) return NAN;
   const MFADimensions d = [record dimensions];
@@ -264,9 +272,10 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   @synchronized(self) {
     int32_t status = [call status];
     if (status == MFA_SUCCESS)
-      status = mfa_attention_backward_query_quantized(_context, query, key, value, output_gradient, statistics, query_gradient,
-                                                      sums, (uint32_t)d.batch, (uint32_t)d.seqLengthQ, (uint32_t)d.seqLengthKV,
-                                                      (uint32_t)d.heads, (uint16_t)d.headDim, q.scale, q.zeroPoint);
+      status = mfa_attention_backward_query_quantized(
+          _context, query, key, value, output_gradient, statistics, query_gradient, sums, (uint32_t)d.batch,
+          (uint32_t)d.seqLengthQ, (uint32_t)d.seqLengthKV, (uint32_t)d.heads, (uint16_t)d.headDim, q.scale,
+          q.zeroPoint);
     seconds = [self secondsAfter:status error:error];
   }
   [call release];
@@ -274,30 +283,31 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
 }
 
 - (double)runBackwardKeyValueWithRecord:(MFAForwardRecord *)record gradO:(id<MTLBuffer>)gradO
-                              logsumexp:(id<MTLBuffer>)logsumexp dValues:(id<MTLBuffer>)dValues gradK:(id<MTLBuffer>)gradK
-                                  gradV:(id<MTLBuffer>)gradV error:(NSError **)error {
+                              logsumexp:(id<MTLBuffer>)logsumexp dValues:(id<MTLBuffer>)dValues
+                                  gradK:(id<MTLBuffer>)gradK gradV:(id<MTLBuffer>)gradV error:(NSError **)error {
   void *query = NULL, *key = NULL, *value = NULL;
   if (![self open:record query:&query key:&key value:&value error:error]) return NAN;
   const MFADimensions d = [record dimensions];
   const MFAStorage q = [record storage:0], k = [record storage:1], v = [record storage:2];
   double seconds = NAN;
   MFACall *call = [self newCall];
-  void *output_gradient = [call handleOf:gradO], *statistics = [call handleOf:logsumexp], *sums = [call handleOf:dValues];
+  void *output_gradient = [call handleOf:gradO], *statistics = [call handleOf:logsumexp];
+  void *sums = [call handleOf:dValues];
   void *key_gradient = [call handleOf:gradK], *value_gradient = [call handleOf:gradV];
   @synchronized(self) {
     int32_t status = [call status];
     if (status == MFA_SUCCESS)
       status = mfa_attention_backward_kv_quantized(
-          _context, query, key, value, output_gradient, statistics, sums, key_gradient, value_gradient, (uint32_t)d.batch,
-          (uint32_t)d.seqLengthQ, (uint32_t)d.seqLengthKV, (uint32_t)d.heads, (uint16_t)d.headDim, q.scale, q.zeroPoint,
-          k.scale, k.zeroPoint, v.scale, v.zeroPoint);
+          _context, query, key, value, output_gradient, statistics, sums, key_gradient, value_gradient,
+          (uint32_t)d.batch, (uint32_t)d.seqLengthQ, (uint32_t)d.seqLengthKV, (uint32_t)d.heads, (uint16_t)d.headDim,
+          q.scale, q.zeroPoint, k.scale, k.zeroPoint, v.scale, v.zeroPoint);
     seconds = [self secondsAfter:status error:error];
   }
   [call release];
   return seconds;
 }
 
-/* --------------------------------------------------------------------------------------------- the general calls ---- */
+/* ----------------------------------------------------------------------------------------- the general calls ---- */
 
 - (double)runForward:(MFAForward *)forward error:(NSError **)error {
   double seconds = NAN;
@@ -348,9 +358,9 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   const uint64_t bytes = total / 8 + (total % 8 != 0);
   fits = fits && bytes <= NSUIntegerMax;
   /* Metal has no buffers of 0 bytes. */
+  const NSUInteger length = bytes > 0 ? (NSUInteger)bytes : 1;
   id<MTLBuffer> buffer =
-      fits ? [[_device newBufferWithLength:bytes > 0 ? (NSUInteger)bytes : 1 options:MTLResourceStorageModeShared] autorelease]
-           : nil;
+      fits ? [[_device newBufferWithLength:length options:MTLResourceStorageModeShared] autorelease] : nil;
   if (buffer == nil)
     set_error(error, MFA_ERROR_BUFFER_ALLOCATION,
               [NSString stringWithFormat:@"the device has no buffer for a tensor of %llu bytes",
@@ -367,7 +377,8 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   const uint64_t per_block = blocks && blockRows > 0 ? blockRows : 1;
   const uint64_t rows = shape.rows / per_block + (shape.rows % per_block != 0);
   const uint64_t data_sizes[] = {shape.batch, shape.heads, shape.rows, shape.columns};
-  const uint64_t scale_sizes[] = {shape.batch, shape.heads, rows, granularity == MFAGranularityChannel ? shape.columns : 1};
+  const uint64_t columns = granularity == MFAGranularityChannel ? shape.columns : 1;
+  const uint64_t scale_sizes[] = {shape.batch, shape.heads, rows, columns};
   const int scale_dimensions = granularity == MFAGranularityTensor ? 0 : 4;
 
   id<MTLBuffer> data = [self bufferFor:data_sizes count:4 bits:precision == MFAPrecisionINT4 ? 4 : 8 error:error];
@@ -392,7 +403,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   return seconds;
 }
 
-/* ------------------------------------------------------------------------------------------------- plans and memory ---- */
+/* ------------------------------------------------------------------------------------------ plans and memory ---- */
 
 /* One of the two is not NULL. */
 - (NSString *)explain:(const mfa_forward_desc *)forward or:(const mfa_backward_desc *)backward status:(int32_t)status

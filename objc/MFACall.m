@@ -11,7 +11,8 @@
 #if defined(__APPLE__)
   *status = mfa_buffer_from_mtl(context, (void *)buffer, &_handle);
   /* A driver that is not Metal's works on the bytes, which Apple silicon shares with the processor. */
-  if (*status == MFA_ERROR_UNSUPPORTED) *status = mfa_buffer_from_ptr(context, [buffer contents], [buffer length], &_handle);
+  if (*status == MFA_ERROR_UNSUPPORTED)
+    *status = mfa_buffer_from_ptr(context, [buffer contents], [buffer length], &_handle);
 #else
   *status = mfa_buffer_from_ptr(context, [buffer contents], [buffer length], &_handle);
 #endif

@@ -37,8 +37,8 @@ int main(int argc, char **argv) {
   /* Two products of `columns` terms for each pair of a row and a key that it sees. */
   const double operations = 2.0 * (double)columns * (double)rows * ((double)rows + 1.0);
   printf("%s: one head of %lu x %lu, causal: %.3f ms at best of %lu runs (%.1f GFLOP/s), relative RMSE %.1e\n",
-         [[bridge deviceName] UTF8String], (unsigned long)rows, (unsigned long)columns, 1e3 * fastest, (unsigned long)runs,
-         operations / fastest * 1e-9, relative);
+         [[bridge deviceName] UTF8String], (unsigned long)rows, (unsigned long)columns, 1e3 * fastest,
+         (unsigned long)runs, operations / fastest * 1e-9, relative);
 
   [q release];
   [k release];

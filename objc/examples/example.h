@@ -38,8 +38,8 @@ static id<MTLBuffer> random_floats(id<MTLDevice> device, NSUInteger count, uint3
 
 /* Adds the squares of the differences from attention of one head in double precision, and of the latter:
  * O = softmax(scale * Q K^T) V, row by row. */
-static void compare(const float *q, const float *k, const float *v, const float *o, NSUInteger rows_q, NSUInteger rows_k,
-                    NSUInteger columns, double scale, BOOL causal, double *error, double *power) {
+static void compare(const float *q, const float *k, const float *v, const float *o, NSUInteger rows_q,
+                    NSUInteger rows_k, NSUInteger columns, double scale, BOOL causal, double *error, double *power) {
   double *scores = malloc(rows_k * sizeof *scores);
   if (scores == NULL) {
     fprintf(stderr, "no memory for the scores of a row\n");

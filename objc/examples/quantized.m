@@ -55,7 +55,8 @@ int main(void) {
               (float *)[o contents] + own, ROWS, KEY_ROWS, COLUMNS, scale, NO, &squares, &power);
     }
     const double relative = sqrt(squares / power);
-    printf("%s keys and values: %.2fx the bytes of FP32; relative RMSE of keys %.4f, values %.4f, output %.4f; %.3f ms\n",
+    printf("%s keys and values: %.2fx the bytes of FP32; "
+           "relative RMSE of keys %.4f, values %.4f, output %.4f; %.3f ms\n",
            kinds[i].name, (double)(bytes(forward.key) + bytes(forward.value)) / (double)([k length] + [v length]),
            of_keys.relative_rmse, of_values.relative_rmse, relative, 1e3 * seconds);
     if (!(relative < kinds[i].bound)) failures++;

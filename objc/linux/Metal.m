@@ -88,7 +88,8 @@
   return length == 0 ? nil : [[MFALinuxBuffer alloc] initWithDevice:self context:_context length:length];
 }
 
-- (id<MTLBuffer>)newBufferWithBytes:(const void *)pointer length:(NSUInteger)length options:(MTLResourceOptions)options {
+- (id<MTLBuffer>)newBufferWithBytes:(const void *)pointer length:(NSUInteger)length
+                            options:(MTLResourceOptions)options {
   id<MTLBuffer> buffer = pointer == NULL ? nil : [self newBufferWithLength:length options:options];
   if (buffer != nil) memcpy([buffer contents], pointer, length);
   return buffer;

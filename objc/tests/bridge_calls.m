@@ -69,8 +69,8 @@ static void transposed(void) {
   MFAStorage plain = MFAStorageMake(MFAPrecisionFP32), across = plain;
   across.transposed = YES;
   const double seconds = [bridge runAttentionWithQ:t.q storage:across K:h.k storage:plain V:h.v storage:plain O:t.o
-                                        transposed:NO dimensions:MFADimensionsMake(1, 1, ROWS, ROWS, COLUMNS) scale:0.25f
-                                            causal:NO error:&error];
+                                        transposed:NO dimensions:MFADimensionsMake(1, 1, ROWS, ROWS, COLUMNS)
+                                             scale:0.25f causal:NO error:&error];
   CHECK_RAN(seconds, error);
   const head mixed = {h.q, h.k, h.v, t.o};
   const double worst = difference(mixed, 0.25, NO);
@@ -83,7 +83,8 @@ static void quantization(void) {
     MFAGranularity granularity;
     NSUInteger block_rows;
   } kind;
-  const kind kinds[] = {{MFAGranularityTensor, 0}, {MFAGranularityRow, 0}, {MFAGranularityBlock, 8}, {MFAGranularityChannel, 16}};
+  const kind kinds[] = {
+      {MFAGranularityTensor, 0}, {MFAGranularityRow, 0}, {MFAGranularityBlock, 8}, {MFAGranularityChannel, 16}};
   const MFAPrecision precisions[] = {MFAPrecisionINT8, MFAPrecisionINT4};
   MFATensor *source = matrix(numbers(COUNT, 9));
   for (int i = 0; i < 8; i++) {
@@ -98,8 +99,8 @@ static void quantization(void) {
     MFATensor *back = matrix(zeros(COUNT * sizeof(float)));
     CHECK_RAN([bridge dequantize:rounded into:back error:&error], error);
     double worst = 0.0;
-    for (int j = 0; j < COUNT; j++)
-      worst = fmax(worst, fabs((double)((float *)[back.buffer contents])[j] - (double)((float *)[source.buffer contents])[j]));
+    const float *found = [back.buffer contents], *given = [source.buffer contents];
+    for (int j = 0; j < COUNT; j++) worst = fmax(worst, fabs((double)found[j] - (double)given[j]));
     /* The numbers are within 1, so no scale is above 1 / largest. */
     CHECK(worst <= 0.5001 / largest, @"granularity %d: an error of %g", k.granularity, worst);
     CHECK(worst > 0.0 && fabs(worst - report.max_abs) <= 1e-6, @"granularity %d: found an error of %g, reported %g",

@@ -14,7 +14,8 @@
 @end
 
 static double run(head h, NSUInteger rows, NSUInteger columns, float scale, NSError **error) {
-  return [bridge runAttentionWithQ:h.q K:h.k V:h.v O:h.o seqLength:rows headDim:columns scale:scale causal:NO error:error];
+  return [bridge runAttentionWithQ:h.q K:h.k V:h.v O:h.o seqLength:rows headDim:columns scale:scale causal:NO
+                             error:error];
 }
 
 static double run_stored(head h, MFAStorage storage, MFADimensions dimensions, NSError **error) {
@@ -124,7 +125,8 @@ static void nil_objects(void) {
   CHECK_REFUSED(seconds, error, MFA_ERROR_INVALID_ARGUMENT, @"source");
   seconds = [bridge dequantize:nil into:nil error:&error];
   CHECK_REFUSED(seconds, error, MFA_ERROR_INVALID_ARGUMENT, @"source");
-  CHECK([bridge explainForward:nil error:&error] == nil && error.code == MFA_ERROR_INVALID_ARGUMENT, @"explained nothing");
+  CHECK([bridge explainForward:nil error:&error] == nil && error.code == MFA_ERROR_INVALID_ARGUMENT,
+        @"explained nothing");
   CHECK([bridge explainBackward:nil error:NULL] == nil, @"explained nothing");
   CHECK(![bridge getWorkspaceSize:&size ofForward:nil error:&error], @"the size of nothing");
   CHECK(![bridge getWorkspaceSize:&size ofBackward:nil error:&error], @"the size of nothing");
@@ -144,28 +146,28 @@ static void nil_objects(void) {
 
 static void quantizing(void) {
   NSError *error = nil;
-  CHECK([bridge tensorByQuantizing:nil precision:MFAPrecisionINT8 granularity:MFAGranularityTensor blockRows:0 report:NULL
-                             error:&error] == nil &&
+  CHECK([bridge tensorByQuantizing:nil precision:MFAPrecisionINT8 granularity:MFAGranularityTensor blockRows:0
+                            report:NULL error:&error] == nil &&
             error.code == MFA_ERROR_INVALID_ARGUMENT,
         @"quantized nothing: %@", error);
   MFATensor *source = matrix(numbers(COUNT, 4));
-  CHECK([bridge tensorByQuantizing:source precision:MFAPrecisionFP16 granularity:MFAGranularityTensor blockRows:0 report:NULL
-                             error:&error] == nil,
+  CHECK([bridge tensorByQuantizing:source precision:MFAPrecisionFP16 granularity:MFAGranularityTensor blockRows:0
+                            report:NULL error:&error] == nil,
         @"quantized to FP16");
-  CHECK([bridge tensorByQuantizing:source precision:MFAPrecisionINT8 granularity:MFAGranularityBlock blockRows:0 report:NULL
-                             error:&error] == nil,
+  CHECK([bridge tensorByQuantizing:source precision:MFAPrecisionINT8 granularity:MFAGranularityBlock blockRows:0
+                            report:NULL error:&error] == nil,
         @"quantized to blocks of no rows");
-  CHECK([bridge tensorByQuantizing:source precision:MFAPrecisionINT8 granularity:(MFAGranularity)9 blockRows:0 report:NULL
-                             error:NULL] == nil,
+  CHECK([bridge tensorByQuantizing:source precision:MFAPrecisionINT8 granularity:(MFAGranularity)9 blockRows:0
+                            report:NULL error:NULL] == nil,
         @"quantized to an unknown granularity");
   ((float *)[source.buffer contents])[5] = NAN;
-  CHECK([bridge tensorByQuantizing:source precision:MFAPrecisionINT8 granularity:MFAGranularityRow blockRows:0 report:NULL
-                             error:&error] == nil &&
+  CHECK([bridge tensorByQuantizing:source precision:MFAPrecisionINT8 granularity:MFAGranularityRow blockRows:0
+                            report:NULL error:&error] == nil &&
             error.code == MFA_ERROR_INVALID_ARGUMENT,
         @"quantized NaN");
   source.shape = MFAShapeMake(UINT64_MAX, 2, 3, 4);
-  CHECK([bridge tensorByQuantizing:source precision:MFAPrecisionINT8 granularity:MFAGranularityTensor blockRows:0 report:NULL
-                             error:&error] == nil &&
+  CHECK([bridge tensorByQuantizing:source precision:MFAPrecisionINT8 granularity:MFAGranularityTensor blockRows:0
+                            report:NULL error:&error] == nil &&
             error.code == MFA_ERROR_BUFFER_ALLOCATION,
         @"quantized more than there is memory for: %@", error);
 }

@@ -6,8 +6,8 @@ static void calls_hold_nothing(void) {
   const NSUInteger before = [h.q retainCount];
   for (int i = 0; i < 100; i++)
     [bridge runAttentionWithQ:h.q K:h.k V:h.v O:h.o seqLength:ROWS headDim:COLUMNS scale:1.0f causal:NO];
-  CHECK([h.q retainCount] == before, @"query is held %lu times after 100 calls, %lu before", (unsigned long)[h.q retainCount],
-        (unsigned long)before);
+  CHECK([h.q retainCount] == before, @"query is held %lu times after 100 calls, %lu before",
+        (unsigned long)[h.q retainCount], (unsigned long)before);
   for (int i = 0; i < 100; i++)
     [bridge runAttentionWithQ:h.q K:nil V:h.v O:h.o seqLength:ROWS headDim:COLUMNS scale:1.0f causal:NO];
   CHECK([h.q retainCount] == before, @"query is held %lu times after 100 refusals, %lu before",
@@ -21,7 +21,8 @@ static void owners(void) {
   MFABridge *on_it = [[MFABridge alloc] initWithDevice:own];
   id<MTLBuffer> buffer = [own newBufferWithLength:64 options:MTLResourceStorageModeShared];
   [own release];
-  CHECK([[buffer device] name] != nil && [buffer length] == 64 && [buffer contents] != NULL, @"the buffer has lost its device");
+  CHECK([[buffer device] name] != nil && [buffer length] == 64 && [buffer contents] != NULL,
+        @"the buffer has lost its device");
   const double seconds = [on_it runAttentionWithQ:buffer K:buffer V:buffer O:zeros(64) seqLength:4 headDim:4 scale:1.0f
                                            causal:NO];
   CHECK_RAN(seconds, (NSError *)nil);
@@ -76,7 +77,8 @@ static void several_threads(void) {
   }
   [finished lockWhenCondition:THREADS];
   [finished unlock];
-  for (int i = 0; i < THREADS; i++) CHECK(workers[i]->wrong == 0, @"thread %d had %d wrong results", i, workers[i]->wrong);
+  for (int i = 0; i < THREADS; i++)
+    CHECK(workers[i]->wrong == 0, @"thread %d had %d wrong results", i, workers[i]->wrong);
 }
 
 void test_lifetimes(void) {

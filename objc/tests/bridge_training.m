@@ -42,12 +42,13 @@ static double backward(step s, MFAForwardRecord *record, NSError **error) {
   const double query = [bridge runBackwardQueryWithRecord:record gradO:s.grad_o logsumexp:s.logsumexp gradQ:s.grad_q
                                                   dValues:s.d_values error:error];
   if (isnan(query)) return query;
-  return [bridge runBackwardKeyValueWithRecord:record gradO:s.grad_o logsumexp:s.logsumexp dValues:s.d_values gradK:s.grad_k
-                                         gradV:s.grad_v error:error];
+  return [bridge runBackwardKeyValueWithRecord:record gradO:s.grad_o logsumexp:s.logsumexp dValues:s.d_values
+                                         gradK:s.grad_k gradV:s.grad_v error:error];
 }
 
 static MFATensor *stored(id<MTLBuffer> buffer) {
-  MFATensor *tensor = [MFATensor tensorWithBuffer:buffer precision:MFAPrecisionINT8 shape:MFAShapeMake(1, 1, ROWS, COLUMNS)];
+  MFATensor *tensor =
+      [MFATensor tensorWithBuffer:buffer precision:MFAPrecisionINT8 shape:MFAShapeMake(1, 1, ROWS, COLUMNS)];
   tensor.quantization = [MFAQuantization quantizationWithScale:0.02f zeroPoint:1];
   return tensor;
 }
@@ -73,7 +74,8 @@ static void same_as_the_general_call(void) {
   general.key = stored(s.k);
   general.value = stored(s.v);
   general.gradOutput = matrix(s.grad_o);
-  general.logsumexp = [MFATensor tensorWithBuffer:s.logsumexp precision:MFAPrecisionFP32 shape:MFAShapeMake(1, 1, ROWS, 1)];
+  general.logsumexp =
+      [MFATensor tensorWithBuffer:s.logsumexp precision:MFAPrecisionFP32 shape:MFAShapeMake(1, 1, ROWS, 1)];
   general.gradQuery = matrix(zeros(COUNT * sizeof(float)));
   general.gradKey = matrix(zeros(COUNT * sizeof(float)));
   general.gradValue = matrix(zeros(COUNT * sizeof(float)));
@@ -84,9 +86,11 @@ static void same_as_the_general_call(void) {
   CHECK([bridge explainBackward:general error:&error] != nil, @"no plan: %@", error);
   uint64_t bytes = 0;
   CHECK([bridge getWorkspaceSize:&bytes ofBackward:general error:&error], @"no size: %@", error);
-  CHECK(apart(s.grad_q, general.gradQuery.buffer) < 1e-5, @"dQ differs by %g", apart(s.grad_q, general.gradQuery.buffer));
+  CHECK(apart(s.grad_q, general.gradQuery.buffer) < 1e-5, @"dQ differs by %g",
+        apart(s.grad_q, general.gradQuery.buffer));
   CHECK(apart(s.grad_k, general.gradKey.buffer) < 1e-5, @"dK differs by %g", apart(s.grad_k, general.gradKey.buffer));
-  CHECK(apart(s.grad_v, general.gradValue.buffer) < 1e-5, @"dV differs by %g", apart(s.grad_v, general.gradValue.buffer));
+  CHECK(apart(s.grad_v, general.gradValue.buffer) < 1e-5, @"dV differs by %g",
+        apart(s.grad_v, general.gradValue.buffer));
   CHECK(apart(s.grad_q, zeros([s.grad_q length])) > 1e-3, @"dQ is nothing");
 }
 
@@ -100,7 +104,8 @@ static void without_a_record(void) {
   seconds = forward(s, &record, &error);
   CHECK_REFUSED(seconds, error, MFA_ERROR_INVALID_ARGUMENT, @"output");
   CHECK(record == nil, @"a record of a call that failed");
-  seconds = [bridge runBackwardKeyValueWithRecord:nil gradO:nil logsumexp:nil dValues:nil gradK:nil gradV:nil error:NULL];
+  seconds =
+      [bridge runBackwardKeyValueWithRecord:nil gradO:nil logsumexp:nil dValues:nil gradK:nil gradV:nil error:NULL];
   CHECK(isnan(seconds), @"ran without anything");
 }
 

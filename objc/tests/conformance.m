@@ -33,7 +33,8 @@ static void create(live_case *live) {
   for (int i = 0; i < live->c->buffer_count; i++) {
     const vector_buffer *buffer = &live->c->buffers[i];
     /* Metal has no empty buffers. */
-    id<MTLBuffer> made = [metal newBufferWithLength:buffer->size > 0 ? buffer->size : 1 options:MTLResourceStorageModeShared];
+    id<MTLBuffer> made =
+        [metal newBufferWithLength:buffer->size > 0 ? buffer->size : 1 options:MTLResourceStorageModeShared];
     if (made == nil) {
       fprintf(stderr, "%s: no buffer of %llu bytes\n", live->c->name, (unsigned long long)buffer->size);
       exit(2);
@@ -206,9 +207,9 @@ static int32_t call_plain(live_case *live) {
   NSAutoreleasePool *pool = [[NSAutoreleasePool alloc] init];
   const parts p = take_apart(live);
   NSError *error = nil;
-  const double seconds = [bridge runAttentionWithQ:p.q storage:p.q_storage K:p.k storage:p.k_storage V:p.v storage:p.v_storage
-                                                 O:p.o transposed:p.o_transposed dimensions:p.dimensions scale:p.scale
-                                            causal:p.causal error:&error];
+  const double seconds =
+      [bridge runAttentionWithQ:p.q storage:p.q_storage K:p.k storage:p.k_storage V:p.v storage:p.v_storage O:p.o
+                     transposed:p.o_transposed dimensions:p.dimensions scale:p.scale causal:p.causal error:&error];
   return finish(pool, seconds, error);
 }
 
@@ -217,9 +218,9 @@ static int32_t call_training_forward(live_case *live) {
   const parts p = take_apart(live);
   NSError *error = nil;
   const double seconds =
-      [bridge runQuantizedAttentionWithQ:p.q storage:p.q_storage K:p.k storage:p.k_storage V:p.v storage:p.v_storage O:p.o
-                              transposed:p.o_transposed logsumexp:whole(live, "logsumexp") dimensions:p.dimensions
-                                   scale:p.scale causal:p.causal record:&record error:&error];
+      [bridge runQuantizedAttentionWithQ:p.q storage:p.q_storage K:p.k storage:p.k_storage V:p.v storage:p.v_storage
+                                       O:p.o transposed:p.o_transposed logsumexp:whole(live, "logsumexp")
+                              dimensions:p.dimensions scale:p.scale causal:p.causal record:&record error:&error];
   [record retain];
   return finish(pool, seconds, error);
 }
@@ -229,11 +230,12 @@ static int32_t call_training_backward(live_case *live) {
   NSError *error = nil;
   id<MTLBuffer> grad_o = whole(live, "grad_output"), logsumexp = whole(live, "given_logsumexp");
   id<MTLBuffer> d_values = whole(live, "d_values");
-  double seconds = [bridge runBackwardQueryWithRecord:record gradO:grad_o logsumexp:logsumexp gradQ:whole(live, "grad_query")
-                                              dValues:d_values error:&error];
+  double seconds = [bridge runBackwardQueryWithRecord:record gradO:grad_o logsumexp:logsumexp
+                                                gradQ:whole(live, "grad_query") dValues:d_values error:&error];
   if (!isnan(seconds))
     seconds = [bridge runBackwardKeyValueWithRecord:record gradO:grad_o logsumexp:logsumexp dValues:d_values
-                                              gradK:whole(live, "grad_key") gradV:whole(live, "grad_value") error:&error];
+                                              gradK:whole(live, "grad_key") gradV:whole(live, "grad_value")
+                                              error:&error];
   return finish(pool, seconds, error);
 }
 

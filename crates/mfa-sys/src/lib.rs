@@ -3,7 +3,7 @@
 //! - Types and constants, as the header declares them.
 //! - [`Api`]: a driver's functions as a table. A *driver* is a library that exports exactly the functions of the header;
 //!   the crate links to none, so it builds without C compiler and libclang.
-//! - [`Driver`]: a table together with where it came from, linked into the program or loaded from a library.
+//! - [`Driver`]: a table and its origin, linked into the program or loaded from a library.
 //!   [`Drivers::find`] collects them in order of preference.
 //!
 //! The crate `mfa` is the safe interface. The header itself is [`HEADER`], and build scripts of dependents find its folder

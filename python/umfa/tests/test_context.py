@@ -44,7 +44,7 @@ def test_a_context_closes_with_its_block(normal: Draw) -> None:
 
 def test_contexts_of_every_name() -> None:
     device = umfa.devices()[0]
-    for name in ("auto", device.kind, device.name, device.index, np.int64(0)):
+    for name in ("auto", device.backend, device.name, device.index, np.int64(0)):
         with umfa.MFAContext(name) as context:
             assert context.device == device.name
     for name in ("tpu", 99, -1, 1.5, True, None, b"cpu"):
@@ -277,7 +277,19 @@ def test_what_is_installed() -> None:
     assert str(version) == ".".join(map(str, version))
     assert umfa.__version__.count(".") == 2
     assert isinstance(umfa.is_metal_available(), bool)
-    assert umfa.is_metal_available() == any(d.kind == "metal" for d in umfa.devices())
+    assert umfa.is_metal_available() == any(d.backend == "metal" for d in umfa.devices())
+
+
+def test_devices_are_described() -> None:
+    devices = umfa.devices()
+    assert [d.index for d in devices] == list(range(len(devices)))
+    for device in devices:
+        assert device.name and device.backend and device.driver
+        assert device.kind in ("cpu", "gpu", "accelerator")
+        assert isinstance(device.vendor, str)
+    # The engine that is compiled in is always there, and last.
+    assert (devices[-1].backend, devices[-1].kind) == ("cpu", "cpu")
+    assert devices[-1].driver == "linked"
 
 
 def test_a_buffer_holds_the_memory_that_was_exported(context: umfa.MFAContext) -> None:

@@ -1,4 +1,4 @@
-//! Comments of the header, as bindgen hands them over: `#[doc = "..."]` attributes.
+//! Comments of the header, which bindgen turns into `#[doc = "..."]` attributes.
 
 use syn::{Attribute, Expr, ExprLit, Lit, Meta};
 

@@ -1,4 +1,4 @@
-//! Makes what other languages know of `mfa.h`.
+//! Generates the declarations of `mfa.h` in other languages.
 //!
 //! ```text
 //! mfa-codegen            write the generated files

@@ -1,4 +1,4 @@
-//! Writing generated files, or telling how they differ from what is there.
+//! Writes generated files, or shows how they differ from those in the repository.
 
 use std::path::Path;
 

@@ -138,12 +138,12 @@ fn symbol(function: &Function) -> Literal {
     Literal::c_string(&CString::new(name.to_string()).unwrap_or_default())
 }
 
-/// A file of items below a banner, as the workspace's rustfmt lays it out.
+/// A file of items below a banner, formatted by the workspace's rustfmt.
 fn file(root: &Path, banner: &str, items: Vec<Item>) -> Result<String> {
     let mut text = banner.to_owned();
     let mut group = None;
     for item in items {
-        // Constants and aliases stand in blocks; everything else stands alone.
+        // Constants and aliases form blocks; an empty line precedes every other item.
         let kind = matches!(item, Item::Const(_) | Item::Type(_)).then_some(discriminant(&item));
         if kind.is_none() || kind != group {
             text.push('\n');

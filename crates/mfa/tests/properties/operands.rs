@@ -167,6 +167,7 @@ fn take_apart(
         Granularity::RowGroups { columns } => [b, h, r, c / columns as usize],
         Granularity::Block { rows } => [b, h, r / rows as usize, 0],
         Granularity::Channel { rows } => [b, h, r / rows as usize, c],
+        other => unreachable!("no property draws {other:?}"),
     };
     let bytes = parts.data.bytes();
     let integer = |n: usize| {

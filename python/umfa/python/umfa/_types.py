@@ -22,14 +22,14 @@ class Device:
     """A device that umfa can use."""
 
     index: int
-    """Its place in `umfa.devices()`."""
+    """Its index in `umfa.devices()`."""
     name: str
     kind: str
     """ "cpu", "gpu", "accelerator" or "other"."""
     vendor: str
-    """Its maker; "" if the driver does not know it."""
+    """Its vendor; "" if the driver does not know it."""
     backend: str
-    """The interface that it is programmed by: "cpu" or "metal"."""
+    """The interface by which its driver programs it: "cpu" or "metal"."""
     driver: str
     """ "linked", or the path of the driver's library."""
 
