@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,26 +108,8 @@ class Runner:
 
 
 def read_runners(path: Path) -> list[Runner]:
-    """What `cargo xtask test --only cross` has built; README.md has the grammar."""
-    runners: list[Runner] = []
-    driver = ""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        item, _, rest = line.partition(" ")
-        if item == "driver":
-            driver = rest
-        elif item == "language":
-            runners.append(Runner(driver, rest))
-        elif item == "missing":
-            runners[-1].missing = rest
-        elif item == "folder":
-            runners[-1].folder = rest
-        elif item == "env":
-            runners[-1].environment.append(rest)
-        elif item == "word":
-            runners[-1].words.append(rest)
-        else:
-            raise AssertionError(f"unknown item: {line}")
-    return runners
+    """What `cargo xtask test --only cross` has built; README.md says what the fields are."""
+    return [Runner(**runner) for runner in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def run(runner: Runner, out: Path) -> Results:

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use wait4::Wait4;
 
-use crate::counts::{Counts, closing_line};
+use crate::counts::{Counts, closing_line, junit};
 use crate::times::{self, Spent, Times, Work};
 
 /// How many of a log's last lines are shown when something failed.
@@ -105,6 +105,22 @@ impl LoggedStep {
     /// Runs a command that tests or checks, to its end; its failure is an error.
     pub(crate) fn run(&mut self, command: &mut Command) -> Result<()> {
         self.work(Work::Run, command)
+    }
+
+    /// Runs pytest, whose counts are those of the JUnit report that it writes.
+    pub(crate) fn pytest(&mut self, command: &mut Command) -> Result<()> {
+        let report = self.log_path.with_extension("junit.xml");
+        // That of an earlier run must not be taken for this one's.
+        let _ = fs::remove_file(&report);
+        let result = self.run(command.arg(format!("--junit-xml={}", report.display())));
+        match fs::read_to_string(&report) {
+            Ok(text) => self.counts += junit(&text)?,
+            Err(_) if result.is_err() => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("reading {}", report.display()));
+            }
+        }
+        result
     }
 
     /// The same for a command that turns source into programs.

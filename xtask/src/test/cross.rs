@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 
 use crate::c;
 use crate::host::Host;
@@ -53,20 +54,20 @@ pub(super) fn parts() -> Vec<Part> {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("creating {}", folder.display()))?;
             let rust = rust::test_program(env.repo, step, "conformance")?;
-            let mut text = String::new();
+            let mut runners = Vec::new();
             for driver in &drivers {
-                text += &format!("driver {}\n", driver.name);
                 for (language, runner) in driver.runners(env, step, &rust)? {
-                    text += &runner.lines(language);
+                    runners.push(runner.to_json(&driver.name, language));
                 }
             }
-            let list = folder.join("runners.txt");
-            fs::write(&list, text).with_context(|| format!("writing {}", list.display()))?;
+            let list = folder.join("runners.json");
+            let text = serde_json::to_string_pretty(&runners).context("writing JSON")?;
+            fs::write(&list, text + "\n").with_context(|| format!("writing {}", list.display()))?;
 
             let repo = env.repo;
             let table = folder.join("table.txt");
             let venv = env.venv_with_package(step)?;
-            let ended = step.run(
+            let ended = step.pytest(
                 venv.python(["-m", "pytest", "-q", "tests/cross"])
                     .env("MFA_RUNNERS", &list)
                     .env("MFA_TABLE", &table)
@@ -236,24 +237,28 @@ impl Interpreter {
 
 impl Runner {
     /// As `tests/cross/results.py` reads it.
-    fn lines(&self, language: &str) -> String {
-        let mut text = format!("language {language}\n");
+    fn to_json(&self, driver: &str, language: &str) -> Value {
         let command = match self {
-            Self::Missing(reason) => return text + &format!("missing {reason}\n"),
+            Self::Missing(reason) => {
+                return json!({ "driver": driver, "language": language, "missing": reason });
+            }
             Self::Command(command) => command,
         };
-        if let Some(folder) = command.get_current_dir() {
-            text += &format!("folder {}\n", folder.display());
-        }
-        for (name, value) in command.get_envs() {
-            if let Some(value) = value {
-                let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
-                text += &format!("env {name}={value}\n");
-            }
-        }
-        for word in std::iter::once(command.get_program()).chain(command.get_args()) {
-            text += &format!("word {}\n", word.to_string_lossy());
-        }
-        text
+        let environment: Vec<String> = (command.get_envs())
+            .filter_map(|(name, value)| Some((name.to_string_lossy(), value?.to_string_lossy())))
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let words: Vec<_> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy())
+            .collect();
+        let folder = command.get_current_dir().unwrap_or(Path::new("."));
+        json!({
+            "driver": driver,
+            "language": language,
+            "folder": folder,
+            "environment": environment,
+            "words": words,
+        })
     }
 }

@@ -44,11 +44,11 @@ pub(super) fn parts() -> Vec<Part> {
                     }
                     command
                 };
-                step.run(&mut pytest())?;
+                step.pytest(&mut pytest())?;
                 for (name, runs_here) in instruction_sets() {
                     if runs_here && !named {
                         step.say(&format!("MFA_CPU_ISA={name}"))?;
-                        step.run(pytest().env("MFA_CPU_ISA", name).env(DESCRIPTIONS, FEW))?;
+                        step.pytest(pytest().env("MFA_CPU_ISA", name).env(DESCRIPTIONS, FEW))?;
                     }
                 }
                 Ok(Outcome::Ran(note(venv.has("torch")).to_owned()))
@@ -69,7 +69,7 @@ pub(super) fn parts() -> Vec<Part> {
                     Err(reason) => return Ok(Outcome::Skipped(reason)),
                 };
                 command.args(ARGUMENTS).env("MFA_DRIVER", &driver);
-                step.run(command.env(DESCRIPTIONS, FEWEST))?;
+                step.pytest(command.env(DESCRIPTIONS, FEWEST))?;
                 let torch = env.venv_with_torch(step)?.has("torch");
                 Ok(Outcome::Ran(note(torch).to_owned()))
             },

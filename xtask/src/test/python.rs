@@ -54,7 +54,7 @@ pub(super) fn parts() -> Vec<Part> {
             |env, step| {
                 let folder = env.repo.path("tests/conformance");
                 let venv = env.venv_with_torch(step)?;
-                step.run(venv.python(["-m", "pytest", "-q"]).current_dir(&folder))?;
+                step.pytest(venv.python(["-m", "pytest", "-q"]).current_dir(&folder))?;
                 step.run_check(venv.python(["generate.py", "--check"]).current_dir(&folder))?;
                 Ok(Outcome::Ran(String::new()))
             },
@@ -118,6 +118,6 @@ fn pytest(env: &TestEnv<'_>, step: &mut LoggedStep) -> Result<&'static str> {
     if let Some(driver) = &options.driver {
         command.env("MFA_DRIVER", driver);
     }
-    step.run(command.current_dir(repo.path(PACKAGE)))?;
+    step.pytest(command.current_dir(repo.path(PACKAGE)))?;
     Ok(note)
 }
