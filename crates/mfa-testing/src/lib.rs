@@ -14,7 +14,7 @@ mod problem;
 mod random;
 pub mod rule;
 mod session;
-mod view;
+mod tensor;
 
 pub use arithmetic::Arithmetic;
 pub use array::{Array, indices};
@@ -24,4 +24,4 @@ pub use operand::{Operand, hadamard};
 pub use problem::{Mask, Problem, Sequence};
 pub use random::{Random, mix};
 pub use session::Session;
-pub use view::{Layout, View, contiguous, decode, encode};
+pub use tensor::{Layout, contiguous, decode, elements, encode};

@@ -7,10 +7,8 @@ mod differences;
 #[cfg(target_os = "linux")]
 mod memory;
 mod parity;
-mod reference;
 mod refusals;
 mod run;
 mod runs;
-mod session;
 mod specials;
 mod training;

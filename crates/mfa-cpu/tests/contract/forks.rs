@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mfa_sys as sys;
+use mfa_testing::Session;
 
-use crate::session::Session;
+use crate::legal::{legal, session};
 
 /// What a child found, as its exit status.
 const FINE: i32 = 0;
@@ -49,7 +50,7 @@ fn child_computes(parent: &Session, desc: &sys::mfa_forward_desc) -> i32 {
         if (api.mfa_forward)(parent.context, desc) != sys::MFA_ERROR_INVALID_CONTEXT {
             return 1;
         }
-        if !parent.sentence().contains("forked") {
+        if !parent.message().contains("forked") {
             return 2;
         }
         if (api.mfa_create_context)(&mut context) != sys::MFA_SUCCESS {
@@ -75,17 +76,17 @@ fn child_computes(parent: &Session, desc: &sys::mfa_forward_desc) -> i32 {
 
 #[test]
 fn children_of_busy_parents_compute() {
-    let session = Session::new();
-    let desc = session.legal();
+    let session = session();
+    let desc = legal(&session);
     assert_eq!(session.forward(&desc), sys::MFA_SUCCESS);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                let busy = Session::new();
+                let busy = crate::legal::session();
                 while !stop.load(Ordering::Relaxed) {
                     let buffer = busy.buffer(64);
-                    let desc = busy.legal();
+                    let desc = legal(&busy);
                     assert_eq!(busy.forward(&desc), sys::MFA_SUCCESS);
                     // SAFETY: buffers of this thread.
                     unsafe {
@@ -110,6 +111,6 @@ fn children_of_busy_parents_compute() {
         session.forward(&desc),
         sys::MFA_SUCCESS,
         "{}",
-        session.sentence()
+        session.message()
     );
 }

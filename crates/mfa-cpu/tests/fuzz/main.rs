@@ -1,7 +1,7 @@
 //! Random calls of every entry of `mfa.h`, most of them nearly legal, on memory that ends at forbidden pages.
 //!
 //! No call crashes, takes a second of processor time, returns a status that is not documented, or a failure without a
-//! sentence; a refused call has changed nothing, a successful one its results only; what is surely legal succeeds, what is
+//! message; a refused call has changed nothing, a successful one its results only; what is surely legal succeeds, what is
 //! surely illegal is refused. Calls are named by seeds, and made in child processes: a crash names its seed.
 //!
 //! `MFA_FUZZ_CALLS=10000000` makes more calls, `MFA_FUZZ_FIRST=…` begins with another seed, `MFA_FUZZ_SHOW=1` with
@@ -87,7 +87,7 @@ fn child(work: &str) {
 }
 
 #[test]
-fn every_entry() {
+fn every_entry_keeps_the_contract() {
     match std::env::var(CHILD) {
         Ok(work) => child(&work),
         Err(_) => parent::run(),

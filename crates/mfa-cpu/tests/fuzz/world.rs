@@ -5,9 +5,10 @@ use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 
 use mfa_sys as sys;
+use mfa_testing::Random;
 
 use crate::arena::{Arena, Piece};
-use crate::random::Random;
+use crate::random::seeded;
 
 /// What must come out of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl World {
             api,
             context: null_mut(),
             arena: Arena::new(),
-            random: Random::new(0),
+            random: seeded(0),
             other: std::env::var_os(sys::DRIVER_VARIABLE).is_some(),
             counts: BTreeMap::new(),
             violations: Vec::new(),
@@ -86,7 +87,7 @@ impl World {
 
     /// Begins a seed.
     pub(crate) fn begin(&mut self, seed: u64) {
-        self.random = Random::new(seed);
+        self.random = seeded(seed);
         self.arena.clear();
         self.violations.clear();
     }
@@ -114,7 +115,7 @@ impl World {
                 &mut buffer,
             )
         };
-        assert_eq!(status, sys::MFA_SUCCESS, "{}", self.sentence());
+        assert_eq!(status, sys::MFA_SUCCESS, "{}", self.message());
         self.buffers.push(buffer);
         buffer
     }
@@ -158,7 +159,7 @@ impl World {
         }
     }
 
-    pub(crate) fn sentence(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         // SAFETY: a NUL-terminated string that lives until the thread's next failure.
         unsafe { CStr::from_ptr((self.api.mfa_last_error)(null_mut())) }
             .to_string_lossy()
@@ -185,8 +186,8 @@ impl World {
         if !DOCUMENTED.contains(&status) {
             wrong.push("not a documented status".to_owned());
         }
-        if status != sys::MFA_SUCCESS && self.sentence().is_empty() {
-            wrong.push("no sentence".to_owned());
+        if status != sys::MFA_SUCCESS && self.message().is_empty() {
+            wrong.push("no message".to_owned());
         }
         if took > LONG * f64::from(THREADS) && !self.other {
             wrong.push(format!("{took:.1} s of processor time"));
@@ -206,13 +207,13 @@ impl World {
             _ => {}
         }
         if !wrong.is_empty() {
-            let sentence = if status == 0 {
+            let message = if status == 0 {
                 String::new()
             } else {
-                self.sentence()
+                self.message()
             };
             (self.violations).push(format!(
-                "{entry}: {} (status {status}) {sentence}",
+                "{entry}: {} (status {status}) {message}",
                 wrong.join(", ")
             ));
         }

@@ -24,40 +24,16 @@ pub enum Layout {
     Padded,
 }
 
-/// A tensor of the driver.
-#[derive(Clone, Copy, Debug)]
-pub struct View {
-    /// The contract's tensor.
-    pub tensor: sys::mfa_tensor,
-    start: usize,
+/// The position in its buffer of each element of a tensor, in the order of the shape.
+pub fn elements(tensor: &sys::mfa_tensor) -> Vec<usize> {
+    let strides = tensor.strides.map(|stride| stride as usize);
+    let start = tensor.byte_offset as usize * 8 / bits(tensor.precision);
+    let place = |at: [usize; 4]| at.iter().zip(strides).map(|(i, s)| i * s).sum::<usize>();
+    indices(shape(tensor)).map(|at| start + place(at)).collect()
 }
 
-impl View {
-    /// A tensor that is not there.
-    pub fn absent() -> Self {
-        View {
-            tensor: sys::mfa_tensor::ABSENT,
-            start: 0,
-        }
-    }
-
-    /// Whether there is none.
-    pub fn is_absent(&self) -> bool {
-        self.tensor.buffer.is_null()
-    }
-
-    /// The position in the buffer of each element, in the order of the shape.
-    pub fn elements(&self) -> Vec<usize> {
-        let strides = self.tensor.strides.map(|stride| stride as usize);
-        let place = |at: [usize; 4]| at.iter().zip(strides).map(|(i, s)| i * s).sum::<usize>();
-        indices(self.shape())
-            .map(|at| self.start + place(at))
-            .collect()
-    }
-
-    fn shape(&self) -> [usize; 4] {
-        self.tensor.shape.map(|n| n as usize)
-    }
+fn shape(tensor: &sys::mfa_tensor) -> [usize; 4] {
+    tensor.shape.map(|n| n as usize)
 }
 
 /// A contiguous FP32 tensor at the beginning of a buffer.
@@ -108,14 +84,14 @@ fn bits(precision: i32) -> usize {
     }
 }
 
-/// The bytes of a number in a float precision, or of BOOL: whatever is not -infinity is true.
+/// The bytes of a number in a float precision or in BOOL.
 pub fn encode(x: f64, precision: i32) -> Vec<u8> {
     match precision {
         sys::MFA_PRECISION_FP64 => x.to_le_bytes().to_vec(),
         sys::MFA_PRECISION_FP32 => (x as f32).to_le_bytes().to_vec(),
         sys::MFA_PRECISION_FP16 => f16::from_f64(x).to_le_bytes().to_vec(),
         sys::MFA_PRECISION_BF16 => bf16::from_f64(x).to_le_bytes().to_vec(),
-        _ => vec![u8::from(x != f64::NEG_INFINITY)],
+        _ => vec![u8::from(x != 0.0)],
     }
 }
 
@@ -132,54 +108,51 @@ pub fn decode(bytes: &[u8], precision: i32) -> f64 {
 
 impl Session {
     /// Makes a tensor whose buffer holds one byte everywhere, for results; see [`Session::load`].
-    pub fn view(&self, shape: [usize; 4], precision: i32, layout: Layout) -> View {
+    pub fn tensor(&self, shape: [usize; 4], precision: i32, layout: Layout) -> sys::mfa_tensor {
         let (strides, start, size) = place(shape, layout);
         let bits = bits(precision);
         let buffer = self.buffer(size * bits / 8);
         self.bytes(buffer).fill(GAP);
-        View {
-            tensor: sys::mfa_tensor {
-                buffer,
-                byte_offset: if size == 0 { 0 } else { start * bits / 8 } as u64,
-                precision,
-                shape: shape.map(|n| n as u64),
-                strides: strides.map(|n| n as i64),
-                ..sys::mfa_tensor::ABSENT
-            },
-            start,
+        sys::mfa_tensor {
+            buffer,
+            byte_offset: if size == 0 { 0 } else { start * bits / 8 } as u64,
+            precision,
+            shape: shape.map(|n| n as u64),
+            strides: strides.map(|n| n as i64),
+            ..sys::mfa_tensor::ABSENT
         }
     }
 
     /// Makes a tensor of floats or of BOOL that holds numbers; see [`encode`].
-    pub fn store(&self, array: &Array, precision: i32, layout: Layout) -> View {
-        let view = self.view(array.shape, precision, layout);
-        let bytes = self.bytes(view.tensor.buffer);
+    pub fn store(&self, array: &Array, precision: i32, layout: Layout) -> sys::mfa_tensor {
+        let tensor = self.tensor(array.shape, precision, layout);
+        let bytes = self.bytes(tensor.buffer);
         let width = bits(precision) / 8;
-        for (at, x) in view.elements().into_iter().zip(&array.values) {
+        for (at, x) in elements(&tensor).into_iter().zip(&array.values) {
             bytes[width * at..][..width].copy_from_slice(&encode(*x, precision));
         }
-        view
+        tensor
     }
 
     /// Whether no byte of a tensor's buffer was written since it was made.
-    pub fn untouched(&self, view: &View) -> bool {
-        let bytes = self.bytes(view.tensor.buffer);
+    pub fn untouched(&self, tensor: &sys::mfa_tensor) -> bool {
+        let bytes = self.bytes(tensor.buffer);
         bytes.iter().all(|byte| *byte == GAP)
     }
 
     /// The numbers of a tensor of floats; nothing else in its buffer may have been written.
-    pub fn load(&self, view: &View) -> Array {
-        let bytes = self.bytes(view.tensor.buffer);
-        let width = bits(view.tensor.precision) / 8;
+    pub fn load(&self, tensor: &sys::mfa_tensor) -> Array {
+        let bytes = self.bytes(tensor.buffer);
+        let width = bits(tensor.precision) / 8;
         let mut gaps = vec![true; bytes.len()];
         let read = |at: usize| {
             gaps[width * at..][..width].fill(false);
-            decode(&bytes[width * at..][..width], view.tensor.precision)
+            decode(&bytes[width * at..][..width], tensor.precision)
         };
-        let numbers = view.elements().into_iter().map(read).collect();
+        let numbers = elements(tensor).into_iter().map(read).collect();
         for (i, (gap, byte)) in gaps.iter().zip(bytes.iter()).enumerate() {
             assert!(!gap || *byte == GAP, "byte {i} of a gap was written");
         }
-        Array::new(view.shape(), numbers)
+        Array::new(shape(tensor), numbers)
     }
 }
