@@ -137,7 +137,7 @@ mod tests {
             for (n, x) in fast.iter().enumerate() {
                 let (first, i) = (n / size * size, n % size);
                 let sign = |j: usize| {
-                    if (i & j).count_ones() % 2 == 0 {
+                    if (i & j).count_ones().is_multiple_of(2) {
                         1.0
                     } else {
                         -1.0

@@ -49,7 +49,7 @@ pub struct Problem {
     pub window: Option<[Option<u32>; 2]>,
     /// Whether P beside integers has 8 bits (`MFA_COMPUTE_FAST`).
     pub fast: bool,
-    /// Hides or biases scores.
+    /// Masks or biases scores.
     pub mask: Option<Mask>,
     /// Slopes `[sequences or 1, heads, 1, 1]`.
     pub alibi: Option<Array>,

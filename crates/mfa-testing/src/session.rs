@@ -1,7 +1,7 @@
 //! A context over the C contract, and its buffers.
 
 use std::ffi::{CStr, c_void};
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 
 use mfa_sys as sys;
 
@@ -58,7 +58,7 @@ impl Session {
     }
 
     /// The bytes of a buffer. They are not borrowed from the session: the driver holds addresses, as it would a C program's.
-    #[allow(clippy::mut_from_ref)]
+    #[allow(clippy::mut_from_ref, clippy::not_unsafe_ptr_arg_deref)] // Handles are looked up, not dereferenced.
     pub fn bytes(&self, buffer: *mut c_void) -> &mut [u8] {
         let (mut contents, mut size) = (null_mut(), 0);
         // SAFETY: live buffers of this session; the slice is used between calls only.
@@ -95,12 +95,14 @@ impl Session {
         unsafe { (self.api.mfa_backward)(self.context, desc) }
     }
 
-    /// The plan of a call; one of the descriptors is NULL.
+    /// The plan of a call, of which one descriptor is given.
     pub fn explain(
         &self,
-        forward: *const sys::mfa_forward_desc,
-        backward: *const sys::mfa_backward_desc,
+        forward: Option<&sys::mfa_forward_desc>,
+        backward: Option<&sys::mfa_backward_desc>,
     ) -> String {
+        let forward = forward.map_or(null(), std::ptr::from_ref);
+        let backward = backward.map_or(null(), std::ptr::from_ref);
         let (mut text, mut length) = (vec![0u8; 4096], 0);
         // SAFETY: descriptors of their struct_size, room for the text, and a place for its length.
         let status = unsafe {

@@ -118,7 +118,7 @@ fn a_plan_names_its_choices() {
         ..Case::small()
     };
     let prepared = Prepared::new(&session, &case);
-    let text = session.explain(std::ptr::null(), &prepared.desc());
+    let text = session.explain(None, Some(&prepared.desc()));
     for line in [
         "operation: backward",
         "loop: fused",

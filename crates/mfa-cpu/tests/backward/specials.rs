@@ -22,7 +22,9 @@ fn check(case: &Case, part: Part, x: f64, what: &str) {
     let session = session(case.threads);
     let change = |setup: &mut Setup| poison(part(setup), x);
     let prepared = Prepared::changed(&session, case, change);
-    let (exact, found) = (&prepared.exact, prepared.run());
+    // From what the driver is given: which sum of infinities is NaN depends on where D comes from.
+    let exact = &prepared.problem.backward(&prepared.given);
+    let found = prepared.run();
     let all =
         || (exact.all().into_iter()).flat_map(|(_, array)| array.map_or(&[][..], |x| &x.values));
     assert!(all().any(|x| x.is_finite()), "{what}: nothing is finite");

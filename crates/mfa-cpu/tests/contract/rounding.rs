@@ -34,7 +34,7 @@ fn refused(edit: impl Fn(&Session, &mut Call), word: &str) {
 fn run(session: &Session, edit: impl Fn(&Session, &mut Call)) -> (i32, String, bool) {
     let mut call = Call {
         flags: 0,
-        source: tensor(&session, SHAPE),
+        source: tensor(session, SHAPE),
         destination: sys::mfa_tensor {
             precision: sys::MFA_PRECISION_INT8,
             ..contiguous(session.buffer(2 * 80), SHAPE)

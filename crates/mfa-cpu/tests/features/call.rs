@@ -1,6 +1,6 @@
 //! The same through the C contract.
 
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 
 use mfa_sys as sys;
 use mfa_testing::{Array, Forward, Gradients, Layout, Session};
@@ -308,8 +308,8 @@ impl<'a> Call<'a> {
         (forward.options, backward.options) = (&raw const options, &raw const options);
         let session = &self.driver.0;
         [
-            session.explain(&forward, null()),
-            session.explain(null(), &backward),
+            session.explain(Some(&forward), None),
+            session.explain(None, Some(&backward)),
         ]
     }
 }

@@ -143,7 +143,7 @@ impl Problem {
     /// Adds a mask: numbers everywhere, of which a fifth is -infinity.
     pub(crate) fn add_mask(&mut self, seed: u64) {
         let mut random = Random(seed + 99);
-        let hide = |x: f64| {
+        let mask_some = |x: f64| {
             if x > 0.6 {
                 f64::NEG_INFINITY
             } else {
@@ -151,7 +151,12 @@ impl Problem {
             }
         };
         let count = self.mask_shape().iter().product();
-        self.mask = Some(uniform(&mut random, count).into_iter().map(hide).collect());
+        self.mask = Some(
+            uniform(&mut random, count)
+                .into_iter()
+                .map(mask_some)
+                .collect(),
+        );
     }
 
     pub(crate) fn rounded(&self, precision: &str) -> Self {

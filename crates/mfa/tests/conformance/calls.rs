@@ -63,26 +63,26 @@ pub(crate) fn run(
     for (i, &call) in calls.iter().enumerate() {
         let status = live.call(call, &mut report);
         let last = i + 1 == calls.len();
-        let sentence = match context.check(status) {
+        let message = match context.check(status) {
             Ok(()) => String::new(),
             Err(error) => error.message(),
         };
         if let (true, Some(results)) = (last, results) {
-            let answer = (status, sentence.as_str());
+            let answer = (status, message.as_str());
             results.add(case, call, &memory, answer, report.as_ref());
         }
         if status == sys::MFA_ERROR_UNSUPPORTED {
-            return Ok(Outcome::Unsupported(sentence));
+            return Ok(Outcome::Unsupported(message));
         }
         let expected = if last { case.status } else { sys::MFA_SUCCESS };
         if status != expected {
             return Err(format!(
-                "{}: status {status}, expected {expected}: {sentence}",
+                "{}: status {status}, expected {expected}: {message}",
                 call.name()
             ));
         }
-        if status != sys::MFA_SUCCESS && sentence.is_empty() {
-            return Err("refused without a sentence".to_owned());
+        if status != sys::MFA_SUCCESS && message.is_empty() {
+            return Err("refused without a message".to_owned());
         }
         if last {
             check::untouched(case, &memory)?;

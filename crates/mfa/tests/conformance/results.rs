@@ -49,7 +49,7 @@ impl Results {
         case: &Case,
         call: Call,
         memory: &Memory<'_>,
-        (status, sentence): (i32, &str),
+        (status, message): (i32, &str),
         report: Option<&sys::mfa_quantization_error>,
     ) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +73,7 @@ impl Results {
         };
         written.index += &format!("call {} {name} {status}\n", case.name);
         if status != sys::MFA_SUCCESS {
-            written.index += &format!("sentence {sentence}\n");
+            written.index += &format!("sentence {message}\n");
             return;
         }
         for role in roles {
