@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 sys.path.append(str(Path(__file__).parents[3] / "tests" / "conformance"))
 
-from reference.forward import forward  # noqa: E402
-from reference.problem import (  # noqa: E402
+from reference.forward import forward
+from reference.problem import (
     BOTTOM_RIGHT,
     TOP_LEFT,
     Operand,

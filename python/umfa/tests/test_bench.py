@@ -76,7 +76,9 @@ def test_reference_gradients_are_those_of_finite_differences() -> None:
         for step in (1e-4, -1e-4):
             array = getattr(given, name).astype(np.float64)
             array[at] += step
-            moved.append(np.sum(exact_output(one, replace(given, **{name: array})) * given.grad_out))
+            moved.append(
+                np.sum(exact_output(one, replace(given, **{name: array})) * given.grad_out)
+            )
         assert (moved[0] - moved[1]) / 2e-4 == pytest.approx(wanted[5, 3], rel=1e-6, abs=1e-8)
 
 

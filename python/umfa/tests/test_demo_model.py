@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import plain
 import pytest
 from demo_support import TINY, SimulatedEngine, tiny_tensors, tiny_vocabulary, write_tiny_model
 
