@@ -21,7 +21,7 @@ CELLS = pytest.StashKey[Cells]()
 
 
 def runners_file() -> Path:
-    made = REPO / "target" / "xtask" / "cross" / "runners.txt"
+    made = REPO / "target" / "xtask" / "cross" / "runners.json"
     path = Path(os.environ.get("MFA_RUNNERS", made))
     if not path.exists():
         raise pytest.UsageError(f"no {path}: `cargo xtask test --only cross` builds the runners")

@@ -32,7 +32,7 @@ FEATURES: dict[str, tuple[str, tuple[str, ...]]] = {
 @dataclass
 class Call:
     status: int
-    sentence: str = ""
+    message: str = ""
     arrays: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -66,8 +66,8 @@ class Results:
                 case, name, status = rest.split()
                 assert (case, name) not in self.calls, f"{case} {name} is there twice"
                 call = self.calls[case, name] = Call(int(status))
-            elif item == "sentence":
-                call.sentence = rest
+            elif item == "message":
+                call.message = rest
             elif item == "array":
                 name, offset, size = rest.split()
                 call.arrays[name] = content[int(offset) : int(offset) + int(size)]

@@ -43,10 +43,10 @@ class Results:
     def skip(self, case: Case, call: str, reason: str) -> None:
         print(f"skip {case.name} {call} {reason}", file=self.index)
 
-    def call(self, case: Case, call: str, status: int, sentence: str = "") -> None:
+    def call(self, case: Case, call: str, status: int, message: str = "") -> None:
         print(f"call {case.name} {call} {status}", file=self.index)
         if status:
-            print("sentence", " ".join(sentence.split()), file=self.index)
+            print("message", " ".join(message.split()), file=self.index)
 
     def array(self, name: str, values: Any) -> None:
         data = np.ascontiguousarray(values).tobytes()

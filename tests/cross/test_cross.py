@@ -67,7 +67,7 @@ def test_every_call_is_made(answers: list[Results], line: Line) -> None:
 def test_statuses(answers: list[Results], line: Line) -> None:
     answer, calls = find(answers, *line), all_calls()
     wrong = [
-        f"{case} {call}: status {made.status} ({made.sentence}), expected {calls[case, call].status}"
+        f"{case} {call}: status {made.status} ({made.message}), expected {calls[case, call].status}"
         for (case, call), made in answer.calls.items()
         if made.status not in (calls[case, call].status, UNSUPPORTED)
     ]
@@ -102,17 +102,17 @@ def test_same_bits(answers: list[Results], cells: Cells, line: Line, feature: st
 
 
 def test_refusals(answers: list[Results], cells: Cells, line: Line) -> None:
-    """Code and kind of sentence."""
+    """Code and kind of message."""
     answer, by_case = find(answers, *line), {entry["case"]: entry for entry in ERRORS}
     wrong, right = [], 0
     for (case, call), made in answer.calls.items():
         if vectors.cases()[case].status == 0:
             continue
         entry = by_case[case]
-        pattern = entry.get("in", {}).get(line[1], entry["sentence"])
-        if made.status != entry["code"] or not re.search(pattern, made.sentence):
+        pattern = entry.get("in", {}).get(line[1], entry["message"])
+        if made.status != entry["code"] or not re.search(pattern, made.message):
             wrong.append(
-                f'{case} {call}: {made.status}, "{made.sentence}"; '
+                f'{case} {call}: {made.status}, "{made.message}"; '
                 f'expected {entry["code"]}, "{pattern}"'
             )
         else:

@@ -111,6 +111,6 @@ def refused(door: Door, call: Any) -> str | None:
     except Exception as problem:
         if refusal(problem):
             COUNTS[door.name].refused += 1
-            return None if str(problem) else f"{door.name}: refused without a sentence"
+            return None if str(problem) else f"{door.name}: refused without a message"
         return f"{door.name}: {type(problem).__name__}: {problem}"
     return f"{door.name}: accepted"

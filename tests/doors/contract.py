@@ -33,8 +33,8 @@ UNSUPPORTED = 6
 class Refused(Exception):
     """A status other than 0."""
 
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(f"status {status}: {sentence}")
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"status {status}: {message}")
         self.status = status
 
 

@@ -128,12 +128,12 @@ def test_the_other_name_is_applied_or_refused(
         if isinstance(door, Eager)
         else umfa.MetalSDPA()(**plain, enable_gqa=True, **named)
     )
-    found, sentence = None, ""
+    found, message = None, ""
     try:
         found = call(**own)
     except (umfa.MFAError, TypeError) as problem:
-        sentence = str(problem)
+        message = str(problem)
     if found is None:
-        assert theirs in sentence
+        assert theirs in message
     else:
         np.testing.assert_array_equal(np.asarray(found), np.asarray(right))

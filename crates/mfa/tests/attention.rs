@@ -78,18 +78,19 @@ impl Operands {
     }
 }
 
-fn see(visible: bool) -> f64 {
-    if visible { 0.0 } else { f64::NEG_INFINITY }
+/// The bias of a key that a row attends to, or not.
+fn attend_if(attended: bool) -> f64 {
+    if attended { 0.0 } else { f64::NEG_INFINITY }
 }
 
 #[test]
-fn defaults() {
+fn defaults_are_plain_attention() {
     let o = Operands::new(SIZES);
     o.check(&o.attention(), &Formula::plain(SIZES.columns));
 }
 
 #[test]
-fn scale_and_softcap() {
+fn scale_and_softcap_are_applied() {
     let o = Operands::new(SIZES);
     let formula = Formula {
         scale: 0.9,
@@ -100,7 +101,7 @@ fn scale_and_softcap() {
 }
 
 #[test]
-fn causal_in_both_alignments() {
+fn causal_follows_either_alignment() {
     for sizes in [
         SIZES,
         Sizes {
@@ -112,7 +113,7 @@ fn causal_in_both_alignments() {
         let o = Operands::new(sizes);
         let plain = Formula::plain(sizes.columns);
         let top = Formula {
-            bias: &|_, _, i, j| see(j <= i),
+            bias: &|_, _, i, j| attend_if(j <= i),
             ..plain
         };
         o.check(
@@ -120,7 +121,7 @@ fn causal_in_both_alignments() {
             &top,
         );
         let bottom = Formula {
-            bias: &|_, _, i, j| see(j + sizes.rows <= i + sizes.key_rows),
+            bias: &|_, _, i, j| attend_if(j + sizes.rows <= i + sizes.key_rows),
             ..plain
         };
         o.check(
@@ -130,7 +131,7 @@ fn causal_in_both_alignments() {
     }
 }
 
-/// A diagonal between lengths that differ lies where it is said, and is asked for.
+/// A diagonal between lengths that differ needs an alignment, and follows it.
 #[test]
 fn alignment_is_asked_for() {
     let o = Operands::new(SIZES);
@@ -195,17 +196,17 @@ fn packed_sequences_ask_for_the_alignment_where_one_differs() {
 }
 
 #[test]
-fn windows() {
+fn windows_limit_the_keys() {
     let o = Operands::new(SIZES);
     let plain = Formula::plain(SIZES.columns);
     let both = Formula {
-        bias: &|_, _, i, j| see(i <= j + 2 && j <= i + 3),
+        bias: &|_, _, i, j| attend_if(i <= j + 2 && j <= i + 3),
         ..plain
     };
     let at = || o.attention().alignment(Alignment::TopLeft);
     o.check(&at().window(Some(2), Some(3)), &both);
     let left = Formula {
-        bias: &|_, _, i, j| see(i <= j + 1),
+        bias: &|_, _, i, j| attend_if(i <= j + 1),
         ..plain
     };
     o.check(&at().window(Some(1), None), &left);
@@ -222,13 +223,13 @@ fn masks_repeat() {
         key_rows,
         ..
     } = SIZES;
-    // A row of each mask sees nothing.
+    // A row of each mask has no key.
     let attend: Vec<bool> = (0..rows * key_rows)
         .map(|i| i / key_rows != 3 && i % 3 != 0)
         .collect();
     let mask = TensorView::from_slice(&o.context, &attend, [1, 1, rows, key_rows]).unwrap();
     let formula = Formula {
-        bias: &|_, _, i, j| see(attend[i * key_rows + j]),
+        bias: &|_, _, i, j| attend_if(attend[i * key_rows + j]),
         ..plain
     };
     o.check(&o.attention().mask(mask.clone()), &formula);
@@ -249,7 +250,7 @@ fn masks_repeat() {
 }
 
 #[test]
-fn alibi_and_sinks() {
+fn alibi_and_sinks_are_applied() {
     let o = Operands::new(SIZES);
     let plain = Formula::plain(SIZES.columns);
     let (slopes, sinks) = (numbers(5, SIZES.heads), numbers(6, SIZES.heads));
@@ -275,7 +276,7 @@ fn alibi_and_sinks() {
 }
 
 #[test]
-fn sequences_of_varying_length() {
+fn packed_sequences_attend_to_themselves() {
     let sizes = Sizes { batch: 1, ..SIZES };
     let o = Operands::new(sizes);
     let (starts, key_starts) = ([0, 3, 3, 7], [0, 4, 6, 11]);
@@ -285,7 +286,8 @@ fn sequences_of_varying_length() {
             .filter(|&&start| start as usize <= row)
             .count()
     };
-    let bias = |_: usize, _: usize, i: usize, j: usize| see(of(&starts, i) == of(&key_starts, j));
+    let bias =
+        |_: usize, _: usize, i: usize, j: usize| attend_if(of(&starts, i) == of(&key_starts, j));
     let attention = o.attention().varlen(&starts, &key_starts).unwrap();
     o.check(
         &attention,
@@ -300,7 +302,7 @@ fn sequences_of_varying_length() {
 }
 
 #[test]
-fn half_precisions() {
+fn half_precisions_are_near_the_formula() {
     fn check<T: mfa::Element + bytemuck::Pod>(
         narrow: fn(f32) -> T,
         wide: fn(T) -> f32,
@@ -548,7 +550,7 @@ proptest! {
         repeat in any::<[bool; 2]>(),
     ) {
         let context = MfaContext::new().unwrap();
-        // Element [b, h, i, c] lies where an array with its dimensions in the order `storage` has it.
+        // Element [b, h, i, c] is stored where an array with its dimensions in the order `storage` has it.
         let stored = storage.map(|axis| shape[axis]);
         let data = numbers(7, stored.iter().product());
         let mut back = [0; 4];
@@ -568,8 +570,8 @@ proptest! {
         }
         let copy = TensorView::from_slice(&context, &copy, target).unwrap();
         let attention = Attention::new(&context);
-        let (seen, copied) = (attention.forward(&view, &view, &view), attention.forward(&copy, &copy, &copy));
+        let (viewed, copied) = (attention.forward(&view, &view, &view), attention.forward(&copy, &copy, &copy));
         let expected: Vec<f64> = copied.unwrap().as_slice::<f32>().unwrap().iter().map(|x| f64::from(*x)).collect();
-        prop_assert!(distance(seen.unwrap().as_slice().unwrap(), &expected) < 1e-6);
+        prop_assert!(distance(viewed.unwrap().as_slice().unwrap(), &expected) < 1e-6);
     }
 }

@@ -139,7 +139,7 @@ fn attention_on_integers_is_attention_on_what_they_stand_for() {
 #[test]
 fn a_cache_that_is_filled_bit_by_bit_is_the_whole() {
     let context = MfaContext::new().unwrap();
-    let data = values(1, SHAPE);
+    let data = values(7, SHAPE);
     let view = TensorView::from_slice(&context, &data, SHAPE).unwrap();
     for quantizer in every_quantizer() {
         let mut cache = QuantizedTensor::empty(&context, SHAPE, &quantizer).unwrap();

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import plain
 from threadpoolctl import threadpool_limits
 
-from umfa.demo._check import plain_attention
 from umfa.demo._engine import F32, Array, Format, Operand, Parts, Quantized
 
 # The products of these tests are so small that threads would only spin.
@@ -70,7 +70,8 @@ class SimulatedEngine:
 
     def attention(self, q: Operand, k: Operand, v: Operand, *, causal: bool) -> tuple[F32, F32]:
         floats = (x if isinstance(x, np.ndarray) else x.dequantize() for x in (q, k, v))
-        return plain_attention(*floats, causal=causal)
+        output, logsumexp = plain.attention(*floats, causal=causal, alignment="bottom_right")
+        return output.astype(np.float32), logsumexp.astype(np.float32)
 
     def quantize(self, x: F32, form: Format) -> Quantized:
         y = x.astype(np.float64)

@@ -47,7 +47,7 @@ def test_gradients_by_finite_differences(normal: Draw, context: umfa.MFAContext)
     def loss(x: Any, place: int) -> float:
         a, b, c, bias, drains = (x if i == place else y for i, y in enumerate(inputs))
         result = plain.attention(
-            a, b, c, causal=True, shift=2, softcap=3.0, mask=bias, sinks=drains
+            a, b, c, causal=True, alignment="bottom_right", softcap=3.0, mask=bias, sinks=drains
         )[0]
         return float((result * grad).sum())
 

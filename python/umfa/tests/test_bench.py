@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plain
 import pytest
 from typer.testing import CliRunner
 
@@ -29,15 +30,9 @@ SMALL = case("shape", 1, 2, 24, 16)
 GROUPED = case("shape", 2, 4, 9, 8, kv_heads=2, keys=13, causal=True)
 
 
-def plain(one: Case, given: reference.Operands) -> Any:
-    """The formula, all at once."""
-    q, k, v = (x.astype(np.float64) for x in (given.q, given.k, given.v))
-    k, v = (np.repeat(x, one.group, axis=1) for x in (k, v))
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(one.columns)
-    if one.causal:
-        scores = np.where(np.tri(one.rows, one.keys, dtype=bool), scores, -np.inf)
-    p = np.exp(scores - scores.max(-1, keepdims=True))
-    return p / p.sum(-1, keepdims=True) @ v
+def exact_output(one: Case, given: reference.Operands) -> Any:
+    """The conformance reference, all heads at once."""
+    return plain.attention(given.q, given.k, given.v, causal=one.causal)[0]
 
 
 # What is measured.
@@ -63,7 +58,7 @@ def test_work_is_counted_with_mask_and_gradients() -> None:
 def test_reference_is_the_formula(one: Case) -> None:
     given = reference.operands(one, 3)
     exact = reference.forward(one, given)
-    wanted = plain(one, given)
+    wanted = exact_output(one, given)
     assert exact.error(wanted) < 1e-14
     wanted[:, :, -1] *= 1.01
     assert exact.error(wanted) > 1e-4
@@ -81,7 +76,9 @@ def test_reference_gradients_are_those_of_finite_differences() -> None:
         for step in (1e-4, -1e-4):
             array = getattr(given, name).astype(np.float64)
             array[at] += step
-            moved.append(np.sum(plain(one, replace(given, **{name: array})) * given.grad_out))
+            moved.append(
+                np.sum(exact_output(one, replace(given, **{name: array})) * given.grad_out)
+            )
         assert (moved[0] - moved[1]) / 2e-4 == pytest.approx(wanted[5, 3], rel=1e-6, abs=1e-8)
 
 

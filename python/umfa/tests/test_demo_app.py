@@ -77,7 +77,7 @@ def test_run(model: Path, tmp_path: Path) -> None:
     assert files["plot"].read_bytes().startswith(b"\x89PNG")
     for path in files.values():
         assert str(path) in output
-    assert "agrees with plain NumPy attention over 160 tokens" in output
+    assert "agrees with FP64 attention over 160 tokens" in output
     assert "INT4 K/V" in output
 
 

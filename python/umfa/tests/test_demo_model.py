@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import plain
 import pytest
 from demo_support import TINY, SimulatedEngine, tiny_tensors, tiny_vocabulary, write_tiny_model
 
-from umfa.demo._check import plain_attention
 from umfa.demo._evaluate import Session, perplexity
 from umfa.demo._gguf import open_gguf, read_config, read_model
 from umfa.demo._model import Llama, ModelError
@@ -81,7 +81,7 @@ def test_float64_forward_is_float64_throughout(model: Llama) -> None:
 
     class Plain:
         def attend(self, q: Array, k: Array, v: Array) -> Array:
-            return plain_attention(q, k, v, causal=True)[0]
+            return plain.attention(q, k, v, causal=True)[0]
 
     hidden = model.forward(tokens, 0, [Plain()] * TINY.layers, precision=np.float64)
     expected = reference_logits(tokens)

@@ -130,7 +130,7 @@ void results_add(results* to, live_case* live, const char* call, int32_t status,
   static const char* const destination[] = {"destination", NULL};
   fprintf(to->index, "call %s %s %d\n", live->c->name, call, (int)status);
   if (status != MFA_SUCCESS) {
-    fprintf(to->index, "sentence %s\n", message);
+    fprintf(to->index, "message %s\n", message);
   } else if (strcmp(call, "quantize") == 0) {
     add_quantization(to, live);
   } else {

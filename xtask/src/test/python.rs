@@ -84,7 +84,7 @@ pub(super) fn parts() -> Vec<Part> {
         Part::new(
             Lane::Python,
             "demo",
-            "a real language model runs, and agrees with plain attention in NumPy",
+            "a real language model runs, and agrees with attention in float64",
             |env, step| {
                 let repo = env.repo;
                 let driver = env.options.driver.clone();

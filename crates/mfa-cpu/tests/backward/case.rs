@@ -1,8 +1,8 @@
 //! A backward call, as what tells it from the plainest one.
 
+use mfa_sys as sys;
+use mfa_testing::{Array, Layout, Mask, Operand, Problem, Random, Sequence, decode, encode};
 use proptest::prelude::*;
-
-use crate::reference::{Real, Sequence, Setup};
 
 /// How an operand is stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,18 +20,6 @@ pub(crate) enum Storage {
         smooth: bool,
         half: bool,
     },
-}
-
-/// Where the elements of a tensor lie.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Layout {
-    Packed,
-    /// The heads of a row side by side.
-    RowsFirst,
-    /// Each head's matrix as `[columns, rows]`.
-    Transposed,
-    /// Gaps after rows and heads.
-    Padded,
 }
 
 #[derive(Clone, Debug)]
@@ -66,43 +54,26 @@ pub(crate) struct Case {
     pub(crate) seed: u64,
 }
 
-/// Random numbers (SplitMix64).
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform on 0..1.
-    pub(crate) fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// About normal, rounded to FP32.
-    pub(crate) fn normal(&mut self) -> f64 {
-        let sum: f64 = (0..12).map(|_| self.unit()).sum();
-        f64::from((sum - 6.0) as f32)
-    }
-
-    fn real(&mut self, shape: [usize; 4]) -> Real {
-        let mut real = Real::zeros(shape);
-        real.values.iter_mut().for_each(|x| *x = self.normal());
-        real
+/// The contract's code of a precision.
+pub(crate) fn code(precision: &str) -> i32 {
+    match precision {
+        "fp32" => sys::MFA_PRECISION_FP32,
+        "fp16" => sys::MFA_PRECISION_FP16,
+        "bf16" => sys::MFA_PRECISION_BF16,
+        _ => sys::MFA_PRECISION_BOOL,
     }
 }
 
 /// The nearest number of a float precision.
-pub(crate) fn rounded(x: f64, precision: &str) -> f64 {
-    match precision {
-        "fp16" => half::f16::from_f64(x).to_f64(),
-        "bf16" => half::bf16::from_f64(x).to_f64(),
-        _ => f64::from(x as f32),
-    }
+fn rounded(x: f64, precision: &str) -> f64 {
+    decode(&encode(x, code(precision)), code(precision))
+}
+
+/// A call in real numbers, and dO.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) problem: Problem,
+    pub(crate) grad: Array,
 }
 
 impl Case {
@@ -145,61 +116,52 @@ impl Case {
         let mut random = Random(self.seed);
         let heads = self.heads();
         let (mut batch, mut nq, mut nk) = (self.batch, self.nq, self.nk);
-        let mut sequences: Vec<_> = (0..batch)
-            .map(|batch| Sequence {
-                batch,
-                q0: 0,
-                nq,
-                k0: 0,
-                nk,
-            })
-            .collect();
-        let mut longest = (nq, nk);
+        let (mut count, mut longest) = (batch, (nq, nk));
+        let mut sequences = None;
         if let Some(lengths) = &self.lengths {
             (batch, nq, nk) = (1, 0, 0);
-            longest = (0, 0);
-            sequences.clear();
+            (count, longest) = (lengths.len(), (0, 0));
+            let mut all = Vec::new();
             for &(q, k) in lengths {
-                sequences.push(Sequence {
+                all.push(Sequence {
                     batch: 0,
-                    q0: nq,
-                    nq: q,
-                    k0: nk,
-                    nk: k,
+                    q: nq..nq + q,
+                    k: nk..nk + k,
                 });
                 (nq, nk) = (nq + q, nk + k);
                 longest = (longest.0.max(q), longest.1.max(k));
             }
+            sequences = Some(all);
         }
-        let count = sequences.len();
         let float = |storage: &Storage| match storage {
             Storage::Float(precision) => *precision,
             Storage::Quantized { .. } => "fp32",
         };
         let mut tensor = |heads: usize, rows: usize, columns: usize, precision: &str| {
-            let mut real = random.real([batch, heads, rows, columns]);
-            real.values
-                .iter_mut()
-                .for_each(|x| *x = rounded(*x, precision));
-            real
+            let real = Array::normal([batch, heads, rows, columns], &mut random);
+            real.map(|x| rounded(x, precision))
+        };
+        let mut operand = |heads, rows, columns, storage| {
+            let precision = float(storage);
+            Operand::plain(code(precision), tensor(heads, rows, columns, precision))
         };
         let [q, k, v] = &self.storage;
-        let mut setup = Setup {
-            q: tensor(heads, nq, self.d, float(q)),
-            k: tensor(self.kv_heads, nk, self.d, float(k)),
-            v: tensor(self.kv_heads, nk, self.dv, float(v)),
-            grad: tensor(heads, nq, self.dv, self.grad),
-            stored: [float(q), float(k), self.grad],
-            sequences,
-            scale: self
-                .scale
-                .map_or(f64::from(1.0 / (self.d as f32).sqrt()), f64::from),
-            softcap: f64::from(self.softcap),
-            causal: self.causal,
-            bottom_right: self.bottom_right,
-            window: self.window,
-            ..Setup::default()
-        };
+        let mut problem = Problem::new(
+            operand(heads, nq, self.d, q),
+            operand(self.kv_heads, nk, self.d, k),
+            operand(self.kv_heads, nk, self.dv, v),
+        );
+        let grad = tensor(heads, nq, self.dv, self.grad);
+        problem.scale = self
+            .scale
+            .map_or(f64::from(1.0 / (self.d as f32).sqrt()), f64::from);
+        problem.softcap = f64::from(self.softcap);
+        problem.causal = self.causal;
+        problem.bottom_right = self.bottom_right;
+        // -1: no limit.
+        problem.window =
+            (self.window).map(|(left, right)| [left, right].map(|n| n.try_into().ok()));
+        problem.sequences = sequences;
         if let Some((precision, dims)) = self.mask {
             let full = [count, heads, longest.0, longest.1];
             let shape = std::array::from_fn(|axis| {
@@ -209,25 +171,26 @@ impl Case {
                     1
                 }
             });
-            let mut mask = random.real(shape);
-            for x in &mut mask.values {
-                let hidden = random.unit() < 0.25;
-                *x = match (hidden, precision) {
+            let mut values = Array::normal(shape, &mut random);
+            for x in &mut values.values {
+                let masked = random.unit() < 0.25;
+                *x = match (masked, precision) {
+                    (_, "bool") => f64::from(u8::from(!masked)),
                     (true, _) => f64::NEG_INFINITY,
-                    (false, "bool") => 0.0,
                     (false, _) => rounded(*x, precision),
                 };
             }
-            setup.mask = Some(mask);
+            let boolean = precision == "bool";
+            problem.mask = Some(Mask { values, boolean });
         }
-        setup.alibi = self.alibi.map(|each| {
-            let mut slopes = random.real([if each { count } else { 1 }, heads, 1, 1]);
-            let positive = |x: &mut f64| *x = f64::from((0.1 * x.abs()) as f32);
-            slopes.values.iter_mut().for_each(positive);
-            slopes
+        problem.alibi = self.alibi.map(|each| {
+            let shape = [if each { count } else { 1 }, heads, 1, 1];
+            Array::normal(shape, &mut random).map(|x| f64::from((0.1 * x.abs()) as f32))
         });
-        setup.sinks = self.sinks.then(|| random.real([1, heads, 1, 1]));
-        setup
+        problem.sinks = self
+            .sinks
+            .then(|| Array::normal([1, heads, 1, 1], &mut random).values);
+        Setup { problem, grad }
     }
 }
 

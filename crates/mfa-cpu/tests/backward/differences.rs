@@ -1,12 +1,13 @@
 //! The reference against finite differences: what the driver is compared with is itself right.
 
-use crate::case::Case;
-use crate::reference::{Real, Setup};
+use mfa_testing::{Array, Given};
+
+use crate::case::{Case, Setup};
 
 const STEP: f64 = 1e-5;
 
 fn loss(setup: &Setup) -> f64 {
-    let output = setup.forward::<f64>().output;
+    let output = setup.problem.forward().output;
     output
         .values
         .iter()
@@ -15,18 +16,21 @@ fn loss(setup: &Setup) -> f64 {
         .sum()
 }
 
+/// The numbers of a part of the setup.
+type Part = fn(&mut Setup) -> &mut [f64];
+
 /// Central differences of the loss in each element of a part of the setup.
-fn differences(setup: &Setup, part: fn(&mut Setup) -> &mut Real, gradient: &Real, what: &str) {
+fn differences(setup: &Setup, part: Part, gradient: &Array, what: &str) {
     for i in 0..gradient.values.len() {
         let mut moved = setup.clone();
-        let start = part(&mut moved).values[i];
+        let start = part(&mut moved)[i];
         if start == f64::NEG_INFINITY {
-            assert_eq!(gradient.values[i], 0.0, "{what}[{i}] is hidden");
+            assert_eq!(gradient.values[i], 0.0, "{what}[{i}] is masked");
             continue;
         }
-        part(&mut moved).values[i] = start + STEP;
+        part(&mut moved)[i] = start + STEP;
         let after = loss(&moved);
-        part(&mut moved).values[i] = start - STEP;
+        part(&mut moved)[i] = start - STEP;
         let before = loss(&moved);
         let expected = (after - before) / (2.0 * STEP);
         let found = gradient.values[i];
@@ -39,25 +43,33 @@ fn differences(setup: &Setup, part: fn(&mut Setup) -> &mut Real, gradient: &Real
 
 fn check(case: &Case) {
     let setup = case.setup();
-    let logsumexp = setup.forward::<f64>().logsumexp;
-    let output = setup.forward::<f64>().output;
-    for given in [None, Some(&output)] {
-        let (g, _) = setup.exact(&logsumexp, given);
-        differences(&setup, |s| &mut s.q, &g.query, "query");
-        differences(&setup, |s| &mut s.k, &g.key, "key");
-        differences(&setup, |s| &mut s.v, &g.value, "value");
+    let forward = setup.problem.forward();
+    for output in [None, Some(forward.output)] {
+        let given = Given {
+            output,
+            ..Given::new(setup.grad.clone(), forward.logsumexp.clone())
+        };
+        let g = setup.problem.backward(&given);
+        let differ = |part, gradient: &Array, what| differences(&setup, part, gradient, what);
+        differ(|s| &mut s.problem.query.elements.values, &g.query, "query");
+        differ(|s| &mut s.problem.key.elements.values, &g.key, "key");
+        differ(|s| &mut s.problem.value.elements.values, &g.value, "value");
         if let Some(mask) = &g.mask {
-            differences(&setup, |s| s.mask.as_mut().unwrap(), mask, "mask");
+            differ(
+                |s| &mut s.problem.mask.as_mut().unwrap().values.values,
+                mask,
+                "mask",
+            );
         }
         if let Some(sinks) = &g.sinks {
-            differences(&setup, |s| s.sinks.as_mut().unwrap(), sinks, "sinks");
+            differ(|s| s.problem.sinks.as_mut().unwrap(), sinks, "sinks");
         }
     }
 }
 
 /// One small case for each option, and one with all.
 #[test]
-fn reference_against_finite_differences() {
+fn reference_matches_finite_differences() {
     let plain = Case::small();
     let options: [fn(&mut Case); 13] = [
         |_| {},

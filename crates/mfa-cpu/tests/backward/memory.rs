@@ -4,11 +4,11 @@ use std::io::Write;
 use std::process::Command;
 
 use mfa_sys as sys;
+use mfa_testing::{Layout, Random};
 
-use crate::case::{Layout, Random};
-use crate::session::{Session, View};
+use crate::run::session;
 
-/// Length and mask for [`trains`], as `4096 masked`.
+/// Length and mask for [`one_training_step`], as `4096 masked`.
 const VARIABLE: &str = "MFA_TEST_PEAK";
 /// Columns of every operand: few, for time grows with the square.
 const COLUMNS: usize = 8;
@@ -32,51 +32,51 @@ fn status(name: &str) -> u64 {
 /// A process of its own, for [`peak_memory_is_linear`]: forward and backward of one length.
 #[test]
 #[ignore = "started by peak_memory_is_linear"]
-fn trains() {
+fn one_training_step() {
     let given = std::env::var(VARIABLE).unwrap();
     let (n, masked) = given.split_once(' ').unwrap();
     let (n, masked) = (n.parse().unwrap(), masked == "masked");
-    let session = Session::new(2);
+    let session = session(2);
     let tensor =
-        |columns| session.view([1, 1, n, columns], sys::MFA_PRECISION_FP32, Layout::Packed);
+        |columns| session.tensor([1, 1, n, columns], sys::MFA_PRECISION_FP32, Layout::Packed);
     let [query, key, value, output, grad] = std::array::from_fn(|_| tensor(COLUMNS));
     let logsumexp = tensor(1);
-    let gradients: [View; 3] = std::array::from_fn(|_| tensor(COLUMNS));
+    let gradients: [sys::mfa_tensor; 3] = std::array::from_fn(|_| tensor(COLUMNS));
     let mut random = Random(7);
-    for view in [query, key, value, grad] {
-        for bytes in session.bytes(view.tensor.buffer).chunks_exact_mut(4) {
+    for tensor in [query, key, value, grad] {
+        for bytes in session.bytes(tensor.buffer).chunks_exact_mut(4) {
             bytes.copy_from_slice(&(random.unit() as f32 - 0.5).to_le_bytes());
         }
     }
     let mut options = sys::mfa_attention_options::new();
     if masked {
-        let mask = session.view([1, 1, 1, n], sys::MFA_PRECISION_BOOL, Layout::Packed);
-        for byte in session.bytes(mask.tensor.buffer) {
+        let mask = session.tensor([1, 1, 1, n], sys::MFA_PRECISION_BOOL, Layout::Packed);
+        for byte in session.bytes(mask.buffer) {
             *byte = u8::from(random.unit() < 0.75);
         }
-        options.mask = mask.tensor;
+        options.mask = mask;
         options.mask.shape[2] = n as u64;
         options.mask.strides[2] = 0;
     }
     let forward = sys::mfa_forward_desc {
-        query: query.tensor,
-        key: key.tensor,
-        value: value.tensor,
-        output: output.tensor,
-        logsumexp: logsumexp.tensor,
+        query,
+        key,
+        value,
+        output,
+        logsumexp,
         options: &raw const options,
         ..sys::mfa_forward_desc::new()
     };
     let backward = sys::mfa_backward_desc {
-        query: query.tensor,
-        key: key.tensor,
-        value: value.tensor,
-        output: output.tensor,
-        grad_output: grad.tensor,
-        logsumexp: logsumexp.tensor,
-        grad_query: gradients[0].tensor,
-        grad_key: gradients[1].tensor,
-        grad_value: gradients[2].tensor,
+        query,
+        key,
+        value,
+        output,
+        grad_output: grad,
+        logsumexp,
+        grad_query: gradients[0],
+        grad_key: gradients[1],
+        grad_value: gradients[2],
         options: &raw const options,
         ..sys::mfa_backward_desc::new()
     };
@@ -114,7 +114,12 @@ fn trains() {
 fn measured(n: usize, masked: bool) -> [u64; 4] {
     let mask = if masked { "masked" } else { "plain" };
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "memory::trains", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "memory::one_training_step",
+            "--ignored",
+            "--nocapture",
+        ])
         .env(VARIABLE, format!("{n} {mask}"))
         .output()
         .unwrap();

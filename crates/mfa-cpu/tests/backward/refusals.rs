@@ -3,8 +3,7 @@
 use mfa_sys as sys;
 
 use crate::case::Case;
-use crate::run::Prepared;
-use crate::session::Session;
+use crate::run::{Prepared, session};
 
 type Change = fn(&mut sys::mfa_backward_desc);
 
@@ -59,18 +58,14 @@ fn wrong_calls_are_refused() {
         ..Case::small()
     };
     for (change, status, word) in wrong {
-        let session = Session::new(1);
+        let session = session(1);
         let prepared = Prepared::new(&session, &case);
         let mut desc = prepared.desc();
         change(&mut desc);
-        // SAFETY: a descriptor of live buffers.
-        let found = unsafe { (session.api.mfa_backward)(session.context, &desc) };
+        let found = session.backward(&desc);
         let message = session.message();
         assert_eq!(found, status, "{word}: {message}");
-        assert!(
-            message.contains(word),
-            "{message:?} does not say {word:?}"
-        );
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
         let untouched = prepared.gradients_untouched();
         assert!(untouched, "{message}");
     }
@@ -79,7 +74,7 @@ fn wrong_calls_are_refused() {
 /// Gradients side by side in the rows of one buffer share bytes between their ends, and no element.
 #[test]
 fn packed_gradients_are_legal() {
-    let session = Session::new(1);
+    let session = session(1);
     let case = Case {
         nq: 5,
         nk: 5,
@@ -99,8 +94,7 @@ fn packed_gradients_are_legal() {
     place(&mut desc.grad_query, 0);
     place(&mut desc.grad_key, 1);
     place(&mut desc.grad_value, 2);
-    // SAFETY: a descriptor of live buffers.
-    session.expect(unsafe { (session.api.mfa_backward)(session.context, &desc) });
+    session.expect(session.backward(&desc));
     let separate = prepared.run();
     let packed: Vec<f64> = session
         .bytes(buffer)
@@ -109,7 +103,7 @@ fn packed_gradients_are_legal() {
         .collect();
     let parts = [&separate.query, &separate.key, &separate.value];
     for (slot, part) in parts.into_iter().enumerate() {
-        for (i, x) in part.iter().enumerate() {
+        for (i, x) in part.values.iter().enumerate() {
             let (h, n, c) = (i / 8 / rows, i / 8 % rows, i % 8);
             assert_eq!(packed[(n * 3 + slot) * heads * 8 + h * 8 + c], *x);
         }
@@ -117,30 +111,14 @@ fn packed_gradients_are_legal() {
 }
 
 #[test]
-fn explained() {
-    let session = Session::new(2);
+fn a_plan_names_its_choices() {
+    let session = session(2);
     let case = Case {
         give_output: false,
         ..Case::small()
     };
     let prepared = Prepared::new(&session, &case);
-    let desc = prepared.desc();
-    let mut text = vec![0u8; 4096];
-    let mut length = 0;
-    // SAFETY: a descriptor of live buffers, room for the text, a place for its length.
-    let status = unsafe {
-        let (at, capacity) = (text.as_mut_ptr().cast(), text.len());
-        (session.api.mfa_explain)(
-            session.context,
-            std::ptr::null(),
-            &desc,
-            at,
-            capacity,
-            &mut length,
-        )
-    };
-    session.expect(status);
-    let text = String::from_utf8_lossy(&text[..length]).into_owned();
+    let text = session.explain(None, Some(&prepared.desc()));
     for line in [
         "operation: backward",
         "loop: fused",

@@ -4,27 +4,28 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 
 use mfa_sys as sys;
+use mfa_testing::{Array, Given, Gradients, Layout, Operand, Problem, Session, elements};
 
-use crate::case::{Case, Layout, Storage};
-use crate::reference::{Real, Setup};
-use crate::session::{Session, View};
+use crate::case::{Case, Setup, Storage, code};
 
-/// A stored operand. The quantization is kept where its tensor points to.
-pub(crate) struct Operand {
-    pub(crate) view: View,
-    _quantization: Option<Box<sys::mfa_quantization>>,
-    /// For clip: whether an element is stored inside the range, and whether it is rotated.
-    pub(crate) inside: Option<Vec<bool>>,
-    pub(crate) rotated: bool,
+/// A context of the driver that runs calls on some threads.
+pub(crate) fn session(threads: u32) -> Session {
+    Session::with_threads(mfa_cpu::api(), threads)
 }
 
-/// Stores an operand, and replaces `real` by the numbers that it then stands for.
+/// A stored operand. The quantization is kept where its tensor points to.
+pub(crate) struct Stored {
+    pub(crate) tensor: sys::mfa_tensor,
+    _quantization: Option<Box<sys::mfa_quantization>>,
+}
+
+/// Stores an operand, and replaces it by the numbers that are then stored.
 pub(crate) fn store(
     session: &Session,
-    real: &mut Real,
+    operand: &mut Operand,
     storage: &Storage,
     layout: Layout,
-) -> Operand {
+) -> Stored {
     let Storage::Quantized {
         int4,
         granularity,
@@ -36,14 +37,9 @@ pub(crate) fn store(
         half,
     } = *storage
     else {
-        let Storage::Float(precision) = storage else {
-            unreachable!()
-        };
-        return Operand {
-            view: session.store(real, precision, layout),
+        return Stored {
+            tensor: session.store(&operand.elements, operand.precision, layout),
             _quantization: None,
-            inside: None,
-            rotated: false,
         };
     };
     let layout = if int4 && layout == Layout::Transposed {
@@ -56,7 +52,7 @@ pub(crate) fn store(
     } else {
         (sys::MFA_PRECISION_INT8, 128)
     };
-    let [batch, heads, rows, columns] = real.shape;
+    let [batch, heads, rows, columns] = operand.elements.shape;
     // As many scales as there can be.
     let count = batch * heads * rows.max(1) * columns + 1;
     let optional = |wanted: bool, size: usize| {
@@ -90,28 +86,33 @@ pub(crate) fn store(
         mean_buffer: optional(smooth, 4 * batch * heads * columns),
         ..sys::mfa_quantization::new()
     });
-    let mut view = session.view(real.shape, precision, layout);
-    view.tensor.quantization = &raw const *quantization;
-    let source = session.store(real, "fp32", Layout::Packed);
-    let real_view = session.view(real.shape, sys::MFA_PRECISION_FP32, Layout::Packed);
+    let shape = operand.elements.shape;
+    let mut tensor = session.tensor(shape, precision, layout);
+    tensor.quantization = &raw const *quantization;
+    let source = session.store(&operand.elements, sys::MFA_PRECISION_FP32, Layout::Packed);
+    let back = session.tensor(shape, sys::MFA_PRECISION_FP32, Layout::Packed);
     let desc = sys::mfa_quantize_desc {
         flags: if asymmetric {
             sys::MFA_QUANTIZE_ASYMMETRIC
         } else {
             0
         } | if smooth { sys::MFA_QUANTIZE_SMOOTH } else { 0 },
-        source: source.tensor,
-        destination: view.tensor,
+        source,
+        destination: tensor,
         ..sys::mfa_quantize_desc::new()
     };
     // SAFETY: descriptors of live buffers.
     unsafe {
         session.expect((session.api.mfa_quantize)(session.context, &desc));
-        let (from, to) = (&view.tensor, &real_view.tensor);
-        session.expect((session.api.mfa_dequantize)(session.context, from, to));
+        session.expect((session.api.mfa_dequantize)(
+            session.context,
+            &tensor,
+            &back,
+        ));
     }
-    real.values = session.load(&real_view);
-    let bytes = session.bytes(view.tensor.buffer);
+    operand.elements = session.load(&back);
+    operand.rotated = rotated;
+    let bytes = session.bytes(tensor.buffer);
     let zero = if asymmetric {
         session.bytes(quantization.zero_point_buffer)[0]
     } else {
@@ -127,52 +128,35 @@ pub(crate) fn store(
         let low = if symmetric { 1 - size } else { -size };
         code > low && code < size - 1
     };
-    Operand {
-        inside: Some(view.elements().into_iter().map(inside).collect()),
-        view,
+    operand.inside = Some(elements(&tensor).into_iter().map(inside).collect());
+    Stored {
+        tensor,
         _quantization: Some(quantization),
-        rotated,
     }
 }
 
-/// What a call gave.
-pub(crate) struct Results {
-    pub(crate) query: Vec<f64>,
-    pub(crate) key: Vec<f64>,
-    pub(crate) value: Vec<f64>,
-    pub(crate) d_values: Vec<f64>,
-    pub(crate) mask: Option<Vec<f64>>,
-    pub(crate) sinks: Option<Vec<f64>>,
-}
-
-impl Results {
-    /// The bits of all numbers, one after another.
-    pub(crate) fn bits(&self) -> Vec<u32> {
-        let parts = [
-            Some(&self.query),
-            Some(&self.key),
-            Some(&self.value),
-            Some(&self.d_values),
-            self.mask.as_ref(),
-            self.sinks.as_ref(),
-        ];
-        let numbers = parts.into_iter().flatten().flatten();
-        numbers.map(|x| (*x as f32).to_bits()).collect()
-    }
+/// The bits of all gradients, one after another.
+pub(crate) fn bits(gradients: &Gradients) -> Vec<u32> {
+    let arrays = gradients.all().into_iter().filter_map(|(_, array)| array);
+    arrays
+        .flat_map(|array| &array.values)
+        .map(|x| (*x as f32).to_bits())
+        .collect()
 }
 
 /// A case in a session's buffers.
 pub(crate) struct Prepared<'a> {
     session: &'a Session,
     case: &'a Case,
-    pub(crate) setup: Setup,
-    pub(crate) operands: [Operand; 3],
-    pub(crate) logsumexp: Real,
-    pub(crate) output: Option<Real>,
+    pub(crate) problem: Problem,
+    /// What the driver is given beside the operands.
+    pub(crate) given: Given,
+    /// The gradients in float64, from L as float64 has it.
+    pub(crate) exact: Gradients,
+    _operands: [Stored; 3],
     options: Box<sys::mfa_attention_options>,
-    _lengths: Vec<*mut c_void>,
     desc: sys::mfa_backward_desc,
-    gradients: [View; 6],
+    gradients: [sys::mfa_tensor; 6],
 }
 
 impl<'a> Prepared<'a> {
@@ -188,63 +172,59 @@ impl<'a> Prepared<'a> {
     ) -> Self {
         let mut setup = case.setup();
         change(&mut setup);
-        let [operand, grad, out, result] = case.layouts;
+        let Setup { mut problem, grad } = setup;
+        let [operand, grad_layout, out, result] = case.layouts;
+        let [q, k, v] = &case.storage;
         let operands = [
-            store(session, &mut setup.q, &case.storage[0], operand),
-            store(session, &mut setup.k, &case.storage[1], operand),
-            store(session, &mut setup.v, &case.storage[2], operand),
+            store(session, &mut problem.query, q, operand),
+            store(session, &mut problem.key, k, operand),
+            store(session, &mut problem.value, v, operand),
         ];
-        let exact = setup.forward::<f64>();
-        let single = |mut real: Real| {
-            real.values
-                .iter_mut()
-                .for_each(|x| *x = f64::from(*x as f32));
-            real
+        let forward = problem.forward();
+        let exact = Given {
+            precision: code(case.grad),
+            clip: case.clip,
+            ..Given::new(grad, forward.logsumexp)
         };
-        let (logsumexp, output) = (single(exact.logsumexp), single(exact.output));
-        let (options, lengths) = options(session, case, &setup);
-        let wanted = |real: Option<&Real>, layout| {
-            real.map_or(View::absent(), |real| {
-                session.view(real.shape, sys::MFA_PRECISION_FP32, layout)
-            })
+        let given = Given {
+            logsumexp: exact.logsumexp.single(),
+            output: case.give_output.then(|| forward.output.single()),
+            ..exact.clone()
         };
-        let mask = setup
-            .mask
-            .as_ref()
-            .filter(|_| case.mask.is_some_and(|m| m.0 != "bool"));
+        let exact = problem.backward(&exact);
+        let options = options(session, case, &problem);
+        let (fp32, none) = (sys::MFA_PRECISION_FP32, sys::mfa_tensor::ABSENT);
+        let wanted = |(array, layout): (Option<&Array>, Layout)| {
+            array.map_or(none, |array| session.tensor(array.shape, fp32, layout))
+        };
         let gradients = [
-            wanted(Some(&setup.q), result),
-            wanted(Some(&setup.k), result),
-            wanted(Some(&setup.v), result),
-            wanted(Some(&logsumexp), Layout::Packed),
-            wanted(mask, result),
-            wanted(setup.sinks.as_ref(), Layout::Packed),
-        ];
-        let store =
-            |real: &Real, precision: &str, layout| session.store(real, precision, layout).tensor;
+            (Some(&exact.query), result),
+            (Some(&exact.key), result),
+            (Some(&exact.value), result),
+            (Some(&exact.d_values), Layout::Packed),
+            (exact.mask.as_ref(), result),
+            (exact.sinks.as_ref(), Layout::Packed),
+        ]
+        .map(wanted);
+        let output = (given.output.as_ref()).map(|output| session.store(output, fp32, out));
         let desc = sys::mfa_backward_desc {
             flags: if case.clip { sys::MFA_BACKWARD_CLIP } else { 0 },
-            query: operands[0].view.tensor,
-            key: operands[1].view.tensor,
-            value: operands[2].view.tensor,
-            output: if case.give_output {
-                store(&output, "fp32", out)
-            } else {
-                sys::mfa_tensor::ABSENT
-            },
-            grad_output: store(&setup.grad, case.grad, grad),
-            logsumexp: store(&logsumexp, "fp32", Layout::Packed),
+            query: operands[0].tensor,
+            key: operands[1].tensor,
+            value: operands[2].tensor,
+            output: output.unwrap_or(none),
+            grad_output: session.store(&given.grad_output, given.precision, grad_layout),
+            logsumexp: session.store(&given.logsumexp, fp32, Layout::Packed),
             ..sys::mfa_backward_desc::new()
         };
         Prepared {
             session,
             case,
-            setup,
-            operands,
-            logsumexp,
-            output: case.give_output.then_some(output),
+            problem,
+            given,
+            exact,
+            _operands: operands,
             options,
-            _lengths: lengths,
             desc,
             gradients,
         }
@@ -252,7 +232,7 @@ impl<'a> Prepared<'a> {
 
     /// The descriptor of the whole call.
     pub(crate) fn desc(&self) -> sys::mfa_backward_desc {
-        let [query, key, value, d_values, mask, sinks] = self.gradients.map(|view| view.tensor);
+        let [query, key, value, d_values, mask, sinks] = self.gradients;
         sys::mfa_backward_desc {
             grad_query: query,
             grad_key: key,
@@ -269,17 +249,13 @@ impl<'a> Prepared<'a> {
     pub(crate) fn gradients_untouched(&self) -> bool {
         self.gradients
             .iter()
-            .filter(|view| !view.tensor.buffer.is_null())
-            .all(|view| self.session.untouched(view))
+            .filter(|tensor| !tensor.buffer.is_null())
+            .all(|tensor| self.session.untouched(tensor))
     }
 
-    pub(crate) fn run(&self) -> Results {
+    pub(crate) fn run(&self) -> Gradients {
         let desc = self.desc();
-        let call = |desc: &sys::mfa_backward_desc| {
-            // SAFETY: a descriptor of live buffers.
-            let status = unsafe { (self.session.api.mfa_backward)(self.session.context, desc) };
-            self.session.expect(status);
-        };
+        let call = |desc| self.session.expect(self.session.backward(desc));
         if self.case.two_calls {
             let none = sys::mfa_tensor::ABSENT;
             let first = sys::mfa_backward_desc {
@@ -300,10 +276,9 @@ impl<'a> Prepared<'a> {
             call(&desc);
         }
         let [query, key, value, d_values, mask, sinks] = &self.gradients;
-        let load = |view: &View| self.session.load(view);
-        let optional =
-            |view: &View| (!view.tensor.buffer.is_null()).then(|| self.session.load(view));
-        Results {
+        let load = |tensor: &sys::mfa_tensor| self.session.load(tensor);
+        let optional = |tensor: &sys::mfa_tensor| (!tensor.buffer.is_null()).then(|| load(tensor));
+        Gradients {
             query: load(query),
             key: load(key),
             value: load(value),
@@ -314,18 +289,16 @@ impl<'a> Prepared<'a> {
     }
 }
 
-fn options(
-    session: &Session,
-    case: &Case,
-    setup: &Setup,
-) -> (Box<sys::mfa_attention_options>, Vec<*mut c_void>) {
-    let store = |real: &Option<Real>, precision: &str| {
-        real.as_ref().map_or(sys::mfa_tensor::ABSENT, |real| {
-            session.store(real, precision, Layout::Packed).tensor
+fn options(session: &Session, case: &Case, problem: &Problem) -> Box<sys::mfa_attention_options> {
+    let store = |array: Option<&Array>, precision: &str| {
+        array.map_or(sys::mfa_tensor::ABSENT, |array| {
+            session.store(array, code(precision), Layout::Packed)
         })
     };
     let flag = |wanted: bool, flag: u32| if wanted { flag } else { 0 };
     let (left, right) = case.window.unwrap_or_default();
+    let sinks =
+        (problem.sinks.as_ref()).map(|sinks| Array::new([1, sinks.len(), 1, 1], sinks.clone()));
     let mut options = Box::new(sys::mfa_attention_options {
         flags: flag(case.scale.is_some(), sys::MFA_OPTION_SCALE)
             | flag(case.causal, sys::MFA_OPTION_CAUSAL)
@@ -339,24 +312,26 @@ fn options(
         },
         window_left: left,
         window_right: right,
-        mask: store(&setup.mask, case.mask.map_or("", |mask| mask.0)),
-        alibi_slopes: store(&setup.alibi, "fp32"),
-        sinks: store(&setup.sinks, "fp32"),
+        mask: store(
+            problem.mask.as_ref().map(|mask| &mask.values),
+            case.mask.map_or("", |mask| mask.0),
+        ),
+        alibi_slopes: store(problem.alibi.as_ref(), "fp32"),
+        sinks: store(sinks.as_ref(), "fp32"),
         ..sys::mfa_attention_options::new()
     });
-    let mut buffers = Vec::new();
     if let Some(lengths) = &case.lengths {
-        for side in [|l: &(usize, usize)| l.0, |l: &(usize, usize)| l.1] {
-            let buffer = session.buffer(4 * (lengths.len() + 1));
+        let ends = |side: fn(&(usize, usize)) -> usize| {
             let mut end = 0;
-            for (i, x) in session.bytes(buffer).chunks_exact_mut(4).enumerate() {
-                end += if i == 0 { 0 } else { side(&lengths[i - 1]) };
-                x.copy_from_slice(&(end as i32).to_le_bytes());
-            }
-            buffers.push(buffer);
-        }
+            let ends = lengths.iter().map(|pair| {
+                end += side(pair);
+                end
+            });
+            session.integers(std::iter::once(0).chain(ends))
+        };
         options.sequence_count = lengths.len() as u32;
-        (options.cu_seqlens_q, options.cu_seqlens_k) = (buffers[0], buffers[1]);
+        options.cu_seqlens_q = ends(|pair| pair.0);
+        options.cu_seqlens_k = ends(|pair| pair.1);
     }
-    (options, buffers)
+    options
 }

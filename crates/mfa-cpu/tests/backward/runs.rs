@@ -1,13 +1,13 @@
 //! The same bits every run, and memory that grows with the length and not with its square.
 
 use mfa_sys as sys;
+use mfa_testing::Session;
 
 use crate::case::{Case, Storage};
-use crate::run::Prepared;
-use crate::session::{Session, View};
+use crate::run::{Prepared, bits, session};
 
 #[test]
-fn same_bits_every_run() {
+fn every_run_gives_the_same_bits() {
     let plain = Case {
         nq: 300,
         nk: 290,
@@ -32,13 +32,13 @@ fn same_bits_every_run() {
             let mut case = plain.clone();
             option(&mut case);
             case.threads = threads;
-            let session = Session::new(threads);
+            let session = session(threads);
             let prepared = Prepared::new(&session, &case);
-            let first = prepared.run().bits();
+            let first = bits(&prepared.run());
             for run in 1..20 {
                 assert_eq!(
                     first,
-                    prepared.run().bits(),
+                    bits(&prepared.run()),
                     "run {run}, {threads} threads: {case:?}"
                 );
             }
@@ -58,13 +58,12 @@ fn workspace(session: &Session, desc: &sys::mfa_backward_desc) -> u64 {
 
 /// Views of one buffer may stand for tensors of any length here: nothing is run.
 fn of_length(session: &Session, n: usize, masked: bool, wide: sys::mfa_buffer_t) -> u64 {
-    let at = |slot: usize, columns: usize| {
-        let mut view = View::absent();
-        view.tensor.buffer = wide;
-        view.tensor.byte_offset = (slot * 4 * n * 64 * 4) as u64;
-        view.tensor.shape = [1, 4, n as u64, columns as u64];
-        view.tensor.strides = [0, n as i64 * columns as i64, columns as i64, 1];
-        view.tensor
+    let at = |slot: usize, columns: usize| sys::mfa_tensor {
+        buffer: wide,
+        byte_offset: (slot * 4 * n * 64 * 4) as u64,
+        shape: [1, 4, n as u64, columns as u64],
+        strides: [0, n as i64 * columns as i64, columns as i64, 1],
+        ..sys::mfa_tensor::ABSENT
     };
     let mut mask = at(0, n);
     mask.strides = [0, 0, 0, 1];
@@ -93,7 +92,7 @@ fn of_length(session: &Session, n: usize, masked: bool, wide: sys::mfa_buffer_t)
 
 #[test]
 fn memory_is_linear_in_the_length() {
-    let session = Session::new(2);
+    let session = session(2);
     let longest = 16 << 10;
     let wide = session.buffer(8 * 4 * longest * 64 * 4);
     for masked in [false, true] {

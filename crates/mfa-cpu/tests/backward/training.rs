@@ -3,11 +3,10 @@
 use std::ffi::c_void;
 
 use mfa_sys as sys;
+use mfa_testing::{Array, Given, Layout, Session};
 
-use crate::case::{Case, Layout, Storage};
-use crate::reference::{Gradients, Real};
-use crate::run::store;
-use crate::session::Session;
+use crate::case::{Case, Setup, Storage};
+use crate::run::{session, store};
 
 const SHAPE: [u32; 4] = [2, 19, 23, 3];
 const HEAD_DIM: u16 = 16;
@@ -24,13 +23,13 @@ struct Step {
     grad_output: *mut c_void,
     d_values: *mut c_void,
     gradients: [*mut c_void; 3],
-    setup: crate::reference::Setup,
+    setup: Setup,
 }
 
 impl Step {
     /// INT8 K and V, FP32 Q; `transposed` lays the matrices of all but K and V as columns.
     fn new(transposed: bool) -> Self {
-        let session = Session::new(2);
+        let session = session(2);
         let [batch, nq, nk, heads] = SHAPE.map(|n| n as usize);
         let int8 = Storage::Quantized {
             int4: false,
@@ -59,29 +58,37 @@ impl Step {
         } else {
             Layout::Packed
         };
-        let q = store(&session, &mut setup.q, &case.storage[0], layout);
-        let k = store(&session, &mut setup.k, &case.storage[1], Layout::Packed);
-        let v = store(&session, &mut setup.v, &case.storage[2], Layout::Packed);
-        let scale = |view: &crate::session::View| {
+        let problem = &mut setup.problem;
+        let q = store(&session, &mut problem.query, &case.storage[0], layout);
+        let k = store(&session, &mut problem.key, &case.storage[1], Layout::Packed);
+        let v = store(
+            &session,
+            &mut problem.value,
+            &case.storage[2],
+            Layout::Packed,
+        );
+        let scale = |tensor: &sys::mfa_tensor| {
             // SAFETY: the operand lives, and its quantization with it.
-            let Some(q) = (unsafe { view.tensor.quantization.as_ref() }) else {
+            let Some(q) = (unsafe { tensor.quantization.as_ref() }) else {
                 return (0.0, 0);
             };
             let scale = session.bytes(q.scale_buffer)[..4].try_into().unwrap();
             let zero = session.bytes(q.zero_point_buffer)[0] as i8;
             (f32::from_le_bytes(scale), i32::from(zero))
         };
-        let scales = [(0.0, 0), scale(&k.view), scale(&v.view)];
+        let scales = [(0.0, 0), scale(&k.tensor), scale(&v.tensor)];
         let (rows, d) = (batch * heads * nq, usize::from(HEAD_DIM));
         let (queries, keys) = (4 * rows * d, 4 * batch * heads * nk * d);
         Step {
-            operands: [&q, &k, &v].map(|x| x.view.tensor.buffer),
-            precisions: [&q, &k, &v].map(|x| x.view.tensor.precision),
+            operands: [&q, &k, &v].map(|x| x.tensor.buffer),
+            precisions: [&q, &k, &v].map(|x| x.tensor.precision),
             scales,
             transposed: [transposed, false, false, transposed],
             output: session.buffer(queries),
             logsumexp: session.buffer(4 * rows),
-            grad_output: session.store(&setup.grad, "fp32", layout).tensor.buffer,
+            grad_output: session
+                .store(&setup.grad, sys::MFA_PRECISION_FP32, layout)
+                .buffer,
             d_values: session.buffer(4 * rows),
             gradients: [
                 session.buffer(queries),
@@ -97,7 +104,7 @@ impl Step {
         let ([q, k, v], [pq, pk, pv]) = (self.operands, self.precisions);
         let [(qs, qz), (ks, kz), (vs, vz)] = self.scales;
         let ([b, n, m, h], [tq, tk, tv, to]) = (SHAPE, self.transposed);
-        let scale = self.setup.scale as f32;
+        let scale = self.setup.problem.scale as f32;
         // SAFETY: live buffers.
         unsafe {
             (self.session.api.mfa_attention_forward_quantized)(
@@ -198,10 +205,7 @@ impl Step {
     fn refused(&self, status: i32, word: &str) {
         assert_eq!(status, sys::MFA_ERROR_INVALID_ARGUMENT);
         let message = self.session.message();
-        assert!(
-            message.contains(word),
-            "{message:?} does not say {word:?}"
-        );
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
         for gradient in self.gradients {
             assert!(self.session.bytes(gradient).iter().all(|x| *x == 0));
         }
@@ -209,7 +213,7 @@ impl Step {
 }
 
 #[test]
-fn step_gives_the_gradients() {
+fn a_step_gives_the_gradients() {
     for transposed in [false, true] {
         let step = Step::new(transposed);
         let context = step.session.context;
@@ -217,9 +221,10 @@ fn step_gives_the_gradients() {
         step.session.expect(step.query(context, SHAPE, f32::NAN));
         step.session
             .expect(step.keys(context, HEAD_DIM, step.scales[1].0));
-        let logsumexp = step.setup.forward::<f64>().logsumexp;
-        let (exact, _): (Gradients, _) = step.setup.exact(&logsumexp, None);
-        let near = |found: &[f64], exact: &Real, columns_first: bool, what: &str| {
+        let Setup { problem, grad } = &step.setup;
+        let given = Given::new(grad.clone(), problem.forward().logsumexp);
+        let exact = problem.backward(&given);
+        let near = |found: &[f64], exact: &Array, columns_first: bool, what: &str| {
             let [_, _, rows, columns] = exact.shape;
             for (i, x) in exact.values.iter().enumerate() {
                 let (matrix, n, c) = (i / (rows * columns), i / columns % rows, i % columns);
@@ -259,7 +264,7 @@ fn backward_without_its_forward_is_refused() {
     step.refused(step.keys(context, HEAD_DIM, k_scale), missing);
 
     step.session.expect(step.forward());
-    let other = Session::new(1);
+    let other = session(1);
     step.refused(step.query(other.context, SHAPE, 0.0), missing);
     step.refused(step.keys(other.context, HEAD_DIM, k_scale), missing);
     for (axis, name) in ["batch_size", "seq_len_q", "seq_len_kv", "num_heads"]

@@ -4,8 +4,9 @@ use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
 use mfa_sys as sys;
+use mfa_testing::{Session, contiguous};
 
-use crate::session::{Session, tensor};
+use crate::legal::session;
 
 const ALLOCATION: i32 = sys::MFA_ERROR_BUFFER_ALLOCATION;
 
@@ -13,7 +14,7 @@ const ALLOCATION: i32 = sys::MFA_ERROR_BUFFER_ALLOCATION;
 fn repeated(session: &Session, shape: [u64; 4]) -> sys::mfa_tensor {
     sys::mfa_tensor {
         strides: [0, 0, 0, 1],
-        ..tensor(session.buffer(4 * shape[3].max(1)), shape)
+        ..contiguous(session.buffer(4 * shape[3].max(1) as usize), shape)
     }
 }
 
@@ -35,7 +36,7 @@ fn backward(
 
 #[test]
 fn d_that_no_memory_holds_is_refused() {
-    let session = Session::new();
+    let session = session();
     // Four bytes each are 0, a small number, or more than there is, modulo two to the power of 64.
     for counts in [
         [1 << 20, 1 << 20, 1 << 20],
@@ -44,7 +45,7 @@ fn d_that_no_memory_holds_is_refused() {
         [1, 1 << 15, 1 << 47],
         [1 << 7, 7, 1 << 48],
     ] {
-        let mask = tensor(session.buffer(12), [1, 1, 1, 3]);
+        let mask = contiguous(session.buffer(12), [1, 1, 1, 3]);
         let options = sys::mfa_attention_options {
             mask,
             ..sys::mfa_attention_options::new()
@@ -52,23 +53,19 @@ fn d_that_no_memory_holds_is_refused() {
         let desc = sys::mfa_backward_desc {
             options: &raw const options,
             // Wants D, and is small itself.
-            grad_mask: tensor(session.buffer(12), [1, 1, 1, 3]),
+            grad_mask: contiguous(session.buffer(12), [1, 1, 1, 3]),
             ..backward(&session, counts, 1)
         };
         // SAFETY: a descriptor of live buffers.
         let status = unsafe { (session.api.mfa_backward)(session.context, &desc) };
         assert_eq!(status, ALLOCATION, "{counts:?}: {}", session.message());
-        assert!(
-            session.message().contains("bytes"),
-            "{}",
-            session.message()
-        );
+        assert!(session.message().contains("bytes"), "{}", session.message());
     }
 }
 
 #[test]
 fn heads_without_number_are_planned_in_no_time() {
-    let session = Session::new();
+    let session = session();
     let start = Instant::now();
     for [batch, heads] in [
         [1u64 << 33, 1],
@@ -114,7 +111,7 @@ fn heads_without_number_are_planned_in_no_time() {
 
 #[test]
 fn a_query_without_rows_costs_nothing() {
-    let session = Session::new();
+    let session = session();
     let start = Instant::now();
     for [batch, heads] in [[1u64 << 25, 2], [1 << 48, 4], [5, 1 << 44]] {
         let desc = sys::mfa_forward_desc {
@@ -147,7 +144,7 @@ fn a_query_without_rows_costs_nothing() {
 
 #[test]
 fn nothing_is_quantized_at_once() {
-    let session = Session::new();
+    let session = session();
     let start = Instant::now();
     for shape in [
         [1 << 40, 1, 1, 0],
@@ -168,19 +165,14 @@ fn nothing_is_quantized_at_once() {
                 destination: sys::mfa_tensor {
                     precision: sys::MFA_PRECISION_INT8,
                     quantization: &raw const quantization,
-                    ..tensor(session.buffer(1), shape)
+                    ..contiguous(session.buffer(1), shape)
                 },
                 ..sys::mfa_quantize_desc::new()
             };
             session.bytes(quantization.mean_buffer).fill(0xA5);
             // SAFETY: a descriptor of live buffers.
             let status = unsafe { (session.api.mfa_quantize)(session.context, &desc) };
-            assert_eq!(
-                status,
-                sys::MFA_SUCCESS,
-                "{shape:?}: {}",
-                session.message()
-            );
+            assert_eq!(status, sys::MFA_SUCCESS, "{shape:?}: {}", session.message());
             // A mean over no rows is 0; without columns there is no mean.
             let written = session
                 .bytes(quantization.mean_buffer)

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mfa_sys as sys;
+use mfa_testing::Session;
 
-use crate::session::Session;
+use crate::legal::{legal, session};
 
 /// What a child found, as its exit status.
 const FINE: i32 = 0;
@@ -75,17 +76,17 @@ fn child_computes(parent: &Session, desc: &sys::mfa_forward_desc) -> i32 {
 
 #[test]
 fn children_of_busy_parents_compute() {
-    let session = Session::new();
-    let desc = session.legal();
+    let session = session();
+    let desc = legal(&session);
     assert_eq!(session.forward(&desc), sys::MFA_SUCCESS);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                let busy = Session::new();
+                let busy = crate::legal::session();
                 while !stop.load(Ordering::Relaxed) {
                     let buffer = busy.buffer(64);
-                    let desc = busy.legal();
+                    let desc = legal(&busy);
                     assert_eq!(busy.forward(&desc), sys::MFA_SUCCESS);
                     // SAFETY: buffers of this thread.
                     unsafe {

@@ -2,26 +2,27 @@
 
 mod extremes;
 mod forks;
+mod legal;
 mod nonsense;
 mod rounding;
-mod session;
 mod specials;
 
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
 use mfa_sys as sys;
+use mfa_testing::contiguous;
 
-use session::{Session, ends_with, tensor};
+use legal::{ends_with, legal, session, tensor};
 
 const ARGUMENT: i32 = sys::MFA_ERROR_INVALID_ARGUMENT;
 const DIMENSIONS: i32 = sys::MFA_ERROR_INVALID_DIMENSIONS;
 
 #[test]
 fn the_legal_call_is_legal() {
-    let session = Session::new();
+    let session = session();
     assert_eq!(
-        session.forward(&session.legal()),
+        session.forward(&legal(&session)),
         sys::MFA_SUCCESS,
         "{}",
         session.message()
@@ -29,10 +30,10 @@ fn the_legal_call_is_legal() {
 }
 
 #[test]
-fn handles() {
-    let session = Session::new();
+fn wrong_handles_are_refused() {
+    let session = session();
     let api = &session.api;
-    let desc = session.legal();
+    let desc = legal(&session);
     // SAFETY: bad handles are numbers that are looked up; descriptors are of their struct_size or NULL.
     unsafe {
         let invalid = sys::MFA_ERROR_INVALID_CONTEXT;
@@ -71,7 +72,7 @@ fn handles() {
             ARGUMENT
         );
     }
-    let mut freed = session.legal();
+    let mut freed = legal(&session);
     // SAFETY: a live buffer.
     unsafe { (session.api.mfa_destroy_buffer)(freed.key.buffer) };
     ends_with(&session, &freed, ARGUMENT, "key");
@@ -83,10 +84,10 @@ fn handles() {
 
 #[test]
 fn struct_sizes_end_between_fields() {
-    let session = Session::new();
+    let session = session();
     let size = size_of::<sys::mfa_forward_desc>() as u32;
     for struct_size in (0..size).filter(|size| *size == 0 || size % 8 != 0) {
-        let mut desc = session.legal();
+        let mut desc = legal(&session);
         desc.struct_size = struct_size;
         ends_with(&session, &desc, ARGUMENT, "struct_size");
         let options = sys::mfa_attention_options {
@@ -95,7 +96,7 @@ fn struct_sizes_end_between_fields() {
         };
         let desc = sys::mfa_forward_desc {
             options: &raw const options,
-            ..session.legal()
+            ..legal(&session)
         };
         ends_with(&session, &desc, ARGUMENT, "struct_size");
     }
@@ -103,13 +104,13 @@ fn struct_sizes_end_between_fields() {
 
 #[test]
 fn options_without_their_flag_are_refused() {
-    let session = Session::new();
+    let session = session();
     let check = |edit: &dyn Fn(&mut sys::mfa_attention_options), status: i32, word: &str| {
         let mut options = sys::mfa_attention_options::new();
         edit(&mut options);
         let desc = sys::mfa_forward_desc {
             options: &raw const options,
-            ..session.legal()
+            ..legal(&session)
         };
         ends_with(&session, &desc, status, word);
     };
@@ -143,12 +144,12 @@ fn options_without_their_flag_are_refused() {
 
 #[test]
 fn outputs_have_memory_of_their_own() {
-    let session = Session::new();
+    let session = session();
     let check = |edit: &dyn Fn(&mut sys::mfa_forward_desc), word: &str| {
-        let mut desc = session.legal();
+        let mut desc = legal(&session);
         // As large as all of them, so that anything can be a view of it.
         desc.output.buffer = session.buffer(4 * 2 * 160);
-        desc.logsumexp = session.tensor([1, 4, 5, 1]);
+        desc.logsumexp = tensor(&session, [1, 4, 5, 1]);
         edit(&mut desc);
         ends_with(&session, &desc, ARGUMENT, word);
     };
@@ -177,7 +178,7 @@ fn outputs_have_memory_of_their_own() {
         &shares("logsumexp", "query"),
     );
     // Rows of one buffer in turn: bytes between the ends are shared, elements are not.
-    let mut desc = session.legal();
+    let mut desc = legal(&session);
     let both = session.buffer(4 * 2 * 160);
     for (tensor, offset) in [(&mut desc.query, 0), (&mut desc.output, 32)] {
         tensor.buffer = both;
@@ -193,10 +194,10 @@ fn outputs_have_memory_of_their_own() {
 }
 
 #[test]
-fn shapes() {
-    let session = Session::new();
+fn wrong_shapes_are_refused() {
+    let session = session();
     let check = |edit: &dyn Fn(&mut sys::mfa_forward_desc), status: i32, word: &str| {
-        let mut desc = session.legal();
+        let mut desc = legal(&session);
         edit(&mut desc);
         ends_with(&session, &desc, status, word);
     };
@@ -231,7 +232,7 @@ fn shapes() {
         DIMENSIONS,
         "value: the stride of columns is 0",
     );
-    let wide = session.tensor([1, 1, 1, 1025]);
+    let wide = tensor(&session, [1, 1, 1, 1025]);
     check(
         &|d| (d.query, d.key, d.value) = (wide, wide, wide),
         DIMENSIONS,
@@ -266,14 +267,14 @@ fn shapes() {
 }
 
 #[test]
-fn options() {
-    let session = Session::new();
+fn wrong_options_are_refused() {
+    let session = session();
     let check = |edit: &dyn Fn(&mut sys::mfa_attention_options), status: i32, word: &str| {
         let mut options = sys::mfa_attention_options::new();
         edit(&mut options);
         let desc = sys::mfa_forward_desc {
             options: &options,
-            ..session.legal()
+            ..legal(&session)
         };
         ends_with(&session, &desc, status, word);
     };
@@ -298,13 +299,13 @@ fn options() {
         ARGUMENT,
         "window_left",
     );
-    let mask = session.tensor([1, 4, 5, 6]);
+    let mask = tensor(&session, [1, 4, 5, 6]);
     check(
         &|o| o.mask = mask,
         DIMENSIONS,
         "mask: columns is 6; expected 7",
     );
-    let three = session.tensor([1, 3, 1, 1]);
+    let three = tensor(&session, [1, 3, 1, 1]);
     check(&|o| o.sinks = three, DIMENSIONS, "sinks");
     check(&|o| o.alibi_slopes = three, DIMENSIONS, "alibi_slopes");
     check(&|o| o.sequence_count = 2, ARGUMENT, "cu_seqlens_q");
@@ -344,8 +345,8 @@ fn options() {
 }
 
 #[test]
-fn quantizations() {
-    let session = Session::new();
+fn wrong_quantizations_are_refused() {
+    let session = session();
     let check = |precision: i32,
                  edit: &dyn Fn(&mut sys::mfa_tensor, &mut sys::mfa_quantization),
                  status: i32,
@@ -354,7 +355,7 @@ fn quantizations() {
             scale: 0.5,
             ..sys::mfa_quantization::new()
         };
-        let mut desc = session.legal();
+        let mut desc = legal(&session);
         desc.key.precision = precision;
         edit(&mut desc.key, &mut quantization);
         desc.key.quantization = &raw const quantization;
@@ -407,7 +408,7 @@ fn quantizations() {
         DIMENSIONS,
         "7 columns of INT4",
     );
-    let row = |q: &mut sys::mfa_quantization, bytes: u64| {
+    let row = |q: &mut sys::mfa_quantization, bytes: usize| {
         q.granularity = sys::MFA_GRANULARITY_ROW;
         q.scale_buffer = session.buffer(bytes);
     };
@@ -459,15 +460,15 @@ fn quantizations() {
 
 #[test]
 fn quantizing_what_is_not_finite_is_refused() {
-    let session = Session::new();
+    let session = session();
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let source = session.tensor([1, 1, 3, 8]);
+        let source = tensor(&session, [1, 1, 3, 8]);
         session.bytes(source.buffer)[60..64].copy_from_slice(&bad.to_le_bytes());
         let quantization = sys::mfa_quantization {
             scale_buffer: session.buffer(4),
             ..sys::mfa_quantization::new()
         };
-        let mut destination = tensor(session.buffer(24), source.shape);
+        let mut destination = contiguous(session.buffer(24), source.shape);
         destination.precision = sys::MFA_PRECISION_INT8;
         destination.quantization = &quantization;
         session.bytes(destination.buffer).fill(0xA5);
@@ -490,10 +491,10 @@ fn quantizing_what_is_not_finite_is_refused() {
 
 #[test]
 fn empty_sequences_are_legal() {
-    let session = Session::new();
-    let mut no_keys = session.legal();
+    let session = session();
+    let mut no_keys = legal(&session);
     (no_keys.key.shape[2], no_keys.value.shape[2]) = (0, 0);
-    no_keys.logsumexp = session.tensor([1, 4, 5, 1]);
+    no_keys.logsumexp = tensor(&session, [1, 4, 5, 1]);
     session.bytes(no_keys.output.buffer).fill(0xA5);
     assert_eq!(
         session.forward(&no_keys),
@@ -513,7 +514,7 @@ fn empty_sequences_are_legal() {
             .all(|x| x == minus_infinity)
     );
 
-    let mut no_rows = session.legal();
+    let mut no_rows = legal(&session);
     (no_rows.query.shape[2], no_rows.output.shape[2]) = (0, 0);
     session.bytes(no_rows.output.buffer).fill(0xA5);
     assert_eq!(

@@ -6,7 +6,7 @@ use std::ptr::null_mut;
 use mfa_sys as sys;
 use proptest::prelude::*;
 
-use crate::session::Session;
+use crate::legal::{legal, session, tensor};
 
 /// Numbers that break things.
 fn awkward() -> impl Strategy<Value = i64> {
@@ -42,8 +42,8 @@ proptest! {
         window in prop::array::uniform2(awkward()),
         enums in prop::array::uniform2(-1i32..4),
     ) {
-        let session = Session::new();
-        let mut desc = session.legal();
+        let session = session();
+        let mut desc = legal(&session);
         let targets = [&mut desc.query, &mut desc.key, &mut desc.value, &mut desc.output];
         for ((target, view), edit) in targets.into_iter().zip(views).zip(edits) {
             if edit > 0 {
@@ -78,9 +78,9 @@ proptest! {
 
 #[test]
 fn calls_from_many_threads_are_serialised() {
-    let session = Session::new();
+    let session = session();
     let expected = {
-        let desc = session.legal();
+        let desc = legal(&session);
         for tensor in [desc.query, desc.key, desc.value] {
             for (i, x) in session.bytes(tensor.buffer).chunks_exact_mut(4).enumerate() {
                 x.copy_from_slice(&((i * 7 % 13) as f32 / 7.0).to_le_bytes());
@@ -98,7 +98,7 @@ fn calls_from_many_threads_are_serialised() {
         for _ in 0..4 {
             let mine = Anywhere(
                 sys::mfa_forward_desc {
-                    output: session.tensor([1, 4, 5, 8]),
+                    output: tensor(&session, [1, 4, 5, 8]),
                     ..expected.0
                 },
                 session.context,

@@ -1,11 +1,12 @@
 //! What `mfa_quantize` refuses: arrays that cannot hold its results, and parameters that nothing can be rounded with.
 
 use mfa_sys as sys;
+use mfa_testing::{Session, contiguous};
 
-use crate::session::{Session, tensor};
+use crate::legal::{session, tensor};
 
 const SHAPE: [u64; 4] = [1, 2, 5, 8];
-const SCALES: u64 = 10;
+const SCALES: usize = 10;
 
 struct Call {
     flags: u32,
@@ -17,7 +18,7 @@ struct Call {
 /// Spoils a call by `edit` and demands the refusal that says `word`, with every byte of the results as it was.
 #[track_caller]
 fn refused(edit: impl Fn(&Session, &mut Call), word: &str) {
-    let session = Session::new();
+    let session = session();
     let (status, message, untouched) = run(&session, edit);
     assert!(
         matches!(
@@ -26,20 +27,17 @@ fn refused(edit: impl Fn(&Session, &mut Call), word: &str) {
         ),
         "{status}: {message}"
     );
-    assert!(
-        message.contains(word),
-        "{message:?} does not say {word:?}"
-    );
+    assert!(message.contains(word), "{message:?} does not say {word:?}");
     assert!(untouched, "{message}");
 }
 
 fn run(session: &Session, edit: impl Fn(&Session, &mut Call)) -> (i32, String, bool) {
     let mut call = Call {
         flags: 0,
-        source: session.tensor(SHAPE),
+        source: tensor(session, SHAPE),
         destination: sys::mfa_tensor {
             precision: sys::MFA_PRECISION_INT8,
-            ..tensor(session.buffer(2 * 80), SHAPE)
+            ..contiguous(session.buffer(2 * 80), SHAPE)
         },
         quantization: sys::mfa_quantization {
             granularity: sys::MFA_GRANULARITY_ROW,
@@ -73,7 +71,7 @@ fn run(session: &Session, edit: impl Fn(&Session, &mut Call)) -> (i32, String, b
 
 #[test]
 fn the_legal_call_is_legal() {
-    let session = Session::new();
+    let session = session();
     assert_eq!(
         run(&session, |_, _| ()).0,
         sys::MFA_SUCCESS,
@@ -83,18 +81,18 @@ fn the_legal_call_is_legal() {
 }
 
 #[test]
-fn scales_that_share_memory() {
+fn scales_that_share_memory_are_refused() {
     let strides = |strides| move |_: &Session, c: &mut Call| c.quantization.scale_strides = strides;
     refused(strides([0, 0, 0, 1]), "scale_buffer");
     refused(strides([0, 0, 1, 1]), "overlap");
     refused(strides([0, 4, 1, 1]), "overlap");
-    let session = Session::new();
+    let session = session();
     let every_other = run(&session, strides([20, 10, 2, 1]));
     assert_eq!(every_other.0, sys::MFA_SUCCESS, "{}", every_other.1);
 }
 
 #[test]
-fn results_that_share_memory() {
+fn results_that_share_memory_are_refused() {
     refused(
         |_, c| {
             (c.quantization.scale_buffer, c.quantization.scale_offset) = (c.destination.buffer, 40)
@@ -127,7 +125,7 @@ fn results_that_share_memory() {
 }
 
 #[test]
-fn given_scales_and_zero_points() {
+fn given_scales_and_zero_points_out_of_range_are_refused() {
     for bad in [0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         refused(
             |session, c| {

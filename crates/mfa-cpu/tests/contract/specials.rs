@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use mfa_sys as sys;
 
-use crate::session::Session;
+use crate::legal::{session, tensor};
 
 const ROWS: usize = 40;
 const KEYS: usize = 70;
@@ -38,9 +38,9 @@ const FLOATS: [i32; 3] = [
 impl Case {
     /// O, FP32.
     fn run(&self) -> Vec<f32> {
-        let session = Session::new();
+        let session = session();
         let operand = |rows: usize, at: fn(usize, usize) -> f32| {
-            let mut tensor = session.tensor([1, 1, rows as u64, D as u64]);
+            let mut tensor = tensor(&session, [1, 1, rows as u64, D as u64]);
             tensor.precision = self.precision;
             let bytes = session.bytes(tensor.buffer);
             for i in 0..rows * D {
@@ -69,7 +69,7 @@ impl Case {
             query: operand(ROWS, self.query),
             key: operand(KEYS, self.key),
             value: operand(KEYS, self.value),
-            output: session.tensor([1, 1, ROWS as u64, D as u64]),
+            output: tensor(&session, [1, 1, ROWS as u64, D as u64]),
             options: &options,
             ..sys::mfa_forward_desc::new()
         };
@@ -160,7 +160,7 @@ fn infinities_of_values_stay_infinities() {
         ..PLAIN
     }
     .expect(|_, c| if c == 7 { f32::INFINITY } else { 1.0 });
-    // Rows that do not see the key do not see its infinity.
+    // The infinity does not reach rows whose key range ends before the key.
     Case {
         causal: true,
         value: |j, c| {
@@ -199,7 +199,7 @@ fn nan_reaches_what_uses_it() {
 }
 
 #[test]
-fn any_scale() {
+fn any_finite_scale_is_applied() {
     // Equal scores: equal weights.
     for scale in [0.0, -0.5, 1e-30] {
         Case {
@@ -219,7 +219,7 @@ fn any_scale() {
 
 /// What rounds to infinity in BF16 does not in three of them.
 #[test]
-fn the_ends_of_the_range() {
+fn the_largest_numbers_stay_finite() {
     const LARGE: f32 = f32::from_bits(0x7f7f_8000);
     let got = Case {
         query: |_, _| 1e-36,

@@ -1,32 +1,35 @@
 //! The same through the C contract.
 
-use std::ffi::{CStr, c_void};
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 
-use half::{bf16, f16};
 use mfa_sys as sys;
+use mfa_testing::{Array, Forward, Gradients, Layout, Session};
 
 use crate::formula::Problem;
 
 /// What forward and backward give.
 #[derive(Clone)]
 pub(crate) struct Results {
-    pub output: Vec<f64>,
-    pub logsumexp: Vec<f64>,
-    pub dq: Vec<f64>,
-    pub dk: Vec<f64>,
-    pub dv: Vec<f64>,
-    pub dmask: Vec<f64>,
-    pub dsinks: Vec<f64>,
+    pub forward: Forward,
+    pub gradients: Gradients,
 }
 
-/// A context.
-pub(crate) struct Driver {
-    api: sys::Api,
-    context: *mut c_void,
+impl Results {
+    /// All of them and their names.
+    pub(crate) fn all(&self) -> Vec<(&'static str, &Array)> {
+        let forward = [
+            ("output", &self.forward.output),
+            ("logsumexp", &self.forward.logsumexp),
+        ];
+        let gradients = self.gradients.all();
+        let gradients = gradients
+            .into_iter()
+            .filter_map(|(name, array)| Some((name, array?)));
+        forward.into_iter().chain(gradients).collect()
+    }
 }
 
-fn code(precision: &str) -> i32 {
+pub(crate) fn code(precision: &str) -> i32 {
     match precision {
         "fp64" => sys::MFA_PRECISION_FP64,
         "fp32" => sys::MFA_PRECISION_FP32,
@@ -40,98 +43,27 @@ fn exact(precision: &str) -> &'static str {
     if precision == "fp64" { "fp64" } else { "fp32" }
 }
 
-fn encode(values: &[f64], precision: &str) -> Vec<u8> {
-    let bytes = |x: &f64| match precision {
-        "fp64" => x.to_le_bytes().to_vec(),
-        "fp32" => (*x as f32).to_le_bytes().to_vec(),
-        "fp16" => f16::from_f64(*x).to_le_bytes().to_vec(),
-        _ => bf16::from_f64(*x).to_le_bytes().to_vec(),
-    };
-    values.iter().flat_map(bytes).collect()
-}
-
-fn decode(bytes: &[u8], precision: &str) -> Vec<f64> {
-    match precision {
-        "fp64" => (bytes.chunks_exact(8))
-            .map(|b| f64::from_le_bytes(std::array::from_fn(|i| b[i])))
-            .collect(),
-        "fp32" => (bytes.chunks_exact(4))
-            .map(|b| f64::from(f32::from_le_bytes(std::array::from_fn(|i| b[i]))))
-            .collect(),
-        _ => (bytes.chunks_exact(2))
-            .map(|b| f16::from_le_bytes(std::array::from_fn(|i| b[i])).to_f64())
-            .collect(),
-    }
-}
+/// A session, and its tensors by the names of precisions.
+pub(crate) struct Driver(Session);
 
 impl Driver {
     pub(crate) fn new() -> Self {
-        let api = mfa_cpu::api();
-        let mut context = null_mut();
-        // SAFETY: a place for the handle.
-        let status = unsafe { (api.mfa_create_context)(&mut context) };
-        assert_eq!(status, sys::MFA_SUCCESS);
-        Driver { api, context }
-    }
-
-    fn buffer(&self, bytes: &[u8]) -> *mut c_void {
-        let mut buffer = null_mut();
-        // SAFETY: a place for the handle.
-        let status =
-            unsafe { (self.api.mfa_create_buffer)(self.context, bytes.len() as u64, &mut buffer) };
-        self.expect(status);
-        self.contents(buffer).copy_from_slice(bytes);
-        buffer
-    }
-
-    #[allow(clippy::mut_from_ref)] // A window on the buffer's memory, used between calls only.
-    fn contents(&self, buffer: *mut c_void) -> &mut [u8] {
-        let (mut contents, mut size) = (null_mut(), 0);
-        // SAFETY: a live buffer, used between calls only.
-        unsafe {
-            (self.api.mfa_buffer_contents)(buffer, &mut contents);
-            (self.api.mfa_buffer_size)(buffer, &mut size);
-            std::slice::from_raw_parts_mut(contents.cast(), size as usize)
-        }
-    }
-
-    #[track_caller]
-    fn expect(&self, status: i32) {
-        // SAFETY: a NUL-terminated string.
-        let message = unsafe { CStr::from_ptr((self.api.mfa_last_error)(null_mut())) };
-        assert_eq!(status, sys::MFA_SUCCESS, "{message:?}");
+        Driver(Session::new(mfa_cpu::api()))
     }
 
     fn tensor(&self, values: &[f64], shape: [usize; 4], precision: &str) -> sys::mfa_tensor {
-        assert_eq!(values.len(), shape.iter().product::<usize>());
-        let mut strides = [1i64; 4];
-        for axis in (0..3).rev() {
-            strides[axis] = strides[axis + 1] * shape[axis + 1].max(1) as i64;
-        }
-        sys::mfa_tensor {
-            buffer: self.buffer(&encode(values, precision)),
-            precision: code(precision),
-            shape: shape.map(|n| n as u64),
-            strides,
-            ..sys::mfa_tensor::ABSENT
-        }
+        let array = Array::new(shape, values.to_vec());
+        self.0.store(&array, code(precision), Layout::Packed)
     }
 
     /// A tensor to be written, full of NaN.
     fn room(&self, shape: [usize; 4], precision: &str) -> sys::mfa_tensor {
-        self.tensor(&vec![f64::NAN; shape.iter().product()], shape, precision)
+        let array = Array::full(shape, f64::NAN);
+        self.0.store(&array, code(precision), Layout::Packed)
     }
 
-    fn read(&self, tensor: &sys::mfa_tensor, precision: &str) -> Vec<f64> {
-        decode(self.contents(tensor.buffer), precision)
-    }
-
-    fn integers(&self, values: &[usize]) -> *mut c_void {
-        let bytes: Vec<u8> = values
-            .iter()
-            .flat_map(|n| (*n as i32).to_le_bytes())
-            .collect();
-        self.buffer(&bytes)
+    fn read(&self, tensor: &sys::mfa_tensor) -> Array {
+        self.0.load(tensor)
     }
 
     fn parts(&self, p: &Problem, parts: &[Results], precision: &str) -> [Vec<sys::mfa_tensor>; 2] {
@@ -139,17 +71,21 @@ impl Driver {
         [
             (parts
                 .iter()
-                .map(|part| self.tensor(&part.output, [b, h, nq, dv], precision)))
+                .map(|part| self.tensor(&part.forward.output.values, [b, h, nq, dv], precision)))
             .collect(),
-            (parts
-                .iter()
-                .map(|part| self.tensor(&part.logsumexp, [b, h, nq, 1], exact(precision))))
+            (parts.iter().map(|part| {
+                self.tensor(
+                    &part.forward.logsumexp.values,
+                    [b, h, nq, 1],
+                    exact(precision),
+                )
+            }))
             .collect(),
         ]
     }
 
     /// Merges the results on parts of the keys.
-    pub(crate) fn merge(&self, p: &Problem, parts: &[Results], precision: &str) -> Results {
+    pub(crate) fn merge(&self, p: &Problem, parts: &[Results], precision: &str) -> Forward {
         let [outputs, logsumexps] = self.parts(p, parts, precision);
         let ([b, h, _], [nq, _], dv) = (p.counts, p.rows, p.columns[1]);
         let desc = sys::mfa_merge_desc {
@@ -161,11 +97,11 @@ impl Driver {
             ..sys::mfa_merge_desc::new()
         };
         // SAFETY: descriptors of live buffers.
-        self.expect(unsafe { (self.api.mfa_merge)(self.context, &desc) });
-        Results {
-            output: self.read(&desc.output, precision),
-            logsumexp: self.read(&desc.logsumexp, exact(precision)),
-            ..parts[0].clone()
+        self.0
+            .expect(unsafe { (self.0.api.mfa_merge)(self.0.context, &desc) });
+        Forward {
+            output: self.read(&desc.output),
+            logsumexp: self.read(&desc.logsumexp),
         }
     }
 
@@ -175,7 +111,7 @@ impl Driver {
         p: &Problem,
         parts: &[Results],
         precision: &str,
-    ) -> Vec<(Vec<f64>, Vec<f64>)> {
+    ) -> Vec<(Array, Array)> {
         let [outputs, logsumexps] = self.parts(p, parts, precision);
         let ([b, h, _], [nq, _], dv) = (p.counts, p.rows, p.columns[1]);
         let kept = exact(precision);
@@ -197,17 +133,11 @@ impl Driver {
             ..sys::mfa_merge_backward_desc::new()
         };
         // SAFETY: descriptors of live buffers.
-        self.expect(unsafe { (self.api.mfa_merge_backward)(self.context, &desc) });
+        self.0
+            .expect(unsafe { (self.0.api.mfa_merge_backward)(self.0.context, &desc) });
         (grad_outputs.iter().zip(&grad_logsumexps))
-            .map(|(output, logsumexp)| (self.read(output, kept), self.read(logsumexp, kept)))
+            .map(|(output, logsumexp)| (self.read(output), self.read(logsumexp)))
             .collect()
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // SAFETY: a live context.
-        unsafe { (self.api.mfa_destroy_context)(self.context) };
     }
 }
 
@@ -269,11 +199,11 @@ impl<'a> Call<'a> {
         };
         if let Some((q, k)) = &p.packed {
             options.sequence_count = q.len() as u32 - 1;
-            options.cu_seqlens_q = driver.integers(q);
-            options.cu_seqlens_k = driver.integers(k);
+            options.cu_seqlens_q = driver.0.integers(q.iter().copied());
+            options.cu_seqlens_k = driver.0.integers(k.iter().copied());
         }
         if let Some(lengths) = &p.lengths {
-            options.seqlens_k = driver.integers(lengths);
+            options.seqlens_k = driver.0.integers(lengths.iter().copied());
         }
         options
     }
@@ -309,6 +239,7 @@ impl<'a> Call<'a> {
             grad_query: driver.room([b, h, nq, d], kept),
             grad_key: driver.room([b, kv, nk, d], kept),
             grad_value: driver.room([b, kv, nk, dv], kept),
+            d_values: driver.room([b, h, nq, 1], kept),
             grad_mask: optional(p.mask.is_some(), [sequences, 1, rows, columns]),
             grad_sinks: optional(p.sinks.is_some(), [1, h, 1, 1]),
             ..sys::mfa_backward_desc::new()
@@ -316,7 +247,7 @@ impl<'a> Call<'a> {
     }
 
     pub(crate) fn run(&self) -> Results {
-        let (driver, kept) = (self.driver, exact(self.precision));
+        let driver = self.driver;
         let options = self.options();
         let forward = sys::mfa_forward_desc {
             options: &raw const options,
@@ -326,23 +257,23 @@ impl<'a> Call<'a> {
             options: &raw const options,
             ..self.backward(&forward)
         };
-        // SAFETY: descriptors of live buffers.
-        unsafe {
-            driver.expect((driver.api.mfa_forward)(driver.context, &forward));
-            driver.expect((driver.api.mfa_backward)(driver.context, &backward));
-        }
-        let optional = |tensor: &sys::mfa_tensor| match tensor.buffer.is_null() {
-            true => Vec::new(),
-            false => driver.read(tensor, kept),
-        };
+        driver.0.expect(driver.0.forward(&forward));
+        driver.0.expect(driver.0.backward(&backward));
+        let optional =
+            |tensor: &sys::mfa_tensor| (!tensor.buffer.is_null()).then(|| driver.read(tensor));
         Results {
-            output: driver.read(&forward.output, kept),
-            logsumexp: driver.read(&forward.logsumexp, kept),
-            dq: driver.read(&backward.grad_query, kept),
-            dk: driver.read(&backward.grad_key, kept),
-            dv: driver.read(&backward.grad_value, kept),
-            dmask: optional(&backward.grad_mask),
-            dsinks: optional(&backward.grad_sinks),
+            forward: Forward {
+                output: driver.read(&forward.output),
+                logsumexp: driver.read(&forward.logsumexp),
+            },
+            gradients: Gradients {
+                query: driver.read(&backward.grad_query),
+                key: driver.read(&backward.grad_key),
+                value: driver.read(&backward.grad_value),
+                d_values: driver.read(&backward.d_values),
+                mask: optional(&backward.grad_mask),
+                sinks: optional(&backward.grad_sinks),
+            },
         }
     }
 
@@ -375,24 +306,10 @@ impl<'a> Call<'a> {
                 .for_each(|tensor| tensor.buffer = null_mut());
         }
         (forward.options, backward.options) = (&raw const options, &raw const options);
-        let text = |forward: *const sys::mfa_forward_desc,
-                    backward: *const sys::mfa_backward_desc| {
-            let mut text = vec![0u8; 4096];
-            let mut length = 0;
-            // SAFETY: descriptors, and room for the text.
-            let status = unsafe {
-                (self.driver.api.mfa_explain)(
-                    self.driver.context,
-                    forward,
-                    backward,
-                    text.as_mut_ptr().cast(),
-                    text.len(),
-                    &mut length,
-                )
-            };
-            self.driver.expect(status);
-            String::from_utf8_lossy(&text[..length]).into_owned()
-        };
-        [text(&forward, null()), text(null(), &backward)]
+        let session = &self.driver.0;
+        [
+            session.explain(Some(&forward), None),
+            session.explain(None, Some(&backward)),
+        ]
     }
 }

@@ -1,10 +1,11 @@
-//! Attention and its gradients by plain formulas.
+//! Calls of attention, and their results in float64.
 
 use std::ops::Range;
 
 use half::f16;
+use mfa_testing::{Array, Given, Mask, Operand, Random, Sequence};
 
-use crate::call::Results;
+use crate::call::{Results, code};
 
 /// A call: all tensors contiguous, `[batch, heads, rows, columns]`.
 #[derive(Clone)]
@@ -32,20 +33,9 @@ pub(crate) struct Problem {
     pub lengths: Option<Vec<usize>>,
 }
 
-/// Numbers between -1 and 1.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> f64 {
-        self.0 = (self.0)
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) as f64 / (1u64 << 30) as f64 - 1.0
-    }
-
-    fn many(&mut self, count: usize) -> Vec<f64> {
-        (0..count).map(|_| self.next()).collect()
-    }
+/// Numbers on -1..1.
+fn uniform(random: &mut Random, count: usize) -> Vec<f64> {
+    (0..count).map(|_| 2.0 * random.unit() - 1.0).collect()
 }
 
 impl Problem {
@@ -55,17 +45,17 @@ impl Problem {
         rows: [usize; 2],
         columns: [usize; 2],
     ) -> Self {
-        let mut random = Random(seed * 77 + 5);
+        let mut random = Random(seed);
         let ([b, h, kv], [nq, nk], [d, dv]) = (counts, rows, columns);
         Problem {
             counts,
             rows,
             columns,
-            q: random.many(b * h * nq * d),
-            k: random.many(b * kv * nk * d),
-            v: random.many(b * kv * nk * dv),
-            d_output: random.many(b * h * nq * dv),
-            d_logsumexp: random.many(b * h * nq),
+            q: uniform(&mut random, b * h * nq * d),
+            k: uniform(&mut random, b * kv * nk * d),
+            v: uniform(&mut random, b * kv * nk * dv),
+            d_output: uniform(&mut random, b * h * nq * dv),
+            d_logsumexp: uniform(&mut random, b * h * nq),
             softcap: 0.0,
             causal: false,
             bottom_right: false,
@@ -85,19 +75,59 @@ impl Problem {
             |index: usize, stored: usize| self.lengths.as_ref().map_or(stored, |l| l[index]);
         match &self.packed {
             None => (0..batch)
-                .map(|b| Sequence {
-                    b,
+                .map(|batch| Sequence {
+                    batch,
                     q: 0..nq,
-                    k: 0..length(b, nk),
+                    k: 0..length(batch, nk),
                 })
                 .collect(),
             Some((q, k)) => (0..q.len() - 1)
                 .map(|i| Sequence {
-                    b: 0,
+                    batch: 0,
                     q: q[i]..q[i + 1],
                     k: k[i]..k[i] + length(i, k[i + 1] - k[i]),
                 })
                 .collect(),
+        }
+    }
+
+    /// The problem of which tensors are stored in `precision`.
+    pub(crate) fn reference(&self, precision: &str) -> mfa_testing::Problem {
+        let ([b, h, kv], [nq, nk], [d, dv]) = (self.counts, self.rows, self.columns);
+        let operand = |values: &[f64], shape| {
+            Operand::plain(code(precision), Array::new(shape, values.to_vec()))
+        };
+        let [sequences, rows, columns] = self.mask_shape();
+        let per_head = |values: &Vec<f64>| Array::new([1, h, 1, 1], values.clone());
+        mfa_testing::Problem {
+            softcap: f64::from(self.softcap),
+            causal: self.causal,
+            bottom_right: self.bottom_right,
+            window: self
+                .window
+                .map(|(left, right)| [Some(left as u32), Some(right as u32)]),
+            mask: self.mask.as_ref().map(|mask| Mask {
+                values: Array::new([sequences, 1, rows, columns], mask.clone()),
+                boolean: false,
+            }),
+            alibi: self.slopes.as_ref().map(per_head),
+            sinks: self.sinks.clone(),
+            sequences: Some(self.sequences()),
+            ..mfa_testing::Problem::new(
+                operand(&self.q, [b, h, nq, d]),
+                operand(&self.k, [b, kv, nk, d]),
+                operand(&self.v, [b, kv, nk, dv]),
+            )
+        }
+    }
+
+    /// What backward is given, with this logsumexp.
+    pub(crate) fn given(&self, precision: &str, logsumexp: Array) -> Given {
+        let ([b, h, _], [nq, _], dv) = (self.counts, self.rows, self.columns[1]);
+        Given {
+            precision: code(precision),
+            grad_logsumexp: Some(Array::new([b, h, nq, 1], self.d_logsumexp.clone())),
+            ..Given::new(Array::new([b, h, nq, dv], self.d_output.clone()), logsumexp)
         }
     }
 
@@ -110,10 +140,10 @@ impl Problem {
         }
     }
 
-    /// A mask that adds something everywhere, and hides a fifth.
+    /// Adds a mask: numbers everywhere, of which a fifth is -infinity.
     pub(crate) fn add_mask(&mut self, seed: u64) {
         let mut random = Random(seed + 99);
-        let hide = |x: f64| {
+        let mask_some = |x: f64| {
             if x > 0.6 {
                 f64::NEG_INFINITY
             } else {
@@ -121,7 +151,12 @@ impl Problem {
             }
         };
         let count = self.mask_shape().iter().product();
-        self.mask = Some(random.many(count).into_iter().map(hide).collect());
+        self.mask = Some(
+            uniform(&mut random, count)
+                .into_iter()
+                .map(mask_some)
+                .collect(),
+        );
     }
 
     pub(crate) fn rounded(&self, precision: &str) -> Self {
@@ -186,117 +221,10 @@ impl Problem {
     }
 }
 
-/// Rows of query and key that belong together.
-pub(crate) struct Sequence {
-    pub b: usize,
-    pub q: Range<usize>,
-    pub k: Range<usize>,
-}
-
-/// O, logsumexp and all gradients.
+/// O, logsumexp and all gradients, in float64.
 pub(crate) fn attention(p: &Problem) -> Results {
-    let ([b, h, kv], [nq, nk], [d, dv]) = (p.counts, p.rows, p.columns);
-    let [_, mask_rows, mask_columns] = p.mask_shape();
-    let scale = if d == 0 { 1.0 } else { 1.0 / (d as f64).sqrt() };
-    let mut out = Results {
-        output: vec![0.0; b * h * nq * dv],
-        logsumexp: vec![f64::NEG_INFINITY; b * h * nq],
-        dq: vec![0.0; p.q.len()],
-        dk: vec![0.0; p.k.len()],
-        dv: vec![0.0; p.v.len()],
-        dmask: vec![0.0; p.mask.as_ref().map_or(0, Vec::len)],
-        dsinks: vec![0.0; p.sinks.as_ref().map_or(0, Vec::len)],
-    };
-    let sink_of = |head: usize| p.sinks.as_ref().map_or(f64::NEG_INFINITY, |s| s[head]);
-    for (head, row) in (0..b * h).flat_map(|bh| (0..nq).map(move |i| (bh, i))) {
-        // Rows of no sequence have the sink alone.
-        out.logsumexp[head * nq + row] = sink_of(head % h);
-    }
-    for (index, sequence) in p.sequences().iter().enumerate() {
-        let (rows, keys) = (sequence.q.len(), sequence.k.len());
-        let shift = if p.bottom_right {
-            keys as i64 - rows as i64
-        } else {
-            0
-        };
-        for head in 0..h {
-            let group = h / kv;
-            let q_row = |i: usize| (sequence.b * h + head) * nq + sequence.q.start + i;
-            let k_row = |j: usize| (sequence.b * kv + head / group) * nk + sequence.k.start + j;
-            for i in 0..rows {
-                let at = i as i64 + shift;
-                let q = &p.q[q_row(i) * d..][..d];
-                let mut scores = Vec::new();
-                for j in 0..keys {
-                    let jj = j as i64;
-                    let k = &p.k[k_row(j) * d..][..d];
-                    let mut s: f64 = scale * q.iter().zip(k).map(|(x, y)| x * y).sum::<f64>();
-                    let mut slope = 1.0;
-                    if p.softcap > 0.0 {
-                        let t = (s / f64::from(p.softcap)).tanh();
-                        (s, slope) = (f64::from(p.softcap) * t, 1.0 - t * t);
-                    }
-                    if let Some(mask) = &p.mask {
-                        s += mask[(index * mask_rows + i) * mask_columns + j];
-                    }
-                    if let Some(slopes) = &p.slopes {
-                        s -= slopes[head] * (at - jj).abs() as f64;
-                    }
-                    let hidden = (p.causal && jj > at)
-                        || p.window
-                            .is_some_and(|(left, right)| jj < at - left || jj > at + right);
-                    scores.push((if hidden { f64::NEG_INFINITY } else { s }, slope));
-                }
-                let sink = sink_of(head);
-                let top = scores.iter().fold(sink, |top, s| top.max(s.0));
-                let l = if top == f64::NEG_INFINITY {
-                    top
-                } else {
-                    let sum: f64 = scores.iter().map(|s| (s.0 - top).exp()).sum();
-                    top + (sum + (sink - top).exp()).ln()
-                };
-                out.logsumexp[q_row(i)] = l;
-                if l == f64::NEG_INFINITY {
-                    continue;
-                }
-                let weights: Vec<f64> = scores.iter().map(|s| (s.0 - l).exp()).collect();
-                let grad = &p.d_output[q_row(i) * dv..][..dv];
-                let dp: Vec<f64> = (0..keys)
-                    .map(|j| {
-                        let v = &p.v[k_row(j) * dv..][..dv];
-                        let o = &mut out.output[q_row(i) * dv..][..dv];
-                        o.iter_mut().zip(v).for_each(|(o, v)| *o += weights[j] * v);
-                        grad.iter().zip(v).map(|(x, y)| x * y).sum()
-                    })
-                    .collect();
-                let sum: f64 = weights.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
-                let rest = sum - p.d_logsumexp[q_row(i)];
-                for j in 0..keys {
-                    let ds = weights[j] * (dp[j] - rest);
-                    if p.mask.is_some() {
-                        out.dmask[(index * mask_rows + i) * mask_columns + j] += ds;
-                    }
-                    let ds = ds * scores[j].1 * scale;
-                    for c in 0..d {
-                        out.dq[q_row(i) * d + c] += ds * p.k[k_row(j) * d + c];
-                        out.dk[k_row(j) * d + c] += ds * p.q[q_row(i) * d + c];
-                    }
-                    let dv_row = &mut out.dv[k_row(j) * dv..][..dv];
-                    (dv_row.iter_mut().zip(grad)).for_each(|(x, g)| *x += weights[j] * g);
-                }
-                if p.sinks.is_some() {
-                    out.dsinks[head] -= (sink - l).exp() * rest;
-                }
-            }
-        }
-    }
-    // Rows of no sequence: their logsumexp is the sink, and its gradient goes there.
-    if let (Some(_), Some((q, _))) = (&p.sinks, &p.packed) {
-        for head in 0..h {
-            for i in q[q.len() - 1]..nq {
-                out.dsinks[head] += p.d_logsumexp[head * nq + i];
-            }
-        }
-    }
-    out
+    let reference = p.reference("fp64");
+    let forward = reference.forward();
+    let gradients = reference.backward(&p.given("fp64", forward.logsumexp.clone()));
+    Results { forward, gradients }
 }

@@ -4,9 +4,10 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 
 use mfa_sys as sys;
+use mfa_testing::Random;
 
 use crate::grammar::{BF16, FP16, FP32, INT4, INT8, bits};
-use crate::random::Random;
+use crate::random::Awkward;
 use crate::world::{Expect, World};
 
 /// The arguments that the entries share.
@@ -54,10 +55,10 @@ impl Arguments {
             } else {
                 d
             },
-            scale: random.float(),
+            scale: random.scale(),
             causal: random.one_in(2),
             precisions,
-            scales: [random.float(), random.float(), random.float()],
+            scales: [random.scale(), random.scale(), random.scale()],
             zeros: [random.below(16) as i32 - 8, 0, -1],
             transposed: std::array::from_fn(|i| {
                 random.one_in(3) && precisions.get(i) != Some(&INT4)

@@ -113,7 +113,7 @@ impl World {
         backward: *const sys::mfa_backward_desc,
         expect: Expect,
     ) {
-        // To ask needs no memory: what is wrong with it alone is not seen.
+        // To ask needs no memory: what is wrong with it alone is not noticed.
         let expect = if expect == Expect::Refusal {
             Expect::Any
         } else {

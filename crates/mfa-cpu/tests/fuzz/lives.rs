@@ -5,6 +5,7 @@ use std::ptr::null_mut;
 
 use mfa_sys as sys;
 
+use crate::random::Awkward;
 use crate::world::{Expect, World};
 
 impl World {

@@ -87,7 +87,7 @@ fn child(work: &str) {
 }
 
 #[test]
-fn every_entry() {
+fn every_entry_keeps_the_contract() {
     match std::env::var(CHILD) {
         Ok(work) => child(&work),
         Err(_) => parent::run(),

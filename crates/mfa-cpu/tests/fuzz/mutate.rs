@@ -5,6 +5,7 @@ use std::ptr::null_mut;
 use mfa_sys as sys;
 
 use crate::grammar::{INT4, Kind, Role, Subject, View};
+use crate::random::Awkward;
 use crate::world::World;
 
 /// Changes something; true if the call must be refused if nothing else is changed.

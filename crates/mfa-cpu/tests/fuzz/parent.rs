@@ -79,7 +79,12 @@ fn range(shared: &Path, mut from: u64, end: u64, found: &Mutex<Found>) {
     while from < end {
         let work = format!("{}:{from}:{end}", shared.display());
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "every_entry", "--nocapture", "--test-threads=1"]);
+        command.args([
+            "--exact",
+            "every_entry_keeps_the_contract",
+            "--nocapture",
+            "--test-threads=1",
+        ]);
         command
             .env(CHILD, work)
             .stdout(Stdio::piped())

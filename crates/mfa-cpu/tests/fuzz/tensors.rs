@@ -7,6 +7,7 @@ use mfa_sys as sys;
 use crate::grammar::{
     BF16, BOOL, FLOATS, FP16, FP32, FP64, INT4, INT8, bits, extent, ordered, packed,
 };
+use crate::random::Awkward;
 use crate::world::World;
 
 /// What may be done with a tensor's memory.
@@ -188,7 +189,7 @@ impl World {
                 }
             }
         } else {
-            result.scale = self.random.float();
+            result.scale = self.random.scale();
             result.zero_point = self.random.below(16) as i32 - 8;
         }
         if if flags.is_some() {

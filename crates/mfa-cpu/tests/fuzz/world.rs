@@ -5,9 +5,10 @@ use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 
 use mfa_sys as sys;
+use mfa_testing::Random;
 
 use crate::arena::{Arena, Piece};
-use crate::random::Random;
+use crate::random::seeded;
 
 /// What must come out of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl World {
             api,
             context: null_mut(),
             arena: Arena::new(),
-            random: Random::new(0),
+            random: seeded(0),
             other: std::env::var_os(sys::DRIVER_VARIABLE).is_some(),
             counts: BTreeMap::new(),
             violations: Vec::new(),
@@ -86,7 +87,7 @@ impl World {
 
     /// Begins a seed.
     pub(crate) fn begin(&mut self, seed: u64) {
-        self.random = Random::new(seed);
+        self.random = seeded(seed);
         self.arena.clear();
         self.violations.clear();
     }

@@ -6,6 +6,8 @@ pub(crate) mod peak;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use mfa_testing::Random;
+
 /// Operations per second, the best of several short runs: what else the machine does can only take away.
 pub(crate) struct Rate {
     best: f64,
@@ -72,22 +74,5 @@ impl<T: Copy> Aligned<T> {
 
     pub(crate) fn ptr_mut(&mut self) -> *mut T {
         self.memory[self.skip..][..self.len].as_mut_ptr()
-    }
-}
-
-/// Random numbers on -1..1 (a linear congruential generator).
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    pub(crate) fn bits(&mut self) -> u32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as u32
-    }
-
-    pub(crate) fn float(&mut self) -> f32 {
-        self.bits() as f32 / (1u32 << 30) as f32 - 1.0
     }
 }

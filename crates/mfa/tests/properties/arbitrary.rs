@@ -69,8 +69,8 @@ pub(crate) struct MaskPlan {
     pub(crate) kind: MaskKind,
     /// Dimensions that are broadcast.
     pub(crate) repeated: [bool; 4],
-    /// Keys hidden, of 100.
-    pub(crate) hidden: u32,
+    /// Keys masked, of 100.
+    pub(crate) masked: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -163,10 +163,10 @@ fn masks() -> impl Strategy<Value = MaskPlan> {
         Just(MaskKind::Bf16)
     ];
     (kind, any::<[bool; 4]>(), prop_oneof![0u32..60, Just(95)]).prop_map(
-        |(kind, repeated, hidden)| MaskPlan {
+        |(kind, repeated, masked)| MaskPlan {
             kind,
             repeated,
-            hidden,
+            masked,
         },
     )
 }

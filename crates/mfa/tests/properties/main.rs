@@ -3,24 +3,20 @@
 //! The same cases on every run; `PROPTEST_RNG_SEED=17` takes others, `PROPTEST_CASES=5000` more.
 
 mod arbitrary;
-mod arithmetic;
 mod operands;
-mod reference;
-mod rule;
 
 use mfa::{
     Alignment, Attention, BackwardInputs, BackwardOutputs, Compute, DValues, MfaContext, MfaError,
     Precision, Tensor,
 };
+use mfa_testing::{Array, Forward, Given, Gradients, Mask, Problem, Random, mix, rule};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestCaseError};
 
 use crate::arbitrary::{Case, MaskKind, backward_cases, forward_cases};
 use crate::operands::{Stored, store};
-use crate::reference::{Array, Given, Mask, Problem};
-use crate::rule::Rule;
 
-/// What may go wrong in a case, told in a message.
+/// The message of what went wrong in a case.
 type Checked = Result<(), TestCaseError>;
 
 fn config(cases: u32) -> ProptestConfig {
@@ -31,6 +27,11 @@ fn config(cases: u32) -> ProptestConfig {
         max_shrink_iters: 200,
         ..ProptestConfig::default()
     }
+}
+
+/// Numbers of a case: `which` tells its tensors apart.
+fn normal(case: &Case, which: u64, shape: [usize; 4]) -> Array {
+    Array::normal(shape, &mut Random(mix(case.seed << 8 | which)))
 }
 
 fn wrong(error: MfaError) -> TestCaseError {
@@ -52,62 +53,52 @@ struct Live {
 impl Live {
     fn new(case: &Case) -> Result<Self, MfaError> {
         let context = MfaContext::new()?;
-        let (shape, seed) = (&case.shape, case.seed);
+        let shape = &case.shape;
         let [q, k, v] = case.operands;
         let query = store(
             &context,
             q,
-            Array::normal(shape.query(), seed),
+            normal(case, 0, shape.query()),
             case.side_by_side,
         )?;
-        let key = store(
-            &context,
-            k,
-            Array::normal(shape.key(), seed + 1),
-            case.side_by_side,
-        )?;
-        let value = store(&context, v, Array::normal(shape.value(), seed + 2), false)?;
+        let key = store(&context, k, normal(case, 1, shape.key()), case.side_by_side)?;
+        let value = store(&context, v, normal(case, 2, shape.value()), false)?;
         let plain = |array| store(&context, arbitrary::Storage::Fp32, array, false);
         let per_head = [1, shape.heads(), 1, 1];
         let alibi = case
             .alibi
-            .then(|| plain(Array::normal(per_head, seed + 3).map(f64::abs)))
+            .then(|| plain(normal(case, 3, per_head).map(f64::abs)))
             .transpose()?;
         let sinks = case
             .sinks
-            .then(|| plain(Array::normal(per_head, seed + 4)))
+            .then(|| plain(normal(case, 4, per_head)))
             .transpose()?;
         let mask = case
             .mask
-            .map(|mask| operands::mask(&context, mask, shape, seed + 5))
+            .map(|mask| operands::mask(&context, mask, shape, &mut Random(mix(case.seed << 8 | 5))))
             .transpose()?;
         let problem = Problem {
             query: query.operand.clone(),
             key: key.operand.clone(),
             value: value.operand.clone(),
-            output_precision: case.output,
+            output_precision: case.output.code(),
             scale: case
                 .scale
                 .map_or(1.0 / (shape.columns as f64).sqrt(), f64::from),
             softcap: f64::from(case.softcap),
             causal: case.causal,
-            shift: if case.bottom_right {
-                shape.rows_k as i64 - shape.rows_q as i64
-            } else {
-                0
-            },
+            bottom_right: case.bottom_right,
             window: case.window,
             fast: case.fast,
             mask: mask.as_ref().zip(case.mask).map(|(stored, mask)| Mask {
                 values: stored.operand.elements.clone(),
                 boolean: mask.kind == MaskKind::Bool,
             }),
-            alibi: alibi
-                .as_ref()
-                .map(|stored| stored.operand.elements.values.clone()),
+            alibi: alibi.as_ref().map(|stored| stored.operand.elements.clone()),
             sinks: sinks
                 .as_ref()
                 .map(|stored| stored.operand.elements.values.clone()),
+            sequences: None,
         };
         Ok(Self {
             context,
@@ -155,6 +146,19 @@ impl Live {
     }
 }
 
+/// RMS of the error, as a share of the RMS of what is expected; 0 if that is 0.
+fn relative_rmse(found: &Array, expected: &Array) -> f64 {
+    let square = |x: f64| x * x;
+    let pairs = found.values.iter().zip(&expected.values);
+    let error: f64 = pairs.map(|(x, y)| square(x - y)).sum();
+    let size: f64 = expected.values.iter().map(|x| square(*x)).sum();
+    if size == 0.0 {
+        0.0
+    } else {
+        (error / size).sqrt()
+    }
+}
+
 fn check_forward(case: &Case) -> Checked {
     let live = Live::new(case).map_err(wrong)?;
     let (query, key, value) = (
@@ -167,17 +171,16 @@ fn check_forward(case: &Case) -> Checked {
         .and_then(|attention| attention.forward_with_logsumexp(&query?, &key?, &value?))
         .map_err(wrong)?;
     let expected = live.problem.forward();
-    let output = operands::read(&found.output).map_err(wrong)?;
-    let logsumexp = operands::read(&found.logsumexp).map_err(wrong)?;
-    let [of_output, of_logsumexp] = Rule::of_forward(&live.problem, &expected);
-    of_output.check("output", &output, &expected.output)?;
-    of_logsumexp.check("logsumexp", &logsumexp, &expected.logsumexp)?;
+    let found = Forward {
+        output: operands::read(&found.output).map_err(wrong)?,
+        logsumexp: operands::read(&found.logsumexp).map_err(wrong)?,
+    };
+    rule::forward(&live.problem, &expected, &found).map_err(TestCaseError::fail)?;
     let operands = [&live.query, &live.key, &live.value];
-    let quantized = operands
-        .iter()
-        .any(|stored| stored.operand.precision.is_quantized());
-    if quantized && !case.fast && case.output == Precision::Fp32 && output.values.len() >= 64 {
-        let error = rule::relative_rmse(&output, &expected.output);
+    let quantized = operands.iter().any(|stored| stored.operand.is_quantized());
+    if quantized && !case.fast && case.output == Precision::Fp32 && found.output.values.len() >= 64
+    {
+        let error = relative_rmse(&found.output, &expected.output);
         prop_assert!(
             error <= 2e-4,
             "relative RMSE of a quantized call is {error:e}, allowed 2e-4"
@@ -193,19 +196,12 @@ fn check_backward(case: &Case) -> Checked {
         let narrow: Vec<f32> = array.values.iter().map(|x| *x as f32).collect();
         Tensor::from_slice(&live.context, &narrow, array.shape)
     };
-    let grad_output = Array::normal(exact.output.shape, case.seed + 6).map(|x| f64::from(x as f32));
+    let grad_output = normal(case, 6, exact.output.shape);
     let given = Given {
-        grad_output,
-        logsumexp: exact.logsumexp.map(|x| f64::from(x as f32)),
-        output: case
-            .output_given
-            .then(|| exact.output.map(|x| f64::from(x as f32))),
+        output: case.output_given.then(|| exact.output.single()),
+        ..Given::new(grad_output.clone(), exact.logsumexp.single())
     };
-    let expected = live.problem.backward(&Given {
-        grad_output: given.grad_output.clone(),
-        logsumexp: exact.logsumexp.clone(),
-        output: None,
-    });
+    let expected = (live.problem).backward(&Given::new(grad_output, exact.logsumexp));
     let zeros = |array: &Array| Tensor::zeros(&live.context, Precision::Fp32, array.shape);
     let run = || -> Result<_, MfaError> {
         let attention = live.attention(case)?;
@@ -247,21 +243,17 @@ fn check_backward(case: &Case) -> Checked {
         }
         result => result.map_err(wrong)?,
     };
-    let pairs = [
-        ("grad_query", Some(&dq), Some(&expected.query)),
-        ("grad_key", Some(&dk), Some(&expected.key)),
-        ("grad_value", Some(&dv), Some(&expected.value)),
-        ("d_values", Some(&d), Some(&expected.d_values)),
-        ("grad_mask", mask.as_ref(), expected.mask.as_ref()),
-        ("grad_sinks", sinks.as_ref(), expected.sinks.as_ref()),
-    ];
-    let rules = Rule::of_backward(&live.problem, &given, &expected);
-    for ((name, found, expected), rule) in pairs.into_iter().zip(rules) {
-        if let (Some(found), Some(expected), Some(rule)) = (found, expected, rule) {
-            rule.check(name, &operands::read(found).map_err(wrong)?, expected)?;
-        }
-    }
-    Ok(())
+    let read = |tensor: &Tensor| operands::read(tensor).map_err(wrong);
+    let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(read).transpose();
+    let found = Gradients {
+        query: read(&dq)?,
+        key: read(&dk)?,
+        value: read(&dv)?,
+        d_values: read(&d)?,
+        mask: optional(&mask)?,
+        sinks: optional(&sinks)?,
+    };
+    rule::backward(&live.problem, &given, &expected, &found).map_err(TestCaseError::fail)
 }
 
 proptest! {

@@ -4,9 +4,9 @@ use half::{bf16, f16};
 use mfa::{
     Granularity, MfaContext, MfaError, Precision, QuantizedTensor, Quantizer, Tensor, TensorView,
 };
+use mfa_testing::{Array, Operand, Random, indices};
 
 use crate::arbitrary::{Grouping, Integers, MaskKind, MaskPlan, Shape, Storage};
-use crate::reference::{Array, Operand, indices};
 
 /// A tensor that the driver reads, and what it stands for.
 pub(crate) struct Stored {
@@ -73,7 +73,7 @@ pub(crate) fn store(
     };
     Ok(Stored {
         data,
-        operand: Operand::plain(precision, real),
+        operand: Operand::plain(precision.code(), real),
         side_by_side,
     })
 }
@@ -194,7 +194,7 @@ fn take_apart(
         result
     });
     Ok(Operand {
-        precision: tensor.precision(),
+        precision: tensor.precision().code(),
         scales: Some(scales),
         elements,
         rotated: integers.rotate,
@@ -203,6 +203,7 @@ fn take_apart(
             values: mean.iter().map(|x| f64::from(*x)).collect(),
         }),
         row_scales,
+        inside: None,
     })
 }
 
@@ -211,21 +212,21 @@ pub(crate) fn mask(
     context: &MfaContext,
     plan: MaskPlan,
     shape: &Shape,
-    seed: u64,
+    random: &mut Random,
 ) -> Result<Stored, MfaError> {
     let full = [shape.batch, shape.heads(), shape.rows_q, shape.rows_k];
     let size: [usize; 4] =
         std::array::from_fn(|axis| if plan.repeated[axis] { 1 } else { full[axis] });
-    let chances = Array::normal(size, seed + 100);
+    let chances = Array::normal(size, random);
     // Of a bell-shaped number, the share below -2 + 4 h is not h, but it grows with it from nothing to all.
-    let limit = -2.0 + 4.0 * f64::from(plan.hidden) / 100.0;
-    let hidden = |i: usize| chances.values[i] < limit && plan.hidden > 0;
+    let limit = -2.0 + 4.0 * f64::from(plan.masked) / 100.0;
+    let masked = |i: usize| chances.values[i] < limit && plan.masked > 0;
     if plan.kind == MaskKind::Bool {
         let mut real = Array::zeros(size);
         real.values
             .iter_mut()
             .enumerate()
-            .for_each(|(i, x)| *x = f64::from(u8::from(!hidden(i))));
+            .for_each(|(i, x)| *x = f64::from(u8::from(!masked(i))));
         // Any byte but 0 is true.
         let data = real
             .values
@@ -235,16 +236,16 @@ pub(crate) fn mask(
             .collect();
         return Ok(Stored {
             data: Data::Bool(data),
-            operand: Operand::plain(Precision::Bool, real),
+            operand: Operand::plain(Precision::Bool.code(), real),
             side_by_side: false,
         });
     }
-    let mut added = Array::normal(size, seed + 200);
+    let mut added = Array::normal(size, random);
     added
         .values
         .iter_mut()
         .enumerate()
-        .filter(|(i, _)| hidden(*i))
+        .filter(|(i, _)| masked(*i))
         .for_each(|(_, x)| *x = f64::NEG_INFINITY);
     let storage = if plan.kind == MaskKind::Bf16 {
         Storage::Bf16

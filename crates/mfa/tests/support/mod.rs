@@ -1,5 +1,8 @@
-//! Attention by its formula, in f64.
+//! Attention in f64, with biases and sinks as functions.
 #![allow(dead_code)] // Each test program uses its part.
+
+use mfa::Precision;
+use mfa_testing::{Array, Mask, Operand, Problem, Random, indices};
 
 /// Sizes of a problem.
 #[derive(Clone, Copy, Debug)]
@@ -65,72 +68,35 @@ impl Formula<'_> {
         key: &[f32],
         value: &[f32],
     ) -> (Vec<f64>, Vec<f64>) {
-        let Sizes {
-            batch,
-            heads,
-            key_heads,
-            rows,
-            key_rows,
-            columns,
-            value_columns,
-        } = *sizes;
-        let (mut output, mut logsumexp) = (Vec::new(), Vec::new());
-        for b in 0..batch {
-            for h in 0..heads {
-                let first_key = (b * key_heads + h / (heads / key_heads)) * key_rows;
-                for i in 0..rows {
-                    let q = &query[((b * heads + h) * rows + i) * columns..][..columns];
-                    let score = |j: usize| {
-                        let k = &key[(first_key + j) * columns..][..columns];
-                        let dot: f64 = q
-                            .iter()
-                            .zip(k)
-                            .map(|(q, k)| f64::from(*q) * f64::from(*k))
-                            .sum();
-                        let mut s = self.scale * dot;
-                        if self.softcap > 0.0 {
-                            s = self.softcap * (s / self.softcap).tanh();
-                        }
-                        s + (self.bias)(b, h, i, j)
-                    };
-                    let scores: Vec<f64> = (0..key_rows).map(score).collect();
-                    let sink = (self.sink)(h);
-                    let largest = scores.iter().copied().fold(sink, f64::max);
-                    let total = if largest == f64::NEG_INFINITY {
-                        0.0
-                    } else {
-                        (sink - largest).exp()
-                            + scores.iter().map(|s| (s - largest).exp()).sum::<f64>()
-                    };
-                    logsumexp.push(if total > 0.0 {
-                        largest + total.ln()
-                    } else {
-                        f64::NEG_INFINITY
-                    });
-                    for c in 0..value_columns {
-                        let v = |j: usize| f64::from(value[(first_key + j) * value_columns + c]);
-                        let seen = scores
-                            .iter()
-                            .enumerate()
-                            .filter(|(_, s)| **s > f64::NEG_INFINITY);
-                        let sum: f64 = seen.map(|(j, s)| (s - largest).exp() * v(j)).sum();
-                        output.push(if total > 0.0 { sum / total } else { 0.0 });
-                    }
-                }
-            }
-        }
-        (output, logsumexp)
+        let operand = |data: &[f32], shape| {
+            let values = data.iter().map(|x| f64::from(*x)).collect();
+            Operand::plain(Precision::Fp32.code(), Array::new(shape, values))
+        };
+        let scores = [sizes.batch, sizes.heads, sizes.rows, sizes.key_rows];
+        let bias = indices(scores).map(|[b, h, i, j]| (self.bias)(b, h, i, j));
+        let problem = Problem {
+            scale: self.scale,
+            softcap: self.softcap,
+            mask: Some(Mask {
+                values: Array::new(scores, bias.collect()),
+                boolean: false,
+            }),
+            sinks: Some((0..sizes.heads).map(self.sink).collect()),
+            ..Problem::new(
+                operand(query, sizes.query()),
+                operand(key, sizes.key()),
+                operand(value, sizes.value()),
+            )
+        };
+        let found = problem.forward();
+        (found.output.values, found.logsumexp.values)
     }
 }
 
 /// Numbers in -1 ... 1 that differ everywhere.
 pub(crate) fn numbers(seed: u32, length: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (f64::from(state) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
-    };
-    (0..length).map(|_| next()).collect()
+    let mut random = Random(u64::from(seed));
+    (0..length).map(|_| random.float()).collect()
 }
 
 /// The largest difference; infinite where one has NaN or an infinity that the other has not.

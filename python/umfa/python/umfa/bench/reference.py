@@ -1,4 +1,8 @@
-"""Random operands, float64 attention of a few heads and rows, and the error against it."""
+"""Random operands, float64 attention of a few heads and rows, and the error against it.
+
+A worker may run in an environment that has no umfa: the formula is NumPy's. The package's tests
+compare it with the conformance reference.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from ._tokenizer import Tokenizer
 
 PROMPT = "Why is the sky blue? Answer in two messages."
 
-#: Largest difference in the logits allowed between FP32 attention and the plain NumPy formula.
+#: Largest difference in the logits allowed between FP32 attention and float64 attention.
 LOGIT_TOLERANCE = 1e-4
 
 _SMALLEST_RUN = 128
@@ -165,7 +165,7 @@ def _measure(
     results: dict[str, Result] = {}
     reference = None
     with _progress(console) as bars:
-        task = bars.add_task("FP32 against plain NumPy", total=work_units(model, plan))
+        task = bars.add_task("FP32 against FP64", total=work_units(model, plan))
 
         def tick() -> None:
             bars.advance(task)
@@ -174,7 +174,7 @@ def _measure(
         error = largest_logit_difference(model, engine, tokens[:checked], tick)
         verdict = "agrees with" if error <= LOGIT_TOLERANCE else "DIFFERS from"
         console.print(
-            f"FP32 attention {verdict} plain NumPy attention over {checked} tokens: "
+            f"FP32 attention {verdict} FP64 attention over {checked} tokens: "
             f"largest logit difference {error:.1e} (at most {LOGIT_TOLERANCE:.0e})"
         )
         if not error <= LOGIT_TOLERANCE:

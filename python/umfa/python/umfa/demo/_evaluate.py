@@ -30,7 +30,7 @@ class Plan:
     decoded: int  # of these, how many go one at a time through the cache
     prompt: str
     generated: int  # at most
-    checked: int  # tokens over which FP32 attention is compared with the plain formula
+    checked: int  # tokens over which FP32 attention is compared with FP64
 
 
 @dataclass(frozen=True)

@@ -5,28 +5,35 @@
 
 use std::cell::Cell;
 
-use mfa::Precision;
+use mfa_sys as sys;
 
-pub(crate) enum Arithmetic {
+use crate::Random;
+
+/// How the plain formulas are evaluated.
+#[derive(Clone, Debug)]
+pub enum Arithmetic {
+    /// Nothing is rounded.
     Float64,
-    /// In one of four orders of summation.
+    /// Products, sums and stored intermediates are FP32, in one of [`Arithmetic::ORDERS`] orders of summation.
     Nearest(usize),
+    /// As much noise as FP32 has, from a state of [`Random`].
     Disturbed(Cell<u64>),
 }
 
-/// Orders of summation that [`Arithmetic::Nearest`] knows.
-pub(crate) const ORDERS: usize = 4;
-
 /// Bits after the leading one, and the exponent of the smallest number.
-fn format(precision: Precision) -> (i32, i32) {
+fn format(precision: i32) -> (i32, i32) {
     match precision {
-        Precision::Fp16 => (10, -24),
-        Precision::Bf16 => (7, -133),
+        sys::MFA_PRECISION_FP16 => (10, -24),
+        sys::MFA_PRECISION_BF16 => (7, -133),
         _ => (23, -149),
     }
 }
 
 impl Arithmetic {
+    /// Orders of summation that [`Arithmetic::Nearest`] knows.
+    pub const ORDERS: usize = 4;
+
+    /// Whether nothing is rounded.
     pub(crate) fn is_exact(&self) -> bool {
         matches!(self, Arithmetic::Float64)
     }
@@ -36,12 +43,17 @@ impl Arithmetic {
         match self {
             Arithmetic::Float64 => x,
             Arithmetic::Nearest(_) => (x / step).round_ties_even() * step,
-            Arithmetic::Disturbed(state) => x + step * (uniform(state) - 0.5),
+            Arithmetic::Disturbed(state) => {
+                let mut random = Random(state.get());
+                let x = x + step * (random.unit() - 0.5);
+                state.set(random.0);
+                x
+            }
         }
     }
 
     /// Rounds to a floating-point precision.
-    pub(crate) fn to_precision(&self, x: f64, precision: Precision) -> f64 {
+    pub(crate) fn to_precision(&self, x: f64, precision: i32) -> f64 {
         let (bits, smallest) = format(precision);
         self.to_bits(x, bits, smallest)
     }
@@ -69,7 +81,7 @@ impl Arithmetic {
             Arithmetic::Float64 => x,
             // What the processor rounds by itself; beyond its range, no result is infinite here.
             Arithmetic::Nearest(_) if x.abs() <= f64::from(f32::MAX) => f64::from(x as f32),
-            _ => self.to_precision(x, Precision::Fp32),
+            _ => self.to_precision(x, sys::MFA_PRECISION_FP32),
         }
     }
 
@@ -78,11 +90,32 @@ impl Arithmetic {
         self.r(x.exp())
     }
 
-    /// A computed factor takes the precision of the stored factor beside it.
-    pub(crate) fn beside(&self, x: f64, partner: Precision) -> f64 {
+    /// Rounds a computed factor to the precision of the stored factor beside it.
+    pub(crate) fn beside(&self, x: f64, partner: i32) -> f64 {
         match partner {
-            Precision::Fp16 | Precision::Bf16 if !self.is_exact() => self.to_precision(x, partner),
+            sys::MFA_PRECISION_FP16 | sys::MFA_PRECISION_BF16 if !self.is_exact() => {
+                self.to_precision(x, partner)
+            }
             _ => x,
+        }
+    }
+
+    /// Rounds a result to the precision in which it is stored.
+    pub(crate) fn stored(&self, x: f64, precision: i32) -> f64 {
+        if self.is_exact() {
+            x
+        } else {
+            self.to_precision(x, precision)
+        }
+    }
+
+    /// The order in which `n` terms are summed.
+    pub(crate) fn order(&self, n: usize) -> Vec<usize> {
+        match self {
+            Arithmetic::Nearest(1) => (0..n).rev().collect(),
+            Arithmetic::Nearest(2) => (0..n).step_by(2).chain((1..n).step_by(2)).collect(),
+            Arithmetic::Nearest(3) => (n / 2..n).chain(0..n / 2).collect(),
+            _ => (0..n).collect(),
         }
     }
 
@@ -90,6 +123,7 @@ impl Arithmetic {
     pub(crate) fn sum(&self, n: usize, term: impl Fn(usize) -> f64) -> f64 {
         let add = |sum, i| self.r(sum + self.r(term(i)));
         match self {
+            Arithmetic::Float64 => (0..n).fold(0.0, |sum, i| sum + term(i)),
             Arithmetic::Nearest(1) => (0..n).rev().fold(0.0, add),
             Arithmetic::Nearest(2) => (0..n).step_by(2).chain((1..n).step_by(2)).fold(0.0, add),
             Arithmetic::Nearest(3) => (n / 2..n).chain(0..n / 2).fold(0.0, add),
@@ -101,21 +135,19 @@ impl Arithmetic {
     pub(crate) fn dot(&self, x: &[f64], y: &[f64]) -> f64 {
         self.sum(x.len(), |i| x[i] * y[i])
     }
+
+    /// Adds `x` times a row to a row of sums.
+    pub(crate) fn add_scaled(&self, sums: &mut [f64], x: f64, row: &[f64]) {
+        let pairs = sums.iter_mut().zip(row);
+        if self.is_exact() {
+            pairs.for_each(|(sum, y)| *sum += x * y);
+        } else {
+            pairs.for_each(|(sum, y)| *sum = self.r(*sum + self.r(x * y)));
+        }
+    }
 }
 
 /// 2^`exponent`, or the smallest normal number, which is below every step.
 fn power(exponent: i32) -> f64 {
     f64::from_bits(((exponent + 1023).max(1) as u64) << 52)
-}
-
-fn uniform(state: &Cell<u64>) -> f64 {
-    state.set(state.get().wrapping_add(0x9E37_79B9_7F4A_7C15));
-    (mix(state.get()) >> 11) as f64 * power(-53)
-}
-
-/// The finaliser of splitmix64.
-pub(crate) fn mix(word: u64) -> u64 {
-    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    word ^ (word >> 31)
 }
