@@ -4,11 +4,10 @@ use std::cmp::Reverse;
 
 use super::check::Backward;
 use crate::contract::problem::Problem;
-use crate::contract::quant_scheme::Granularity;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
 use crate::error::Result;
-use crate::operands::arithmetic::Scores;
+use crate::operands::arithmetic::{ScoreArithmetic, ScorePass, score_arithmetic};
 use crate::runtime::memory::reserve;
 use crate::runtime::pool::MAX_THREADS;
 use mfa_kernels::Precision;
@@ -47,10 +46,10 @@ pub(crate) struct Products {
 }
 
 /// How a call runs.
-#[derive(Clone, Debug)]
-pub(crate) struct BackwardPlan {
+#[derive(Clone)]
+pub(crate) struct BackwardPlan<'a> {
     pub path: Algorithm,
-    pub scores: Scores,
+    pub scores: ScoreArithmetic<'a>,
     /// Where products of floats are those of parts.
     pub products: Option<Products>,
     pub d: DSource,
@@ -134,12 +133,12 @@ const FUSED_COST: f64 = 5.0;
 /// Blocks per worker in a pass over blocks, so that a slow worker can be relieved.
 const BLOCKS_PER_WORKER: usize = 4;
 
-impl BackwardPlan {
-    pub(crate) fn new(call: &Backward, kernels: &Kernels, threads: usize) -> Result<Self> {
+impl<'a> BackwardPlan<'a> {
+    pub(crate) fn new(call: &'a Backward, kernels: &Kernels, threads: usize) -> Result<Self> {
         let problem = &call.problem;
         let inline = problem.work() < INLINE_WORK;
         let workers = if inline { 1 } else { threads };
-        let (scores, why_scores) = scores(problem, kernels);
+        let (scores, why_scores) = score_arithmetic(problem, kernels, ScorePass::Transposed);
         let products = products(call, kernels, scores);
         let (d, why_d) = source(call);
         let heads = Heads::new(problem)?;
@@ -320,7 +319,7 @@ impl Products {
 }
 
 /// Products of parts, where there are kernels for them and scores are not sums of integers.
-fn products(call: &Backward, kernels: &Kernels, scores: Scores) -> Option<Products> {
+fn products(call: &Backward, kernels: &Kernels, scores: ScoreArithmetic<'_>) -> Option<Products> {
     let count = |tensor: &Tensor| match tensor.precision {
         Precision::Bf16 => 1,
         Precision::F16 => 2,
@@ -331,43 +330,10 @@ fn products(call: &Backward, kernels: &Kernels, scores: Scores) -> Option<Produc
     let problem = &call.problem;
     let [q, k, v] = [&problem.q, &problem.k, &problem.v].map(count);
     let grad = count(&call.grad_output);
-    (kernels.has_bf16_gradient() && scores == Scores::F32).then(|| Products {
+    (kernels.has_bf16_gradient() && matches!(scores, ScoreArithmetic::F32)).then(|| Products {
         scores: exact(q.max(k)),
         dp: exact(v.max(grad)),
         p: rounded(grad),
         ds: rounded(q.max(k)),
     })
-}
-
-/// As forward decides, with the roles of Q and K exchanged.
-fn scores(problem: &Problem, kernels: &Kernels) -> (Scores, &'static str) {
-    let (q, k) = (&problem.q, &problem.k);
-    let (Some(q_quant), Some(k_quant)) = (&q.quant, &k.quant) else {
-        return (Scores::F32, "Q or K is not quantized");
-    };
-    if !kernels.int8 {
-        return (Scores::F32, "this instruction set has no fast INT8 product");
-    }
-    if q.has_scales_within_rows() || k.has_scales_within_rows() {
-        return (
-            Scores::F32,
-            "scales within a row: products cannot be summed as integers",
-        );
-    }
-    if q_quant.rotated != k_quant.rotated {
-        return (Scores::F32, "only one of Q and K is rotated");
-    }
-    if q_quant.mean.is_some() {
-        return (Scores::F32, "Q has a mean");
-    }
-    if k_quant.mean.is_some() && problem.options.caps() {
-        return (Scores::F32, "the softcap comes after the mean of K");
-    }
-    if k_quant.has_zeros() && k_quant.granularity != Granularity::Tensor {
-        return (Scores::F32, "zero points of K differ by row");
-    }
-    (
-        Scores::I8,
-        "Q and K are integers with row scales: exact INT32 sums",
-    )
 }

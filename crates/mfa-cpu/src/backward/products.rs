@@ -24,7 +24,7 @@ use super::score_mod::TransposedScoreMod;
 use super::scratch::BackwardScratch;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
-use crate::operands::arithmetic::Scores;
+use crate::operands::arithmetic::ScoreArithmetic;
 use crate::operands::padding::padded;
 use mfa_kernels::bf16_split::TileConfigGuard;
 use mfa_kernels::{Kernels, SCORE_LD, ScoreScales};
@@ -32,7 +32,7 @@ use mfa_kernels::{Kernels, SCORE_LD, ScoreScales};
 /// The products of pairs of blocks, in one worker's scratch.
 pub(super) struct BlockPair<'a> {
     pub call: &'a Backward,
-    pub plan: &'a BackwardPlan,
+    pub plan: &'a BackwardPlan<'a>,
     pub kernels: &'a Kernels,
     pub bias: &'a TransposedScoreMod<'a>,
     pub d: DValues<'a>,
@@ -219,7 +219,7 @@ impl BlockPair<'_> {
         let d = problem.d;
         // SAFETY: as for `strip`.
         unsafe {
-            if self.plan.scores == Scores::F32 {
+            if matches!(self.plan.scores, ScoreArithmetic::F32) {
                 let k = scratch.k_strips.cast::<f32>().add(strip * d);
                 let q = scratch.q_panels.cast::<f32>().add(skipped * d);
                 (kernels.qk_f32)(k, q, d, rows, panels, scratch.s);
