@@ -178,7 +178,7 @@ impl PerWorker {
         }
     }
 
-    /// The part of a worker, to be laid out as it was when it was taken.
+    /// The memory of a worker, to be allocated again as by `allocate`.
     pub(crate) fn part(&self, worker: usize) -> Arena {
         Arena::new(self.first.wrapping_add(worker * self.each))
     }
