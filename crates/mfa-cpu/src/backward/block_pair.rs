@@ -11,7 +11,7 @@ use mfa_kernels::{Kernels, SCORE_LD};
 /// The pair of blocks that a worker computes; packing, products and passes are in modules of their own.
 pub(super) struct BlockPair<'a> {
     pub call: &'a Backward,
-    pub plan: &'a BackwardPlan,
+    pub plan: &'a BackwardPlan<'a>,
     pub kernels: &'a Kernels,
     pub score_mod: &'a TransposedScoreMod<'a>,
     pub d: DValues<'a>,

@@ -13,7 +13,7 @@ use super::block_pair::BlockPair;
 use super::scratch::stride;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
-use crate::operands::arithmetic::Scores;
+use crate::operands::arithmetic::{Int8Scores, ScoreArithmetic};
 use crate::operands::dequantize::Domain;
 use crate::operands::padding::padded;
 use crate::operands::row_buffer::RowSet;
@@ -198,12 +198,12 @@ impl BlockPair<'_> {
         let (at, row) = ((sequence.batch, block.head), sequence.q0 + block.first);
         // SAFETY: as for `pack_queries`.
         unsafe {
-            if self.plan.scores == Scores::I8 {
-                self.pack_q_i8(sequence, block.head, row, n);
+            if let ScoreArithmetic::I8(quants) = self.plan.scores {
+                self.pack_q_i8(quants, sequence, block.head, row, n);
             }
-            if self.plan.scores == Scores::F32 || grads.dk {
+            if matches!(self.plan.scores, ScoreArithmetic::F32) || grads.dk {
                 let rows = self.rows(&problem.q, at, row, n);
-                if self.plan.scores == Scores::F32 {
+                if matches!(self.plan.scores, ScoreArithmetic::F32) {
                     (kernels.pack_k_f32)(rows.ptr, rows.ld, n, d, scratch.q_panels.cast());
                 }
                 if grads.dk {
@@ -257,14 +257,23 @@ impl BlockPair<'_> {
         }
     }
 
-    unsafe fn pack_q_i8(&self, sequence: &Sequence, head: usize, row: usize, n: usize) {
+    unsafe fn pack_q_i8(
+        &self,
+        Int8Scores {
+            q: q_quant,
+            k: k_quant,
+        }: Int8Scores<'_>,
+        sequence: &Sequence,
+        head: usize,
+        row: usize,
+        n: usize,
+    ) {
         let (scratch, kernels) = (&self.scratch, self.kernels);
         let (q, k, d) = (
             &self.call.problem.q,
             &self.call.problem.k,
             self.call.problem.d,
         );
-        let (q_quant, k_quant) = (q.expect_quant(), k.expect_quant());
         let (b, kv_head) = (sequence.batch, head / self.call.problem.group);
         // SAFETY: as for `pack_queries`.
         unsafe {
@@ -352,12 +361,12 @@ impl BlockPair<'_> {
         let (at, row) = ((sequence.batch, kv_head), sequence.k0 + block.first);
         // SAFETY: as for `pack_keys`.
         unsafe {
-            if self.plan.scores == Scores::I8 {
-                self.pack_k_i8(at, row, n, factor);
+            if let ScoreArithmetic::I8(quants) = self.plan.scores {
+                self.pack_k_i8(quants, at, row, n, factor);
             }
-            if self.plan.scores == Scores::F32 || grads.dq {
+            if matches!(self.plan.scores, ScoreArithmetic::F32) || grads.dq {
                 let rows = self.rows(&problem.k, at, row, n);
-                if self.plan.scores == Scores::F32 {
+                if matches!(self.plan.scores, ScoreArithmetic::F32) {
                     let out: *mut f32 = scratch.k_strips.cast();
                     for strip in (0..n).step_by(mr) {
                         let (from, count) = (rows.ptr.add(strip * rows.ld), mr.min(n - strip));
@@ -379,10 +388,16 @@ impl BlockPair<'_> {
         }
     }
 
-    unsafe fn pack_k_i8(&self, at: (usize, usize), row: usize, n: usize, factor: f32) {
+    unsafe fn pack_k_i8(
+        &self,
+        Int8Scores { k: quant, .. }: Int8Scores<'_>,
+        at: (usize, usize),
+        row: usize,
+        n: usize,
+        factor: f32,
+    ) {
         let (scratch, kernels) = (&self.scratch, self.kernels);
         let (k, d, mr) = (&self.call.problem.k, self.call.problem.d, self.kernels.mr);
-        let quant = k.expect_quant();
         // SAFETY: as for `pack_keys`.
         unsafe {
             let staged: *mut i8 = scratch.rows.cast();

@@ -4,11 +4,10 @@ use std::cmp::Reverse;
 
 use super::check::Backward;
 use crate::contract::problem::Problem;
-use crate::contract::quant_scheme::Granularity;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
 use crate::error::Result;
-use crate::operands::arithmetic::Scores;
+use crate::operands::arithmetic::{ScoreArithmetic, ScorePass, score_arithmetic};
 use crate::runtime::memory::reserve;
 use crate::runtime::pool::MAX_THREADS;
 use mfa_kernels::Precision;
@@ -61,9 +60,9 @@ pub(crate) struct Bf16Plan {
 
 /// How a call runs.
 #[derive(Clone)]
-pub(crate) struct BackwardPlan {
+pub(crate) struct BackwardPlan<'a> {
     pub path: Algorithm,
-    pub scores: Scores,
+    pub scores: ScoreArithmetic<'a>,
     /// Where products of floats are sums of bf16 products.
     pub bf16: Option<Bf16Plan>,
     pub d: DSource,
@@ -147,12 +146,16 @@ const FUSED_COST: f64 = 5.0;
 /// Blocks per worker in a pass over blocks, so that a slow worker can be relieved.
 const BLOCKS_PER_WORKER: usize = 4;
 
-impl BackwardPlan {
-    pub(crate) fn new(call: &Backward, kernels: &'static Kernels, threads: usize) -> Result<Self> {
+impl<'a> BackwardPlan<'a> {
+    pub(crate) fn new(
+        call: &'a Backward,
+        kernels: &'static Kernels,
+        threads: usize,
+    ) -> Result<Self> {
         let problem = &call.problem;
         let inline = problem.work() < INLINE_WORK;
         let workers = if inline { 1 } else { threads };
-        let (scores, why_scores) = scores(problem, kernels);
+        let (scores, why_scores) = score_arithmetic(problem, kernels, ScorePass::Transposed);
         let bf16 = bf16_plan(call, kernels, scores);
         let (d, why_d) = source(call);
         let heads = Heads::new(problem)?;
@@ -333,7 +336,11 @@ impl Bf16ProductSet {
 }
 
 /// The bf16 products, where there are kernels for them and scores are not sums of integers.
-fn bf16_plan(call: &Backward, kernels: &'static Kernels, scores: Scores) -> Option<Bf16Plan> {
+fn bf16_plan(
+    call: &Backward,
+    kernels: &'static Kernels,
+    scores: ScoreArithmetic<'_>,
+) -> Option<Bf16Plan> {
     let slices = |tensor: &Tensor| match tensor.precision {
         Precision::Bf16 => 1,
         Precision::F16 => 2,
@@ -344,7 +351,7 @@ fn bf16_plan(call: &Backward, kernels: &'static Kernels, scores: Scores) -> Opti
     let problem = &call.problem;
     let [q, k, v] = [&problem.q, &problem.k, &problem.v].map(slices);
     let grad = slices(&call.grad_output);
-    if !kernels.has_bf16_gradient() || scores != Scores::F32 {
+    if !kernels.has_bf16_gradient() || !matches!(scores, ScoreArithmetic::F32) {
         return None;
     }
     Some(Bf16Plan {
@@ -357,37 +364,4 @@ fn bf16_plan(call: &Backward, kernels: &'static Kernels, scores: Scores) -> Opti
             ds: rounded(q.max(k)),
         },
     })
-}
-
-/// As forward decides, with the roles of Q and K exchanged.
-fn scores(problem: &Problem, kernels: &Kernels) -> (Scores, &'static str) {
-    let (q, k) = (&problem.q, &problem.k);
-    let (Some(q_quant), Some(k_quant)) = (&q.quant, &k.quant) else {
-        return (Scores::F32, "Q or K is not quantized");
-    };
-    if !kernels.int8 {
-        return (Scores::F32, "this instruction set has no fast INT8 product");
-    }
-    if q.has_scales_within_rows() || k.has_scales_within_rows() {
-        return (
-            Scores::F32,
-            "scales within a row: products cannot be summed as integers",
-        );
-    }
-    if q_quant.rotated != k_quant.rotated {
-        return (Scores::F32, "only one of Q and K is rotated");
-    }
-    if q_quant.mean.is_some() {
-        return (Scores::F32, "Q has a mean");
-    }
-    if k_quant.mean.is_some() && problem.options.caps() {
-        return (Scores::F32, "the softcap comes after the mean of K");
-    }
-    if k_quant.has_zeros() && k_quant.granularity != Granularity::Tensor {
-        return (Scores::F32, "zero points of K differ by row");
-    }
-    (
-        Scores::I8,
-        "Q and K are integers with row scales: exact INT32 sums",
-    )
 }

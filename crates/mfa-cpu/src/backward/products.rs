@@ -21,7 +21,7 @@ use std::ptr::{null, null_mut};
 use super::pack::{PackedKeys, PackedQueries};
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
-use crate::operands::arithmetic::Scores;
+use crate::operands::arithmetic::ScoreArithmetic;
 use crate::operands::padding::padded;
 use mfa_kernels::{SCORE_LD, ScoreScales};
 
@@ -169,7 +169,7 @@ impl BlockPair<'_> {
         let d = problem.d;
         // SAFETY: as for `strip`.
         unsafe {
-            if self.plan.scores == Scores::F32 {
+            if matches!(self.plan.scores, ScoreArithmetic::F32) {
                 let k = scratch.k_strips.cast::<f32>().add(strip * d);
                 let q = scratch.q_panels.cast::<f32>().add(skipped * d);
                 (kernels.qk_f32)(k, q, d, rows, panels, scratch.s);

@@ -6,8 +6,7 @@ use std::ops::Range;
 use crate::contract::problem::Problem;
 use crate::contract::sequences::Sequence;
 use crate::contract::tensor::Tensor;
-use crate::operands::mask::{masks, masks_all};
-use mfa_kernels::Precision;
+use crate::operands::mask::{masks, masks_all, read_mask_row};
 use mfa_kernels::base2::to_base2;
 use mfa_kernels::{Kernels, SCORE_LD};
 
@@ -84,38 +83,11 @@ impl<'a> TransposedScoreMod<'a> {
         }
     }
 
-    /// The mask of query `i0 + i` on the coords's keys.
+    /// Reads the mask of query `i0 + i` on the block's keys.
     unsafe fn mask_row(&self, mask: &Tensor, coords: &BlockCoords<'_>, i: usize, out: *mut f32) {
-        let at = mask.at(coords.sequence.index, coords.head, coords.i0 + i, coords.j0);
-        let (stride, keys) = (mask.strides[3], coords.keys);
-        let bytes = mask.precision.bytes();
-        // SAFETY: the mask was broadcast to cover every row and key of each sequence; `out` holds a number per key.
-        unsafe {
-            let row = std::slice::from_raw_parts_mut(out, keys);
-            let widen = *self.kernels.to_f32.of(mask.precision);
-            if mask.precision == Precision::Bool {
-                row.fill(0.0);
-                if stride == 1 || keys == 1 {
-                    (self.kernels.mask_bool)(out, at, keys);
-                } else {
-                    for (j, x) in row.iter_mut().enumerate() {
-                        if *at.add(j * stride) == 0 {
-                            *x = f32::NEG_INFINITY;
-                        }
-                    }
-                }
-            } else if stride == 1 || keys == 1 {
-                widen(at, keys, out);
-            } else if stride == 0 {
-                widen(at, 1, out);
-                let value = row[0];
-                row.fill(value);
-            } else {
-                for j in 0..keys {
-                    widen(at.add(j * stride * bytes), 1, out.add(j));
-                }
-            }
-        }
+        let at = [coords.sequence.index, coords.head, coords.i0 + i, coords.j0];
+        // SAFETY: `out` has memory for a number per key.
+        unsafe { read_mask_row(self.kernels, mask, at, coords.keys, out) };
     }
 
     /// Turns raw base-2 scores of the coords's keys (the rows, at most `mr`) and queries into those whose exponentials are

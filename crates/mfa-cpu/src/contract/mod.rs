@@ -6,6 +6,7 @@ pub(crate) mod options;
 pub(crate) mod overlap;
 pub(crate) mod precision;
 pub(crate) mod problem;
+mod quant_check;
 pub(crate) mod quant_scheme;
 pub(crate) mod sequences;
 pub(crate) mod sized;

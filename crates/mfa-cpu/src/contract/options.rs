@@ -1,4 +1,4 @@
-//! The options of attention, checked once, and the keys and queries that they leave to each other.
+//! The options of attention, checked once, and the ranges of keys and queries that attend to each other under them.
 
 use mfa_sys as sys;
 
@@ -10,10 +10,10 @@ use crate::error::{Error, Result, ensure};
 use mfa_kernels::Precision;
 use mfa_kernels::base2::LOG2_E;
 
-/// The meaning of the attention: see `mfa_attention_options`.
+/// The checked options: see `mfa_attention_options`.
 pub(crate) struct Options {
     pub scale: f32,
-    /// The same in FP64: it differs where it is the default.
+    /// The same in FP64. It differs from `scale` if it is the default.
     pub exact_scale: f64,
     pub softcap: f32,
     pub causal: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Options {
     pub sinks: Option<Tensor>,
 }
 
-/// Ranges of keys and queries that causality and window leave to each other: docs/math.md (eq. RANGES).
+/// The ranges of keys and queries that attend to each other under causality and window: docs/math.md (eq. RANGES).
 impl Options {
     /// The keys `lo..hi` that query row `i` attends to. Both ends grow with `i`.
     pub(crate) fn key_range(&self, sequence: &Sequence, i: usize) -> (usize, usize) {
@@ -69,7 +69,7 @@ impl Options {
 }
 
 impl Options {
-    /// Whether there is a softcap. One that no score comes near bends none.
+    /// Whether there is a softcap. One far above all scores changes none.
     pub(crate) fn caps(&self) -> bool {
         self.softcap > 0.0 && self.softcap < 1e30
     }
@@ -79,166 +79,205 @@ impl Options {
         self.softcap * LOG2_E
     }
 
-    /// What scores are multiplied by, to be in base 2.
+    /// The factor that turns Q Kᵀ into scores in base 2.
     pub(crate) fn factor(&self) -> f32 {
         (self.scale * LOG2_E).clamp(-f32::MAX, f32::MAX)
     }
 
-    /// Whether causality or window hides any key.
+    /// Whether causality or window limits the keys of a row.
     pub(crate) fn has_diagonal(&self) -> bool {
         self.causal || self.left.is_some() || self.right.is_some()
     }
 }
 
+/// The checks, one for each option: a new option adds one.
 impl Options {
+    /// Checks the options of a call on Q and K, and the sequences that they make of its batch. `None`: all defaults.
     pub(crate) fn check(
         raw: Option<&sys::mfa_attention_options>,
         q: &Tensor,
         k: &Tensor,
         access: Access,
     ) -> Result<(Self, Sequences)> {
+        let defaults = sys::mfa_attention_options::new();
+        let raw = raw.unwrap_or(&defaults);
         let [batch, heads, rows, columns] = q.shape;
-        let default_scale = 1.0 / (columns as f32).sqrt();
-        let exact_default = 1.0 / (columns as f64).sqrt();
-        let floats = precision::floats_beside(q.precision);
-        let Some(raw) = raw else {
-            let options = Options {
-                scale: default_scale,
-                exact_scale: exact_default,
-                softcap: 0.0,
-                causal: false,
-                left: None,
-                right: None,
-                fast: false,
-                mask: None,
-                alibi: None,
-                sinks: None,
-            };
-            let sequences = Sequences::new(None, batch, (rows, k.shape[2]), false)?;
-            return Ok((options, sequences));
-        };
-        let flags = raw.flags;
-        let known = sys::MFA_OPTION_SCALE | sys::MFA_OPTION_CAUSAL | sys::MFA_OPTION_WINDOW;
-        ensure!(
-            flags & !known == 0,
-            argument,
-            "options: flags is {flags:#x}; expected bits of {known:#x}"
-        );
-        ensure!(
-            raw.reserved == 0,
-            argument,
-            "options: reserved is {}; expected 0",
-            raw.reserved
-        );
-        let (scale, exact_scale) = if flags & sys::MFA_OPTION_SCALE != 0 {
-            (raw.softmax_scale, f64::from(raw.softmax_scale))
-        } else {
-            (default_scale, exact_default)
-        };
-        ensure!(
-            scale.is_finite(),
-            argument,
-            "options: softmax_scale is {scale}; expected a finite number"
-        );
-        ensure!(
-            raw.softcap.is_finite() && raw.softcap >= 0.0,
-            argument,
-            "options: softcap is {}; expected a finite number, 0 or more",
-            raw.softcap
-        );
-        let bottom_right = match raw.alignment {
-            sys::MFA_ALIGNMENT_TOP_LEFT => false,
-            sys::MFA_ALIGNMENT_BOTTOM_RIGHT => true,
-            other => {
-                return Err(unknown(
-                    "alignment",
-                    other,
-                    "0 (top left) or 1 (bottom right)",
-                ));
-            }
-        };
-        let fast = match raw.compute {
-            sys::MFA_COMPUTE_EXACT => false,
-            sys::MFA_COMPUTE_FAST => true,
-            other => return Err(unknown("compute", other, "0 (exact) or 1 (fast)")),
-        };
-        let window = flags & sys::MFA_OPTION_WINDOW != 0;
-        ensure!(
-            flags & sys::MFA_OPTION_SCALE != 0 || raw.softmax_scale == 0.0,
-            argument,
-            "options: softmax_scale is {} without MFA_OPTION_SCALE; expected both, or 0",
-            raw.softmax_scale
-        );
-        for (name, width) in [
-            ("window_left", raw.window_left),
-            ("window_right", raw.window_right),
-        ] {
-            ensure!(
-                window || matches!(width, 0 | -1),
-                argument,
-                "options: {name} is {width} without MFA_OPTION_WINDOW; expected both, or 0"
-            );
-        }
-        let side = |name: &str, width: i64| {
-            ensure!(
-                width >= -1,
-                argument,
-                "options: {name} is {width}; expected -1 (no limit), 0 or more"
-            );
-            Ok((window && width >= 0).then_some(width))
-        };
-        let left = if window {
-            side("window_left", raw.window_left)?
-        } else {
-            None
-        };
-        let right = if window {
-            side("window_right", raw.window_right)?
-        } else {
-            None
-        };
-
-        let sequences = Sequences::new(Some(raw), batch, (rows, k.shape[2]), bottom_right)?;
-        let mask_shape = [
-            sequences.named,
+        check_flags(raw)?;
+        let (scale, exact_scale) = check_scale(raw, columns)?;
+        let softcap = check_softcap(raw)?;
+        let bottom_right = check_alignment(raw)?;
+        let fast = check_compute(raw)?;
+        check_unflagged(raw)?;
+        let [left, right] = check_window(raw)?;
+        let sequences = Sequences::new(raw, batch, (rows, k.shape[2]), bottom_right)?;
+        let per_call = PerCall {
+            access,
             heads,
+            sequences: &sequences,
+            floats: precision::floats_beside(q.precision),
+        };
+        let options = Options {
+            scale,
+            exact_scale,
+            softcap,
+            causal: raw.flags & sys::MFA_OPTION_CAUSAL != 0,
+            left,
+            right,
+            fast,
+            mask: per_call.check_mask(&raw.mask)?,
+            alibi: per_call.check_alibi(&raw.alibi_slopes)?,
+            sinks: per_call.check_sinks(&raw.sinks)?,
+        };
+        Ok((options, sequences))
+    }
+}
+
+fn check_flags(raw: &sys::mfa_attention_options) -> Result<()> {
+    let known = sys::MFA_OPTION_SCALE | sys::MFA_OPTION_CAUSAL | sys::MFA_OPTION_WINDOW;
+    ensure!(
+        raw.flags & !known == 0,
+        argument,
+        "options: flags is {:#x}; expected bits of {known:#x}",
+        raw.flags
+    );
+    ensure!(
+        raw.reserved == 0,
+        argument,
+        "options: reserved is {}; expected 0",
+        raw.reserved
+    );
+    Ok(())
+}
+
+/// The softmax scale in FP32 and FP64.
+fn check_scale(raw: &sys::mfa_attention_options, columns: usize) -> Result<(f32, f64)> {
+    if raw.flags & sys::MFA_OPTION_SCALE == 0 {
+        return Ok((1.0 / (columns as f32).sqrt(), 1.0 / (columns as f64).sqrt()));
+    }
+    let scale = raw.softmax_scale;
+    ensure!(
+        scale.is_finite(),
+        argument,
+        "options: softmax_scale is {scale}; expected a finite number"
+    );
+    Ok((scale, f64::from(scale)))
+}
+
+fn check_softcap(raw: &sys::mfa_attention_options) -> Result<f32> {
+    ensure!(
+        raw.softcap.is_finite() && raw.softcap >= 0.0,
+        argument,
+        "options: softcap is {}; expected a finite number, 0 or more",
+        raw.softcap
+    );
+    Ok(raw.softcap)
+}
+
+/// Whether the diagonal is aligned to the last query and key.
+fn check_alignment(raw: &sys::mfa_attention_options) -> Result<bool> {
+    match raw.alignment {
+        sys::MFA_ALIGNMENT_TOP_LEFT => Ok(false),
+        sys::MFA_ALIGNMENT_BOTTOM_RIGHT => Ok(true),
+        other => Err(unknown(
+            "alignment",
+            other,
+            "0 (top left) or 1 (bottom right)",
+        )),
+    }
+}
+
+/// Whether P may be rounded to 8 bits.
+fn check_compute(raw: &sys::mfa_attention_options) -> Result<bool> {
+    match raw.compute {
+        sys::MFA_COMPUTE_EXACT => Ok(false),
+        sys::MFA_COMPUTE_FAST => Ok(true),
+        other => Err(unknown("compute", other, "0 (exact) or 1 (fast)")),
+    }
+}
+
+/// Refuses values whose flag is not set.
+fn check_unflagged(raw: &sys::mfa_attention_options) -> Result<()> {
+    ensure!(
+        raw.flags & sys::MFA_OPTION_SCALE != 0 || raw.softmax_scale == 0.0,
+        argument,
+        "options: softmax_scale is {} without MFA_OPTION_SCALE; expected both, or 0",
+        raw.softmax_scale
+    );
+    for (name, width) in [
+        ("window_left", raw.window_left),
+        ("window_right", raw.window_right),
+    ] {
+        ensure!(
+            raw.flags & sys::MFA_OPTION_WINDOW != 0 || matches!(width, 0 | -1),
+            argument,
+            "options: {name} is {width} without MFA_OPTION_WINDOW; expected both, or 0"
+        );
+    }
+    Ok(())
+}
+
+/// Keys before and after the diagonal; `None`: no limit.
+fn check_window(raw: &sys::mfa_attention_options) -> Result<[Option<i64>; 2]> {
+    if raw.flags & sys::MFA_OPTION_WINDOW == 0 {
+        return Ok([None; 2]);
+    }
+    let side = |name: &str, width: i64| {
+        ensure!(
+            width >= -1,
+            argument,
+            "options: {name} is {width}; expected -1 (no limit), 0 or more"
+        );
+        Ok((width >= 0).then_some(width))
+    };
+    Ok([
+        side("window_left", raw.window_left)?,
+        side("window_right", raw.window_right)?,
+    ])
+}
+
+/// Inputs of the checks of tensors.
+struct PerCall<'a> {
+    access: Access,
+    heads: usize,
+    sequences: &'a Sequences,
+    /// Precisions of floats beside the operands.
+    floats: &'static [Precision],
+}
+
+impl PerCall<'_> {
+    fn check_mask(&self, view: &sys::mfa_tensor) -> Result<Option<Tensor>> {
+        let sequences = self.sequences;
+        let shape = [
+            sequences.named,
+            self.heads,
             sequences.most_q,
             sequences.most_stored_k,
         ];
-        let broadcast =
-            |view: &sys::mfa_tensor, what: &str, allowed: &[Precision], shape: [usize; 4]| {
-                access
-                    .optional(view, what, allowed)?
-                    .map(|tensor| tensor.broadcast(what, shape))
-                    .transpose()
-            };
-        let masks = [&[Precision::Bool], floats].concat();
-        let mask = broadcast(&raw.mask, "mask", &masks, mask_shape)?;
-        let per_head = |view: &sys::mfa_tensor, what: &str, shape: [usize; 4]| {
-            broadcast(view, what, floats, shape)
-        };
-        let alibi = per_head(
-            &raw.alibi_slopes,
-            "alibi_slopes",
-            [sequences.named, heads, 1, 1],
-        )?;
-        let sinks = per_head(&raw.sinks, "sinks", [1, heads, 1, 1])?;
-        let causal = flags & sys::MFA_OPTION_CAUSAL != 0;
-        Ok((
-            Options {
-                scale,
-                exact_scale,
-                softcap: raw.softcap,
-                causal,
-                left,
-                right,
-                fast,
-                mask,
-                alibi,
-                sinks,
-            },
-            sequences,
-        ))
+        let precisions = [&[Precision::Bool], self.floats].concat();
+        self.check_broadcast(view, "mask", &precisions, shape)
+    }
+
+    fn check_alibi(&self, view: &sys::mfa_tensor) -> Result<Option<Tensor>> {
+        let shape = [self.sequences.named, self.heads, 1, 1];
+        self.check_broadcast(view, "alibi_slopes", self.floats, shape)
+    }
+
+    fn check_sinks(&self, view: &sys::mfa_tensor) -> Result<Option<Tensor>> {
+        self.check_broadcast(view, "sinks", self.floats, [1, self.heads, 1, 1])
+    }
+
+    /// Checks a tensor that may be absent, and broadcasts it to `shape`.
+    fn check_broadcast(
+        &self,
+        view: &sys::mfa_tensor,
+        what: &str,
+        precisions: &[Precision],
+        shape: [usize; 4],
+    ) -> Result<Option<Tensor>> {
+        self.access
+            .optional(view, what, precisions)?
+            .map(|tensor| tensor.broadcast(what, shape))
+            .transpose()
     }
 }
 

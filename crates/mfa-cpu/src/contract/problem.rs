@@ -115,11 +115,11 @@ impl Problem {
 
     /// Multiply-adds of the two products.
     pub(crate) fn work(&self) -> f64 {
-        self.scores() * (self.d + self.dv) as f64
+        self.score_count() * (self.d + self.dv) as f64
     }
 
-    /// Scores of all sequences and heads.
-    pub(crate) fn scores(&self) -> f64 {
+    /// Elements of S: Σ nq·nk over sequences, times query heads.
+    pub(crate) fn score_count(&self) -> f64 {
         self.sequences.pairs * self.heads as f64
     }
 }

@@ -58,16 +58,13 @@ enum Kind {
 }
 
 impl Sequences {
-    /// The sequences of `batch` elements of `rows` of query and key. Without options: all alike.
+    /// The sequences of `batch` elements of `rows` of query and key.
     pub(crate) fn new(
-        raw: Option<&sys::mfa_attention_options>,
+        raw: &sys::mfa_attention_options,
         batch: usize,
         rows: (usize, usize),
         bottom_right: bool,
     ) -> Result<Self> {
-        let Some(raw) = raw else {
-            return Ok(Self::alike(batch, rows, bottom_right));
-        };
         if raw.sequence_count == 0 {
             ensure!(
                 raw.cu_seqlens_q.is_null() && raw.cu_seqlens_k.is_null(),

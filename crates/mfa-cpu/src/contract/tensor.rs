@@ -1,4 +1,4 @@
-//! Views of buffers, checked once: whatever a [`Tensor`] says can be read lies inside its buffer.
+//! Views of buffers, checked once: every element of a [`Tensor`] is inside its buffer.
 
 use std::sync::Arc;
 
@@ -7,10 +7,11 @@ use mfa_sys as sys;
 use crate::contract::array::{Access, Array, first_byte};
 use crate::contract::buffer::Buffer;
 use crate::contract::quant_scheme::{Params, Quant};
-use crate::error::{Result, ensure};
+use crate::contract::sized::sized;
+use crate::error::{Error, Result, ensure};
 use mfa_kernels::Precision;
 
-/// The dimensions of a view, in order.
+/// The dimensions of a view, in their order.
 const AXES: [&str; 4] = ["batch", "heads", "rows", "columns"];
 
 /// A checked view.
@@ -20,10 +21,10 @@ pub(crate) struct Tensor {
     pub ptr: *mut u8,
     pub precision: Precision,
     pub shape: [usize; 4],
-    /// Elements.
+    /// In elements.
     pub strides: [usize; 4],
     pub quant: Option<Quant>,
-    /// Keeps the memory alive during the call; `None` where there is none: see [`Access::Plan`].
+    /// Keeps the memory alive during the call; `None` without memory: see [`Access::Plan`].
     owner: Option<Arc<Buffer>>,
 }
 
@@ -33,7 +34,7 @@ unsafe impl Send for Tensor {}
 unsafe impl Sync for Tensor {}
 
 impl Access {
-    /// Checks a view that must be there, of one of the precisions `allowed`. `what` names it in messages.
+    /// Checks a view that must not be absent, of one of the precisions `allowed`. `what` names it in messages.
     pub(crate) fn required(
         self,
         view: &sys::mfa_tensor,
@@ -48,7 +49,7 @@ impl Access {
         let owner = self.buffer(view.buffer, what)?;
         let precision = Precision::from_code(view.precision);
         let Some(precision) = precision else {
-            return Err(crate::error::Error::argument(format!(
+            return Err(Error::argument(format!(
                 "{what}: precision code {} is unknown; expected 0 (FP32), 1 (FP16), 2 (BF16), 4 (INT4), 8 (INT8), 16 (BOOL) or 64 (FP64)",
                 view.precision
             )));
@@ -70,7 +71,7 @@ impl Access {
             "{what}: reserved is {}; expected 0",
             view.reserved
         );
-        let (shape, strides) = extent(
+        let (shape, strides) = check_extent(
             what,
             precision,
             &view.shape,
@@ -78,36 +79,8 @@ impl Access {
             view.byte_offset,
             owner.as_deref(),
         )?;
-        // SAFETY: the contract makes `quantization` NULL or the address of a struct whose struct_size is true.
-        let quant = match unsafe {
-            crate::contract::sized::sized(view.quantization, &format!("{what}: quantization"))?
-        } {
-            Some(quantization) => {
-                ensure!(
-                    precision.is_quantized(),
-                    argument,
-                    "{what}: a quantization was given for {}; expected NULL unless INT8 or INT4",
-                    precision.name()
-                );
-                Some(Quant::check(
-                    &quantization,
-                    what,
-                    precision,
-                    (shape, strides),
-                    self,
-                )?)
-            }
-            None => {
-                ensure!(
-                    !precision.is_quantized(),
-                    argument,
-                    "{what}: {} without quantization; expected scales",
-                    precision.name()
-                );
-                None
-            }
-        };
-        // SAFETY: `extent` proved that the offset lies inside the buffer (or the view is empty).
+        let quant = self.quantization(view, what, precision, (shape, strides))?;
+        // `check_extent` proved that the offset is inside the buffer, or the view is empty.
         let ptr = first_byte(owner.as_deref(), view.byte_offset);
         Ok(Tensor {
             ptr,
@@ -119,7 +92,35 @@ impl Access {
         })
     }
 
-    /// Whether a view that may be absent is.
+    /// Checks the quantization of a view: there if and only if its elements are integers.
+    fn quantization(
+        self,
+        view: &sys::mfa_tensor,
+        what: &str,
+        precision: Precision,
+        extent: ([usize; 4], [usize; 4]),
+    ) -> Result<Option<Quant>> {
+        // SAFETY: the contract makes `quantization` NULL or the address of a struct whose struct_size is true.
+        let raw = unsafe { sized(view.quantization, &format!("{what}: quantization"))? };
+        let Some(raw) = raw else {
+            ensure!(
+                !precision.is_quantized(),
+                argument,
+                "{what}: {} without quantization; expected scales",
+                precision.name()
+            );
+            return Ok(None);
+        };
+        ensure!(
+            precision.is_quantized(),
+            argument,
+            "{what}: a quantization was given for {}; expected NULL unless INT8 or INT4",
+            precision.name()
+        );
+        Quant::check(&raw, what, precision, extent, self).map(Some)
+    }
+
+    /// Whether a view that may be absent is absent.
     pub(crate) fn is_absent(self, view: &sys::mfa_tensor) -> bool {
         view.buffer.is_null() && (self == Access::Run || view.shape == [0; 4])
     }
@@ -140,12 +141,12 @@ impl Access {
 }
 
 impl Tensor {
-    /// Whether there is memory behind it.
+    /// Whether the view has memory.
     pub(crate) fn has_memory(&self) -> bool {
         self.owner.is_some()
     }
 
-    /// `shape` of zeros, which take no more memory than one.
+    /// Zeros of any shape, in the memory of one.
     pub(crate) fn zeros(precision: Precision, shape: [usize; 4]) -> Self {
         // Zero in every precision.
         static ZERO: f64 = 0.0;
@@ -233,10 +234,10 @@ impl Tensor {
         Ok(self)
     }
 
-    /// Whether it is the same elements in the same order.
+    /// Whether both have the same elements in the same order.
     pub(crate) fn is_same(&self, other: &Tensor) -> bool {
-        let place = |tensor: &Tensor| (tensor.ptr, tensor.precision, tensor.shape, tensor.strides);
-        place(self) == place(other)
+        let view = |tensor: &Tensor| (tensor.ptr, tensor.precision, tensor.shape, tensor.strides);
+        view(self) == view(other)
     }
 
     /// Byte address of an element (for INT4: of the byte that holds it).
@@ -252,8 +253,8 @@ impl Tensor {
     }
 }
 
-/// Checks shape, strides and offset against the buffer; all arithmetic is checked.
-fn extent(
+/// Checks shape, strides and offset against the buffer; no arithmetic overflows.
+fn check_extent(
     what: &str,
     precision: Precision,
     shape: &[u64; 4],
@@ -298,27 +299,7 @@ fn extent(
         );
     }
     if precision == Precision::I4 {
-        ensure!(
-            shape[3].is_multiple_of(2),
-            dimensions,
-            "{what}: {} columns of INT4; expected an even number",
-            shape[3]
-        );
-        ensure!(
-            shape[3] <= 1 || strides[3] == 1,
-            dimensions,
-            "{what}: the column stride of INT4 is {}; expected 1 (two elements share a byte)",
-            strides[3]
-        );
-        for axis in 0..3 {
-            ensure!(
-                shape[axis] <= 1 || strides[axis] % 2 == 0,
-                dimensions,
-                "{what}: the stride of {} is {} elements of INT4; expected an even number",
-                AXES[axis],
-                strides[axis]
-            );
-        }
+        check_int4(what, shape, strides)?;
     }
     ensure!(
         count <= isize::MAX as u128 && last <= isize::MAX as u128,
@@ -341,7 +322,7 @@ fn extent(
     let mut out = ([0; 4], [0; 4]);
     for axis in 0..4 {
         out.0[axis] = shape[axis] as usize;
-        // A stride that is never taken may be absurd: it must not overflow later.
+        // A stride of one element is never used and may have any value: 0 cannot overflow later.
         out.1[axis] = if shape[axis] > 1 {
             strides[axis] as usize
         } else {
@@ -351,8 +332,34 @@ fn extent(
     Ok(out)
 }
 
+/// Two elements of INT4 share a byte: rows begin at a byte, and columns follow one another.
+fn check_int4(what: &str, shape: &[u64; 4], strides: &[i64; 4]) -> Result<()> {
+    ensure!(
+        shape[3].is_multiple_of(2),
+        dimensions,
+        "{what}: {} columns of INT4; expected an even number",
+        shape[3]
+    );
+    ensure!(
+        shape[3] <= 1 || strides[3] == 1,
+        dimensions,
+        "{what}: the column stride of INT4 is {}; expected 1 (two elements share a byte)",
+        strides[3]
+    );
+    for axis in 0..3 {
+        ensure!(
+            shape[axis] <= 1 || strides[axis] % 2 == 0,
+            dimensions,
+            "{what}: the stride of {} is {} elements of INT4; expected an even number",
+            AXES[axis],
+            strides[axis]
+        );
+    }
+    Ok(())
+}
+
 impl Quant {
-    /// The arrays of scales, zero points and means as views, with their names: for those who write them.
+    /// The arrays of scales, zero points and means as views with their names, for a call that writes them.
     pub(crate) fn arrays(&self) -> [(Option<Tensor>, &'static str); 3] {
         let view = |array: &Array, bytes: usize, shape, strides| {
             let precision = match bytes {

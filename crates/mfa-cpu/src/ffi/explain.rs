@@ -8,6 +8,7 @@ use crate::contract::quant_scheme::{Granularity, Params};
 use crate::contract::tensor::Tensor;
 use crate::forward::Forward;
 use crate::forward::plan::{Algorithm, ForwardPlan};
+use crate::operands::dequantize::ScaleLayout;
 use mfa_kernels::Kernels;
 use mfa_kernels::Precision;
 
@@ -16,7 +17,7 @@ fn operand(tensor: &Tensor) -> String {
     if let Some(quant) = &tensor.quant {
         let _ = write!(text, "/{}", quant.granularity.name());
         match quant.granularity {
-            Granularity::Row if tensor.has_scales_within_rows() => {
+            Granularity::Row if matches!(tensor.scale_layout(), ScaleLayout::WithinRow) => {
                 let _ = write!(text, " of {} columns", quant.group);
             }
             Granularity::Block | Granularity::Channel => {
@@ -128,7 +129,7 @@ fn meaning(problem: &Problem) -> String {
 }
 
 /// Lines of `key: value`; a reason follows what it explains.
-pub(crate) fn forward(call: &Forward, plan: &ForwardPlan, kernels: &Kernels) -> String {
+pub(crate) fn forward(call: &Forward, plan: &ForwardPlan<'_>, kernels: &Kernels) -> String {
     let (problem, why) = (&call.problem, &plan.reasons);
     let (path, because) = match plan.path {
         Algorithm::Prefill => (
@@ -160,7 +161,7 @@ pub(crate) fn forward(call: &Forward, plan: &ForwardPlan, kernels: &Kernels) -> 
         let _ = writeln!(
             text,
             "splits: {} of {} keys ({} tiles do not fill {} workers)",
-            plan.splits, plan.split_keys, why.tiles, plan.workers
+            plan.splits, plan.split_keys, plan.tiles, plan.workers
         );
     }
     let _ = writeln!(
@@ -174,7 +175,7 @@ pub(crate) fn forward(call: &Forward, plan: &ForwardPlan, kernels: &Kernels) -> 
 /// The same for a backward call.
 pub(crate) fn backward(
     call: &Backward,
-    plan: &backward::BackwardPlan,
+    plan: &backward::BackwardPlan<'_>,
     kernels: &Kernels,
 ) -> String {
     let value = |key: &str| match key {

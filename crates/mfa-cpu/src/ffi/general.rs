@@ -34,7 +34,8 @@ pub(super) fn run_forward(context: &Context, desc: &sys::mfa_forward_desc) -> Re
         let plan = ForwardPlan::new(&call, context.kernels, state.threads());
         let bytes = forward::workspace(&call.problem, &plan, context.kernels);
         let (pool, memory) = state.resources(bytes)?;
-        forward::run(&call, &plan, context.kernels, pool, memory)
+        forward::run(&call, &plan, context.kernels, pool, memory);
+        Ok(())
     })
 }
 

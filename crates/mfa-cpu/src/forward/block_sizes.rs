@@ -1,63 +1,66 @@
-//! Sizes of the forward pass's tiles and blocks, from what their packed operands take of the second-level cache.
+//! Sizes of the forward pass's tiles and blocks, from the bytes that their packed operands take of the second-level cache.
 
-use crate::operands::arithmetic::{Scores, Values};
+use crate::contract::problem::Problem;
+use crate::contract::sequences::Sequence;
+use crate::operands::arithmetic::{ScoreArithmetic, ValueArithmetic};
 use crate::operands::padding::padded;
 use mfa_kernels::bf16_split::row_len;
 use mfa_kernels::{BLOCK_N, Kernels};
 
-/// What the loops keep at hand.
+/// Working set of the inner loops, in bytes.
 struct Budget {
-    /// Bytes of packed K and V of a block: each strip reads them all.
+    /// Packed K and V of a block: each strip reads them all.
     block: usize,
-    /// Bytes of Q and O of a tile: each block reads and writes them once.
+    /// Q and O of a tile: each block reads and writes them once.
     tile: usize,
 }
 
-/// Kernels of vectors: in 1.25 MB, and smaller caches lose little, for a tile is read in order.
+/// Vector kernels: 1.25 MB of second-level cache. A smaller cache loses little, because a tile is read in order. Chosen by
+/// model, not measured.
 const VECTORS: Budget = Budget {
     block: 384 << 10,
     tile: 640 << 10,
 };
-/// Kernels of tiles (AMX): in the 2 MB that all processors with them have.
+/// Matrix units (AMX): the 2 MB of second-level cache that all processors with them have. Chosen by model, not measured.
 const TILES: Budget = Budget {
     block: 768 << 10,
     tile: 1280 << 10,
 };
-/// Most rows of a tile: more gain nothing, and leave less to share among workers.
+/// Rows of a tile, at most: taller tiles leave fewer of them to share among workers. Chosen by model, not measured.
 const MOST_ROWS: usize = 1024;
 
 /// Bytes of a row of packed Q.
-pub(crate) fn bytes_of_q(scores: Scores, d: usize) -> usize {
+pub(crate) fn q_row_bytes(scores: ScoreArithmetic<'_>, d: usize) -> usize {
     match scores {
-        Scores::F32 => 4 * d,
-        Scores::I8 => d.next_multiple_of(4),
-        Scores::Bf16(terms) => 2 * row_len(d, terms.slices_of_a()),
+        ScoreArithmetic::F32 => 4 * d,
+        ScoreArithmetic::I8(_) => d.next_multiple_of(4),
+        ScoreArithmetic::Bf16(products, _) => 2 * row_len(d, products.slices_of_a()),
     }
 }
 
 /// Bytes of a key of packed K.
-pub(crate) fn bytes_of_k(scores: Scores, d: usize) -> usize {
+pub(crate) fn k_row_bytes(scores: ScoreArithmetic<'_>, d: usize) -> usize {
     match scores {
-        Scores::Bf16(terms) => 2 * row_len(d, terms.slices_of_b()),
-        _ => bytes_of_q(scores, d),
+        ScoreArithmetic::Bf16(products, _) => 2 * row_len(d, products.slices_of_b()),
+        _ => q_row_bytes(scores, d),
     }
 }
 
 /// Bytes of a key of packed V with `columns` columns, those of padding included.
-pub(crate) fn bytes_of_v(values: Values, columns: usize) -> usize {
-    let of_a_column = match values {
-        Values::F32 => 4,
-        Values::I16 => 2,
-        Values::U8 => 1,
-        Values::Bf16(terms) => 2 * terms.slices_of_b(),
+pub(crate) fn v_row_bytes(values: ValueArithmetic<'_>, columns: usize) -> usize {
+    let column = match values {
+        ValueArithmetic::F32 => 4,
+        ValueArithmetic::I16(_) => 2,
+        ValueArithmetic::U8(_) => 1,
+        ValueArithmetic::Bf16(products, _) => 2 * products.slices_of_b(),
     };
-    of_a_column * columns
+    column * columns
 }
 
-/// Keys of a block, and most rows of a tile.
+/// Keys of a block, and rows of a tile at most.
 pub(crate) fn block_and_tile(
     kernels: &Kernels,
-    (scores, values): (Scores, Values),
+    (scores, values): (ScoreArithmetic<'_>, ValueArithmetic<'_>),
     (d, dv): (usize, usize),
 ) -> (usize, usize) {
     let budget = match kernels.bf16 {
@@ -65,18 +68,19 @@ pub(crate) fn block_and_tile(
         None => VECTORS,
     };
     let columns = padded(dv, kernels);
-    let of_a_key = bytes_of_k(scores, d) + bytes_of_v(values, columns);
+    let key_bytes = k_row_bytes(scores, d) + v_row_bytes(values, columns);
     let keys = [BLOCK_N, BLOCK_N / 2]
         .into_iter()
-        .find(|keys| keys * of_a_key <= budget.block)
+        .find(|keys| keys * key_bytes <= budget.block)
         .unwrap_or(BLOCK_N / 4);
-    let of_a_row = bytes_of_q(scores, d) + 4 * columns;
-    let rows = (budget.tile / of_a_row).min(MOST_ROWS) / kernels.mr * kernels.mr;
+    let row_bytes = q_row_bytes(scores, d) + 4 * columns;
+    let rows = (budget.tile / row_bytes).min(MOST_ROWS) / kernels.mr * kernels.mr;
     (keys, rows.max(kernels.mr))
 }
 
-/// TileRows of the tiles that `nq` rows of each query head are cut into: at most `most`, a multiple of `mr`, and as equal as
-/// strips allow, because a short tile packs the same keys as a tall one. Tiles are those of [`crate::forward::Schedule`].
+/// Rows of the tiles that `nq` rows of each query head are cut into: at most `most`, and a multiple of `mr`.
+///
+/// Tiles are as equal as strips allow, because a short tile packs the same keys as a tall one.
 pub(crate) fn equal_tiles(most: usize, nq: usize, group: usize, mr: usize) -> usize {
     let rows = if nq >= most {
         nq
@@ -87,11 +91,36 @@ pub(crate) fn equal_tiles(most: usize, nq: usize, group: usize, mr: usize) -> us
     rows.div_ceil(rows.div_ceil(most)).next_multiple_of(mr)
 }
 
+/// Tiles of a key/value head's rows. A tile holds rows of one query head, or of several where a head has fewer rows.
+pub(crate) fn tiles_of_head(nq: usize, group: usize, tile_rows: usize) -> usize {
+    if nq >= tile_rows {
+        nq.div_ceil(tile_rows).saturating_mul(group)
+    } else {
+        nq.saturating_mul(group).div_ceil(tile_rows)
+    }
+}
+
+/// Tiles of a sequence, over all its heads.
+pub(crate) fn tiles_of_sequence(problem: &Problem, tile_rows: usize, sequence: &Sequence) -> usize {
+    let of_head = tiles_of_head(sequence.nq, problem.group, tile_rows);
+    problem.kv_heads.saturating_mul(of_head)
+}
+
+/// Tiles of all sequences.
+pub(crate) fn tile_count(problem: &Problem, tile_rows: usize) -> usize {
+    (problem.sequences).sum(|sequence| tiles_of_sequence(problem, tile_rows, sequence))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use mfa_kernels::Isa;
     use mfa_kernels::bf16_split::Bf16Products;
+    use mfa_kernels::{Isa, Precision};
+    use mfa_sys as sys;
+
+    use super::*;
+    use crate::contract::array::Access;
+    use crate::contract::quant_scheme::Quant;
+    use crate::operands::arithmetic::Int8Scores;
 
     #[test]
     fn no_tile_is_short() {
@@ -115,17 +144,27 @@ mod tests {
         }
     }
 
+    fn quant() -> Quant {
+        let raw = sys::mfa_quantization {
+            scale: 1.0,
+            ..sys::mfa_quantization::new()
+        };
+        Quant::check(&raw, "test", Precision::I8, ([1; 4], [1; 4]), Access::Plan).unwrap()
+    }
+
     #[test]
     fn wide_operands_have_fewer_keys_and_rows() {
         let kernels = Isa::Scalar.table().unwrap();
         let size = |scores, values, d| block_and_tile(kernels, (scores, values), (d, d));
-        let floats = |d| size(Scores::F32, Values::F32, d);
+        let floats = |d| size(ScoreArithmetic::F32, ValueArithmetic::F32, d);
         assert_eq!(floats(64).0, BLOCK_N);
         assert_eq!(floats(256).0, BLOCK_N / 2);
         assert_eq!(floats(4096).0, BLOCK_N / 4);
         assert_eq!(floats(4096).1 % kernels.mr, 0);
         assert!(floats(64).1 > floats(512).1 && floats(1 << 20).1 == kernels.mr);
-        assert_eq!(size(Scores::I8, Values::I16, 512).0, BLOCK_N);
-        assert!(bytes_of_k(Scores::Bf16(Bf16Products::X6), 64) == 3 * 2 * 64);
+        let quant = &quant();
+        let int8 = ScoreArithmetic::I8(Int8Scores { q: quant, k: quant });
+        assert_eq!(size(int8, ValueArithmetic::I16(quant), 512).0, BLOCK_N);
+        assert_eq!(2 * row_len(64, Bf16Products::X6.slices_of_b()), 3 * 2 * 64);
     }
 }

@@ -1,86 +1,48 @@
 //! Decode: a few query rows against keys and values as they are stored.
 //!
-//! The rows of all query heads of a group are folded into one tile, so that each key and value is read once. Stored
-//! numbers are widened in registers; scales and zero points that hold for a row are applied to its score and its weight.
-//! Scales within a row (and rotations that the storage lacks) expand a block into first-level cache first.
+//! The rows of all query heads of a group form one tile, so that each key and value is read once. Kernels convert stored
+//! numbers in registers. Scales and zero points that a row shares are applied to its score and its weight. Where scales
+//! differ within a row, or K must be rotated, a few rows are dequantized into the first-level cache first.
 
 use std::ptr::null;
 
 use crate::contract::problem::Problem;
 use crate::contract::tensor::Tensor;
+use crate::forward::masked_keys::MaskedKeys;
 use crate::forward::schedule::{TileRows, WorkTile};
 use crate::forward::score_mod::ScoreMod;
-use crate::operands::dequantize::Domain;
+use crate::forward::scratch::{DEQUANTIZED_KEYS, DecodeScratch, dequantized_ld};
+use crate::operands::dequantize::{Domain, ScaleLayout};
 use crate::operands::hadamard;
 use crate::operands::padding::padded;
 use crate::operands::row_buffer::RowBuffer;
-use crate::runtime::memory::Arena;
 use mfa_kernels::{BLOCK_N, DECODE_ROWS, Kernels, RowState, SCORE_LD, SUM_RUN};
 
-/// Keys that are dequantized at a time, where they must be: 16 rows of 512 floats fit first-level cache.
-const EXPANDED: usize = 16;
-
-/// A worker's memory.
-pub(super) struct Scratch {
-    q: *mut f32,
-    q_sum: *mut f32,
-    q_add: *mut f32,
-    pub o: *mut f32,
-    pub m: *mut f32,
-    pub l: *mut f32,
-    /// Nothing is rounded here.
-    pub left: *mut f32,
-    zero_sum: *mut f32,
-    alpha: *mut f32,
-    s: *mut f32,
-    rows: *mut f32,
-    row_buffer: *mut f32,
-    zeros: *mut f32,
-    masked: *mut u8,
-}
-
-impl Scratch {
-    pub(super) fn allocate(arena: &mut Arena, problem: &Problem, kernels: &Kernels) -> Self {
-        let ldo = padded(problem.dv, kernels);
-        Scratch {
-            q: arena.alloc(DECODE_ROWS * stride(problem.d)),
-            q_sum: arena.alloc(DECODE_ROWS),
-            q_add: arena.alloc(DECODE_ROWS),
-            o: arena.alloc(DECODE_ROWS * ldo),
-            m: arena.alloc(DECODE_ROWS),
-            l: arena.alloc(DECODE_ROWS),
-            left: arena.alloc(DECODE_ROWS),
-            zero_sum: arena.alloc(DECODE_ROWS),
-            alpha: arena.alloc(DECODE_ROWS),
-            s: arena.alloc(DECODE_ROWS * SCORE_LD),
-            rows: arena.alloc(EXPANDED * stride(problem.d.max(problem.dv))),
-            row_buffer: arena.alloc(BLOCK_N),
-            zeros: arena.alloc(BLOCK_N),
-            masked: arena.alloc(BLOCK_N),
-        }
-    }
-}
-
-/// Distance of dequantized rows.
-fn stride(columns: usize) -> usize {
-    columns.next_multiple_of(16)
-}
-
-/// The loops of one item.
+/// The decode loops of one call on one worker.
 pub(super) struct Decode<'a> {
     pub problem: &'a Problem,
     pub kernels: &'a Kernels,
-    pub bias: &'a ScoreMod<'a>,
-    pub scratch: &'a Scratch,
+    pub score_mod: &'a ScoreMod<'a>,
+    pub scratch: &'a DecodeScratch,
 }
 
-/// What [`Decode::run`] leaves to the end: a scale of V that all keys share, and its mean.
+/// Keys of a block, within the tensors.
+#[derive(Clone, Copy)]
+struct KeyBlock {
+    /// Batch element and key/value head.
+    at: (usize, usize),
+    /// First row.
+    row: usize,
+    n: usize,
+    /// Query rows.
+    rows: usize,
+}
+
+/// The factor and the mean of V that [`Decode::run`] leaves to the epilogue: a scale that all keys share, and the mean.
 pub(super) fn deferred(v: &Tensor, at: (usize, usize)) -> (f32, Option<RowBuffer>) {
-    let constant = v.quant.as_ref().and_then(|quant| quant.constant());
-    let scale = if v.has_scales_within_rows() {
-        1.0
-    } else {
-        constant.map_or(1.0, |(scale, _)| scale)
+    let scale = match v.scale_layout() {
+        ScaleLayout::PerTensor { scale, .. } => scale,
+        _ => 1.0,
     };
     (scale, v.mean(at.0, at.1))
 }
@@ -89,70 +51,58 @@ impl Decode<'_> {
     /// Computes the item's unnormalised O, maxima and sums into the scratch.
     ///
     /// # Safety
-    /// The scratch was laid out for this problem and belongs to the calling worker.
+    /// The scratch was allocated for this problem and belongs to the calling worker.
     pub(super) unsafe fn run(&self, item: &WorkTile) {
         // SAFETY: by this function's contract.
         unsafe {
             let masked = self.attend(item, false);
             let n = item.rows.len() * padded(self.problem.dv, self.kernels);
             let o = std::slice::from_raw_parts(self.scratch.o, n);
-            // A value that some row does not see may have reached it as 0 times NaN.
+            // A value that is masked for some row may have reached that row as 0 times NaN.
             if masked && !o.iter().fold(0.0f32, |sum, x| sum + x * 0.0).is_finite() {
                 self.attend(item, true);
             }
         }
     }
 
-    /// Attends to the item's keys; returns whether some row did not see some of them. `skip_masked`: no value reaches a row
-    /// that does not see its key, whatever it is.
+    /// Attends to the item's keys; returns whether some key is masked for some row. With `skip_masked`, no value reaches a row
+    /// that does not attend to its key, whatever the value is.
     unsafe fn attend(&self, item: &WorkTile, skip_masked: bool) -> bool {
-        let (problem, kernels, scratch, rows) =
-            (self.problem, self.kernels, self.scratch, &item.rows);
-        let ldo = padded(problem.dv, kernels);
-        let sequence = &rows.sequence;
-        let n_rows = rows.len();
+        let (problem, scratch, rows) = (self.problem, self.scratch, &item.rows);
+        let (sequence, n_rows) = (&rows.sequence, rows.len());
+        let (low, high) = rows.row_range(0, n_rows);
+        let first_range = problem.options.key_range(sequence, low);
+        let last_range = problem.options.key_range(sequence, high);
+        let lo = first_range.0.max(item.keys.start);
+        let hi = last_range.1.min(item.keys.end);
+        let mut any_masked = false;
         // SAFETY: everything stays inside the scratch; keys are inside the tensors.
         unsafe {
-            scratch.o.write_bytes(0, DECODE_ROWS * ldo);
-            std::slice::from_raw_parts_mut(scratch.m, DECODE_ROWS).fill(f32::NEG_INFINITY);
-            scratch.l.write_bytes(0, DECODE_ROWS);
-            scratch.left.write_bytes(0, DECODE_ROWS);
-            scratch.zero_sum.write_bytes(0, DECODE_ROWS);
-            let (low, high) = rows.span(0, n_rows);
-            let (first_visible, last_visible) = (
-                problem.options.key_range(sequence, low),
-                problem.options.key_range(sequence, high),
-            );
-            let lo = first_visible.0.max(item.keys.start);
-            let hi = last_visible.1.min(item.keys.end);
+            self.clear();
             if lo >= hi {
                 return false;
             }
-            let mut any_masked = false;
             self.load_q(rows);
-            let at = (sequence.batch, rows.kv_head);
             for first in (lo..hi).step_by(BLOCK_N) {
                 let n = BLOCK_N.min(hi - first);
-                if self.bias.masks_all(rows, 0, n_rows, first..first + n) {
+                if self.score_mod.masks_all(rows, 0, n_rows, first..first + n) {
                     continue;
                 }
-                self.scores(at, sequence.k0 + first, n, n_rows);
-                let boundary = first < last_visible.0 || first + n > first_visible.1;
-                let masked = boundary || self.bias.passes;
-                if masked {
-                    self.bias.strip(
-                        sequence,
-                        n_rows,
-                        |r| rows.head_and_row(r),
-                        first,
-                        n,
-                        scratch.s,
-                        scratch.row_buffer,
-                    );
-                    if skip_masked {
-                        self.record_masked(n_rows, n);
-                    }
+                let keys = KeyBlock {
+                    at: (sequence.batch, rows.kv_head),
+                    row: sequence.k0 + first,
+                    n,
+                    rows: n_rows,
+                };
+                self.score_keys(keys);
+                let is_boundary = first < last_range.0 || first + n > first_range.1;
+                let mut masked = None;
+                if is_boundary || self.score_mod.needs_score_pass {
+                    let (s, row_buffer) = (scratch.s, scratch.row_buffer);
+                    self.score_mod
+                        .apply_strip(rows, 0, n_rows, first, n, s, row_buffer);
                     any_masked = true;
+                    masked = skip_masked.then(|| self.record_masked(keys));
                 }
                 let state = RowState {
                     m: scratch.m,
@@ -160,38 +110,63 @@ impl Decode<'_> {
                     alpha: scratch.alpha,
                     left: scratch.left,
                 };
-                (kernels.softmax_f32)(scratch.s, n_rows, n, state);
-                self.values(
-                    at,
-                    sequence.k0 + first,
-                    n,
-                    n_rows,
-                    masked && skip_masked,
-                    ldo,
-                );
+                (self.kernels.softmax_f32)(scratch.s, n_rows, n, state);
+                self.add_values(keys, masked.as_ref());
             }
-            for r in 0..n_rows {
-                let zeros = *scratch.zero_sum.add(r);
-                if zeros != 0.0 {
-                    let o = std::slice::from_raw_parts_mut(scratch.o.add(r * ldo), problem.dv);
-                    o.iter_mut().for_each(|x| *x -= zeros);
-                }
-            }
-            any_masked
+            self.subtract_zeros(n_rows);
+        }
+        any_masked
+    }
+
+    unsafe fn clear(&self) {
+        let scratch = self.scratch;
+        // SAFETY: arrays of the scratch.
+        unsafe {
+            let ldo = padded(self.problem.dv, self.kernels);
+            scratch.o.write_bytes(0, DECODE_ROWS * ldo);
+            std::slice::from_raw_parts_mut(scratch.m, DECODE_ROWS).fill(f32::NEG_INFINITY);
+            scratch.l.write_bytes(0, DECODE_ROWS);
+            scratch.left.write_bytes(0, DECODE_ROWS);
+            scratch.zero_sum.write_bytes(0, DECODE_ROWS);
         }
     }
 
-    /// Whether K is dequantized to the queries' domain and scales before it meets them.
-    fn expands_k(&self) -> bool {
-        self.rotates_k() || self.problem.k.has_scales_within_rows()
+    /// Records the masked keys of a block, before softmax makes their scores 0.
+    unsafe fn record_masked(&self, keys: KeyBlock) -> MaskedKeys<DECODE_ROWS> {
+        let masked = MaskedKeys::new(self.scratch.masked);
+        // SAFETY: a block of scores, and flags for it.
+        unsafe { masked.record(self.scratch.s, keys.rows, keys.n) };
+        masked
     }
 
-    /// Whether K must be rotated to meet Q.
+    /// Subtracts from O what zero points of V added to every column.
+    unsafe fn subtract_zeros(&self, rows: usize) {
+        let (scratch, ldo) = (self.scratch, padded(self.problem.dv, self.kernels));
+        for r in 0..rows {
+            // SAFETY: rows of the scratch.
+            unsafe {
+                let zeros = *scratch.zero_sum.add(r);
+                if zeros != 0.0 {
+                    let o = std::slice::from_raw_parts_mut(scratch.o.add(r * ldo), self.problem.dv);
+                    o.iter_mut().for_each(|x| *x -= zeros);
+                }
+            }
+        }
+    }
+
+    /// Whether K is dequantized, to the domain of Q and with its scales, before the products.
+    fn dequantizes_k(&self) -> bool {
+        let layout = self.problem.k.scale_layout();
+        self.rotates_k() || matches!(layout, ScaleLayout::WithinRow)
+    }
+
+    /// Whether K must be rotated, because Q is and K is not.
     fn rotates_k(&self) -> bool {
         self.problem.q.is_rotated() && !self.problem.k.is_rotated()
     }
 
-    /// Loads the query rows, times the softmax scale and what scale and mean all keys share.
+    /// Loads the query rows, times the softmax scale and the scale of K if all keys share it. What its zero point and mean add
+    /// to the scores goes into `q_add`.
     unsafe fn load_q(&self, rows: &TileRows) {
         let (problem, scratch) = (self.problem, self.scratch);
         let (q, k, d) = (&problem.q, &problem.k, problem.d);
@@ -201,8 +176,8 @@ impl Decode<'_> {
         if let (true, Some(mean)) = (self.rotates_k(), &mut k_mean) {
             hadamard::rotate(mean);
         }
-        let (k_scale, k_zero) = match &k.quant {
-            Some(quant) if !self.expands_k() => quant.constant().unwrap_or((1.0, 0.0)),
+        let (k_scale, k_zero) = match k.scale_layout() {
+            ScaleLayout::PerTensor { scale, zero } if !self.dequantizes_k() => (scale, zero),
             _ => (1.0, 0.0),
         };
         let factor = problem.options.factor();
@@ -214,15 +189,16 @@ impl Decode<'_> {
                 mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
             };
             let i = rows.sequence.q0 + i;
-            // SAFETY: the scratch has room for `DECODE_ROWS` rows.
+            // SAFETY: the scratch has memory for `DECODE_ROWS` rows.
             unsafe {
-                let out = scratch.q.add(r * stride(d));
-                q.dequantize_rows(self.kernels, (b, head), i, 1, domain, out, stride(d));
+                let ld = dequantized_ld(d);
+                let out = scratch.q.add(r * ld);
+                q.dequantize_rows(self.kernels, (b, head), i, 1, domain, out, ld);
                 let row = std::slice::from_raw_parts_mut(out, d);
                 row.iter_mut().for_each(|x| *x *= factor);
-                let meet =
+                let dot =
                     |mean: &RowBuffer| row.iter().zip(mean.iter()).map(|(x, m)| x * m).sum::<f32>();
-                let add = k_mean.as_ref().map_or(0.0, meet);
+                let add = k_mean.as_ref().map_or(0.0, dot);
                 row.iter_mut().for_each(|x| *x *= k_scale);
                 let sum: f32 = row.iter().sum();
                 *scratch.q_sum.add(r) = sum;
@@ -231,165 +207,161 @@ impl Decode<'_> {
         }
     }
 
-    /// Base-2 scores of keys `row..row + n` of the tensor.
-    unsafe fn scores(&self, at: (usize, usize), row: usize, n: usize, rows: usize) {
+    /// Computes base-2 scores.
+    unsafe fn score_keys(&self, keys: KeyBlock) {
         let (kernels, scratch, k, d) =
             (self.kernels, self.scratch, &self.problem.k, self.problem.d);
-        let ldq = stride(d);
-        // SAFETY: `n <= BLOCK_N` keys inside the tensor; scores and staged rows fit the scratch.
+        let (ldq, KeyBlock { at, row, n, rows }) = (dequantized_ld(d), keys);
+        // SAFETY: `n <= BLOCK_N` keys inside the tensor; scores and dequantized rows fit the scratch.
         unsafe {
-            if self.expands_k() {
+            if self.dequantizes_k() {
                 let domain = Domain {
                     rotate: self.rotates_k(),
                     ..Domain::STORED
                 };
                 let bytes = scratch.rows.cast::<u8>().cast_const();
-                for from in (0..n).step_by(EXPANDED) {
-                    let run = EXPANDED.min(n - from);
+                for from in (0..n).step_by(DEQUANTIZED_KEYS) {
+                    let count = DEQUANTIZED_KEYS.min(n - from);
                     let s = scratch.s.add(from);
-                    k.dequantize_rows(kernels, at, row + from, run, domain, scratch.rows, ldq);
-                    (kernels.dot_rows.f32)(scratch.q, ldq, rows, bytes, 4 * ldq, run, d, s);
+                    k.dequantize_rows(kernels, at, row + from, count, domain, scratch.rows, ldq);
+                    (kernels.dot_rows.f32)(scratch.q, ldq, rows, bytes, 4 * ldq, count, d, s);
                 }
             } else {
                 let dot = *kernels.dot_rows.of(k.precision);
                 let from = k.at(at.0, at.1, row, 0);
                 dot(scratch.q, ldq, rows, from, k.row_bytes(), n, d, scratch.s);
-                self.scale_scores(at, row, n, rows);
+                self.scale_scores(keys);
             }
             for r in 0..rows {
                 let add = *scratch.q_add.add(r);
                 if add != 0.0 {
-                    let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
-                    s.iter_mut().for_each(|x| *x += add);
+                    self.score_row(r, n).iter_mut().for_each(|x| *x += add);
                 }
             }
         }
     }
 
+    /// The scores or weights of a row.
+    #[allow(clippy::mut_from_ref)] // The scratch belongs to this worker, and each use ends before the next.
+    unsafe fn score_row(&self, r: usize, n: usize) -> &mut [f32] {
+        // SAFETY: a row of the scratch, by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.scratch.s.add(r * SCORE_LD), n) }
+    }
+
     /// Applies scales and zero points that differ by key.
-    unsafe fn scale_scores(&self, at: (usize, usize), row: usize, n: usize, rows: usize) {
-        let Some(quant) = &self.problem.k.quant else {
+    unsafe fn scale_scores(&self, KeyBlock { at, row, n, rows }: KeyBlock) {
+        let ScaleLayout::PerRow(quant) = self.problem.k.scale_layout() else {
             return;
         };
-        if quant.constant().is_some() {
-            return;
-        }
         let scratch = self.scratch;
-        // SAFETY: a line holds BLOCK_N floats; scores are those of `rows` rows.
+        // SAFETY: a row buffer holds BLOCK_N floats; scores are those of `rows` rows.
         unsafe {
             if quant.has_zeros() {
                 let zeros = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
                 quant.row_zeros(at.0, at.1, row, zeros);
                 for r in 0..rows {
                     let sum = *scratch.q_sum.add(r);
-                    let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
-                    s.iter_mut()
-                        .zip(zeros.iter())
+                    (self.score_row(r, n).iter_mut().zip(zeros.iter()))
                         .for_each(|(x, zero)| *x -= sum * zero);
                 }
             }
             let scales = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
             quant.row_scales(at.0, at.1, row, scales);
             for r in 0..rows {
-                let s = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
-                s.iter_mut()
-                    .zip(scales.iter())
+                (self.score_row(r, n).iter_mut().zip(scales.iter()))
                     .for_each(|(x, scale)| *x *= scale);
             }
         }
     }
 
-    /// Adds the weighted values of keys `row..row + n` to O, but for what [`deferred`] leaves to the end.
-    unsafe fn values(
-        &self,
-        at: (usize, usize),
-        row: usize,
-        n: usize,
-        rows: usize,
-        skip_masked: bool,
-        ldo: usize,
-    ) {
+    /// Adds the weighted values to O, without what [`deferred`] leaves to the epilogue. Skips `masked` keys.
+    unsafe fn add_values(&self, keys: KeyBlock, masked: Option<&MaskedKeys<DECODE_ROWS>>) {
         let (kernels, scratch, v, dv) =
             (self.kernels, self.scratch, &self.problem.v, self.problem.dv);
-        let (o, alpha) = (scratch.o, scratch.alpha.cast_const());
-        // SAFETY: as for `scores`.
+        let (o, alpha, ldo) = (scratch.o, scratch.alpha, padded(dv, kernels));
+        let KeyBlock { at, row, n, rows } = keys;
+        // SAFETY: as for `score_keys`.
         unsafe {
-            if v.has_scales_within_rows() && skip_masked {
-                return self.axpy_skip_masked(at, row, n, rows, ldo);
+            let dequantizes = matches!(v.scale_layout(), ScaleLayout::WithinRow);
+            if !dequantizes {
+                self.scale_weights(keys, masked.is_some());
             }
-            if v.has_scales_within_rows() {
-                let ones = [1.0f32; DECODE_ROWS];
-                let ld = stride(dv);
-                let bytes = scratch.rows.cast::<u8>().cast_const();
-                for from in (0..n).step_by(EXPANDED) {
-                    let run = EXPANDED.min(n - from);
-                    let p = scratch.s.add(from);
-                    v.dequantize_rows(
-                        kernels,
-                        at,
-                        row + from,
-                        run,
-                        Domain::STORED,
-                        scratch.rows,
-                        ld,
-                    );
-                    let alpha = if from == 0 { alpha } else { ones.as_ptr() };
-                    (kernels.axpy_rows.f32)(p, rows, bytes, 4 * ld, run, dv, alpha, o, ldo);
+            match masked {
+                Some(masked) if dequantizes || v.precision.is_float() => {
+                    self.axpy_skip_masked(keys, masked);
                 }
-                return;
+                _ if dequantizes => self.axpy_dequantized(keys),
+                _ => {
+                    let axpy = *kernels.axpy_rows.of(v.precision);
+                    let from = v.at(at.0, at.1, row, 0).cast_const();
+                    axpy(scratch.s, rows, from, v.row_bytes(), n, dv, alpha, o, ldo);
+                }
             }
-            self.scale_weights(at, row, n, rows, skip_masked);
-            if skip_masked && v.precision.is_float() {
-                return self.axpy_skip_masked(at, row, n, rows, ldo);
-            }
-            let axpy = *kernels.axpy_rows.of(v.precision);
-            let from = v.at(at.0, at.1, row, 0).cast_const();
-            axpy(scratch.s, rows, from, v.row_bytes(), n, dv, alpha, o, ldo);
         }
     }
 
-    /// Multiplies weights by the scales of V that differ by key, and sums what zero points take off every column.
-    unsafe fn scale_weights(
-        &self,
-        at: (usize, usize),
-        row: usize,
-        n: usize,
-        rows: usize,
-        skip_masked: bool,
-    ) {
+    /// `axpy_rows` on values that are dequantized a few at a time.
+    unsafe fn axpy_dequantized(&self, KeyBlock { at, row, n, rows }: KeyBlock) {
+        let (kernels, scratch, v, dv) =
+            (self.kernels, self.scratch, &self.problem.v, self.problem.dv);
+        let (ld, ldo) = (dequantized_ld(dv), padded(dv, kernels));
+        let ones = [1.0f32; DECODE_ROWS];
+        let bytes = scratch.rows.cast::<u8>().cast_const();
+        for from in (0..n).step_by(DEQUANTIZED_KEYS) {
+            let count = DEQUANTIZED_KEYS.min(n - from);
+            let alpha = match from {
+                0 => scratch.alpha.cast_const(),
+                _ => ones.as_ptr(),
+            };
+            // SAFETY: as for `score_keys`.
+            unsafe {
+                let (p, domain) = (scratch.s.add(from), Domain::STORED);
+                v.dequantize_rows(kernels, at, row + from, count, domain, scratch.rows, ld);
+                let axpy = kernels.axpy_rows.f32;
+                axpy(p, rows, bytes, 4 * ld, count, dv, alpha, scratch.o, ldo);
+            }
+        }
+    }
+
+    /// Multiplies weights by the scales of V that differ by key, and sums what zero points add to every column.
+    unsafe fn scale_weights(&self, KeyBlock { at, row, n, rows }: KeyBlock, skip_masked: bool) {
         let scratch = self.scratch;
-        let Some(quant) = &self.problem.v.quant else {
-            return;
-        };
-        let has_zeros = quant.has_zeros();
-        // SAFETY: lines hold BLOCK_N floats; weights are those of `rows` rows.
+        // SAFETY: buffers hold BLOCK_N floats; weights are those of `rows` rows.
         unsafe {
             let scales = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
             let zeros = std::slice::from_raw_parts_mut(scratch.zeros, n);
-            let constant = quant.constant().is_some();
-            if !constant {
-                quant.row_scales(at.0, at.1, row, scales);
-            }
-            if has_zeros {
-                quant.row_zeros(at.0, at.1, row, zeros);
-            }
+            let (scales_differ, has_zeros) = match self.problem.v.scale_layout() {
+                ScaleLayout::Unquantized | ScaleLayout::WithinRow => return,
+                ScaleLayout::PerTensor { zero: 0.0, .. } => return,
+                ScaleLayout::PerTensor { zero, .. } => {
+                    zeros.fill(zero);
+                    (false, true)
+                }
+                ScaleLayout::PerRow(quant) => {
+                    quant.row_scales(at.0, at.1, row, scales);
+                    if quant.has_zeros() {
+                        quant.row_zeros(at.0, at.1, row, zeros);
+                    }
+                    (true, quant.has_zeros())
+                }
+            };
             for r in 0..rows {
-                let p = std::slice::from_raw_parts_mut(scratch.s.add(r * SCORE_LD), n);
-                if !constant && skip_masked {
+                let p = self.score_row(r, n);
+                if scales_differ && skip_masked {
                     // A weight of 0 is that of a masked key, whose scale may be anything.
                     (p.iter_mut().zip(scales.iter()))
                         .for_each(|(x, scale)| *x = if *x == 0.0 { 0.0 } else { *x * scale });
-                } else if !constant {
+                } else if scales_differ {
                     (p.iter_mut().zip(scales.iter())).for_each(|(x, scale)| *x *= scale);
                 }
                 if has_zeros {
-                    // As many at a time as P V adds up.
+                    // In runs of as many keys as the sums of P V.
                     let runs = p.chunks(SUM_RUN).zip(zeros.chunks(SUM_RUN));
-                    let of_run = |(p, zeros): (&[f32], &[f32])| {
+                    let run_sum = |(p, zeros): (&[f32], &[f32])| {
                         let terms = p.iter().zip(zeros.iter()).map(|(x, zero)| x * zero);
                         terms.sum::<f32>()
                     };
-                    let sum = runs.map(of_run).sum::<f32>();
+                    let sum = runs.map(run_sum).sum::<f32>();
                     let zero_sum = scratch.zero_sum.add(r);
                     *zero_sum = *zero_sum * *scratch.alpha.add(r) + sum;
                 }
@@ -397,66 +369,41 @@ impl Decode<'_> {
         }
     }
 
-    /// Notes keys that some row does not see, before softmax makes their scores 0: a bit per row.
-    unsafe fn record_masked(&self, rows: usize, n: usize) {
-        for j in 0..n {
-            let mut bits = 0;
-            for r in 0..rows {
-                // SAFETY: a score of a row and key of the block.
-                let masked = unsafe { *self.scratch.s.add(r * SCORE_LD + j) == f32::NEG_INFINITY };
-                bits |= u8::from(masked) << r;
-            }
-            // SAFETY: a flag per key.
-            unsafe { *self.scratch.masked.add(j) = bits };
-        }
-    }
-
+    /// Dequantizes one row of V.
     unsafe fn value_row(&self, at: (usize, usize), row: usize) -> &[f32] {
-        let (v, dv) = (&self.problem.v, self.problem.dv);
-        // SAFETY: one row fits the staging area.
+        let (v, dv, out) = (&self.problem.v, self.problem.dv, self.scratch.rows);
+        // SAFETY: one row fits the dequantized rows.
         unsafe {
-            v.dequantize_rows(
-                self.kernels,
-                at,
-                row,
-                1,
-                Domain::STORED,
-                self.scratch.rows,
-                stride(dv),
-            );
-            std::slice::from_raw_parts(self.scratch.rows, dv)
+            let (domain, ld) = (Domain::STORED, dequantized_ld(dv));
+            v.dequantize_rows(self.kernels, at, row, 1, domain, out, ld);
+            std::slice::from_raw_parts(out, dv)
         }
     }
 
-    /// `axpy_rows` where a value that some row must not see holds NaN or an infinity. Slow, and rare.
+    /// `axpy_rows` without the products of masked keys. Slow, and rare.
+    #[cold]
     unsafe fn axpy_skip_masked(
         &self,
-        at: (usize, usize),
-        row: usize,
-        n: usize,
-        rows: usize,
-        ldo: usize,
+        KeyBlock { at, row, n, rows }: KeyBlock,
+        masked: &MaskedKeys<DECODE_ROWS>,
     ) {
-        let scratch = self.scratch;
-        // SAFETY: as for `scores`.
+        let (scratch, dv) = (self.scratch, self.problem.dv);
+        let ldo = padded(dv, self.kernels);
+        // SAFETY: as for `score_keys`; masked keys were recorded for the block.
         unsafe {
             for r in 0..rows {
-                let o = std::slice::from_raw_parts_mut(scratch.o.add(r * ldo), self.problem.dv);
+                let o = std::slice::from_raw_parts_mut(scratch.o.add(r * ldo), dv);
                 let alpha = *scratch.alpha.add(r);
                 o.iter_mut().for_each(|x| *x *= alpha);
             }
             for j in 0..n {
-                let masked = *scratch.masked.add(j);
                 let value = self.value_row(at, row + j);
-                for r in (0..rows).filter(|r| masked >> r & 1 == 0) {
+                for r in (0..rows).filter(|r| masked.attends(*r, j)) {
                     let p = *scratch.s.add(r * SCORE_LD + j);
-                    let o = std::slice::from_raw_parts_mut(scratch.o.add(r * ldo), self.problem.dv);
+                    let o = std::slice::from_raw_parts_mut(scratch.o.add(r * ldo), dv);
                     o.iter_mut().zip(value).for_each(|(x, v)| *x += p * v);
                 }
             }
         }
     }
 }
-
-// TileRows of a tile are bits of a byte.
-const _: () = assert!(DECODE_ROWS <= 8);

@@ -1,15 +1,14 @@
 //! From accumulators to results: sinks, normalisation, means and rotation of V, logsumexp, the output's precision.
 
-use crate::operands::rows::{store_row, store_scaled_row};
-
-use crate::forward::Forward;
+use crate::forward::check::Forward;
 use crate::operands::hadamard;
 use crate::operands::row_buffer::RowBuffer;
+use crate::operands::rows::{store_row, store_scaled_row};
 use mfa_kernels::Kernels;
 use mfa_kernels::base2::{to_base2, to_natural};
 
-/// A row's part of the softmax: `o` unnormalised, relative to the maximum `m` (base 2) and with the sum `l` of what was
-/// multiplied, which lacks `left`.
+/// A row's result over some of the keys: maximum `m` in base 2, unnormalised `o` relative to it, the sum `l` of the weights
+/// that were multiplied, and its rounding remainder `left`.
 pub(crate) struct PartialRow<'a> {
     pub m: f32,
     pub l: f32,
@@ -17,13 +16,13 @@ pub(crate) struct PartialRow<'a> {
     pub o: &'a mut [f32],
 }
 
-/// What all rows of a key/value head share.
+/// Inputs of the epilogue that the rows of a key/value head share.
 pub(crate) struct Epilogue<'a> {
     pub kernels: &'a Kernels,
     pub call: &'a Forward,
-    /// Scale of V that was left out of the accumulator.
+    /// Scale of V that the accumulator lacks.
     pub v_scale: f32,
-    /// Mean of V that was left out, in the stored domain.
+    /// Mean of V that the accumulator lacks, in the stored domain.
     pub v_mean: Option<RowBuffer>,
 }
 
@@ -36,7 +35,7 @@ impl Epilogue<'_> {
             .sinks
             .as_ref()
             .map_or(f32::NEG_INFINITY, |sinks| to_base2(sinks.number(0, head)));
-        // A NaN sink must show: `max` would drop it.
+        // A NaN sink must reach the result: `max` would drop it.
         let top = if sink.is_nan() {
             sink
         } else {
@@ -51,7 +50,7 @@ impl Epilogue<'_> {
         };
         let factor = if l == 0.0 { 0.0 } else { weight / l };
         if let Some(lse) = &self.call.logsumexp {
-            // log2 in f64: the sum may lie just beside 1, where f32 loses the small term beside a large maximum.
+            // log2 in f64: of a sum just beside 1, f32 would lose the small term beside a large maximum.
             let sum = f64::from(l) + f64::from(weight) * f64::from(part.left);
             let value = to_natural(finite_top, sum.log2());
             // SAFETY: the view was checked to be [batch, heads, rows, 1] floats; each row is written once.
@@ -78,7 +77,7 @@ impl Epilogue<'_> {
     }
 }
 
-/// Merges `part` into `into`, in this order: the sum's bits depend on it.
+/// Merges `part` into `into`. The bits of the sum depend on the order.
 pub(crate) fn merge(into: &mut PartialRow<'_>, part: &PartialRow<'_>) {
     let top = into.m.max(part.m);
     let finite_top = if top == f32::NEG_INFINITY { 0.0 } else { top };

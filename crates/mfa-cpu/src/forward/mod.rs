@@ -1,100 +1,72 @@
-//! The forward pass: items of a [`Schedule`] run by workers, splits merged in order.
+//! The forward pass: workers run the items of a [`Schedule`]; splits of the keys are merged in order.
 
 mod bf16_split;
 mod block_sizes;
 mod check;
 mod decode;
 mod epilogue;
+mod masked_keys;
 mod pack;
 pub(crate) mod plan;
 mod prefill;
 mod schedule;
 mod score_mod;
+mod scratch;
 
 pub(crate) use check::Forward;
-pub(crate) use schedule::{Schedule, count as count_tiles};
 
 use crate::contract::problem::Problem;
-use crate::error::Result;
 use crate::forward::plan::{Algorithm, ForwardPlan};
-use crate::operands::arithmetic::Values;
+use crate::operands::arithmetic::ValueArithmetic;
 use crate::operands::padding::padded;
 use crate::runtime::memory::{Aligned, Arena, PerWorker};
 use crate::runtime::pool::Pool;
 use mfa_kernels::Kernels;
 
+use decode::Decode;
 use epilogue::{Epilogue, PartialRow};
-use schedule::WorkTile;
+use schedule::{Schedule, WorkTile};
 use score_mod::ScoreMod;
+use scratch::{ForwardScratch, Prefill};
 
-enum Scratch {
-    Prefill(prefill::Scratch),
-    Decode(decode::Scratch),
-}
-
-impl Scratch {
-    fn allocate(
-        arena: &mut Arena,
-        problem: &Problem,
-        plan: &ForwardPlan,
-        kernels: &Kernels,
-    ) -> Self {
-        match plan.path {
-            Algorithm::Prefill => {
-                Scratch::Prefill(prefill::Scratch::allocate(arena, problem, plan, kernels))
-            }
-            Algorithm::Decode => {
-                Scratch::Decode(decode::Scratch::allocate(arena, problem, kernels))
-            }
-        }
-    }
-
-    /// O, maxima, sums, and what rounding left out of them.
-    fn results(&self) -> (*mut f32, [*mut f32; 3]) {
-        match self {
-            Scratch::Prefill(s) => (s.o, [s.m, s.l, s.left]),
-            Scratch::Decode(s) => (s.o, [s.m, s.l, s.left]),
-        }
-    }
-}
-
-/// Floats that a split leaves behind per row: maximum, sum, what rounding left out of it, and O.
+/// Floats of a row's partial result: maximum, sum, rounding remainder of the sum, and O.
 fn partial_len(problem: &Problem) -> usize {
     3 + problem.dv
 }
 
-/// Bytes that the call allocates beside its outputs, at most: what [`workspace`] rounds up to, and lists of sequences.
-pub(crate) fn allocated(problem: &Problem, plan: &ForwardPlan, kernels: &Kernels) -> usize {
+/// Bytes that the call allocates beside its outputs, at most: [`workspace`], rounded up, and lists of sequences.
+pub(crate) fn allocated(problem: &Problem, plan: &ForwardPlan<'_>, kernels: &Kernels) -> usize {
     Aligned::size_for(workspace(problem, plan, kernels)).saturating_add(problem.sequences.bytes())
 }
 
-/// Bytes of memory that the call needs beside its outputs: each worker's scratch, then the splits' partial results.
-pub(crate) fn workspace(problem: &Problem, plan: &ForwardPlan, kernels: &Kernels) -> usize {
+/// Bytes of memory that the call needs beside its outputs.
+pub(crate) fn workspace(problem: &Problem, plan: &ForwardPlan<'_>, kernels: &Kernels) -> usize {
     let mut arena = Arena::default();
     Workspace::allocate(&mut arena, problem, plan, kernels);
     arena.used()
 }
 
-/// What the call's memory is divided into.
+/// The memory of a call.
 struct Workspace {
     workers: PerWorker,
     schedule: *mut usize,
+    /// Partial results of all splits, `[tiles][splits][tile_rows][partial_len]`; of one split: empty.
     partials: *mut f32,
 }
 
-// SAFETY: each worker uses its own scratch, and items write disjoint parts of the partial results.
+// SAFETY: each worker uses its own scratch, and items write disjoint partial results.
 unsafe impl Sync for Workspace {}
 
 impl Workspace {
     fn allocate(
         arena: &mut Arena,
         problem: &Problem,
-        plan: &ForwardPlan,
+        plan: &ForwardPlan<'_>,
         kernels: &Kernels,
     ) -> Self {
         let partials = if plan.splits > 1 {
-            let items = count_tiles(problem, plan).saturating_mul(plan.splits);
-            items
+            (plan.tiles)
+                .saturating_mul(plan.splits)
                 .saturating_mul(plan.tile_rows)
                 .saturating_mul(partial_len(problem))
         } else {
@@ -102,16 +74,11 @@ impl Workspace {
         };
         Workspace {
             workers: PerWorker::allocate(arena, plan.workers, |arena| {
-                Scratch::allocate(arena, problem, plan, kernels)
+                ForwardScratch::allocate(arena, problem, plan, kernels)
             }),
             schedule: Schedule::allocate(arena, problem),
             partials: arena.alloc(partials),
         }
-    }
-
-    /// Taken through a method, so that closures capture the whole and not the bare pointer.
-    fn partials(&self) -> *mut f32 {
-        self.partials
     }
 
     /// The scratch of a worker.
@@ -119,131 +86,178 @@ impl Workspace {
         &self,
         worker: usize,
         problem: &Problem,
-        plan: &ForwardPlan,
+        plan: &ForwardPlan<'_>,
         kernels: &Kernels,
-    ) -> Scratch {
-        Scratch::allocate(&mut self.workers.part(worker), problem, plan, kernels)
+    ) -> ForwardScratch {
+        ForwardScratch::allocate(&mut self.workers.part(worker), problem, plan, kernels)
     }
+}
+
+/// A call that runs.
+struct Run<'a> {
+    call: &'a Forward,
+    plan: &'a ForwardPlan<'a>,
+    kernels: &'a Kernels,
+    workspace: Workspace,
+    schedule: Schedule<'a>,
+    score_mod: ScoreMod<'a>,
 }
 
 /// Runs a call. `memory` holds at least [`workspace`] bytes.
 pub(crate) fn run(
     call: &Forward,
-    plan: &ForwardPlan,
+    plan: &ForwardPlan<'_>,
     kernels: &Kernels,
     pool: &Pool,
     memory: &Aligned,
-) -> Result<()> {
+) {
     let problem = &call.problem;
-    let room = Workspace::allocate(&mut Arena::new(memory.ptr()), problem, plan, kernels);
-    // SAFETY: laid out for this problem, in memory that is this call's.
-    let schedule = unsafe { Schedule::new(problem, plan, room.schedule) };
-    let bias = ScoreMod::new(problem, kernels);
-    let partial = partial_len(problem);
-    let item_len = plan.tile_rows * partial;
-    pool.run(plan.workers, schedule.items(), |worker, number| {
-        let item = schedule.item(number);
-        let scratch = &room.scratch(worker, problem, plan, kernels);
-        // SAFETY: the scratch was laid out for this problem and plan, and worker numbers are not shared.
+    let workspace = Workspace::allocate(&mut Arena::new(memory.ptr()), problem, plan, kernels);
+    // SAFETY: allocated for this problem, in memory that this call owns.
+    let schedule = unsafe { Schedule::new(problem, plan, workspace.schedule) };
+    let run = Run {
+        call,
+        plan,
+        kernels,
+        workspace,
+        schedule,
+        score_mod: ScoreMod::new(problem, kernels),
+    };
+    pool.run(plan.workers, run.schedule.items(), |worker, item| {
+        run.run_item(worker, item);
+    });
+    if plan.splits > 1 {
+        pool.run(plan.workers, run.schedule.tiles(), |_, tile| {
+            run.merge_splits(tile);
+        });
+    }
+}
+
+impl Run<'_> {
+    /// Computes an item, and stores its rows: the results, or those of a split.
+    fn run_item(&self, worker: usize, number: usize) {
+        let (problem, plan, kernels) = (&self.call.problem, self.plan, self.kernels);
+        let score_mod = &self.score_mod;
+        let item = self.schedule.item(number);
+        let scratch = &self.workspace.scratch(worker, problem, plan, kernels);
+        // SAFETY: the scratch was allocated for this problem and plan, and workers do not share numbers.
         unsafe {
             match scratch {
-                Scratch::Prefill(scratch) => prefill::Tile {
+                ForwardScratch::Prefill(scratch) => Prefill {
                     problem,
                     plan,
                     kernels,
-                    bias: &bias,
+                    score_mod,
                     scratch,
                 }
                 .run(&item),
-                Scratch::Decode(scratch) => decode::Decode {
+                ForwardScratch::Decode(scratch) => Decode {
                     problem,
                     kernels,
-                    bias: &bias,
+                    score_mod,
                     scratch,
                 }
                 .run(&item),
             }
         }
-        let (o, [m, l, left]) = scratch.results();
-        let ldo = padded(problem.dv, kernels);
-        let epilogue = (plan.splits == 1).then(|| epilogue_of(call, plan, kernels, &item));
+        if plan.splits == 1 {
+            self.store_rows(&item, scratch);
+        } else {
+            self.store_partials(number, item.rows.len(), scratch);
+        }
+    }
+
+    /// Writes the results of an item's rows.
+    fn store_rows(&self, item: &WorkTile, scratch: &ForwardScratch) {
+        let epilogue = self.epilogue(item);
         for r in 0..item.rows.len() {
-            // SAFETY: the item's rows of the scratch; the item's own part of the partial results.
+            write_row(&epilogue, item, r, self.row(scratch, r));
+        }
+    }
+
+    /// Keeps the rows of an item until [`Run::merge_splits`].
+    fn store_partials(&self, number: usize, rows: usize, scratch: &ForwardScratch) {
+        for r in 0..rows {
+            let part = self.row(scratch, r);
+            let out = self.partial(number, r);
+            // SAFETY: the item's own partial results.
             unsafe {
-                let part = PartialRow {
-                    m: *m.add(r),
-                    l: *l.add(r),
-                    left: *left.add(r),
-                    o: std::slice::from_raw_parts_mut(o.add(r * ldo), problem.dv),
-                };
-                match &epilogue {
-                    Some(epilogue) => write_row(epilogue, &item, r, part),
-                    None => {
-                        let out = room.partials().add(number * item_len + r * partial);
-                        out.write(part.m);
-                        out.add(1).write(part.l);
-                        out.add(2).write(part.left);
-                        part.o
-                            .as_ptr()
-                            .copy_to_nonoverlapping(out.add(3), problem.dv);
-                    }
-                }
+                out.write(part.m);
+                out.add(1).write(part.l);
+                out.add(2).write(part.left);
+                let o = part.o.as_ptr();
+                o.copy_to_nonoverlapping(out.add(3), part.o.len());
             }
         }
-    });
+    }
 
-    if plan.splits > 1 {
-        pool.run(plan.workers, schedule.tiles(), |_, tile| {
-            let first = tile * plan.splits;
-            let item = schedule.item(first);
-            let epilogue = epilogue_of(call, plan, kernels, &item);
-            for r in 0..item.rows.len() {
-                // SAFETY: the partial results of this tile's items, all written before this second run began.
-                let row = |split: usize| unsafe {
-                    let at = room
-                        .partials()
-                        .add((first + split) * item_len + r * partial);
+    /// Merges the splits of a tile in order, and writes the results.
+    fn merge_splits(&self, tile: usize) {
+        let first = tile * self.plan.splits;
+        let item = self.schedule.item(first);
+        let epilogue = self.epilogue(&item);
+        for r in 0..item.rows.len() {
+            let row = |split: usize| {
+                let at = self.partial(first + split, r);
+                // SAFETY: a partial result of this tile; all were written before the merge began.
+                unsafe {
                     PartialRow {
                         m: *at,
                         l: *at.add(1),
                         left: *at.add(2),
-                        o: std::slice::from_raw_parts_mut(at.add(3), problem.dv),
+                        o: std::slice::from_raw_parts_mut(at.add(3), self.call.problem.dv),
                     }
-                };
-                let mut sum = row(0);
-                for split in 1..plan.splits {
-                    epilogue::merge(&mut sum, &row(split));
                 }
-                write_row(&epilogue, &item, r, sum);
+            };
+            let mut sum = row(0);
+            for split in 1..self.plan.splits {
+                epilogue::merge(&mut sum, &row(split));
             }
-        });
-    }
-    Ok(())
-}
-
-/// What the rows of an item's key/value head share at the end.
-fn epilogue_of<'a>(
-    call: &'a Forward,
-    plan: &ForwardPlan,
-    kernels: &'a Kernels,
-    item: &WorkTile,
-) -> Epilogue<'a> {
-    let v = &call.problem.v;
-    let at = (item.rows.sequence.batch, item.rows.kv_head);
-    let (v_scale, v_mean) = match (plan.path, plan.values) {
-        (Algorithm::Decode, _) => decode::deferred(v, at),
-        // Floats had both while they were dequantized.
-        (Algorithm::Prefill, Values::F32 | Values::Bf16(_)) => (1.0, None),
-        (Algorithm::Prefill, _) => {
-            let constant = v.quant.as_ref().and_then(|quant| quant.constant());
-            (constant.map_or(1.0, |(scale, _)| scale), v.mean(at.0, at.1))
+            write_row(&epilogue, &item, r, sum);
         }
-    };
-    Epilogue {
-        kernels,
-        call,
-        v_scale,
-        v_mean,
+    }
+
+    /// The partial result of an item's row `r`.
+    fn partial(&self, number: usize, r: usize) -> *mut f32 {
+        let row = number * self.plan.tile_rows + r;
+        (self.workspace.partials).wrapping_add(row * partial_len(&self.call.problem))
+    }
+
+    /// Row `r` of the item that a worker has computed.
+    fn row<'s>(&self, scratch: &'s ForwardScratch, r: usize) -> PartialRow<'s> {
+        let results = scratch.results();
+        let dv = self.call.problem.dv;
+        let ldo = padded(dv, self.kernels);
+        // SAFETY: a row of the item, in the worker's scratch; one is in use at a time.
+        unsafe {
+            PartialRow {
+                m: *results.m.add(r),
+                l: *results.l.add(r),
+                left: *results.left.add(r),
+                o: std::slice::from_raw_parts_mut(results.o.add(r * ldo), dv),
+            }
+        }
+    }
+
+    /// The epilogue of an item's key/value head.
+    fn epilogue(&self, item: &WorkTile) -> Epilogue<'_> {
+        let v = &self.call.problem.v;
+        let at = (item.rows.sequence.batch, item.rows.kv_head);
+        let (v_scale, v_mean) = match (self.plan.path, self.plan.values) {
+            (Algorithm::Decode, _) => decode::deferred(v, at),
+            // Dequantized rows have both.
+            (Algorithm::Prefill, ValueArithmetic::F32 | ValueArithmetic::Bf16(..)) => (1.0, None),
+            (Algorithm::Prefill, ValueArithmetic::I16(quant) | ValueArithmetic::U8(quant)) => {
+                let scale = quant.constant().map_or(1.0, |(scale, _)| scale);
+                (scale, v.mean(at.0, at.1))
+            }
+        };
+        Epilogue {
+            kernels: self.kernels,
+            call: self.call,
+            v_scale,
+            v_mean,
+        }
     }
 }
 

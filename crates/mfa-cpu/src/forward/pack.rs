@@ -1,150 +1,184 @@
 //! Packing a tile's Q and a block's K and V: from the caller's precision, strides and scales to the kernels' layouts.
 
-use mfa_kernels::Precision;
 use std::ops::Range;
 use std::ptr::null;
 
-use crate::contract::quant_scheme::{Params, Quant};
+use crate::contract::quant_scheme::Quant;
 use crate::contract::tensor::Tensor;
-use crate::forward::prefill::Tile;
-use crate::forward::schedule::TileRows;
-use crate::operands::arithmetic::{Scores, Values};
+use crate::forward::schedule::{HeadSpan, TileRows};
+use crate::forward::scratch::{Prefill, dequantized_ld};
+use crate::operands::arithmetic::{Int8Scores, ScoreArithmetic, ValueArithmetic};
 use crate::operands::dequantize::Domain;
-use mfa_kernels::bf16_split::FloatRows;
-use mfa_kernels::{BLOCK_N, ScoreScales};
+use mfa_kernels::bf16_split::{FloatRows, row_len};
+use mfa_kernels::{BLOCK_N, Precision, ScoreScales};
 
-/// A packed block.
-pub(super) struct Block {
-    /// Of the sequence.
+/// A packed block of keys and values.
+pub(super) struct PackedBlock {
+    /// First key, in the sequence.
     pub first: usize,
+    /// Keys.
     pub n: usize,
-    /// Whether V holds no NaN and no infinity.
+    /// Whether V holds no NaN and no infinity; of floats.
     pub finite: bool,
-    /// The same of Q and K, where they are packed as parts.
+    /// Whether Q and K hold none either; of BF16 slices.
     pub finite_scores: bool,
+    /// Per key; the pointers of rows are null.
     pub scales: ScoreScales,
-    /// Scales of V by key; null where those of all keys are `v_factor`.
+    /// Scales of V per key; null where `v_factor` is the scale of all of them.
     pub v_scale: *const f32,
     pub v_factor: f32,
-    /// Whether some of the scales are not finite.
+    /// Whether some of `v_scale` are not finite.
     pub non_finite_scales: bool,
+    /// Zero point of 8-bit V.
     pub v_zero: i32,
 }
 
 /// The packed Q of a tile.
-pub(super) struct Queries {
-    /// Whether K must be rotated to meet it.
+pub(super) struct PackedQueries {
+    /// Whether K must be rotated, because Q is and K is not.
     pub rotate_k: bool,
-    /// Whether it holds no NaN and no infinity, where it is packed as parts.
+    /// Whether Q holds no NaN and no infinity; of BF16 slices.
     pub finite: bool,
 }
 
-impl Tile<'_> {
+/// Rows of integers as kernels read them.
+struct Int8Rows {
+    ptr: *const i8,
+    /// Bytes from a row to the next.
+    ld: usize,
+}
+
+impl Prefill<'_> {
     /// Packs the tile's Q.
-    pub(super) unsafe fn pack_q(&self, rows: &TileRows) -> Queries {
-        let (q, k) = (&self.problem.q, &self.problem.k);
-        let mr = self.kernels.mr;
+    pub(super) unsafe fn pack_q(&self, rows: &TileRows) -> PackedQueries {
+        let (q, k, d) = (&self.problem.q, &self.problem.k, self.problem.d);
+        let (kernels, scratch, mr) = (self.kernels, self.scratch, self.kernels.mr);
         let k_mean = k.mean(rows.sequence.batch, rows.kv_head);
         let mut finite = true;
         for strip in (0..rows.len()).step_by(mr) {
             let n = mr.min(rows.len() - strip);
             // SAFETY: a strip's rows fit `rows`; packed strips follow one another in `q`, as `allocate` sized it.
             unsafe {
-                if self.plan.scores == Scores::I8 {
-                    self.pack_q_i8(rows, strip, n, k_mean.as_deref());
-                } else {
-                    finite &= self.pack_q_floats(rows, strip, n);
+                match self.plan.scores {
+                    ScoreArithmetic::F32 => {
+                        let from = self.q_rows(rows, strip, n, 1.0, false);
+                        let factor = self.problem.options.factor();
+                        let out = scratch.q.cast::<f32>().add(strip * d);
+                        (kernels.pack_q_f32)(from.ptr.cast(), from.ld, n, d, factor, out);
+                    }
+                    ScoreArithmetic::I8(quants) => {
+                        self.pack_q_i8(quants, rows, strip, n, k_mean.as_deref());
+                    }
+                    ScoreArithmetic::Bf16(products, bf16) => {
+                        let from = self.q_rows(rows, strip, n, self.plan.scale.in_q, true);
+                        let slices = products.slices_of_a();
+                        let out = scratch.q.cast::<u16>().add(strip * row_len(d, slices));
+                        finite &= (bf16.pack_rows)(slices, from, n, d, out);
+                    }
                 }
             }
         }
-        Queries {
+        PackedQueries {
             rotate_k: q.is_rotated() && !k.is_rotated(),
             finite,
         }
     }
 
-    /// A strip of floats; returns whether they are finite, where they are packed as parts.
-    unsafe fn pack_q_floats(&self, rows: &TileRows, strip: usize, n: usize) -> bool {
-        let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
-        let (q, d, b) = (&problem.q, problem.d, rows.sequence.batch);
-        let rotate = problem.k.is_rotated() && !q.is_rotated();
-        let before = match self.plan.scores {
-            Scores::Bf16(_) => self.factor().in_q,
-            _ => 1.0,
-        };
-        let (staged, ld) = (scratch.rows.cast::<f32>(), d.next_multiple_of(16));
-        let mut from = FloatRows::f32(staged, ld);
-        let parts = matches!(self.plan.scores, Scores::Bf16(_));
-        // SAFETY: as for `pack_q`.
-        unsafe {
-            for run in rows.runs(strip, strip + n) {
-                let plain = q
-                    .plain_floats(b, run.head, run.at)
-                    .filter(|rows| parts || rows.precision == Precision::F32);
-                if let Some(plain) = plain
-                    && run.len == n
-                    && !rotate
-                    && before == 1.0
-                {
-                    from = plain;
-                    break;
-                }
-                let mean = q.mean(b, run.head);
-                let domain = Domain {
-                    rotate,
-                    mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
-                };
-                let out = staged.add((run.row - strip) * ld);
-                q.dequantize_rows(kernels, (b, run.head), run.at, run.len, domain, out, ld);
-                if before != 1.0 {
-                    for r in 0..run.len {
-                        let row = std::slice::from_raw_parts_mut(out.add(r * ld), d);
-                        row.iter_mut().for_each(|x| *x *= before);
-                    }
-                }
+    /// `factor` times `n` rows of Q: where they are stored, if the packing kernel reads them there, or dequantized. A kernel
+    /// of slices reads `any_float`, others FP32.
+    unsafe fn q_rows(
+        &self,
+        rows: &TileRows,
+        strip: usize,
+        n: usize,
+        factor: f32,
+        any_float: bool,
+    ) -> FloatRows {
+        let (q, b) = (&self.problem.q, rows.sequence.batch);
+        let rotate = self.problem.k.is_rotated() && !q.is_rotated();
+        let ld = dequantized_ld(self.problem.d);
+        let dequantized: *mut f32 = self.scratch.rows.cast();
+        for span in rows.head_spans(strip, strip + n) {
+            let stored = q
+                .plain_floats(b, span.head, span.at)
+                .filter(|rows| any_float || rows.precision == Precision::F32);
+            if let Some(stored) = stored
+                && span.len == n
+                && !rotate
+                && factor == 1.0
+            {
+                return stored;
             }
-            if let Scores::Bf16(terms) = self.plan.scores {
-                return self.pack_q_bf16(terms, from, strip, n);
+            // SAFETY: as for `pack_q`.
+            unsafe {
+                let out = dequantized.add((span.row - strip) * ld);
+                self.dequantize_q(b, &span, rotate, factor, out, ld);
             }
-            let factor = problem.options.factor();
-            let out = scratch.q.cast::<f32>().add(strip * d);
-            (kernels.pack_q_f32)(from.ptr.cast(), from.ld, n, d, factor, out);
         }
-        true
+        FloatRows::f32(dequantized, ld)
     }
 
-    /// A strip of integers, and what their scores are multiplied by and added to.
-    unsafe fn pack_q_i8(&self, rows: &TileRows, strip: usize, n: usize, k_mean: Option<&[f32]>) {
+    unsafe fn dequantize_q(
+        &self,
+        b: usize,
+        span: &HeadSpan,
+        rotate: bool,
+        factor: f32,
+        out: *mut f32,
+        ld: usize,
+    ) {
+        let (q, d) = (&self.problem.q, self.problem.d);
+        let mean = q.mean(b, span.head);
+        let domain = Domain {
+            rotate,
+            mean: mean.as_ref().map_or(null(), |m| m.as_ptr()),
+        };
+        // SAFETY: as for `pack_q`.
+        unsafe {
+            let at = (b, span.head);
+            q.dequantize_rows(self.kernels, at, span.at, span.len, domain, out, ld);
+            if factor != 1.0 {
+                for r in 0..span.len {
+                    let row = std::slice::from_raw_parts_mut(out.add(r * ld), d);
+                    row.iter_mut().for_each(|x| *x *= factor);
+                }
+            }
+        }
+    }
+
+    /// Packs a strip of integers, and computes the factors and terms of its rows of scores.
+    unsafe fn pack_q_i8(
+        &self,
+        quants: Int8Scores<'_>,
+        rows: &TileRows,
+        strip: usize,
+        n: usize,
+        k_mean: Option<&[f32]>,
+    ) {
         let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
         let (q, d, b, mr) = (&problem.q, problem.d, rows.sequence.batch, kernels.mr);
-        let quant = q.expect_quant();
+        let quant = quants.q;
         let factor = problem.options.factor();
-        let k_scale = match &problem.k.quant {
-            Some(Quant {
-                params: Params::PerTensor { scale, .. },
-                ..
-            }) => *scale,
-            _ => 1.0,
-        };
-        let (mut from, mut ld) = (scratch.rows.cast::<i8>(), d.next_multiple_of(16));
+        let k_scale = quants.k.constant().map_or(1.0, |(scale, _)| scale);
+        let (mut from, mut ld) = (scratch.rows.cast::<i8>(), dequantized_ld(d));
         // SAFETY: as for `pack_q`.
         unsafe {
             let scales = std::slice::from_raw_parts_mut(scratch.row_scale.add(strip), mr);
             let adds = std::slice::from_raw_parts_mut(scratch.row_add.add(strip), mr);
             adds.fill(0.0);
             scales[n..].fill(0.0);
-            for run in rows.runs(strip, strip + n) {
-                let r = run.row - strip;
-                if run.len == n && q.is_plain_i8() {
-                    (from, ld) = (q.at(b, run.head, run.at, 0).cast(), q.strides[2]);
+            for span in rows.head_spans(strip, strip + n) {
+                let r = span.row - strip;
+                if span.len == n && q.is_plain_i8() {
+                    (from, ld) = (q.at(b, span.head, span.at, 0).cast(), q.strides[2]);
                 } else {
                     let out = from.add(r * ld);
-                    q.unpack_rows(kernels, (b, run.head), run.at, run.len, out, ld);
+                    q.unpack_rows(kernels, (b, span.head), span.at, span.len, out, ld);
                 }
-                quant.row_scales(b, run.head, run.at, &mut scales[r..r + run.len]);
+                quant.row_scales(b, span.head, span.at, &mut scales[r..r + span.len]);
                 let Some(mean) = k_mean else { continue };
-                for i in r..r + run.len {
-                    let zero = quant.zero(b, run.head, run.at + i - r, 0) as f32;
+                for i in r..r + span.len {
+                    let zero = quant.zero(b, span.head, span.at + i - r, 0) as f32;
                     let row = std::slice::from_raw_parts(from.add(i * ld), d);
                     let dot: f32 = (row.iter().zip(mean))
                         .map(|(x, m)| (f32::from(*x) - zero) * m)
@@ -171,12 +205,10 @@ impl Tile<'_> {
         k_domain: Domain,
         v_domain: Domain,
         finite_scores: bool,
-    ) -> Block {
-        let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
-        let (k, v, d, dv) = (&problem.k, &problem.v, problem.d, problem.dv);
+    ) -> PackedBlock {
         let at = (rows.sequence.batch, rows.kv_head);
         let (n, row) = (range.len(), rows.sequence.k0 + range.start);
-        let mut block = Block {
+        let mut block = PackedBlock {
             first: range.start,
             n,
             finite: true,
@@ -194,40 +226,47 @@ impl Tile<'_> {
             non_finite_scales: false,
             v_zero: 0,
         };
+        let (kernels, scratch) = (self.kernels, self.scratch);
+        let (k, v, d, dv) = (
+            &self.problem.k,
+            &self.problem.v,
+            self.problem.d,
+            self.problem.dv,
+        );
         // SAFETY: `n <= block_keys <= BLOCK_N` rows fit every array of the scratch; rows are inside the tensors.
         unsafe {
             match self.plan.scores {
-                Scores::F32 | Scores::Bf16(_) => {
-                    let parts = matches!(self.plan.scores, Scores::Bf16(_));
-                    let from = self.float_rows(k, at, row, n, k_domain, parts);
-                    if let (Scores::Bf16(terms), Some(parts)) = (self.plan.scores, &kernels.bf16) {
-                        let out = scratch.k.cast();
-                        block.finite_scores &=
-                            (parts.pack_columns)(terms.slices_of_b(), from, n, d, out);
-                    } else {
-                        (kernels.pack_k_f32)(from.ptr.cast(), from.ld, n, d, scratch.k.cast());
-                    }
+                ScoreArithmetic::F32 => {
+                    let from = self.float_rows(k, at, row, n, k_domain, false);
+                    (kernels.pack_k_f32)(from.ptr.cast(), from.ld, n, d, scratch.k.cast());
                 }
-                Scores::I8 => self.pack_k_i8(at, row, n, &mut block),
+                ScoreArithmetic::I8(quants) => self.pack_k_i8(quants, at, row, &mut block),
+                ScoreArithmetic::Bf16(products, bf16) => {
+                    let from = self.float_rows(k, at, row, n, k_domain, true);
+                    let (slices, out) = (products.slices_of_b(), scratch.k.cast());
+                    block.finite_scores &= (bf16.pack_columns)(slices, from, n, d, out);
+                }
             }
-            if matches!(self.plan.values, Values::F32 | Values::Bf16(_)) {
-                let parts = matches!(self.plan.values, Values::Bf16(_));
-                let from = self.float_rows(v, at, row, n, v_domain, parts);
-                let out = scratch.v;
-                block.finite = match (self.plan.values, &kernels.bf16) {
-                    (Values::Bf16(terms), Some(parts)) => {
-                        (parts.pack_panels)(terms.slices_of_b(), from, n, dv, out.cast())
-                    }
-                    _ => (kernels.pack_v_f32)(from.ptr.cast(), from.ld, n, dv, out.cast()),
-                };
-            } else {
-                self.pack_v_int(at, row, n, &mut block);
+            match self.plan.values {
+                ValueArithmetic::F32 => {
+                    let from = self.float_rows(v, at, row, n, v_domain, false);
+                    let (ptr, out) = (from.ptr.cast(), scratch.v.cast());
+                    block.finite = (kernels.pack_v_f32)(ptr, from.ld, n, dv, out);
+                }
+                ValueArithmetic::I16(quant) => self.pack_v_i16(quant, at, row, &mut block),
+                ValueArithmetic::U8(quant) => self.pack_v_u8(quant, at, row, &mut block),
+                ValueArithmetic::Bf16(products, bf16) => {
+                    let from = self.float_rows(v, at, row, n, v_domain, true);
+                    let (slices, out) = (products.slices_of_b(), scratch.v.cast());
+                    block.finite = (bf16.pack_panels)(slices, from, n, dv, out);
+                }
             }
         }
         block
     }
 
-    /// TileRows of K or V as they lie, if what packs them can read those, as kernels of `parts` can; or dequantized.
+    /// Rows of K or V where they are stored, if the packing kernel reads them there, or dequantized. A kernel of slices reads
+    /// `any_float`, others FP32.
     unsafe fn float_rows(
         &self,
         tensor: &Tensor,
@@ -235,45 +274,59 @@ impl Tile<'_> {
         row: usize,
         n: usize,
         domain: Domain,
-        parts: bool,
+        any_float: bool,
     ) -> FloatRows {
-        let plain = tensor.plain_floats(at.0, at.1, row);
-        let readable = |rows: &FloatRows| parts || rows.precision == Precision::F32;
-        plain
+        let stored = tensor.plain_floats(at.0, at.1, row);
+        let readable = |rows: &FloatRows| any_float || rows.precision == Precision::F32;
+        stored
             .filter(|rows| readable(rows) && !domain.rotate)
             .unwrap_or_else(|| {
-                let (out, ld) = (
-                    self.scratch.rows.cast(),
-                    tensor.shape[3].next_multiple_of(16),
-                );
+                let (out, ld) = (self.scratch.rows.cast(), dequantized_ld(tensor.shape[3]));
                 // SAFETY: as for `pack_block`.
                 unsafe { tensor.dequantize_rows(self.kernels, at, row, n, domain, out, ld) };
                 FloatRows::f32(out, ld)
             })
     }
 
-    unsafe fn pack_k_i8(&self, at: (usize, usize), row: usize, n: usize, block: &mut Block) {
-        let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
-        let (k, d) = (&problem.k, problem.d);
-        let (quant, q_quant) = (k.expect_quant(), problem.q.expect_quant());
+    /// Rows of integers of K or V where they are stored, if they are INT8, or unpacked.
+    unsafe fn int8_rows(
+        &self,
+        tensor: &Tensor,
+        at: (usize, usize),
+        row: usize,
+        n: usize,
+    ) -> Int8Rows {
+        if tensor.is_plain_i8() {
+            return Int8Rows {
+                ptr: tensor.at(at.0, at.1, row, 0).cast(),
+                ld: tensor.strides[2],
+            };
+        }
+        let (out, ld) = (self.scratch.rows.cast(), dequantized_ld(tensor.shape[3]));
+        // SAFETY: as for `pack_block`.
+        unsafe { tensor.unpack_rows(self.kernels, at, row, n, out, ld) };
+        Int8Rows { ptr: out, ld }
+    }
+
+    /// Packs keys of integers, and computes the factors and terms of their columns of scores.
+    unsafe fn pack_k_i8(
+        &self,
+        quants: Int8Scores<'_>,
+        at: (usize, usize),
+        row: usize,
+        block: &mut PackedBlock,
+    ) {
+        let (kernels, scratch) = (self.kernels, self.scratch);
+        let (k, d, n, quant) = (&self.problem.k, self.problem.d, block.n, quants.k);
         // SAFETY: as for `pack_block`.
         unsafe {
-            let (from, ld) = if k.is_plain_i8() {
-                (
-                    k.at(at.0, at.1, row, 0).cast::<i8>().cast_const(),
-                    k.strides[2],
-                )
-            } else {
-                let ld = d.next_multiple_of(16);
-                k.unpack_rows(kernels, at, row, n, scratch.rows.cast(), ld);
-                (scratch.rows.cast::<i8>().cast_const(), ld)
-            };
+            let Int8Rows { ptr, ld } = self.int8_rows(k, at, row, n);
             scratch.sums.write_bytes(0, BLOCK_N);
-            (kernels.pack_k_i8)(from, ld, n, d, scratch.k.cast(), scratch.sums);
+            (kernels.pack_k_i8)(ptr, ld, n, d, scratch.k.cast(), scratch.sums);
             // The plan admits zero points of Q only where they are the same for all rows.
-            let q_zero = q_quant.zero(0, 0, 0, 0);
+            let q_zero = quants.q.zero(0, 0, 0, 0);
             let has_zeros = quant.has_zeros();
-            let one = matches!(quant.params, Params::PerTensor { .. });
+            let per_key = quant.constant().is_none();
             let padded = n.next_multiple_of(kernels.nr);
             let col_bias = std::slice::from_raw_parts_mut(scratch.col_bias, padded);
             let sums = std::slice::from_raw_parts(scratch.sums, padded);
@@ -293,58 +346,33 @@ impl Tile<'_> {
                     *zero = z as f32;
                 }
             }
-            if !one {
+            if per_key {
                 let col_scale = std::slice::from_raw_parts_mut(scratch.col_scale, padded);
                 let (inside, outside) = col_scale.split_at_mut(n);
                 quant.row_scales(at.0, at.1, row, inside);
                 outside.fill(0.0);
             }
+            let or_null = |used: bool, p: *mut f32| if used { p.cast_const() } else { null() };
             block.scales.col_bias = scratch.col_bias;
-            if !one {
-                block.scales.col_scale = scratch.col_scale;
-            }
-            if has_zeros {
-                block.scales.col_zero = scratch.col_zero;
-            }
+            block.scales.col_scale = or_null(per_key, scratch.col_scale);
+            block.scales.col_zero = or_null(has_zeros, scratch.col_zero);
         }
     }
 
-    unsafe fn pack_v_int(&self, at: (usize, usize), row: usize, n: usize, block: &mut Block) {
-        let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
-        let (v, dv) = (&problem.v, problem.dv);
-        let quant = v.expect_quant();
+    /// Packs values of integers for 16-bit P, less their zero points.
+    unsafe fn pack_v_i16(
+        &self,
+        quant: &Quant,
+        at: (usize, usize),
+        row: usize,
+        block: &mut PackedBlock,
+    ) {
+        let (kernels, scratch) = (self.kernels, self.scratch);
+        let (v, dv, n) = (&self.problem.v, self.problem.dv, block.n);
         // SAFETY: as for `pack_block`.
         unsafe {
-            let (from, ld) = if v.is_plain_i8() {
-                (
-                    v.at(at.0, at.1, row, 0).cast::<i8>().cast_const(),
-                    v.strides[2],
-                )
-            } else {
-                let ld = dv.next_multiple_of(16);
-                v.unpack_rows(kernels, at, row, n, scratch.rows.cast(), ld);
-                (scratch.rows.cast::<i8>().cast_const(), ld)
-            };
-            if !matches!(quant.params, Params::PerTensor { .. }) {
-                let scales = std::slice::from_raw_parts_mut(scratch.v_scale, n);
-                quant.row_scales(at.0, at.1, row, scales);
-                let adds_nothing = |j: usize| {
-                    let zero = quant.zero(at.0, at.1, row + j, 0);
-                    (0..dv).all(|c| i32::from(*from.add(j * ld + c)) == zero)
-                };
-                match common_scale(scales, adds_nothing) {
-                    Some(scale) => block.v_factor = scale,
-                    None => {
-                        block.non_finite_scales = !scales.iter().all(|scale| scale.is_finite());
-                        block.v_scale = scratch.v_scale;
-                    }
-                }
-            }
-            if self.plan.values == Values::U8 {
-                block.v_zero = quant.zero(at.0, at.1, row, 0);
-                (kernels.pack_v_i8)(from, ld, n, dv, scratch.v.cast());
-                return;
-            }
+            let from = self.int8_rows(v, at, row, n);
+            self.scale_v(quant, at, row, &from, block);
             let mut zeros = null();
             if quant.has_zeros() {
                 for j in 0..n {
@@ -352,13 +380,65 @@ impl Tile<'_> {
                 }
                 zeros = scratch.v_zero.cast_const();
             }
-            (kernels.pack_v_i16)(from, ld, n, dv, zeros, scratch.v.cast());
+            (kernels.pack_v_i16)(from.ptr, from.ld, n, dv, zeros, scratch.v.cast());
+        }
+    }
+
+    /// Packs values of integers for 8-bit P.
+    unsafe fn pack_v_u8(
+        &self,
+        quant: &Quant,
+        at: (usize, usize),
+        row: usize,
+        block: &mut PackedBlock,
+    ) {
+        let (v, dv, n) = (&self.problem.v, self.problem.dv, block.n);
+        block.v_zero = quant.zero(at.0, at.1, row, 0);
+        // SAFETY: as for `pack_block`.
+        unsafe {
+            let from = self.int8_rows(v, at, row, n);
+            self.scale_v(quant, at, row, &from, block);
+            (self.kernels.pack_v_i8)(from.ptr, from.ld, n, dv, self.scratch.v.cast());
+        }
+    }
+
+    /// Sets the scales of a block of V.
+    unsafe fn scale_v(
+        &self,
+        quant: &Quant,
+        at: (usize, usize),
+        row: usize,
+        from: &Int8Rows,
+        block: &mut PackedBlock,
+    ) {
+        if quant.constant().is_some() {
+            // The epilogue multiplies by it.
+            return;
+        }
+        let (dv, v_scale) = (self.problem.dv, self.scratch.v_scale);
+        // SAFETY: as for `pack_block`.
+        unsafe {
+            let scales = std::slice::from_raw_parts_mut(v_scale, block.n);
+            quant.row_scales(at.0, at.1, row, scales);
+            let adds_nothing = |j: usize| {
+                let zero = quant.zero(at.0, at.1, row + j, 0);
+                (0..dv).all(|c| i32::from(*from.ptr.add(j * from.ld + c)) == zero)
+            };
+            match common_scale(scales, adds_nothing) {
+                Some(scale) => block.v_factor = scale,
+                None => {
+                    block.non_finite_scales = !scales.iter().all(|scale| scale.is_finite());
+                    block.v_scale = v_scale;
+                }
+            }
         }
     }
 }
 
-/// The scale of all keys, if it is the same. A key whose values are all zero adds nothing: whatever its scale is, it is that
-/// of the others, or 0, so that it does not set the size of a step of P.
+/// The scale of all keys, if it is the same.
+///
+/// A key whose values are all zero adds nothing, whatever its scale. It counts as having the scale of the others, or gets the
+/// scale 0, so that it does not set the size of a step of P.
 fn common_scale(scales: &mut [f32], adds_nothing: impl Fn(usize) -> bool) -> Option<f32> {
     let mut common = None;
     let mut same = true;

@@ -1,15 +1,11 @@
-//! From a checked call to how it will run: a pure function of the problem, the kernels and the number of threads.
+//! The plan of a forward call: a pure function of the checked call, the kernels and the number of threads.
 
-use crate::contract::problem::Problem;
-use crate::contract::quant_scheme::Granularity;
 use crate::forward::block_sizes;
 use crate::forward::check::Forward;
-use crate::operands::arithmetic::{Scores, Values};
-use mfa_kernels::Precision;
-use mfa_kernels::bf16_split::Bf16Products;
+use crate::operands::arithmetic::{self, ScoreArithmetic, ScorePass, ValueArithmetic};
 use mfa_kernels::{BLOCK_N, DECODE_ROWS, Kernels};
 
-/// How the query rows meet the keys.
+/// The loops over query rows and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Algorithm {
     /// Packed tiles of many rows.
@@ -18,197 +14,161 @@ pub(crate) enum Algorithm {
     Decode,
 }
 
-/// How a call runs.
-#[derive(Clone, Debug)]
-pub(crate) struct ForwardPlan {
+/// The plan of a call.
+#[derive(Clone)]
+pub(crate) struct ForwardPlan<'a> {
     pub path: Algorithm,
-    pub scores: Scores,
-    pub values: Values,
+    pub scores: ScoreArithmetic<'a>,
+    pub values: ValueArithmetic<'a>,
+    /// For scores of BF16 slices.
+    pub scale: ScaleSplit,
     /// Query rows of a tile.
     pub tile_rows: usize,
     /// Keys of a block.
     pub block_keys: usize,
-    /// Pieces that the keys are cut into, merged in order at the end.
+    /// Tiles of all sequences.
+    pub tiles: usize,
+    /// Splits of the keys, merged in order at the end.
     pub splits: usize,
+    /// Keys of a split.
     pub split_keys: usize,
     pub workers: usize,
     pub reasons: Reasons,
 }
 
-/// What the plan was made from, for `explain`; text is made only there.
+/// The factors that turn Q Kᵀ into scores in base 2; their product is softmax scale times log2 e.
+#[derive(Clone, Copy)]
+pub(crate) struct ScaleSplit {
+    /// Factor of Q while it is packed.
+    pub in_q: f32,
+    /// Factor of the scores in softmax: positive.
+    pub on_s: f32,
+}
+
+/// The reasons of a plan, for `explain`, which alone makes text of them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reasons {
-    /// Most query rows of a key/value head.
+    /// Query rows of a key/value head, at most.
     pub rows: usize,
     /// Whether there was too little work to share.
     pub inline: bool,
     pub scores: &'static str,
     pub values: &'static str,
-    pub tiles: usize,
 }
 
-/// Below this many multiply-adds a second thread costs more than it brings.
+/// Multiply-adds below which one thread runs the call, because a second one costs more than it brings. Chosen by model, not
+/// measured.
 const INLINE_WORK: f64 = 4e5;
-/// Tiles per worker, so that a slow worker can be relieved.
+/// Tiles per worker, so that other workers can relieve a slow one. Chosen by model, not measured.
 const TILES_PER_WORKER: usize = 2;
+/// The same under a causal mask or a window, where tiles differ in cost. Chosen by model, not measured.
 const TILES_PER_WORKER_DIAGONAL: usize = 4;
-/// Fewest keys of a split.
+/// Keys of a split, at least. Chosen by model, not measured.
 const SPLIT_KEYS: usize = 1024;
 
-impl ForwardPlan {
-    pub(crate) fn new(call: &Forward, kernels: &Kernels, threads: usize) -> Self {
+impl<'a> ForwardPlan<'a> {
+    pub(crate) fn new(call: &'a Forward, kernels: &'a Kernels, threads: usize) -> Self {
         let problem = &call.problem;
+        let sequences = &problem.sequences;
         let inline = problem.work() < INLINE_WORK;
         let workers = if inline { 1 } else { threads };
-        let sequences = &problem.sequences;
-        let most_queries = sequences.most_q;
-        let rows = most_queries.saturating_mul(problem.group);
-        let most_keys = sequences.most_k;
-        let path =
-            if rows <= DECODE_ROWS && problem.k.has_dense_rows() && problem.v.has_dense_rows() {
-                Algorithm::Decode
-            } else {
-                Algorithm::Prefill
-            };
-        let (mut scores, scores_why) = scores(problem, kernels, path);
-        let (mut values, values_why) = values(problem, kernels, path);
-        if kernels.bf16.is_some() && path == Algorithm::Prefill {
-            if values == Values::F32 {
-                values = Values::Bf16(terms_of_values(problem, call.output.precision));
-            }
-            if scores == Scores::F32 {
-                scores = Scores::Bf16(terms_of_scores(problem, values));
-            }
-        }
+        let rows = sequences.most_q.saturating_mul(problem.group);
+        let streams_kv =
+            rows <= DECODE_ROWS && problem.k.has_dense_rows() && problem.v.has_dense_rows();
+        let path = if streams_kv {
+            Algorithm::Decode
+        } else {
+            Algorithm::Prefill
+        };
+        let (scores, values, reasons) = arithmetic(call, kernels, path);
 
         let (block_keys, most_rows) =
             block_sizes::block_and_tile(kernels, (scores, values), (problem.d, problem.dv));
-        let mr = kernels.mr;
         let tile_rows = match path {
             Algorithm::Decode => DECODE_ROWS,
-            Algorithm::Prefill => {
-                let per_worker = match problem.options.has_diagonal() {
-                    _ if workers == 1 => 1,
-                    true => TILES_PER_WORKER_DIAGONAL,
-                    false => TILES_PER_WORKER,
-                };
-                let all_rows = sequences.total_q.saturating_mul(problem.heads);
-                let share = all_rows.div_ceil(workers * per_worker).max(1);
-                let most = share.next_multiple_of(mr).min(most_rows);
-                block_sizes::equal_tiles(most, most_queries, problem.group, mr)
-            }
+            Algorithm::Prefill => tile_rows(call, kernels.mr, workers, most_rows),
         };
-        let mut plan = ForwardPlan {
+        let tiles = block_sizes::tile_count(problem, tile_rows);
+        let (splits, split_keys) = splits(tiles, sequences.most_k, workers);
+        ForwardPlan {
             path,
             scores,
             values,
+            scale: scale_split(problem.options.factor(), values),
             tile_rows,
             block_keys,
-            splits: 1,
-            split_keys: usize::MAX,
+            tiles,
+            splits,
+            split_keys,
             workers,
             reasons: Reasons {
                 rows,
                 inline,
-                scores: scores_why,
-                values: values_why,
-                tiles: 0,
+                scores: reasons.0,
+                values: reasons.1,
             },
-        };
-        let tiles = crate::forward::count_tiles(problem, &plan);
-        plan.reasons.tiles = tiles;
-        if tiles > 0 && tiles < 2 * workers && most_keys >= 2 * SPLIT_KEYS && workers > 1 {
-            let wanted = (2 * workers).div_ceil(tiles).min(most_keys / SPLIT_KEYS);
-            plan.split_keys = most_keys.div_ceil(wanted).next_multiple_of(BLOCK_N);
-            plan.splits = most_keys.div_ceil(plan.split_keys);
         }
-        plan
     }
 }
 
-/// Products of parts that lose nothing that FP32 products keep.
-fn terms_of_scores(problem: &Problem, values: Values) -> Bf16Products {
-    // Other steps of softmax take scores in base 2: the factor goes into Q, which has all the bits of an FP32 then.
-    if !matches!(values, Values::Bf16(_)) {
-        return Bf16Products::X6;
-    }
-    match (problem.q.precision, problem.k.precision) {
-        (Precision::Bf16, Precision::Bf16) => Bf16Products::X1,
-        (Precision::F16, Precision::Bf16) => Bf16Products::X2x1,
-        (Precision::F32, Precision::Bf16) => Bf16Products::X3x1,
-        (Precision::Bf16 | Precision::F16, Precision::F16) => Bf16Products::X4,
-        _ => Bf16Products::X6,
-    }
-}
-
-/// P is rounded as V is; to 16 bits beside a BF16, if more than 8 of them can be seen in the output.
-fn terms_of_values(problem: &Problem, output: Precision) -> Bf16Products {
-    match (problem.v.precision, output) {
-        (Precision::Bf16, Precision::Bf16) => Bf16Products::X1,
-        (Precision::Bf16, _) => Bf16Products::X2x1,
-        (Precision::F16, _) => Bf16Products::X3,
-        _ => Bf16Products::X6,
-    }
-}
-
-fn scores(problem: &Problem, kernels: &Kernels, path: Algorithm) -> (Scores, &'static str) {
-    let (q, k) = (&problem.q, &problem.k);
-    let (Some(q_quant), Some(k_quant)) = (&q.quant, &k.quant) else {
-        return (Scores::F32, "Q or K is not quantized");
+/// The arithmetic of both products, and the reasons for it.
+fn arithmetic<'a>(
+    call: &'a Forward,
+    kernels: &'a Kernels,
+    path: Algorithm,
+) -> (
+    ScoreArithmetic<'a>,
+    ValueArithmetic<'a>,
+    (&'static str, &'static str),
+) {
+    let problem = &call.problem;
+    let pass = match path {
+        Algorithm::Prefill => ScorePass::Prefill,
+        Algorithm::Decode => ScorePass::Decode,
     };
-    if path == Algorithm::Decode {
-        return (
-            Scores::F32,
-            "few rows: memory is the limit, integers are widened in registers",
-        );
+    let (mut scores, score_reason) = arithmetic::score_arithmetic(problem, kernels, pass);
+    let (mut values, value_reason) = arithmetic::value_arithmetic(problem, kernels, pass);
+    if let (Some(bf16), Algorithm::Prefill) = (&kernels.bf16, path) {
+        if matches!(values, ValueArithmetic::F32) {
+            let products = arithmetic::value_products(problem, call.output.precision);
+            values = ValueArithmetic::Bf16(products, bf16);
+        }
+        if matches!(scores, ScoreArithmetic::F32) {
+            scores = ScoreArithmetic::Bf16(arithmetic::score_products(problem, values), bf16);
+        }
     }
-    if !kernels.int8 {
-        return (Scores::F32, "this instruction set has no fast INT8 product");
-    }
-    if q.has_scales_within_rows() || k.has_scales_within_rows() {
-        return (
-            Scores::F32,
-            "scales within a row: products cannot be summed as integers",
-        );
-    }
-    if q_quant.rotated != k_quant.rotated {
-        return (Scores::F32, "only one of Q and K is rotated");
-    }
-    if q_quant.mean.is_some() {
-        return (Scores::F32, "Q has a mean");
-    }
-    if q_quant.has_zeros() && q_quant.granularity != Granularity::Tensor {
-        return (Scores::F32, "zero points of Q differ by row");
-    }
-    (
-        Scores::I8,
-        "Q and K are integers with row scales: exact INT32 sums",
-    )
+    (scores, values, (score_reason, value_reason))
 }
 
-fn values(problem: &Problem, kernels: &Kernels, path: Algorithm) -> (Values, &'static str) {
-    let v = &problem.v;
-    let Some(quant) = &v.quant else {
-        return (Values::F32, "V is not quantized");
+/// Q in few slices keeps its bits only if it is not multiplied, and of the softmax kernels only that of slices multiplies.
+fn scale_split(factor: f32, values: ValueArithmetic<'_>) -> ScaleSplit {
+    let (in_q, on_s) = match values {
+        ValueArithmetic::Bf16(..) if factor != 0.0 => (factor.signum(), factor.abs()),
+        _ => (factor, 1.0),
     };
-    if path == Algorithm::Decode {
-        return (
-            Values::F32,
-            "few rows: memory is the limit, integers are widened in registers",
-        );
+    ScaleSplit { in_q, on_s }
+}
+
+/// Query rows of a prefill tile.
+fn tile_rows(call: &Forward, mr: usize, workers: usize, most_rows: usize) -> usize {
+    let problem = &call.problem;
+    let per_worker = match problem.options.has_diagonal() {
+        _ if workers == 1 => 1,
+        true => TILES_PER_WORKER_DIAGONAL,
+        false => TILES_PER_WORKER,
+    };
+    let all_rows = problem.sequences.total_q.saturating_mul(problem.heads);
+    let share = all_rows.div_ceil(workers * per_worker).max(1);
+    let most = share.next_multiple_of(mr).min(most_rows);
+    block_sizes::equal_tiles(most, problem.sequences.most_q, problem.group, mr)
+}
+
+/// The number of splits of the keys, and the keys of one: several where tiles alone do not fill the workers.
+fn splits(tiles: usize, most_keys: usize, workers: usize) -> (usize, usize) {
+    if tiles == 0 || tiles >= 2 * workers || most_keys < 2 * SPLIT_KEYS || workers == 1 {
+        return (1, usize::MAX);
     }
-    if !kernels.int8_values {
-        return (
-            Values::F32,
-            "this instruction set has no fast integer product",
-        );
-    }
-    if v.has_scales_within_rows() {
-        return (Values::F32, "scales of V within a row");
-    }
-    let tensor_zero = !quant.has_zeros() || quant.granularity == Granularity::Tensor;
-    if problem.options.fast && tensor_zero && matches!(v.precision, Precision::I4 | Precision::I8) {
-        return (Values::U8, "fast mode: P to 8 bits");
-    }
-    (Values::I16, "exact mode: P to 15 bits, INT32 sums")
+    let wanted = (2 * workers).div_ceil(tiles).min(most_keys / SPLIT_KEYS);
+    let split_keys = most_keys.div_ceil(wanted).next_multiple_of(BLOCK_N);
+    (most_keys.div_ceil(split_keys), split_keys)
 }

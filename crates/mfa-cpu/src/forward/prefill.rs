@@ -2,141 +2,63 @@
 //!
 //! ```text
 //! pack the tile's Q                                  once
-//! for each block of keys that any row sees:
+//! for each block of keys that any row attends to:
 //!     pack K and V                                   into this worker's scratch: a block, never the whole
-//!     for each strip of mr rows that sees any of it:
-//!         scores = Q Kᵀ                              qk_*
-//!         softcap, ALiBi, masks, limits              ScoreMod
-//!         P, running max and sum                     softmax_*
-//!         O = alpha O + P V                          pv_*
+//!     for each strip of mr rows that attends to any of it:
+//!         S = Q Kᵀ                                   scores_*: qk_*
+//!         softcap, ALiBi, masks, limits              modify_scores: ScoreMod
+//!         P, running max and sum                     values_*: softmax_*
+//!         O = alpha O + P V                          values_*: pv_*
 //! ```
 //!
-//! Packing a block costs each tile a few percent of the block's products, for the rows that the plan gives a tile (the benches of
-//! kernels have both). In return workers share nothing, need no barrier, and take memory that is
-//! independent of the sequence's length, which panels shared by all tiles would not be. Nor are those faster where a head is
-//! cut into many tiles (N 512 on two threads): what one core has packed, the other gets no sooner than it packs it itself.
+//! Packing a block costs each tile a few percent of the block's products at the plan's tile heights (the benches of kernels
+//! have both). In return workers share nothing, need no barrier, and take memory that does not depend on the sequence's
+//! length, as panels shared by all tiles would. Shared panels are not faster either where a head is cut into many tiles (N 512
+//! on two threads): another core's panel arrives no sooner than a core packs it itself.
 //!
-//! Products of floats as sums of products of bf16 parts: see [`super::bf16_split`].
+//! For FP32 products as sums of products of BF16 slices see [`super::bf16_split`].
 
 use std::ptr::null;
 
-use crate::contract::problem::Problem;
-use crate::forward::block_sizes::{bytes_of_k, bytes_of_q, bytes_of_v};
-use crate::forward::pack::Block;
-use crate::forward::plan::ForwardPlan;
+use crate::forward::masked_keys::MaskedKeys;
+use crate::forward::pack::PackedBlock;
 use crate::forward::schedule::{TileRows, WorkTile};
-use crate::forward::score_mod::ScoreMod;
-use crate::operands::arithmetic::{Scores, Values};
+use crate::forward::scratch::Prefill;
+use crate::operands::arithmetic::{ScoreArithmetic, ValueArithmetic};
 use crate::operands::dequantize::Domain;
-use crate::operands::padding::padded;
-use crate::runtime::memory::Arena;
-use mfa_kernels::bf16_split::{TileConfigGuard, long_row_len};
-use mfa_kernels::{BLOCK_N, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales};
+use mfa_kernels::bf16_split::TileConfigGuard;
+use mfa_kernels::{P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales};
 
-/// A worker's memory for a tile. Every pointer is 64-byte aligned.
-pub(super) struct Scratch {
-    /// Packed Q of the tile.
-    pub q: *mut u8,
-    /// Unnormalised O of the tile, `ldo` apart.
+/// A strip of query rows and the keys of a block that some of them attend to.
+pub(super) struct StripBlock<'a> {
+    rows: &'a TileRows,
+    pub block: &'a PackedBlock,
+    /// First row of the strip, in the tile.
+    pub strip: usize,
+    /// Rows of the strip.
+    pub n_rows: usize,
+    /// Keys of the block before the first one: whole panels.
+    pub skipped: usize,
+    /// First key, in the sequence.
+    first: usize,
+    pub n: usize,
+    /// Whether some row does not attend to some of these keys because of causality or window.
+    is_boundary: bool,
+    /// Running softmax statistics of the strip.
+    pub state: RowState,
+    /// Unnormalised O of the strip, rows `ldo` apart.
     pub o: *mut f32,
-    /// Running maximum and sum, per row of the tile.
-    pub m: *mut f32,
-    pub l: *mut f32,
-    /// See [`RowState::left`].
-    pub left: *mut f32,
-    pub row_scale: *mut f32,
-    pub row_sum: *mut f32,
-    pub row_add: *mut f32,
-    /// Packed K and V of the block.
-    pub k: *mut u8,
-    pub v: *mut u8,
-    /// Expanded rows, before packing.
-    pub rows: *mut u8,
-    pub s: *mut f32,
-    pub p: *mut u8,
-    pub alpha: *mut f32,
-    pub p_scale: *mut f32,
-    pub p_sum: *mut i32,
-    pub sums: *mut i32,
-    pub col_bias: *mut i32,
-    pub col_scale: *mut f32,
-    pub col_zero: *mut f32,
-    pub v_scale: *mut f32,
-    pub v_zero: *mut i32,
-    /// A row of the mask; scales of V's columns.
-    pub row_buffer: *mut f32,
-    pub masked: *mut u8,
-    /// For each strip, whether it sees none of the block's keys.
-    pub fully_masked: *mut bool,
+    pub ldo: usize,
 }
 
-impl Scratch {
-    pub(super) fn allocate(
-        arena: &mut Arena,
-        problem: &Problem,
-        plan: &ForwardPlan,
-        kernels: &Kernels,
-    ) -> Self {
-        let ldo = padded(problem.dv, kernels);
-        let tile = plan.tile_rows;
-        let widest = problem.d.max(problem.dv).next_multiple_of(16);
-        // A whole number of panels of K, and of steps of each kernel along V.
-        let keys = plan.block_keys.next_multiple_of(kernels.nr);
-        let p_bytes = match plan.values {
-            Values::F32 => 0,
-            Values::I16 => 2 * P16_LD,
-            Values::U8 => P8_LD,
-            Values::Bf16(terms) => 2 * long_row_len(keys, terms.slices_of_a()),
-        };
-        let row_bytes = 4 * widest * plan.block_keys.max(kernels.mr);
-        Scratch {
-            q: arena.alloc(tile * bytes_of_q(plan.scores, problem.d)),
-            o: arena.alloc(tile * ldo),
-            m: arena.alloc(tile),
-            l: arena.alloc(tile),
-            left: arena.alloc(tile),
-            row_scale: arena.alloc(tile),
-            row_sum: arena.alloc(tile),
-            row_add: arena.alloc(tile),
-            k: arena.alloc(keys * bytes_of_k(plan.scores, problem.d)),
-            v: arena.alloc(keys * bytes_of_v(plan.values, ldo)),
-            rows: arena.alloc(row_bytes),
-            s: arena.alloc(kernels.mr * SCORE_LD),
-            p: arena.alloc(kernels.mr * p_bytes),
-            alpha: arena.alloc(kernels.mr),
-            p_scale: arena.alloc(kernels.mr),
-            p_sum: arena.alloc(kernels.mr),
-            sums: arena.alloc(BLOCK_N.max(tile)),
-            col_bias: arena.alloc(BLOCK_N),
-            col_scale: arena.alloc(BLOCK_N),
-            col_zero: arena.alloc(BLOCK_N),
-            v_scale: arena.alloc(BLOCK_N),
-            v_zero: arena.alloc(BLOCK_N),
-            row_buffer: arena.alloc(BLOCK_N.max(ldo)),
-            masked: arena.alloc(kernels.mr * BLOCK_N),
-            fully_masked: arena.alloc(tile.div_ceil(kernels.mr)),
-        }
-    }
-}
-
-/// The loops of one item.
-pub(super) struct Tile<'a> {
-    pub problem: &'a Problem,
-    pub plan: &'a ForwardPlan,
-    pub kernels: &'a Kernels,
-    pub bias: &'a ScoreMod<'a>,
-    pub scratch: &'a Scratch,
-}
-
-impl Tile<'_> {
+impl Prefill<'_> {
     /// Computes the item's unnormalised O, maxima and sums into the scratch.
     ///
     /// # Safety
-    /// The scratch was laid out for this problem and plan, and belongs to the calling worker.
+    /// The scratch was allocated for this problem and plan, and belongs to the calling worker.
     pub(super) unsafe fn run(&self, item: &WorkTile) {
         let (scratch, rows) = (self.scratch, &item.rows);
-        let ldo = padded(self.problem.dv, self.kernels);
-        let mr = self.kernels.mr;
+        let (ldo, mr) = (self.ldo(), self.kernels.mr);
         let options = &self.problem.options;
         let padded_rows = rows.len().next_multiple_of(mr);
         let _tile_config = TileConfigGuard::new(self.kernels);
@@ -146,12 +68,10 @@ impl Tile<'_> {
             std::slice::from_raw_parts_mut(scratch.m, padded_rows).fill(f32::NEG_INFINITY);
             scratch.l.write_bytes(0, padded_rows);
             scratch.left.write_bytes(0, padded_rows);
-            let (low, high) = rows.span(0, rows.len());
-            let lo = options
-                .key_range(&rows.sequence, low)
-                .0
-                .max(item.keys.start);
-            let hi = options.key_range(&rows.sequence, high).1.min(item.keys.end);
+            let (low, high) = rows.row_range(0, rows.len());
+            let (lo, _) = options.key_range(&rows.sequence, low);
+            let (_, hi) = options.key_range(&rows.sequence, high);
+            let (lo, hi) = (lo.max(item.keys.start), hi.min(item.keys.end));
             if lo >= hi {
                 return;
             }
@@ -167,252 +87,270 @@ impl Tile<'_> {
                 mean: k_mean.as_ref().map_or(null(), |m| m.as_ptr()),
             };
             let step = self.plan.block_keys;
-            // Blocks start at multiples of their size, whatever the window, so that blocks of scales are not straddled.
+            // Blocks start at multiples of their size, whatever the window, so that no block of scales is in two of them.
             for first in (lo - lo % step..hi).step_by(step) {
                 let end = (first + step).min(hi);
                 let strips = (0..rows.len()).step_by(mr);
                 let masked = std::slice::from_raw_parts_mut(scratch.fully_masked, strips.len());
                 for (strip, masked) in strips.clone().zip(masked.iter_mut()) {
                     let to = (strip + mr).min(rows.len());
-                    *masked = self.bias.masks_all(rows, strip, to, first..end);
+                    *masked = self.score_mod.masks_all(rows, strip, to, first..end);
                 }
                 if masked.iter().all(|masked| *masked) {
                     continue;
                 }
                 let block = self.pack_block(rows, first..end, k_domain, v_domain, packed.finite);
                 for (strip, masked) in strips.zip(masked.iter()) {
-                    if !masked {
-                        self.strip(rows, strip, &block, ldo);
+                    if !masked && let Some(strip) = self.strip_block(rows, strip, &block, ldo) {
+                        self.attend(&strip);
                     }
                 }
             }
         }
     }
 
-    /// One strip against one block.
-    unsafe fn strip(&self, rows: &TileRows, strip: usize, block: &Block, ldo: usize) {
-        let (problem, kernels, scratch) = (self.problem, self.kernels, self.scratch);
-        let (options, sequence) = (&problem.options, &rows.sequence);
-        let (mr, nr) = (kernels.mr, kernels.nr);
-        let n_rows = mr.min(rows.len() - strip);
+    /// The part of a block that a strip attends to, if any.
+    #[inline(always)]
+    fn strip_block<'a>(
+        &self,
+        rows: &'a TileRows,
+        strip: usize,
+        block: &'a PackedBlock,
+        ldo: usize,
+    ) -> Option<StripBlock<'a>> {
+        let (options, scratch, nr) = (&self.problem.options, self.scratch, self.kernels.nr);
+        let n_rows = self.kernels.mr.min(rows.len() - strip);
         let end = block.first + block.n;
-        // Keys that any row of the strip sees, and whether some row does not see some of them.
-        let (low, high) = rows.span(strip, strip + n_rows);
-        let (lo, lo_last) = (
-            options.key_range(sequence, low),
-            options.key_range(sequence, high),
-        );
-        let from = lo.0.clamp(block.first, end);
-        let to = lo_last.1.clamp(block.first, end);
+        let (low, high) = rows.row_range(strip, strip + n_rows);
+        let first_range = options.key_range(&rows.sequence, low);
+        let last_range = options.key_range(&rows.sequence, high);
+        let from = first_range.0.clamp(block.first, end);
+        let to = last_range.1.clamp(block.first, end);
         if from >= to {
-            return;
+            return None;
         }
         let skipped = (from - block.first) / nr * nr;
         let first = block.first + skipped;
-        let n = to - first;
-        let boundary = first < lo_last.0 || to > lo.1;
-        let panels = n.div_ceil(nr);
-        // SAFETY: the strip's rows and the block's keys are inside the scratch arrays; `skipped` is a whole panel.
-        unsafe {
-            let (m, l) = (scratch.m.add(strip), scratch.l.add(strip));
-            let state = RowState {
-                m,
-                l,
+        Some(StripBlock {
+            rows,
+            block,
+            strip,
+            n_rows,
+            skipped,
+            first,
+            n: to - first,
+            is_boundary: first < last_range.0 || to > first_range.1,
+            state: RowState {
+                m: scratch.m.wrapping_add(strip),
+                l: scratch.l.wrapping_add(strip),
                 alpha: scratch.alpha,
-                left: scratch.left.add(strip),
+                left: scratch.left.wrapping_add(strip),
+            },
+            o: scratch.o.wrapping_add(strip * ldo),
+            ldo,
+        })
+    }
+
+    /// Adds the keys of a block to the results of a strip.
+    #[inline(always)]
+    unsafe fn attend(&self, at: &StripBlock<'_>) {
+        // SAFETY: the strip's rows and the block's keys are inside the scratch; `skipped` is whole panels.
+        unsafe {
+            // The factor that the scores still lack.
+            let scale = match self.plan.scores {
+                ScoreArithmetic::F32 => self.scores_f32(at),
+                ScoreArithmetic::I8(_) => self.scores_i8(at),
+                ScoreArithmetic::Bf16(products, bf16) => self.scores_bf16(products, bf16, at),
             };
-            let o = scratch.o.add(strip * ldo);
-            // What the scores are still to be multiplied by, to be in base 2.
-            let mut scale = 1.0;
-            match self.plan.scores {
-                Scores::Bf16(terms) => {
-                    self.scores_bf16(terms, strip, skipped, n_rows, panels, block);
-                    scale = self.factor().on_s;
-                }
-                Scores::F32 => {
-                    let (q, k) = (scratch.q.cast::<f32>(), scratch.k.cast::<f32>());
-                    (kernels.qk_f32)(
-                        q.add(strip * problem.d),
-                        k.add(skipped * problem.d),
-                        problem.d,
-                        n_rows,
-                        panels,
-                        scratch.s,
-                    );
-                }
-                Scores::I8 => {
-                    let d4 = problem.d.div_ceil(4);
-                    let after = |p: *const f32| if p.is_null() { p } else { p.add(skipped) };
-                    let scales = ScoreScales {
-                        col_bias: block.scales.col_bias.add(skipped),
-                        col_scale: after(block.scales.col_scale),
-                        col_zero: after(block.scales.col_zero),
-                        row_scale: scratch.row_scale.add(strip),
-                        row_sum: scratch.row_sum.add(strip),
-                        row_add: scratch.row_add.add(strip),
-                    };
-                    let (q, k) = (scratch.q, scratch.k.cast::<i8>());
-                    (kernels.qk_i8)(
-                        q.add(strip * 4 * d4),
-                        k.add(skipped * 4 * d4),
-                        d4,
-                        n_rows,
-                        panels,
-                        &scales,
-                        scratch.s,
-                    );
-                }
-            }
-            let non_finite = !block.finite && matches!(self.plan.values, Values::Bf16(_));
-            if scale != 1.0 && (self.bias.passes || non_finite) {
-                self.multiply(scale, n_rows, panels);
-                scale = 1.0;
-            }
-            if boundary || self.bias.passes {
-                let place = |r: usize| rows.head_and_row(strip + r);
-                self.bias.strip(
-                    sequence,
-                    n_rows,
-                    place,
-                    first,
-                    n,
-                    scratch.s,
-                    scratch.row_buffer,
-                );
-            }
-            let skip_masked = !block.finite && (boundary || self.bias.passes);
-            if skip_masked {
-                self.record_masked(n_rows, n);
-            }
-            let panels = ldo / nr;
-            let v_scale = if block.v_scale.is_null() {
-                null()
-            } else {
-                block.v_scale.add(skipped)
-            };
+            let masked = self.modify_scores(at);
             match self.plan.values {
-                Values::Bf16(terms) if non_finite => {
-                    if !skip_masked {
-                        scratch.masked.write_bytes(0, mr * BLOCK_N);
-                    }
-                    (kernels.softmax_f32)(scratch.s, n_rows, n, state);
-                    self.values_non_finite(terms, skipped, block, n_rows, n, o, ldo);
-                }
-                Values::Bf16(terms) => {
-                    self.values_bf16(terms, skipped, block, n_rows, n, state, scale, o, ldo);
-                }
-                Values::F32 => {
-                    (kernels.softmax_f32)(scratch.s, n_rows, n, state);
-                    let v = scratch.v.cast::<f32>().add(skipped * nr);
-                    if skip_masked {
-                        self.pv_skip_masked(v, block.n, n_rows, n, o, ldo);
-                    } else {
-                        (kernels.pv_f32)(
-                            scratch.s,
-                            v,
-                            block.n,
-                            n,
-                            n_rows,
-                            panels,
-                            scratch.alpha,
-                            o,
-                            ldo,
-                        );
-                    }
-                }
-                Values::I16 => {
-                    let p: *mut i16 = scratch.p.cast();
-                    for (first, count) in self.softmax_groups(block, n_rows) {
-                        let v_scale = self.unmasked_scales(block, first, v_scale, n);
-                        (kernels.softmax_i16)(
-                            scratch.s.add(first * SCORE_LD),
-                            count,
-                            n,
-                            state.from(first),
-                            v_scale,
-                            p.add(first * P16_LD),
-                            scratch.p_scale.add(first),
-                        );
-                    }
-                    self.scale_p(n_rows, block.v_factor);
-                    let v = scratch.v.cast::<i16>().add(skipped * nr);
-                    let (alpha, p_scale) = (scratch.alpha, scratch.p_scale);
-                    (kernels.pv_i16)(
-                        p,
-                        v,
-                        block.n,
-                        n,
-                        n_rows,
-                        panels,
-                        alpha,
-                        p_scale,
-                        null(),
-                        o,
-                        ldo,
-                    );
-                }
-                Values::U8 => {
-                    let (p, p_scale, p_sum) = (scratch.p, scratch.p_scale, scratch.p_sum);
-                    for (first, count) in self.softmax_groups(block, n_rows) {
-                        let v_scale = self.unmasked_scales(block, first, v_scale, n);
-                        (kernels.softmax_u8)(
-                            scratch.s.add(first * SCORE_LD),
-                            count,
-                            n,
-                            state.from(first),
-                            v_scale,
-                            p.add(first * P8_LD),
-                            p_scale.add(first),
-                            p_sum.add(first),
-                        );
-                    }
-                    self.scale_p(n_rows, block.v_factor);
-                    let v = scratch.v.cast::<i8>().add(skipped * nr);
-                    let zero = block.v_zero;
-                    (kernels.pv_u8)(
-                        p,
-                        v,
-                        block.n,
-                        n,
-                        n_rows,
-                        panels,
-                        scratch.alpha,
-                        p_scale,
-                        p_sum,
-                        zero,
-                        o,
-                        ldo,
-                    );
+                ValueArithmetic::F32 => self.values_f32(at, masked),
+                ValueArithmetic::I16(_) => self.values_i16(at),
+                ValueArithmetic::U8(_) => self.values_u8(at),
+                ValueArithmetic::Bf16(products, bf16) => {
+                    self.values_bf16(products, bf16, at, scale, masked);
                 }
             }
         }
     }
 
-    /// The rows of a strip that softmax takes at once: all of them, but where scales of V must be looked at row by row.
-    fn softmax_groups(
-        &self,
-        block: &Block,
-        rows: usize,
-    ) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let step = if block.non_finite_scales { 1 } else { rows };
-        (0..rows).step_by(step).map(move |first| (first, step))
+    /// Whether some scores of the strip need more than their product.
+    pub(super) fn modifies(&self, at: &StripBlock<'_>) -> bool {
+        at.is_boundary || self.score_mod.needs_score_pass
     }
 
-    /// Scales of V for a row of scores: without those of keys that it does not see, if some are not finite.
-    unsafe fn unmasked_scales(
-        &self,
-        block: &Block,
-        row: usize,
-        scales: *const f32,
-        n: usize,
-    ) -> *const f32 {
-        if !block.non_finite_scales {
-            return scales;
+    /// The flags of masked keys.
+    pub(super) fn masked_keys(&self) -> MaskedKeys<1> {
+        MaskedKeys::new(self.scratch.masked)
+    }
+
+    /// Applies softcap, ALiBi, masks and limits. Beside NaN or infinities in V, returns the masked keys, if any can be.
+    #[inline(always)]
+    unsafe fn modify_scores(&self, at: &StripBlock<'_>) -> Option<MaskedKeys<1>> {
+        if !self.modifies(at) {
+            return None;
         }
         let scratch = self.scratch;
-        // SAFETY: a row of scores, as many scales, and a line that holds a block's keys.
+        // SAFETY: a strip of scores, and memory for a row of the mask.
         unsafe {
-            for j in 0..n {
+            self.score_mod.apply_strip(
+                at.rows,
+                at.strip,
+                at.n_rows,
+                at.first,
+                at.n,
+                scratch.s,
+                scratch.row_buffer,
+            );
+            (!at.block.finite).then(|| {
+                let masked = self.masked_keys();
+                masked.record(scratch.s, at.n_rows, at.n);
+                masked
+            })
+        }
+    }
+
+    /// Panels of keys.
+    pub(super) fn key_panels(&self, at: &StripBlock<'_>) -> usize {
+        at.n.div_ceil(self.kernels.nr)
+    }
+
+    #[inline(always)]
+    unsafe fn scores_f32(&self, at: &StripBlock<'_>) -> f32 {
+        let (scratch, kernels, d) = (self.scratch, self.kernels, self.problem.d);
+        // SAFETY: as for `attend`.
+        unsafe {
+            let q = scratch.q.cast::<f32>().add(at.strip * d);
+            let k = scratch.k.cast::<f32>().add(at.skipped * d);
+            (kernels.qk_f32)(q, k, d, at.n_rows, self.key_panels(at), scratch.s);
+        }
+        1.0
+    }
+
+    #[inline(always)]
+    unsafe fn scores_i8(&self, at: &StripBlock<'_>) -> f32 {
+        let (scratch, kernels) = (self.scratch, self.kernels);
+        let (d4, columns) = (self.problem.d.div_ceil(4), &at.block.scales);
+        // SAFETY: as for `attend`.
+        unsafe {
+            let skip = |p: *const f32| if p.is_null() { p } else { p.add(at.skipped) };
+            let scales = ScoreScales {
+                col_bias: columns.col_bias.add(at.skipped),
+                col_scale: skip(columns.col_scale),
+                col_zero: skip(columns.col_zero),
+                row_scale: scratch.row_scale.add(at.strip),
+                row_sum: scratch.row_sum.add(at.strip),
+                row_add: scratch.row_add.add(at.strip),
+            };
+            let q = scratch.q.add(at.strip * 4 * d4);
+            let k = scratch.k.cast::<i8>().add(at.skipped * 4 * d4);
+            let panels = self.key_panels(at);
+            (kernels.qk_i8)(q, k, d4, at.n_rows, panels, &scales, scratch.s);
+        }
+        1.0
+    }
+
+    #[inline(always)]
+    unsafe fn values_f32(&self, at: &StripBlock<'_>, masked: Option<MaskedKeys<1>>) {
+        let (scratch, kernels, nr) = (self.scratch, self.kernels, self.kernels.nr);
+        // SAFETY: as for `attend`.
+        unsafe {
+            (kernels.softmax_f32)(scratch.s, at.n_rows, at.n, at.state);
+            let v = scratch.v.cast::<f32>().add(at.skipped * nr);
+            if let Some(masked) = masked {
+                return self.pv_skip_masked(at, v, &masked);
+            }
+            let (packed, panels) = (at.block.n, at.ldo / nr);
+            let (s, alpha, o) = (scratch.s, scratch.alpha, at.o);
+            (kernels.pv_f32)(s, v, packed, at.n, at.n_rows, panels, alpha, o, at.ldo);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn values_i16(&self, at: &StripBlock<'_>) {
+        let (scratch, kernels, nr) = (self.scratch, self.kernels, self.kernels.nr);
+        let (p, p_scale): (*mut i16, _) = (scratch.p.cast(), scratch.p_scale);
+        // SAFETY: as for `attend`.
+        unsafe {
+            for (first, count) in softmax_groups(at) {
+                (kernels.softmax_i16)(
+                    scratch.s.add(first * SCORE_LD),
+                    count,
+                    at.n,
+                    at.state.from(first),
+                    self.v_scales(at, first),
+                    p.add(first * P16_LD),
+                    p_scale.add(first),
+                );
+            }
+            self.scale_p(at);
+            let v = scratch.v.cast::<i16>().add(at.skipped * nr);
+            (kernels.pv_i16)(
+                p,
+                v,
+                at.block.n,
+                at.n,
+                at.n_rows,
+                at.ldo / nr,
+                scratch.alpha,
+                p_scale,
+                null(),
+                at.o,
+                at.ldo,
+            );
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn values_u8(&self, at: &StripBlock<'_>) {
+        let (scratch, kernels, nr) = (self.scratch, self.kernels, self.kernels.nr);
+        let (p, p_scale, p_sum) = (scratch.p, scratch.p_scale, scratch.p_sum);
+        // SAFETY: as for `attend`.
+        unsafe {
+            for (first, count) in softmax_groups(at) {
+                (kernels.softmax_u8)(
+                    scratch.s.add(first * SCORE_LD),
+                    count,
+                    at.n,
+                    at.state.from(first),
+                    self.v_scales(at, first),
+                    p.add(first * P8_LD),
+                    p_scale.add(first),
+                    p_sum.add(first),
+                );
+            }
+            self.scale_p(at);
+            let v = scratch.v.cast::<i8>().add(at.skipped * nr);
+            (kernels.pv_u8)(
+                p,
+                v,
+                at.block.n,
+                at.n,
+                at.n_rows,
+                at.ldo / nr,
+                scratch.alpha,
+                p_scale,
+                p_sum,
+                at.block.v_zero,
+                at.o,
+                at.ldo,
+            );
+        }
+    }
+
+    /// Scales of V for the strip's row `row`, from the first key on: 0 for masked keys if some scales are not finite.
+    unsafe fn v_scales(&self, at: &StripBlock<'_>, row: usize) -> *const f32 {
+        if at.block.v_scale.is_null() {
+            return null();
+        }
+        let scratch = self.scratch;
+        // SAFETY: a row of scores, as many scales, and memory for a block's keys.
+        unsafe {
+            let scales = at.block.v_scale.add(at.skipped);
+            if !at.block.non_finite_scales {
+                return scales;
+            }
+            for j in 0..at.n {
                 let masked = *scratch.s.add(row * SCORE_LD + j) == f32::NEG_INFINITY;
                 *scratch.row_buffer.add(j) = if masked { 0.0 } else { *scales.add(j) };
             }
@@ -420,53 +358,40 @@ impl Tile<'_> {
         scratch.row_buffer
     }
 
-    /// Multiplies the scales of a strip of P.
-    unsafe fn scale_p(&self, rows: usize, factor: f32) {
+    /// Multiplies the scales of P by the scale of V that all keys of the block share.
+    unsafe fn scale_p(&self, at: &StripBlock<'_>) {
         // SAFETY: a scale per row of the strip.
-        let scales = unsafe { std::slice::from_raw_parts_mut(self.scratch.p_scale, rows) };
-        scales.iter_mut().for_each(|x| *x *= factor);
+        let scales = unsafe { std::slice::from_raw_parts_mut(self.scratch.p_scale, at.n_rows) };
+        scales.iter_mut().for_each(|x| *x *= at.block.v_factor);
     }
 
-    /// Remembers which scores are masked, before softmax makes them 0.
-    unsafe fn record_masked(&self, rows: usize, n: usize) {
-        for r in 0..rows {
-            for j in 0..n {
-                // SAFETY: a strip of scores, and as many flags.
-                unsafe {
-                    let masked = *self.scratch.s.add(r * SCORE_LD + j) == f32::NEG_INFINITY;
-                    *self.scratch.masked.add(r * BLOCK_N + j) = u8::from(masked);
-                }
-            }
-        }
-    }
-
-    /// `pv_f32` where V holds NaN or infinities and some keys are masked: 0 times NaN must not reach the rows that do not
-    /// see that key. Slow, and rare.
-    unsafe fn pv_skip_masked(
-        &self,
-        v: *const f32,
-        packed: usize,
-        rows: usize,
-        n: usize,
-        o: *mut f32,
-        ldo: usize,
-    ) {
+    /// `pv_f32` without the products of masked keys. Slow, and rare.
+    #[cold]
+    unsafe fn pv_skip_masked(&self, at: &StripBlock<'_>, v: *const f32, masked: &MaskedKeys<1>) {
         let (scratch, nr) = (self.scratch, self.kernels.nr);
-        for r in 0..rows {
-            for c in 0..ldo {
-                // SAFETY: as for `pv_f32`.
+        for r in 0..at.n_rows {
+            for c in 0..at.ldo {
+                // SAFETY: as for `pv_f32`; masked keys were recorded for the strip.
                 unsafe {
-                    let at = o.add(r * ldo + c);
-                    let column = v.add(c / nr * nr * packed + c % nr);
-                    let mut sum = *scratch.alpha.add(r) * *at;
-                    for j in 0..n {
-                        if *scratch.masked.add(r * BLOCK_N + j) == 0 {
+                    let o = at.o.add(r * at.ldo + c);
+                    let column = v.add(c / nr * nr * at.block.n + c % nr);
+                    let mut sum = *scratch.alpha.add(r) * *o;
+                    for j in 0..at.n {
+                        if masked.attends(r, j) {
                             sum += *scratch.s.add(r * SCORE_LD + j) * *column.add(j * nr);
                         }
                     }
-                    *at = sum;
+                    *o = sum;
                 }
             }
         }
     }
+}
+
+/// The rows of a strip that softmax takes at once, as first row and count. Where a scale of V is not finite, each row needs
+/// scales of its own.
+fn softmax_groups(at: &StripBlock<'_>) -> impl Iterator<Item = (usize, usize)> + use<> {
+    let rows = at.n_rows;
+    let step = if at.block.non_finite_scales { 1 } else { rows };
+    (0..rows).step_by(step).map(move |first| (first, step))
 }

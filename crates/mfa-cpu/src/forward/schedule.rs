@@ -1,21 +1,22 @@
-//! The items of a forward call: (sequence, key/value head, tile of query rows, split of the keys), by number.
+//! The items of a forward call, by number: sequence, key/value head, tile of query rows, split of the keys.
 
 use std::ops::Range;
 
 use crate::contract::problem::Problem;
 use crate::contract::sequences::{Numbering, Sequence};
+use crate::forward::block_sizes::{tiles_of_head, tiles_of_sequence};
 use crate::forward::plan::ForwardPlan;
 use crate::runtime::memory::Arena;
 
-/// Items of all sequences, numbered so that neighbours share K and V, and the longest causal rows come first.
+/// The items of all sequences. Neighbours share K and V, and the longest causal rows come first.
 pub(crate) struct Schedule<'a> {
     problem: &'a Problem,
-    plan: &'a ForwardPlan,
+    plan: &'a ForwardPlan<'a>,
     /// Tiles of each sequence, over all its heads.
     tiles: Numbering<'a>,
 }
 
-/// One item.
+/// An item.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkTile {
     pub rows: TileRows,
@@ -23,7 +24,7 @@ pub(crate) struct WorkTile {
     pub keys: Range<usize>,
 }
 
-/// TileRows of a tile: row `r` is row `r % nq` of the group's query head `r / nq`.
+/// The query rows `start..end` of a key/value head: row `r` is row `r % nq` of the group's query head `r / nq`.
 #[derive(Clone, Debug)]
 pub(crate) struct TileRows {
     pub sequence: Sequence,
@@ -33,14 +34,14 @@ pub(crate) struct TileRows {
     pub end: usize,
 }
 
-/// TileRows of a tile that are rows of one query head, one after the other.
+/// Consecutive rows of a tile that belong to one query head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadSpan {
-    /// The first, in the tile.
+    /// The first row, within the tile.
     pub row: usize,
     pub len: usize,
     pub head: usize,
-    /// The first, in the tensors.
+    /// The first row, within the tensors.
     pub at: usize,
 }
 
@@ -49,7 +50,7 @@ impl TileRows {
         self.end - self.start
     }
 
-    /// Query head and row within the sequence of the tile's row `r`.
+    /// The query head of the tile's row `r`, and its row within the sequence.
     pub(crate) fn head_and_row(&self, r: usize) -> (usize, usize) {
         let r = self.start + r;
         (
@@ -58,26 +59,26 @@ impl TileRows {
         )
     }
 
-    /// The tile's rows `from..to` as runs of rows of one query head.
-    pub(crate) fn runs(&self, from: usize, to: usize) -> impl Iterator<Item = HeadSpan> {
+    /// The tile's rows `from..to` as spans of one query head each.
+    pub(crate) fn head_spans(&self, from: usize, to: usize) -> impl Iterator<Item = HeadSpan> {
         let mut row = from;
         std::iter::from_fn(move || {
             (row < to).then(|| {
                 let (head, i) = self.head_and_row(row);
-                let run = HeadSpan {
+                let span = HeadSpan {
                     row,
                     len: (self.sequence.nq - i).min(to - row),
                     head,
                     at: self.sequence.q0 + i,
                 };
-                row += run.len;
-                run
+                row += span.len;
+                span
             })
         })
     }
 
-    /// The smallest range of row numbers within the sequence that holds rows `a..b` of the tile.
-    pub(crate) fn span(&self, a: usize, b: usize) -> (usize, usize) {
+    /// First and last row within the sequence of the smallest range that contains rows `a..b` of the tile.
+    pub(crate) fn row_range(&self, a: usize, b: usize) -> (usize, usize) {
         let ((head_a, i), (head_b, j)) = (self.head_and_row(a), self.head_and_row(b - 1));
         if head_a == head_b {
             (i, j)
@@ -88,25 +89,25 @@ impl TileRows {
 }
 
 impl<'a> Schedule<'a> {
-    /// Takes the room that [`Schedule::new`] needs.
+    /// Takes the memory that [`Schedule::new`] needs.
     pub(crate) fn allocate(arena: &mut Arena, problem: &Problem) -> *mut usize {
         Numbering::allocate(arena, &problem.sequences)
     }
 
     /// # Safety
-    /// `room` is what `allocate` gave for this problem, in memory that nobody else uses for `'a`.
+    /// `memory` came from `allocate` for this problem, and nobody else uses it for `'a`.
     pub(crate) unsafe fn new(
         problem: &'a Problem,
-        plan: &'a ForwardPlan,
-        room: *mut usize,
+        plan: &'a ForwardPlan<'a>,
+        memory: *mut usize,
     ) -> Self {
         Schedule {
             problem,
             plan,
             // SAFETY: by this function's contract.
             tiles: unsafe {
-                Numbering::new(room, &problem.sequences, |sequence| {
-                    of_sequence(problem, plan, sequence)
+                Numbering::new(memory, &problem.sequences, |sequence| {
+                    tiles_of_sequence(problem, plan.tile_rows, sequence)
                 })
             },
         }
@@ -140,8 +141,8 @@ impl<'a> Schedule<'a> {
         let (index, within) = self.tiles.find(tile);
         let sequence = self.problem.sequences.get(index);
         let (group, tile_rows) = (self.problem.group, self.plan.tile_rows);
-        let per_head = tiles(sequence.nq, group, tile_rows);
-        // Late rows see the most keys under a causal mask: start with them, end with short ones.
+        let per_head = tiles_of_head(sequence.nq, group, tile_rows);
+        // Late rows attend to the most keys under a causal mask. They come first, so that short items end the call.
         let (kv_head, at) = (within / per_head, per_head - 1 - within % per_head);
         let (start, end) = if sequence.nq >= tile_rows {
             let per_query_head = sequence.nq.div_ceil(tile_rows);
@@ -164,25 +165,5 @@ impl<'a> Schedule<'a> {
             start,
             end,
         }
-    }
-}
-
-/// Tiles of all sequences.
-pub(crate) fn count(problem: &Problem, plan: &ForwardPlan) -> usize {
-    (problem.sequences).sum(|sequence| of_sequence(problem, plan, sequence))
-}
-
-/// Tiles of a sequence, over all its heads.
-fn of_sequence(problem: &Problem, plan: &ForwardPlan, sequence: &Sequence) -> usize {
-    let of_a_head = tiles(sequence.nq, problem.group, plan.tile_rows);
-    problem.kv_heads.saturating_mul(of_a_head)
-}
-
-/// Tiles of a key/value head's rows. A tile holds rows of one query head, or of several where a head has fewer rows.
-fn tiles(nq: usize, group: usize, tile_rows: usize) -> usize {
-    if nq >= tile_rows {
-        nq.div_ceil(tile_rows).saturating_mul(group)
-    } else {
-        nq.saturating_mul(group).div_ceil(tile_rows)
     }
 }

@@ -13,6 +13,19 @@ use mfa_kernels::Kernels;
 use mfa_kernels::Precision;
 use mfa_kernels::bf16_split::FloatRows;
 
+/// Which elements share a scale, as far as loops distinguish it.
+#[derive(Clone, Copy)]
+pub(crate) enum ScaleLayout<'a> {
+    /// No scales.
+    Unquantized,
+    /// One scale and zero point for all elements.
+    PerTensor { scale: f32, zero: f32 },
+    /// One scale and zero point for all elements of a row.
+    PerRow(&'a Quant),
+    /// Several scales in a row.
+    WithinRow,
+}
+
 /// How rows of a tensor are dequantized.
 #[derive(Clone, Copy)]
 pub(crate) struct Domain {
@@ -35,24 +48,17 @@ impl Tensor {
         self.quant.as_ref().is_some_and(|q| q.rotated)
     }
 
-    /// The quantization of an operand whose plan is one of integers.
-    pub(crate) fn expect_quant(&self) -> &Quant {
-        match &self.quant {
-            Some(quant) => quant,
-            None => unreachable!(
-                "a plan of integers, and an operand of {}",
-                self.precision.name()
-            ),
+    /// The elements of the tensor that share a scale.
+    pub(crate) fn scale_layout(&self) -> ScaleLayout<'_> {
+        let Some(quant) = &self.quant else {
+            return ScaleLayout::Unquantized;
+        };
+        match (quant.constant(), quant.granularity) {
+            (Some((scale, zero)), _) => ScaleLayout::PerTensor { scale, zero },
+            (None, Granularity::Channel) => ScaleLayout::WithinRow,
+            (None, Granularity::Row) if quant.group < self.shape[3] => ScaleLayout::WithinRow,
+            (None, _) => ScaleLayout::PerRow(quant),
         }
-    }
-
-    /// Whether scales differ within a row.
-    pub(crate) fn has_scales_within_rows(&self) -> bool {
-        (self.quant.as_ref()).is_some_and(|quant| match quant.granularity {
-            Granularity::Tensor | Granularity::Block => false,
-            Granularity::Row => quant.group < self.shape[3],
-            Granularity::Channel => true,
-        })
     }
 
     /// Whether the columns of a row follow one another.

@@ -1,15 +1,16 @@
-//! Back to real numbers.
+//! Dequantization: real numbers from a quantized tensor.
 
 use mfa_sys as sys;
 
 use super::CHUNK;
-use super::workspace::{self, Work, Workspace};
+use super::workspace::{self, RowBuffers, Workspace};
 use crate::contract::array::Access;
 use crate::contract::overlap;
 use crate::contract::precision;
 use crate::contract::tensor::Tensor;
 use crate::error::Result;
 use crate::operands::dequantize::Domain;
+use crate::operands::rows::store_row;
 use crate::runtime::memory::Aligned;
 use crate::runtime::pool::Pool;
 use mfa_kernels::Kernels;
@@ -49,7 +50,7 @@ impl Dequantize {
     }
 
     pub(crate) fn run(&self, kernels: &Kernels, pool: &Pool, threads: usize, memory: &Aligned) {
-        let room = Workspace::new(memory, self.source.shape[3]);
+        let workspace = Workspace::new(memory, self.source.shape[3]);
         let [batch, heads, rows, columns] = self.source.shape;
         if self.source.shape.contains(&0) {
             return;
@@ -58,12 +59,16 @@ impl Dequantize {
         pool.run(threads, batch * heads * chunks, |worker, item| {
             let (head, chunk) = (item / chunks, item % chunks);
             let (b, h) = (head / heads, head % heads);
-            let Work { row, back, .. } = room.of(worker);
-            let has_mean = self.source.mean_into(b, h, back);
+            let RowBuffers {
+                row,
+                dequantized: mean,
+                ..
+            } = workspace.of(worker);
+            let has_mean = self.source.mean_into(b, h, mean);
             let domain = Domain {
                 rotate: self.source.is_rotated(),
                 mean: if has_mean {
-                    back.as_ptr()
+                    mean.as_ptr()
                 } else {
                     std::ptr::null()
                 },
@@ -81,7 +86,7 @@ impl Dequantize {
                         columns,
                     )
                 };
-                crate::operands::rows::store_row(kernels, &self.destination, b, h, n, row);
+                store_row(kernels, &self.destination, b, h, n, row);
             }
         });
     }

@@ -1,44 +1,31 @@
 //! Rounding to INT8 and INT4, and back. The formulas are those of `mfa_quantize_desc`.
 
+mod check;
 mod dequantize;
 mod round;
+mod source;
 mod statistics;
 mod workspace;
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
-use mfa_sys as sys;
-
-use crate::contract::array::Access;
-use crate::contract::overlap;
-use crate::contract::precision;
-use crate::contract::quant_scheme::{Granularity, Params, Quant};
-use crate::contract::tensor::Tensor;
+use crate::contract::quant_scheme::{Granularity, Params};
 use crate::error::{Error, Result, ensure};
-use crate::operands::dequantize::Domain;
 use crate::operands::hadamard;
 use crate::runtime::memory::Aligned;
 use crate::runtime::pool::Pool;
-use mfa_kernels::Kernels;
-use mfa_kernels::Precision;
+use mfa_kernels::{Kernels, Precision};
 
+pub(crate) use check::Quantize;
 pub(crate) use dequantize::Dequantize;
 pub(crate) use statistics::ErrorSum;
 
-use workspace::{Work, Workspace};
+use source::SourceHead;
+use statistics::ValueRange;
+use workspace::{RowBuffers, Workspace};
 
-/// A checked quantization.
-pub(crate) struct Quantize {
-    source: Tensor,
-    destination: Tensor,
-    quant: Quant,
-    asymmetric: bool,
-    smooth: bool,
-    mean_given: bool,
-    scale_given: bool,
-}
-
-/// Blocks of rows that a worker takes at a time.
+/// Blocks of rows that a worker takes at a time, so that other workers can relieve a slow one. Chosen by model, not measured.
 const CHUNK: usize = 32;
 
 impl Quantize {
@@ -48,120 +35,15 @@ impl Quantize {
         if !self.source.shape.contains(&0) {
             return workspace::workspace(columns, threads);
         }
-        // Of no elements, at most means are written.
-        if self.smooth && !self.mean_given {
+        // Without elements, at most means are written.
+        if self.writes_mean() {
             workspace::workspace(columns, 1)
         } else {
             0
         }
     }
 
-    pub(crate) fn check(desc: &sys::mfa_quantize_desc) -> Result<Self> {
-        let flags = desc.flags;
-        let known = sys::MFA_QUANTIZE_ASYMMETRIC
-            | sys::MFA_QUANTIZE_SMOOTH
-            | sys::MFA_QUANTIZE_MEAN_GIVEN
-            | sys::MFA_QUANTIZE_SCALE_GIVEN;
-        ensure!(
-            flags & !known == 0,
-            argument,
-            "quantize: flags is {flags:#x}; expected bits of {known:#x}"
-        );
-        let has = |flag: u32| flags & flag != 0;
-        let source = Access::Run.required(&desc.source, "source", &precision::FLOATS)?;
-        // SAFETY: the contract makes `quantization` NULL or the address of a struct whose struct_size is true.
-        let named =
-            unsafe { crate::contract::sized::sized(desc.destination.quantization, "destination")? };
-        if let Some(quantization) = named {
-            ensure!(
-                !quantization.scale_buffer.is_null(),
-                argument,
-                "destination: scale_buffer is NULL; expected a buffer that receives the scales"
-            );
-        }
-        let destination =
-            Access::Run.required(&desc.destination, "destination", &precision::INTEGERS)?;
-        destination.expect_shape("destination", source.shape)?;
-        destination.expect_writable("destination")?;
-        let Some(quant) = destination.quant.clone() else {
-            return Err(Error::argument(
-                "destination: no quantization; expected one that names the buffer for scales",
-            ));
-        };
-        let smooth = has(sys::MFA_QUANTIZE_SMOOTH);
-        let mean_given = has(sys::MFA_QUANTIZE_MEAN_GIVEN);
-        ensure!(
-            smooth || !mean_given,
-            argument,
-            "quantize: MEAN_GIVEN without SMOOTH; expected both"
-        );
-        ensure!(
-            smooth == quant.mean.is_some(),
-            argument,
-            "destination: a mean_buffer {}; expected {}",
-            if smooth {
-                "is missing"
-            } else {
-                "was given without SMOOTH"
-            },
-            if smooth {
-                "FP32 [batch, heads, columns]"
-            } else {
-                "NULL"
-            }
-        );
-        let asymmetric = has(sys::MFA_QUANTIZE_ASYMMETRIC);
-        let has_zeros = matches!(quant.params, Params::Strided { zeros: Some(_), .. });
-        ensure!(
-            asymmetric == has_zeros,
-            argument,
-            "destination: a zero_point_buffer {}; expected {}",
-            if asymmetric {
-                "is missing"
-            } else {
-                "was given without ASYMMETRIC"
-            },
-            if asymmetric {
-                "integers in the shape of the scales"
-            } else {
-                "NULL"
-            }
-        );
-        let scale_given = has(sys::MFA_QUANTIZE_SCALE_GIVEN);
-        if scale_given {
-            quant.expect_given("destination", destination.precision)?;
-        }
-        let arrays = quant.arrays();
-        let mut results = vec![(Some(&destination), "destination")];
-        let mut operands = vec![(Some(&source), "source")];
-        for (array, what) in &arrays {
-            let given = if *what == "mean_buffer" {
-                mean_given
-            } else {
-                scale_given
-            };
-            if given {
-                operands.push((array.as_ref(), what));
-                continue;
-            }
-            if let Some(array) = array {
-                array.expect_writable(&format!("destination: {what}"))?;
-            }
-            results.push((array.as_ref(), what));
-        }
-        overlap::expect_apart(&results, &operands)?;
-        Ok(Quantize {
-            source,
-            destination,
-            quant,
-            asymmetric,
-            smooth,
-            mean_given,
-            scale_given,
-        })
-    }
-
-    /// Rounds; returns the error if it is wanted.
+    /// Rounds; returns the error if `want_error`.
     pub(crate) fn run(
         &self,
         kernels: &Kernels,
@@ -170,134 +52,41 @@ impl Quantize {
         memory: &Aligned,
         want_error: bool,
     ) -> Result<ErrorSum> {
-        let room = Workspace::new(memory, self.source.shape[3]);
-        let [batch, heads, rows, columns] = self.source.shape;
-        let block = self.quant.block_rows.min(rows.max(1));
-        let blocks = rows.div_ceil(block);
-        let chunks = blocks.div_ceil(CHUNK);
-        let heads_all = batch.saturating_mul(heads);
-        let whole = self.quant.granularity == Granularity::Tensor;
+        let run = Run {
+            call: self,
+            kernels,
+            pool,
+            threads,
+            workspace: Workspace::new(memory, self.source.shape[3]),
+        };
         if self.source.shape.contains(&0) {
-            // A mean over no rows is 0, and no elements are an all-zero group: what is read later must be legal.
-            // Where there are no columns, there are no means: of any number of heads.
-            if self.smooth && !self.mean_given && columns > 0 {
-                for item in 0..heads_all {
-                    self.write_mean(kernels, item / heads, item % heads, &mut room.of(0));
-                }
-            }
-            if whole && !self.scale_given {
-                self.quant.store(0, 0, 0, 0, 1.0, 0);
-            }
+            run.write_empty();
             return Ok(ErrorSum::default());
         }
-        let largest = self.largest(kernels, pool, threads, &room)?;
+        let largest = run.largest()?;
         self.check_half_scale(largest)?;
-        if self.smooth && !self.mean_given {
-            pool.run(threads, heads_all, |worker, item| {
-                self.write_mean(kernels, item / heads, item % heads, &mut room.of(worker));
-            });
-        }
-        if whole && !self.scale_given {
-            let parts = statistics::collect(pool, threads, heads_all, |worker, item| {
-                let mut range = statistics::Range::default();
-                let row = room.of(worker).row;
-                let prepared = self.prepare(item / heads, item % heads);
-                for n in 0..rows {
-                    prepared.row(self, kernels, n, row);
-                    range.extend(row);
-                }
-                range
-            })?;
-            let range = (parts.iter().filter_map(OnceLock::get))
-                .fold(statistics::Range::default(), |a, b| a.join(b));
-            let (scale, zero) = self.parameters(range);
-            self.quant.store(0, 0, 0, 0, scale, zero);
-        }
-        let parts = statistics::collect(pool, threads, heads_all * chunks, |worker, item| {
-            let (head, chunk) = (item / chunks, item % chunks);
-            let (b, h) = (head / heads, head % heads);
-            let prepared = self.prepare(b, h);
-            let mut work = room.of(worker);
-            let mut error = ErrorSum::default();
-            for index in chunk * CHUNK..((chunk + 1) * CHUNK).min(blocks) {
-                let range = index * block..((index + 1) * block).min(rows);
-                if !whole && !self.scale_given {
-                    self.write_parameters(kernels, &prepared, (b, h), range.clone(), &mut work);
-                }
-                for n in range {
-                    self.round_row(kernels, &prepared, (b, h), n, &mut work);
-                    if want_error {
-                        error.add_row(&self.difference(kernels, &prepared, (b, h), n, &mut work));
-                    }
-                }
-            }
-            error
-        })?;
-        let parts = parts.iter().filter_map(OnceLock::get);
-        Ok(parts.fold(ErrorSum::default(), |a, b| a.join(b)))
+        run.write_means();
+        run.write_tensor_parameters()?;
+        run.round(want_error)
     }
 
-    /// The largest magnitude of the source; refuses NaN and infinities before anything is written.
-    fn largest(
-        &self,
-        kernels: &Kernels,
-        pool: &Pool,
-        threads: usize,
-        room: &Workspace,
-    ) -> Result<f32> {
-        let [batch, heads, rows, columns] = self.source.shape;
-        let parts = statistics::collect(pool, threads, batch * heads, |worker, item| {
-            let row = room.of(worker).row;
-            let mut largest = 0.0f32;
-            for n in 0..rows {
-                // SAFETY: one row of the source into a row of floats.
-                unsafe {
-                    self.source.dequantize_rows(
-                        kernels,
-                        (item / heads, item % heads),
-                        n,
-                        1,
-                        Domain::STORED,
-                        row.as_mut_ptr(),
-                        columns,
-                    );
-                }
-                let mut sum = 0.0f32;
-                for x in row.iter() {
-                    largest = largest.max(x.abs());
-                    sum += x * 0.0;
-                }
-                if sum.is_nan() {
-                    return Err((n, row.iter().position(|x| !x.is_finite()).unwrap_or(0)));
-                }
-            }
-            Ok(largest)
-        })?;
-        let mut largest = 0.0f32;
-        for (item, part) in parts
-            .into_iter()
-            .filter_map(OnceLock::into_inner)
-            .enumerate()
-        {
-            match part {
-                Ok(x) => largest = largest.max(x),
-                Err((n, c)) => {
-                    let at = [item / heads, item % heads, n, c];
-                    return Err(Error::argument(format!(
-                        "source: the element at {at:?} is not finite; expected finite numbers to quantize"
-                    )));
-                }
-            }
-        }
-        Ok(largest)
+    fn writes_mean(&self) -> bool {
+        self.flags.smooth && !self.flags.mean_given
+    }
+
+    /// Whether all elements share a scale.
+    fn is_tensor_wise(&self) -> bool {
+        self.quant.granularity == Granularity::Tensor
     }
 
     /// Refuses a source whose scales could overflow FP16.
     fn check_half_scale(&self, largest: f32) -> Result<()> {
-        if !matches!(self.quant.params, Params::Strided { half: true, .. }) || self.scale_given {
+        let half = matches!(self.quant.params, Params::Strided { half: true, .. });
+        if !half || self.flags.scale_given {
             return Ok(());
         }
-        let spread = if self.smooth { 2.0 } else { 1.0 } * if self.asymmetric { 2.0 } else { 1.0 };
+        let doubled = |flag: bool| if flag { 2.0 } else { 1.0 };
+        let spread = doubled(self.flags.smooth) * doubled(self.flags.asymmetric);
         let rotation = if self.quant.rotated {
             (self.source.shape[3] as f64).sqrt()
         } else {
@@ -312,179 +101,271 @@ impl Quantize {
         Ok(())
     }
 
-    fn write_mean(&self, kernels: &Kernels, b: usize, h: usize, work: &mut Work<'_>) {
-        let [_, heads, rows, columns] = self.source.shape;
-        let Some(mean) = &self.quant.mean else { return };
-        let (sum, row) = (&mut *work.sum, &mut *work.row);
+    /// Scale and zero point of elements in a range.
+    fn parameters(&self, range: ValueRange) -> (f32, i32) {
+        let half = matches!(self.quant.params, Params::Strided { half: true, .. });
+        let precision = self.destination.precision;
+        round::parameters(range, precision, self.flags.asymmetric, half)
+    }
+}
+
+/// A quantization that runs.
+struct Run<'a> {
+    call: &'a Quantize,
+    kernels: &'a Kernels,
+    pool: &'a Pool,
+    threads: usize,
+    workspace: Workspace,
+}
+
+/// The phases, in their order.
+impl Run<'_> {
+    /// The results of a source without elements. A mean over no rows is 0, and the scale of no elements is 1: results that are
+    /// read later must be legal.
+    fn write_empty(&self) {
+        let [batch, heads, _, columns] = self.call.source.shape;
+        // Without columns there are no means, however many heads.
+        if self.call.writes_mean() && columns > 0 {
+            for item in 0..batch.saturating_mul(heads) {
+                self.write_mean(item / heads, item % heads, &mut self.workspace.of(0));
+            }
+        }
+        if self.call.is_tensor_wise() && !self.call.flags.scale_given {
+            self.call.quant.store(0, 0, 0, 0, 1.0, 0);
+        }
+    }
+
+    /// The largest magnitude of the source; refuses NaN and infinities before anything is written.
+    fn largest(&self) -> Result<f32> {
+        let [batch, heads, rows, _] = self.call.source.shape;
+        let items = batch * heads;
+        let found = statistics::collect(self.pool, self.threads, items, |worker, item| {
+            let row = self.workspace.of(worker).row;
+            let head = self.stored_head(item);
+            let mut largest = 0.0f32;
+            for n in 0..rows {
+                head.read(n, row);
+                let mut sum = 0.0f32;
+                for x in row.iter() {
+                    largest = largest.max(x.abs());
+                    sum += x * 0.0;
+                }
+                if sum.is_nan() {
+                    return Err((n, row.iter().position(|x| !x.is_finite()).unwrap_or(0)));
+                }
+            }
+            Ok(largest)
+        })?;
+        let mut largest = 0.0f32;
+        for (item, of_head) in found
+            .into_iter()
+            .filter_map(OnceLock::into_inner)
+            .enumerate()
+        {
+            match of_head {
+                Ok(x) => largest = largest.max(x),
+                Err((n, c)) => {
+                    let at = [item / heads, item % heads, n, c];
+                    return Err(Error::argument(format!(
+                        "source: the element at {at:?} is not finite; expected finite numbers to quantize"
+                    )));
+                }
+            }
+        }
+        Ok(largest)
+    }
+
+    /// Writes the means of all heads, if the call asks for them.
+    fn write_means(&self) {
+        if !self.call.writes_mean() {
+            return;
+        }
+        let [batch, heads, _, _] = self.call.source.shape;
+        self.pool
+            .run(self.threads, batch.saturating_mul(heads), |worker, item| {
+                self.write_mean(item / heads, item % heads, &mut self.workspace.of(worker));
+            });
+    }
+
+    /// Writes the scale and zero point that all elements share, if they do.
+    fn write_tensor_parameters(&self) -> Result<()> {
+        if !self.call.is_tensor_wise() || self.call.flags.scale_given {
+            return Ok(());
+        }
+        let [batch, heads, rows, _] = self.call.source.shape;
+        let items = batch.saturating_mul(heads);
+        let ranges = statistics::collect(self.pool, self.threads, items, |worker, item| {
+            let mut range = ValueRange::default();
+            let row = self.workspace.of(worker).row;
+            let head = self.head(item / heads, item % heads);
+            for n in 0..rows {
+                head.prepare(n, row);
+                range.extend(row);
+            }
+            range
+        })?;
+        let range =
+            (ranges.iter().filter_map(OnceLock::get)).fold(ValueRange::default(), |a, b| a.join(b));
+        let (scale, zero) = self.call.parameters(range);
+        self.call.quant.store(0, 0, 0, 0, scale, zero);
+        Ok(())
+    }
+
+    /// Writes the integers, and the scales and zero points of row blocks. Returns the error if `want_error`.
+    fn round(&self, want_error: bool) -> Result<ErrorSum> {
+        let (call, [batch, heads, rows, _]) = (self.call, self.call.source.shape);
+        let block = call.quant.block_rows.min(rows);
+        let blocks = rows.div_ceil(block);
+        let chunks = blocks.div_ceil(CHUNK);
+        let items = batch.saturating_mul(heads) * chunks;
+        let writes_parameters = !call.is_tensor_wise() && !call.flags.scale_given;
+        let errors = statistics::collect(self.pool, self.threads, items, |worker, item| {
+            let (index, chunk) = (item / chunks, item % chunks);
+            let head = self.head(index / heads, index % heads);
+            let mut buffers = self.workspace.of(worker);
+            let mut error = ErrorSum::default();
+            for index in chunk * CHUNK..((chunk + 1) * CHUNK).min(blocks) {
+                let range = index * block..((index + 1) * block).min(rows);
+                if writes_parameters {
+                    self.write_parameters(&head, range.clone(), &mut buffers);
+                }
+                for n in range {
+                    self.round_row(&head, n, &mut buffers);
+                    if want_error {
+                        error.add_row(&self.difference(&head, n, &mut buffers));
+                    }
+                }
+            }
+            error
+        })?;
+        let errors = errors.iter().filter_map(OnceLock::get);
+        Ok(errors.fold(ErrorSum::default(), |a, b| a.join(b)))
+    }
+}
+
+/// The steps of the phases, by row.
+impl Run<'_> {
+    /// A head of the source as it is stored.
+    fn stored_head(&self, item: usize) -> SourceHead<'_> {
+        let heads = self.call.source.shape[1];
+        SourceHead {
+            source: &self.call.source,
+            kernels: self.kernels,
+            at: (item / heads, item % heads),
+            mean: None,
+            rotate: false,
+        }
+    }
+
+    /// A head of the source less the mean, rotated.
+    fn head(&self, b: usize, h: usize) -> SourceHead<'_> {
+        let [_, heads, _, columns] = self.call.source.shape;
+        let mean = self.call.quant.mean.as_ref().map(|mean| {
+            let first = (b * heads + h) * columns;
+            // SAFETY: the array holds [batch, heads, columns] floats.
+            unsafe { std::slice::from_raw_parts(mean.ptr.cast::<f32>().add(first), columns) }
+        });
+        SourceHead {
+            mean,
+            rotate: self.call.quant.rotated,
+            ..self.stored_head(b * heads + h)
+        }
+    }
+
+    fn write_mean(&self, b: usize, h: usize, buffers: &mut RowBuffers<'_>) {
+        let [_, heads, rows, columns] = self.call.source.shape;
+        let Some(mean) = &self.call.quant.mean else {
+            return;
+        };
+        let (sum, row) = (&mut *buffers.sum, &mut *buffers.row);
+        let head = self.stored_head(b * heads + h);
         sum.fill(0.0);
         for n in 0..rows {
-            // SAFETY: one row of the source into a row of floats.
-            unsafe {
-                self.source.dequantize_rows(
-                    kernels,
-                    (b, h),
-                    n,
-                    1,
-                    Domain::STORED,
-                    row.as_mut_ptr(),
-                    columns,
-                )
-            };
+            head.read(n, row);
             sum.iter_mut()
                 .zip(row.iter())
                 .for_each(|(s, x)| *s += f64::from(*x));
         }
+        let first = (b * heads + h) * columns;
         for (c, s) in sum.iter().enumerate() {
+            let value = (s / rows.max(1) as f64) as f32;
             // SAFETY: the array holds [batch, heads, columns] floats; one head is written by one worker.
-            unsafe {
-                mean.ptr
-                    .cast::<f32>()
-                    .add((b * heads + h) * columns + c)
-                    .write((s / rows.max(1) as f64) as f32)
-            };
+            unsafe { mean.ptr.cast::<f32>().add(first + c).write(value) };
         }
     }
 
-    fn prepare(&self, b: usize, h: usize) -> Prepared<'_> {
-        let columns = self.source.shape[3];
-        let mean = self.quant.mean.as_ref().map(|mean| {
-            let first = (b * self.source.shape[1] + h) * columns;
-            // SAFETY: the array holds [batch, heads, columns] floats.
-            unsafe { std::slice::from_raw_parts(mean.ptr.cast::<f32>().add(first), columns) }
-        });
-        Prepared { at: (b, h), mean }
-    }
-
-    fn parameters(&self, range: statistics::Range) -> (f32, i32) {
-        let half = matches!(self.quant.params, Params::Strided { half: true, .. });
-        round::parameters(range, self.destination.precision, self.asymmetric, half)
-    }
-
+    /// Writes the scales and zero points of a block of rows.
     fn write_parameters(
         &self,
-        kernels: &Kernels,
-        prepared: &Prepared<'_>,
-        (b, h): (usize, usize),
-        rows: std::ops::Range<usize>,
-        work: &mut Work<'_>,
+        head: &SourceHead<'_>,
+        rows: Range<usize>,
+        buffers: &mut RowBuffers<'_>,
     ) {
-        let first = rows.start;
-        let row = &mut *work.row;
-        let ranges = &mut work.ranges[..self.quant.groups(row.len())];
-        ranges.fill(statistics::Range::default());
+        let (quant, (b, h), first) = (&self.call.quant, head.at, rows.start);
+        let row = &mut *buffers.row;
+        let ranges = &mut buffers.ranges[..quant.groups(row.len())];
+        ranges.fill(ValueRange::default());
         for n in rows {
-            prepared.row(self, kernels, n, row);
-            for (range, part) in ranges.iter_mut().zip(row.chunks(self.quant.group)) {
-                range.extend(part);
+            head.prepare(n, row);
+            for (range, group) in ranges.iter_mut().zip(row.chunks(quant.group)) {
+                range.extend(group);
             }
         }
         for (g, range) in ranges.iter().enumerate() {
-            let (scale, zero) = self.parameters(*range);
-            self.quant.store(b, h, first, g, scale, zero);
+            let (scale, zero) = self.call.parameters(*range);
+            quant.store(b, h, first, g, scale, zero);
         }
     }
 
-    fn round_row(
-        &self,
-        kernels: &Kernels,
-        prepared: &Prepared<'_>,
-        (b, h): (usize, usize),
-        n: usize,
-        work: &mut Work<'_>,
-    ) {
-        prepared.row(self, kernels, n, work.row);
-        let precision = self.destination.precision;
-        for (g, (x, codes)) in work
-            .row
-            .chunks(self.quant.group)
-            .zip(work.codes.chunks_mut(self.quant.group))
-            .enumerate()
-        {
-            let (scale, zero) = (self.quant.scale(b, h, n, g), self.quant.zero(b, h, n, g));
-            round::codes(x, scale, zero, precision, self.asymmetric, codes);
+    fn round_row(&self, head: &SourceHead<'_>, n: usize, buffers: &mut RowBuffers<'_>) {
+        let (quant, (b, h)) = (&self.call.quant, head.at);
+        let (destination, asymmetric) = (&self.call.destination, self.call.flags.asymmetric);
+        head.prepare(n, buffers.row);
+        let groups = buffers.row.chunks(quant.group);
+        let codes = buffers.codes.chunks_mut(quant.group);
+        for (g, (x, codes)) in groups.zip(codes).enumerate() {
+            let (scale, zero) = (quant.scale(b, h, n, g), quant.zero(b, h, n, g));
+            round::codes(x, scale, zero, destination.precision, asymmetric, codes);
         }
-        let at = self.destination.at(b, h, n, 0);
+        let at = destination.at(b, h, n, 0);
         // SAFETY: the destination row holds as many elements; rows do not overlap.
         unsafe {
-            if precision == Precision::I4 {
-                for (i, pair) in work.codes.chunks_exact(2).enumerate() {
+            if destination.precision == Precision::I4 {
+                for (i, pair) in buffers.codes.chunks_exact(2).enumerate() {
                     at.add(i)
                         .write((pair[0] as u8 & 0xF) | (pair[1] as u8) << 4);
                 }
             } else {
-                let stride = self.destination.strides[3];
-                for (c, code) in work.codes.iter().enumerate() {
+                let stride = destination.strides[3];
+                for (c, code) in buffers.codes.iter().enumerate() {
                     at.cast::<i8>().add(c * stride).write(*code);
                 }
             }
         }
     }
 
-    /// Dequantized minus source, in the source's domain, and the source.
-    fn difference<'a>(
+    /// The row that was just rounded, dequantized into the source's domain, beside the source.
+    fn difference<'b>(
         &self,
-        kernels: &Kernels,
-        prepared: &Prepared<'_>,
-        (b, h): (usize, usize),
+        head: &SourceHead<'_>,
         n: usize,
-        work: &'a mut Work<'_>,
-    ) -> statistics::RowError<'a> {
-        let columns = work.row.len();
-        for (back, code) in work.back.iter_mut().zip(work.codes.iter()) {
-            *back = f32::from(*code);
+        buffers: &'b mut RowBuffers<'_>,
+    ) -> statistics::RowError<'b> {
+        let dequantized = &mut *buffers.dequantized;
+        for (x, code) in dequantized.iter_mut().zip(buffers.codes.iter()) {
+            *x = f32::from(*code);
         }
-        self.destination.apply_scales((b, h), n, work.back);
-        if self.quant.rotated {
-            hadamard::rotate(work.back);
+        self.call.destination.apply_scales(head.at, n, dequantized);
+        if self.call.quant.rotated {
+            hadamard::rotate(dequantized);
         }
-        if let Some(mean) = &prepared.mean {
-            (work.back.iter_mut().zip(mean.iter())).for_each(|(x, m)| *x += m);
+        if let Some(mean) = head.mean {
+            (dequantized.iter_mut().zip(mean)).for_each(|(x, m)| *x += m);
         }
-        // SAFETY: one row of the source into a row of floats.
-        unsafe {
-            self.source.dequantize_rows(
-                kernels,
-                (b, h),
-                n,
-                1,
-                Domain::STORED,
-                work.row.as_mut_ptr(),
-                columns,
-            )
-        };
+        head.read(n, buffers.row);
         statistics::RowError {
-            dequantized: work.back,
-            source: work.row,
-        }
-    }
-}
-
-/// What the rows of a head share.
-struct Prepared<'a> {
-    at: (usize, usize),
-    mean: Option<&'a [f32]>,
-}
-
-impl Prepared<'_> {
-    /// The source's row less the mean, rotated: what is rounded.
-    fn row(&self, call: &Quantize, kernels: &Kernels, n: usize, row: &mut [f32]) {
-        // SAFETY: one row of the source into a row of floats.
-        unsafe {
-            call.source.dequantize_rows(
-                kernels,
-                self.at,
-                n,
-                1,
-                Domain::STORED,
-                row.as_mut_ptr(),
-                row.len(),
-            )
-        };
-        if let Some(mean) = &self.mean {
-            row.iter_mut().zip(*mean).for_each(|(x, m)| *x -= m);
-        }
-        if call.quant.rotated {
-            hadamard::rotate(row);
+            dequantized,
+            source: buffers.row,
         }
     }
 }

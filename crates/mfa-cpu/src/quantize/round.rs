@@ -1,16 +1,16 @@
-//! Scales, zero points and codes.
+//! Scales, zero points and codes: the integers that a tensor stores.
 
 use half::f16;
 
-use super::statistics::Range;
+use super::statistics::ValueRange;
 use mfa_kernels::Precision;
 
-/// Adding and subtracting 1.5 * 2^23 rounds a float of magnitude below 2^22 to an integer, half to even.
+/// 1.5 * 2^23: adding and subtracting it rounds a float of magnitude below 2^22 to an integer, half to even.
 const ROUND: f32 = 12_582_912.0;
 
 /// Scale and zero point of a group whose values span `range`.
 pub(super) fn parameters(
-    range: Range,
+    range: ValueRange,
     precision: Precision,
     asymmetric: bool,
     half: bool,
@@ -24,7 +24,7 @@ pub(super) fn parameters(
         precision.symmetric_max()
     };
     let scale = stored(width / f64::from(levels), half);
-    // An all-zero group with a zero point at the end of the range would be read as a difference of large numbers.
+    // With a zero point at the end of the range, zeros would be dequantized as differences of large numbers.
     if !asymmetric || width == 0.0 {
         return (scale, 0);
     }
@@ -65,7 +65,7 @@ pub(super) fn codes(
     };
     let (low, high, zero) = (low as f32, high as f32, zero as f32);
     for (x, out) in x.iter().zip(out) {
-        // Clamped before rounding, so that the trick's range holds; the ends are integers, so the order does not matter.
+        // Clamping comes first to keep the range that `ROUND` needs; it gives the same, because the ends are integers.
         let quotient = (x / scale).clamp(low - zero, high - zero);
         *out = ((quotient + ROUND) - ROUND + zero) as i8;
     }
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn parameters_follow_the_contract() {
-        let range = Range {
+        let range = ValueRange {
             min: -2.0,
             max: 6.0,
         };
@@ -99,16 +99,16 @@ mod tests {
         assert_eq!((scale, zero), ((8.0 / 255.0) as f32, -64));
         for asymmetric in [false, true] {
             assert_eq!(
-                parameters(Range::default(), Precision::I4, asymmetric, true),
+                parameters(ValueRange::default(), Precision::I4, asymmetric, true),
                 (1.0, 0)
             );
         }
-        let tiny = Range {
+        let tiny = ValueRange {
             min: 0.0,
             max: 1e-30,
         };
         assert!(parameters(tiny, Precision::I8, false, true).0 > 0.0);
-        let widest = Range {
+        let widest = ValueRange {
             min: -3e38,
             max: 3e38,
         };

@@ -1,4 +1,4 @@
-//! Sums and extremes over rows, gathered by workers and joined in order, so that they do not depend on who was faster.
+//! Sums and extremes over rows. Workers collect them and one joins them in order, so that results do not depend on timing.
 
 use std::sync::OnceLock;
 
@@ -6,29 +6,29 @@ use crate::error::Result;
 use crate::runtime::memory::reserve;
 use crate::runtime::pool::Pool;
 
-/// Runs `part` for each item, with the number of the worker, and returns the results in order.
+/// Runs `work(worker, item)` for each item, and returns the results in order.
 pub(super) fn collect<T: Send + Sync>(
     pool: &Pool,
     threads: usize,
     items: usize,
-    part: impl Fn(usize, usize) -> T + Sync,
+    work: impl Fn(usize, usize) -> T + Sync,
 ) -> Result<Vec<OnceLock<T>>> {
     let mut slots = reserve(items, "results of items")?;
     slots.resize_with(items, OnceLock::new);
     pool.run(threads, items, |worker, item| {
-        slots[item].get_or_init(|| part(worker, item));
+        slots[item].get_or_init(|| work(worker, item));
     });
     Ok(slots)
 }
 
-/// Smallest and largest value; starts at 0, which every range includes.
+/// Smallest and largest value. It starts at 0, which every range includes.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Range {
+pub(super) struct ValueRange {
     pub min: f32,
     pub max: f32,
 }
 
-impl Range {
+impl ValueRange {
     pub(super) fn extend(&mut self, values: &[f32]) {
         for x in values {
             self.min = if *x < self.min { *x } else { self.min };
@@ -36,21 +36,21 @@ impl Range {
         }
     }
 
-    pub(super) fn join(self, other: &Range) -> Range {
-        Range {
+    pub(super) fn join(self, other: &ValueRange) -> ValueRange {
+        ValueRange {
             min: self.min.min(other.min),
             max: self.max.max(other.max),
         }
     }
 }
 
-/// One row before and after.
+/// A row before and after quantization, in the source's domain.
 pub(super) struct RowError<'a> {
     pub dequantized: &'a [f32],
     pub source: &'a [f32],
 }
 
-/// The sums behind `mfa_quantization_error`.
+/// The sums of `mfa_quantization_error`.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ErrorSum {
     count: f64,
@@ -85,7 +85,7 @@ impl ErrorSum {
         }
     }
 
-    /// As the contract reports it.
+    /// The error as the contract reports it.
     pub(crate) fn report(&self) -> mfa_sys::mfa_quantization_error {
         let ratio = |a: f64, b: f64| if b == 0.0 { 0.0 } else { (a / b).sqrt() };
         mfa_sys::mfa_quantization_error {

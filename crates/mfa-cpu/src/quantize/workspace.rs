@@ -1,15 +1,33 @@
-//! The memory of workers that round.
+//! The memory of workers that quantize or dequantize.
 
-use super::statistics::Range;
-use crate::runtime::memory::{Aligned, Arena, PerWorker};
+use super::statistics::ValueRange;
+use crate::runtime::memory::{Aligned, Arena, PerWorker, scratch};
+
+scratch! {
+    /// The memory of a worker.
+    struct RowScratch {
+        /// A row of the source.
+        row: [f32; columns],
+        /// A row that was dequantized, or a mean.
+        dequantized: [f32; columns],
+        /// A row of integers.
+        codes: [i8; columns],
+        /// Sums over rows.
+        sum: [f64; columns],
+        /// Values of each group of columns.
+        ranges: [ValueRange; columns],
+    }
+
+    fn allocate(columns: usize) {}
+}
 
 /// A worker's memory: rows of as many columns as the source has.
-pub(super) struct Work<'a> {
+pub(super) struct RowBuffers<'a> {
     pub row: &'a mut [f32],
-    pub back: &'a mut [f32],
+    pub dequantized: &'a mut [f32],
     pub codes: &'a mut [i8],
     pub sum: &'a mut [f64],
-    pub ranges: &'a mut [Range],
+    pub ranges: &'a mut [ValueRange],
 }
 
 /// The memory of all workers.
@@ -22,48 +40,35 @@ pub(super) struct Workspace {
 pub(super) fn workspace(columns: usize, threads: usize) -> usize {
     let mut arena = Arena::default();
     PerWorker::allocate(&mut arena, threads, |arena| {
-        Workspace::allocate(arena, columns)
+        RowScratch::allocate(arena, columns)
     });
     arena.used()
 }
 
-type Parts = (*mut f32, *mut f32, *mut i8, *mut f64, *mut Range);
-
 impl Workspace {
-    fn allocate(arena: &mut Arena, columns: usize) -> Parts {
-        (
-            arena.alloc(columns),
-            arena.alloc(columns),
-            arena.alloc(columns),
-            arena.alloc(columns),
-            arena.alloc(columns),
-        )
-    }
-
     /// `memory` holds [`workspace`] bytes, for the workers that ask for theirs.
     pub(super) fn new(memory: &Aligned, columns: usize) -> Self {
         let arena = &mut Arena::new(memory.ptr());
         Workspace {
-            // Parts are alike, however many of them there are.
-            workers: PerWorker::allocate(arena, 1, |arena| Workspace::allocate(arena, columns)),
+            // Workers' memory is alike, however many workers there are.
+            workers: PerWorker::allocate(arena, 1, |arena| RowScratch::allocate(arena, columns)),
             columns,
         }
     }
 
-    /// A worker's part. What it holds is of no meaning: all of it is plain numbers, zero in fresh memory.
+    /// A worker's memory. Its contents are unspecified numbers: zero in fresh memory.
     #[allow(clippy::mut_from_ref)] // Each worker asks for its own, and has one at a time.
-    pub(super) fn of(&self, worker: usize) -> Work<'_> {
-        let arena = &mut self.workers.part(worker);
-        let (row, back, codes, sum, ranges) = Workspace::allocate(arena, self.columns);
+    pub(super) fn of(&self, worker: usize) -> RowBuffers<'_> {
+        let scratch = RowScratch::allocate(&mut self.workers.part(worker), self.columns);
         let n = self.columns;
-        // SAFETY: laid out for `n` of each, in memory that this worker alone uses.
+        // SAFETY: allocated for `n` of each, in memory that this worker alone uses.
         unsafe {
-            Work {
-                row: std::slice::from_raw_parts_mut(row, n),
-                back: std::slice::from_raw_parts_mut(back, n),
-                codes: std::slice::from_raw_parts_mut(codes, n),
-                sum: std::slice::from_raw_parts_mut(sum, n),
-                ranges: std::slice::from_raw_parts_mut(ranges, n),
+            RowBuffers {
+                row: std::slice::from_raw_parts_mut(scratch.row, n),
+                dequantized: std::slice::from_raw_parts_mut(scratch.dequantized, n),
+                codes: std::slice::from_raw_parts_mut(scratch.codes, n),
+                sum: std::slice::from_raw_parts_mut(scratch.sum, n),
+                ranges: std::slice::from_raw_parts_mut(scratch.ranges, n),
             }
         }
     }

@@ -115,6 +115,40 @@ impl Arena {
     }
 }
 
+/// Declares a struct of arrays in one arena. A field is declared as the array `[type; length]` and stored as the pointer to
+/// its first element, aligned to [`ALIGN`] bytes. The body of `allocate` computes the names that lengths use.
+macro_rules! scratch {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: [$type:ty; $length:expr],)+
+        }
+
+        fn allocate($($argument:ident: $argument_type:ty),* $(,)?) { $($body:tt)* }
+    ) => {
+        $(#[$attribute])*
+        $visibility struct $name {
+            $(
+                $(#[$field_attribute])*
+                #[doc = concat!("\n\nShape: `[", stringify!($type), "; ", stringify!($length), "]`.")]
+                $field_visibility $field: *mut $type,
+            )+
+        }
+
+        impl $name {
+            /// Takes the arrays from an arena, in their order.
+            $visibility fn allocate(
+                arena: &mut $crate::runtime::memory::Arena,
+                $($argument: $argument_type),*
+            ) -> Self {
+                $($body)*
+                $name { $($field: arena.alloc($length)),+ }
+            }
+        }
+    };
+}
+pub(crate) use scratch;
+
 /// A part of the memory for each worker, all laid out alike.
 #[derive(Clone, Copy)]
 pub(crate) struct PerWorker {
@@ -144,7 +178,7 @@ impl PerWorker {
         }
     }
 
-    /// The part of a worker, to be laid out as it was when it was taken.
+    /// The memory of a worker, to be allocated again as by `allocate`.
     pub(crate) fn part(&self, worker: usize) -> Arena {
         Arena::new(self.first.wrapping_add(worker * self.each))
     }
