@@ -109,23 +109,30 @@ fn check_index(index: u32) -> Result<()> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mfa_create_context(context: *mut *mut c_void) -> i32 {
     // SAFETY: as this function's contract.
-    unsafe { mfa_create_context_on(0, context) }
+    guard(|| unsafe { create_context(0, context) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mfa_create_context_on(index: u32, context: *mut *mut c_void) -> i32 {
-    guard(|| {
-        ensure!(
-            !context.is_null(),
-            argument,
-            "context is NULL; expected where to write the handle"
-        );
-        check_index(index)?;
-        let new = Context::new()?;
-        fork::prepare();
-        // SAFETY: checked above.
-        unsafe { write(context, CONTEXTS.insert(Arc::new(new)), "context") }
-    })
+    // SAFETY: as this function's contract.
+    guard(|| unsafe { create_context(index, context) })
+}
+
+/// Creates a context. Exported functions do not call one another: where two drivers are loaded, the other one's would run.
+///
+/// # Safety
+/// `context` is NULL or valid for writing.
+unsafe fn create_context(index: u32, context: *mut *mut c_void) -> Result<()> {
+    ensure!(
+        !context.is_null(),
+        argument,
+        "context is NULL; expected where to write the handle"
+    );
+    check_index(index)?;
+    let new = Context::new()?;
+    fork::prepare();
+    // SAFETY: checked above.
+    unsafe { write(context, CONTEXTS.insert(Arc::new(new)), "context") }
 }
 
 #[unsafe(no_mangle)]
