@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Measure the machine's peaks first, for the column that says how much of them was reached.
     #[arg(long)]
     ceilings: bool,
-    /// Run all presets, keep the figures in docs/numbers/NAME.json, and remake docs/numbers.md.
+    /// Run all presets, keep the figures in docs/numbers/NAME.jsonl, and remake docs/numbers.md.
     #[arg(long, value_name = "NAME")]
     record: Option<String>,
     /// Arguments for `umfa bench`.
@@ -65,7 +65,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
     let records = repo.path(NUMBERS);
     fs::create_dir_all(&records).with_context(|| format!("creating {}", records.display()))?;
     command.args(["--preset", "all", "--check-targets", "--json"]);
-    command.arg(format!("{NUMBERS}/{name}.json"));
+    command.arg(format!("{NUMBERS}/{name}.jsonl"));
     foreground(command.args(&options.arguments))?;
     let page = format!("{NUMBERS}.md");
     foreground(

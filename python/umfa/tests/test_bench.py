@@ -312,18 +312,20 @@ def test_targets_are_judged(made: Record) -> None:
 
 
 def test_record_survives_its_file(made: Record, tmp_path: Path) -> None:
-    path = tmp_path / "record.json"
+    path = tmp_path / "record.jsonl"
     made.write(path)
     assert Record.read(path) == made
-    data = json.loads(path.read_text())
-    path.write_text(json.dumps({**data, "schema": 0}))
-    with pytest.raises(ValueError, match="schema 0, expected 1"):
+    head, *figures = map(json.loads, path.read_text().splitlines())
+    assert len(figures) == len(made.results) + len(made.memory) + len(made.accuracy)
+    assert {(line["date"], line["commit"]) for line in figures} == {(made.date, made.commit)}
+    path.write_text(json.dumps({**head, "schema": 0}))
+    with pytest.raises(ValueError, match="schema 0, expected 2"):
         Record.read(path)
 
 
 def test_page_has_every_table(made: Record, tmp_path: Path) -> None:
     (tmp_path / "numbers").mkdir()
-    made.write(tmp_path / "numbers" / "machine.json")
+    made.write(tmp_path / "numbers" / "machine.jsonl")
     outcome = CliRunner().invoke(app, ["bench", "--report", str(tmp_path / "numbers.md")])
     assert outcome.exit_code == 0, outcome.output
     page = (tmp_path / "numbers.md").read_text()

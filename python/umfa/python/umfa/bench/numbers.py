@@ -9,18 +9,18 @@ from umfa.bench.record import Record
 
 HEAD = """# Numbers
 
-Do not edit: `umfa bench --report docs/numbers.md` writes this page from `docs/numbers/*.json`, and
-`umfa bench --json docs/numbers/NAME.json` makes such a file. Ratios hold on other machines better
+Do not edit: `umfa bench --report docs/numbers.md` writes this page from `docs/numbers/*.jsonl`, and
+`umfa bench --json docs/numbers/NAME.jsonl` makes such a file. Ratios hold on other machines better
 than times do; all figures of one record come from one run.
 """
 
 
 def render(folder: Path) -> str:
     """The page for the records of a folder; a ValueError where there is none."""
-    paths = sorted(folder.glob("*.json"), key=lambda path: path.stem)
+    paths = sorted(folder.glob("*.jsonl"), key=lambda path: path.stem)
     records = [(path.stem, Record.read(path)) for path in paths]
     if not records:
-        raise ValueError(f"no records (*.json) in {folder}")
+        raise ValueError(f"no records (*.jsonl) in {folder}")
     parts = [HEAD]
     parts += [f"\n{note}" for note in (*report.NOTES, report.ERRORS)]
     parts.append("")

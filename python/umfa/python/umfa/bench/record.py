@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,9 @@ from umfa.bench.engines import OURS
 from umfa.bench.memory import Memory
 from umfa.bench.runner import Result
 
-SCHEMA = 1
+SCHEMA = 2
+# The lists of a record: each element is a line of the file.
+LISTS = ("results", "memory", "accuracy")
 
 
 @dataclass
@@ -32,6 +35,8 @@ class Record:
     memory: list[Memory] = field(default_factory=list)
     accuracy: list[Measured] = field(default_factory=list)
     date: str = ""
+    # Of the checkout that the run was started in; "" outside one.
+    commit: str = ""
     command: str = ""
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -46,31 +51,41 @@ class Record:
             return None
         return parse(self.ceilings, int(self.settings.get("threads", 1)))
 
-    def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
-        return {"schema": SCHEMA, **asdict(self)}
+    def lines(self) -> list[str]:
+        """JSON Lines: the circumstances, then a line for each figure, with date and commit."""
+        data = {"schema": SCHEMA, **asdict(self)}
+        lists = [(name, data.pop(name)) for name in LISTS]
+        when = {"date": self.date, "commit": self.commit}
+        figures = ({"in": name, **when, **item} for name, items in lists for item in items)
+        return [json.dumps(line) for line in (data, *figures)]
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> Record:
-        """The reverse of `to_json`; a ValueError for another schema."""
-        known = dict(data)
+    def parse(lines: Iterable[str]) -> Record:
+        """The reverse of `lines`; a ValueError for another schema."""
+        known, *figures = [json.loads(line) for line in lines]
         schema = known.pop("schema", None)
         if schema != SCHEMA:
             raise ValueError(f"a record of schema {schema}, expected {SCHEMA}")
-        known["results"] = [Result.from_json(item) for item in known["results"]]
-        known["accuracy"] = [Measured(**item) for item in known["accuracy"]]
-        known["memory"] = [Memory.from_json(item) for item in known["memory"]]
-        return Record(**known)
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS}
+        for figure in figures:
+            del figure["date"], figure["commit"]
+            found[figure.pop("in")].append(figure)
+        return Record(
+            results=[Result.from_json(item) for item in found["results"]],
+            memory=[Memory.from_json(item) for item in found["memory"]],
+            accuracy=[Measured(**item) for item in found["accuracy"]],
+            **known,
+        )
 
     def write(self, path: Path) -> None:
-        """Into a JSON file."""
+        """Into a file of JSON Lines."""
         with writing(path):
-            path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+            path.write_text("\n".join(self.lines()) + "\n")
 
     @staticmethod
     def read(path: Path) -> Record:
-        """From a JSON file."""
-        return Record.from_json(json.loads(path.read_text()))
+        """From a file of JSON Lines."""
+        return Record.parse(path.read_text().splitlines())
 
 
 def machine(isa: str) -> dict[str, Any]:
@@ -106,6 +121,17 @@ def command() -> str:
 
 def _name(word: str) -> str:
     return Path(word).name if word.startswith(("/", "~")) else word
+
+
+def commit() -> str:
+    """The commit of the checkout that this was started in; "" outside one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
 
 
 def now() -> str:

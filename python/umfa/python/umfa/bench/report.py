@@ -214,6 +214,7 @@ def circumstances(record: Record) -> list[tuple[str, str]]:
     )
     return [
         ("date", record.date),
+        ("commit", record.commit or "not recorded"),
         ("command", record.command),
         ("machine", machine),
         ("instruction set of umfa", str(record.machine.get("isa"))),

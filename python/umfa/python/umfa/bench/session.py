@@ -45,6 +45,7 @@ def run(plan: Plan, listener: Listener) -> Record:
     found = Record(
         results=[],
         date=record.now(),
+        commit=record.commit(),
         command=record.command(),
         machine=record.machine(instruction_set()),
         settings=asdict(plan.settings),

@@ -66,7 +66,7 @@ def bench(
         bool, typer.Option("--check-targets", help="Say which of the project's aims are met.")
     ] = False,
     json_file: Annotated[
-        Optional[Path], typer.Option("--json", help="Write all figures to this file.")
+        Optional[Path], typer.Option("--json", help="Write all figures to this file, a line of JSON for each.")
     ] = None,
     csv_file: Annotated[
         Optional[Path], typer.Option("--csv", help="Write a line for each result to this file.")
