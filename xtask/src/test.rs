@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// Count a part that had to be skipped as failed, unless the processor cannot run it.
     #[arg(long)]
     strict: bool,
+    /// Count this part as failed where the processor cannot run it. May be repeated.
+    #[arg(long, value_name = "PART")]
+    must_run: Vec<String>,
     /// Run the tests of every language on this driver library instead of the CPU engine that is linked in.
     #[arg(long, value_name = "LIBRARY")]
     driver: Option<PathBuf>,
@@ -143,7 +146,7 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         }
         return Ok(());
     }
-    for wanted in &options.only {
+    for wanted in options.only.iter().chain(&options.must_run) {
         if !parts
             .iter()
             .any(|part| part.selected(std::slice::from_ref(wanted)))
@@ -208,6 +211,13 @@ pub(crate) fn run(repo: &Repo, options: &Options) -> Result<()> {
         println!("{}", shown(line));
         total += line.counts;
     }
+    let ran: Vec<&str> = (lines.iter())
+        .filter(|line| line.word != "skipped")
+        .filter_map(|line| line.name.strip_prefix("isa-"))
+        .collect();
+    if !ran.is_empty() {
+        println!("instruction sets that ran: {}", ran.join(", "));
+    }
     println!(
         "{} passed, {} failed, {} skipped",
         total.passed, total.failed, total.skipped
@@ -234,6 +244,9 @@ fn run_part(part: &Part, env: &TestEnv<'_>) -> Result<Line> {
     let (mut word, note) = match result {
         Ok(Outcome::Ran(note)) => ("passed", note),
         Ok(Outcome::Skipped(reason)) if env.options.strict => ("failed", reason),
+        Ok(Outcome::Impossible(reason)) if env.options.must_run.contains(&part.name) => {
+            ("failed", reason)
+        }
         Ok(Outcome::Skipped(reason) | Outcome::Impossible(reason)) => ("skipped", reason),
         Err(error) => ("failed", format!("{error:#}")),
     };
