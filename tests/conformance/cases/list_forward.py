@@ -36,7 +36,7 @@ def _outputs() -> list[Attention]:
     ]
 
 
-QUANTIZED = """
+QUANTIZATIONS = """
 int8/row  int8/row:32  int8/row:64  int8/block:1  int8/block:5  int8/block:64  int8/channel:4
 int8/channel:64  int8+asym  int8+asym+buffer  int8+buffer+scale16
 int8/row+asym  int8/row+scale16+strided  int8/row:32+asym+zero32+strided
@@ -47,7 +47,8 @@ int8/block:6+rotated+smooth+asym
 int4/row  int4/row:32  int4/block:5  int4/channel:8
 int4+asym  int4/row:32+asym  int4/row:64+asym+scale16+strided
 int4/row+rotated  int4/row:32+rotated+smooth+asym  int4/channel:16+asym+smooth
-""".split()
+"""
+QUANTIZED = QUANTIZATIONS.split()
 
 
 def _name(text: str) -> str:
