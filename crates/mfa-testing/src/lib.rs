@@ -24,4 +24,4 @@ pub use operand::{Operand, hadamard};
 pub use problem::{Mask, Problem, Sequence};
 pub use random::{Random, mix};
 pub use session::Session;
-pub use tensor::{Layout, contiguous, decode, elements, encode};
+pub use tensor::{Layout, bits, contiguous, decode, elements, encode};

@@ -74,7 +74,8 @@ fn place(shape: [usize; 4], layout: Layout) -> ([usize; 4], usize, usize) {
     (strides, start, size.next_multiple_of(2))
 }
 
-fn bits(precision: i32) -> usize {
+/// The bits of an element.
+pub fn bits(precision: i32) -> usize {
     match precision {
         sys::MFA_PRECISION_FP64 => 64,
         sys::MFA_PRECISION_FP32 => 32,

@@ -12,13 +12,7 @@ import numpy.typing as npt
 sys.path.append(str(Path(__file__).parents[3] / "tests" / "conformance"))
 
 from reference.forward import forward
-from reference.problem import (
-    BOTTOM_RIGHT,
-    TOP_LEFT,
-    Operand,
-    Options,
-    Problem,
-)
+from reference.problem import BOTTOM_RIGHT, TOP_LEFT, Operand, Options, Problem
 
 Array = npt.NDArray[Any]
 

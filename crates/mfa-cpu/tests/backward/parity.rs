@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::case::{Case, Storage, any_case};
 use crate::run::{Prepared, session};
 
-pub(crate) fn check(case: &Case) -> Result<(), String> {
+fn check(case: &Case) -> Result<(), String> {
     let session = session(case.threads);
     let prepared = Prepared::new(&session, case);
     let found = prepared.run();

@@ -1,19 +1,10 @@
 //! Whether what the driver wrote is what a case expects.
 
-use half::{bf16, f16};
 use mfa::raw::sys;
+use mfa_testing::{bits, decode};
 
 use crate::memory::Memory;
 use crate::vectors::{Case, Values};
-
-fn bits(precision: i32) -> usize {
-    match precision {
-        sys::MFA_PRECISION_FP32 => 32,
-        sys::MFA_PRECISION_FP16 | sys::MFA_PRECISION_BF16 => 16,
-        sys::MFA_PRECISION_INT4 => 4,
-        _ => 8,
-    }
-}
 
 /// The first byte of an element.
 fn place(view: &sys::mfa_tensor, index: [usize; 4]) -> usize {
@@ -26,17 +17,7 @@ fn place(view: &sys::mfa_tensor, index: [usize; 4]) -> usize {
 }
 
 fn element(bytes: &[u8], at: usize, precision: i32) -> f64 {
-    let pair = || [bytes[at], bytes[at + 1]];
-    match precision {
-        sys::MFA_PRECISION_FP16 => f16::from_le_bytes(pair()).to_f64(),
-        sys::MFA_PRECISION_BF16 => bf16::from_le_bytes(pair()).to_f64(),
-        _ => f64::from(f32::from_le_bytes([
-            bytes[at],
-            bytes[at + 1],
-            bytes[at + 2],
-            bytes[at + 3],
-        ])),
-    }
+    decode(&bytes[at..at + bits(precision) / 8], precision)
 }
 
 /// Every tensor that the call writes, and every buffer whose bytes are known.
