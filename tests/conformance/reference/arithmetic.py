@@ -1,4 +1,5 @@
-"""How the plain formulas are evaluated: in float64, or as a careful program without tiles would.
+"""The evaluation of the plain formulas: in float64, or as a careful program without tiles does it
+(eq. 50, 54).
 
 The error rule compares a driver with the *naive* evaluation: every operand in the precision in
 which it is stored, every product and sum in FP32. A factor that is computed on the way (P, dS)

@@ -1,4 +1,4 @@
-"""Gradients of forward(), from dO and the logsumexp L of forward.
+"""Gradients of forward(), from dO and the logsumexp L of forward (eq. 22 to 31).
 
     P_ij = exp(S_ij - L_i)        dV_j = sum_i P_ij dO_i         dP_ij = dO_i . V_j
     D_i  = sum_j P_ij dP_ij       dS_ij = P_ij (dP_ij - D_i)     (= dO_i . O_i)

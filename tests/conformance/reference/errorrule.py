@@ -1,4 +1,4 @@
-"""How far a driver may be from float64.
+"""The error that a driver may have against float64 (eq. 55).
 
 Rule: |driver - float64| <= factor * max(naive, noise), with factor 2 for O and logsumexp, 3 for
 gradients and D, in two norms that must both hold:

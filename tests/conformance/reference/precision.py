@@ -1,4 +1,4 @@
-"""How elements are stored: the precision codes of mfa.h, rounding to them, and bytes."""
+"""Stored elements: the precision codes of mfa.h, rounding to them, and bytes (eq. 38)."""
 
 from __future__ import annotations
 

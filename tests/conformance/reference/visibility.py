@@ -1,4 +1,4 @@
-"""Which keys each query row may see, and the bias that is added to its scores."""
+"""The key range of each query row, and the bias that is added to its scores (eq. 3 to 6)."""
 
 from __future__ import annotations
 

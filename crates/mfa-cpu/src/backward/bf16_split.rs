@@ -1,4 +1,4 @@
-//! The products of a block of keys and a block of queries, as products of bf16 slices (see [`mfa_kernels::bf16_split`]).
+//! The products of a block of keys and a block of queries, as products of bf16 slices (eq. 52, 53; see [`mfa_kernels::bf16_split`]).
 //!
 //! ```text
 //! for each strip of keys that is in the key range of any query of the block:

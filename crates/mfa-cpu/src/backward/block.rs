@@ -74,7 +74,7 @@ impl DValues<'_> {
         unsafe { at.read() }
     }
 
-    /// D of a row, less the gradient of its logsumexp: dS = P (dP - this).
+    /// D of a row, less the gradient of its logsumexp: dS = P (dP - this), (eq. 26).
     pub(super) fn rest(&self, call: &Backward, b: usize, h: usize, row: usize) -> f32 {
         self.read(b, h, row) - call.grad_of_logsumexp(b, h, row)
     }

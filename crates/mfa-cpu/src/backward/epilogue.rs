@@ -58,7 +58,7 @@ impl GradientEpilogue<'_> {
         }
     }
 
-    /// Zeroes the components of which the stored integer is at an end of its range: in the domain in which they are stored.
+    /// Zeroes the components (eq. 47) of which the stored integer is at an end of its range: in the domain in which they are stored.
     fn clip_row(&self, b: usize, h: usize, n: usize, row: &mut [f32]) {
         let Some(quant) = &self.operand.quant else {
             return;

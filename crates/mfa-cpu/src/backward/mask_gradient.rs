@@ -1,4 +1,4 @@
-//! The gradient of an additive mask: dS, summed over the dimensions in which the mask is broadcast.
+//! The gradient of an additive mask (eq. 30): dS, summed over the dimensions in which the mask is broadcast.
 //!
 //! An item owns a part of the gradient and adds everything that belongs there, in order: the same bits every run,
 //! without atomics. That costs S and dP once more.

@@ -1,4 +1,5 @@
-//! The backward pass: dQ, dK and dV (and those of mask and sinks) from Q, K, V, dO and the logsumexp.
+//! The backward pass: dQ, dK and dV (and those of mask and sinks) from Q, K, V, dO and the logsumexp (eq. 22 to 31 of
+//! docs/math.md).
 //!
 //! ```text
 //! D_i = sum_c dO_ic O_ic = sum_j P_ij dP_ij

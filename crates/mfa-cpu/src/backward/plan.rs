@@ -335,7 +335,7 @@ impl Bf16ProductSet {
     }
 }
 
-/// The bf16 products, where there are kernels for them and scores are not sums of integers.
+/// The bf16 products (eq. 54), where there are kernels for them and scores are not sums of integers.
 fn bf16_plan(
     call: &Backward,
     kernels: &'static Kernels,

@@ -1,4 +1,4 @@
-//! The products of a block of keys and a block of queries.
+//! The products of a block of keys and a block of queries (eq. 22 to 29).
 //!
 //! ```text
 //! for each strip of mr keys that is in the key range of any query of the block:

@@ -21,7 +21,7 @@ pub(super) fn items(call: &Backward) -> usize {
     batch * heads * rows.div_ceil(CHUNK)
 }
 
-/// D = rowsum(dO * O) of the rows of an item.
+/// D = rowsum(dO * O) of the rows of an item (eq. 25).
 pub(super) fn from_output(
     (call, output): (&Backward, &Tensor),
     kernels: &Kernels,
@@ -88,7 +88,7 @@ fn attends_to_nothing(
     sequence.is_none_or(|s: Sequence| (0..s.nk).all(|j| score_mod.masks(&s, head, row - s.q0, j)))
 }
 
-/// The gradient of a head's sink: -sum over rows of exp(sink - L) * rest, where `rest` (of batch and row) is D less the gradient
+/// The gradient of a head's sink (eq. 31): -sum over rows of exp(sink - L) * rest, where `rest` (of batch and row) is D less the gradient
 /// of the logsumexp.
 pub(crate) fn sink(call: &Backward, head: usize, rest: impl Fn(usize, usize) -> f64) {
     let (Some(sinks), Some(gradient)) = (&call.problem.options.sinks, &call.grad_sinks) else {

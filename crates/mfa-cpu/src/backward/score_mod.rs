@@ -91,7 +91,7 @@ impl<'a> TransposedScoreMod<'a> {
     }
 
     /// Turns raw base-2 scores of the coords's keys (the rows, at most `mr`) and queries into those whose exponentials are
-    /// the weights. With a softcap, `slope` receives its derivative.
+    /// the weights. With a softcap, `slope` receives its derivative (eq. 27).
     ///
     /// # Safety
     /// `s` and `slope` are strips of the coords's keys by its queries; `mask` is its tile, if there is a mask.

@@ -26,7 +26,7 @@ pub(crate) struct Options {
     pub sinks: Option<Tensor>,
 }
 
-/// The ranges of keys and queries that attend to each other under causality and window: docs/math.md (eq. RANGES).
+/// The ranges of keys and queries that attend to each other under causality and window: (eq. 5, 6 of docs/math.md).
 impl Options {
     /// The keys `lo..hi` that query row `i` attends to. Both ends grow with `i`.
     pub(crate) fn key_range(&self, sequence: &Sequence, i: usize) -> (usize, usize) {

@@ -1,7 +1,7 @@
 //! Attention on FP64 operands: plain tiles and plain loops, everything in FP64. Slow and exact: a reference for
 //! the other paths and for finite differences.
 //!
-//! The formulas are those of `mfa_attention_options` and `mfa_backward_desc`, in base e. A worker computes the scores of a
+//! The formulas are those of `mfa_attention_options` and `mfa_backward_desc`, in base e (eq. 1 to 11, 19, 22 to 31 of docs/math.md). A worker computes the scores of a
 //! few query rows and a block of keys at a time, so that memory does not grow with the product of the lengths.
 
 mod backward;
