@@ -22,7 +22,7 @@ SM_SHARED(
   /* A record of the last access to four bytes (or one byte of a split word). */
   struct SmCell { uint64_t w; uint64_t r; };
 
-  /* One bound argument: `base` is already offset; `shadow` follows the allocation it lies in. */
+  /* One bound argument: `base` is already offset; `shadow` follows its allocation. */
   struct SmBinding {
     uint8_t *base; uint64_t length;
     uint8_t *allocation; SmCell *words; SmCell *bytes;
@@ -50,7 +50,7 @@ SM_SHARED(
     uint64_t firstSerial; SmCounters counters; int32_t failed; SmFinding finding;
   };
 
-  /* What a kernel library asks for while it is loaded: function constants, sizes of threadgroup variables. */
+  /* The requests of a kernel library while it is loaded: function constants, sizes of threadgroup variables. */
   struct SmConstant { uint32_t index; uint32_t size; uint8_t value[32]; };
   struct SmLoad { const SmConstant *constants; uint32_t count; uint32_t staticSizes[256]; int32_t mismatch; uint32_t expectedSize; uint32_t foundSize; };
 )

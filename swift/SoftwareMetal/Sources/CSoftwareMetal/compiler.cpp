@@ -97,7 +97,7 @@ Result compile(const std::vector<std::string> &arguments) {
   return runWorker(compiler().path, preload, arguments);
 }
 
-// How clang would call the linker, asked once: a link of ours need not start clang. IN and OUT stand for files.
+// The linker command of clang, asked once: a link of ours need not start clang. IN and OUT stand for files.
 const std::vector<std::string> &linker(const std::string &executor) {
   static const std::vector<std::string> words = [&] {
     std::vector<std::string> w;
@@ -141,7 +141,7 @@ std::string precompiled(Mode mode, const std::vector<std::string> &flags, std::s
   });
   return ok ? pch : "";
 }
-// A line for each library that was wanted, in the file that SOFTWARE_METAL_LOG names: whether it was `made`, `found` or `refused`, its
+// A line for each requested library, in the file that SOFTWARE_METAL_LOG names: whether it was `made`, `found` or `refused`, its
 // mode and name, and where it was made seconds of the processor by stage. One write each: processes share the file.
 void record(const char *what, Mode mode, const std::string &library, const std::string &stages) {
   static const std::string path = environment("SOFTWARE_METAL_LOG");

@@ -85,7 +85,7 @@ sm_buffer *sm_buffer_create(uint64_t length) {
   if (!b->map) return nullptr;
   auto *first = static_cast<uint8_t *>(b->map) + page;
   if (mprotect(first, span, PROT_READ | PROT_WRITE) != 0) return nullptr;
-  // The end lies against the guard page, the start is aligned for every vector type.
+  // The end is at the guard page, the start is aligned for every vector type.
   b->base = first + ((span - length) & ~uint64_t(15));
   b->length = length;
   return b.release();

@@ -72,7 +72,7 @@ void addressSpaces(const Tokens &t, Unit &u) {
     if (t[last].is("const") || t[last].is("volatile")) { if (!last) continue; --last; }
     bool pointerToPointer = t[last].is("*") && last && !t[i].is("&");
     if (pointerToPointer) {
-      // `T ** p`: the outer pointer's target lies nowhere. An expression `a ** b` has a name that is no type before it.
+      // `T ** p`: the outer pointer's target has no address space. An expression `a ** b` has a name that is no type before it.
       size_t k = last - 1;
       while (k && (t[k].is("const") || t[k].is("volatile"))) --k;
       if (baseType(k) && t[i + 1].isName()) u.errors.push_back(errorAt(t[i], "pointer type must have explicit address space qualifier"));

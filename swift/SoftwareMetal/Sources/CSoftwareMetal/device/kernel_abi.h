@@ -1,5 +1,5 @@
 R"SM(
-// What kernel code and executor see of a thread and of its SIMD group. Both compile this text.
+// The state that kernel code and executor share of a thread and of its SIMD group. Both compile this text.
 #pragma once
 // SM_PLAIN: the address space of everything that is neither device nor threadgroup memory.
 enum { SM_LOG = 256, SM_LANES = 32 };

@@ -90,7 +90,7 @@ template <class T> SM_INLINE simdgroup_matrix<T, 8, 8> operator*(const simdgroup
 
 SM_INLINE ulong sm_address_key(unsigned kind, unsigned e, ulong p, ulong stride, bool transpose) { return kind | e << 4 | (p * 0x9e3779b97f4a7c15ul + stride * 2 + transpose) << 8; }
 template <class T, class P> SM_INLINE void sm_load(__private simdgroup_matrix<T, 8, 8> &m, P p, ulong stride, ulong2 origin, bool transpose, unsigned space) {
-  // elements_per_row strides what lies in memory; the origin (x, y) counts columns and rows there.
+  // elements_per_row is the row stride in memory; the origin (x, y) counts columns and rows there.
   P at = p + origin[1] * stride + origin[0];
   __private SmLane *l = sm_lane(); unsigned i, e = sm_element_of<T>::value; ulong key = sm_address_key(SM_LOAD, e, (ulong)at, stride, transpose);
   if (!sm_follow(l, key, i)) i = sm_load_first(key, (const __generic void *)at, stride, transpose, e, space);

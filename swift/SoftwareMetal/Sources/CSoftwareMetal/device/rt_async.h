@@ -31,7 +31,7 @@ uint64_t startCopy(AsyncCopy c) {
   else if (s->kind == SM_COPY && !same(s->copyArgs, c)) fail(w, F_DIVERGENCE, -1, c.site, "simdgroup async copy with arguments that differ between lanes");
   if (arrive(w, f, s, SM_COPY)) {
     c.id = s->copyResult = w->nextCopy++; ++w->counters.asyncCopies;
-    // Until the wait, the destination holds nothing usable: poison it, so that a forgotten wait shows.
+    // Until the wait, the destination holds nothing usable: poison it, so that a forgotten wait is found.
     if (c.toGroup) for (uint64_t y = 0; y < c.dy; ++y) {
       uint8_t *row = c.dst + y * c.dstRow * c.element;
       if (row < w->tg || row + c.dx * c.element > w->tg + TG_CAPACITY) fail(w, F_BOUNDS, -1, c.site, "async copy to outside of threadgroup memory");

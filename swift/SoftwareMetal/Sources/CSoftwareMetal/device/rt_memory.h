@@ -2,7 +2,7 @@ R"SM(
 // Executor, part 3: checked mode. Every access of the kernel to device, constant and threadgroup memory comes here.
 //
 // A cell records the last write and the last read: serial of the threadgroup (28 bits), logical clock (25), who (11).
-// The clock advances at every barrier, so an access is ordered before the present one if its clock lies below the
+// The clock advances at every barrier, so an access is ordered before the present one if its clock is below the
 // horizon that the last barrier with the right memory flag set: per SIMD group, or for the whole threadgroup.
 // Serials are unique over dispatches: nothing is ever cleared.
 namespace {
@@ -32,7 +32,7 @@ struct Region {
   fail(w, F_RACE, r.buffer, site, "race in %s memory at byte %llu: %s by %s, then %s by thread %u, with no barrier between that orders %s memory",
        r.device ? "device" : "threadgroup", (unsigned long long)r.offset, recordStores ? "store" : "load", who, accessName(access), w->cur->lane.threadIndex, r.device ? "device" : "threadgroup");
 }
-// Whether `record` is unordered with an access by `code` of the current thread.
+// Tests whether `record` is unordered with an access by `code` of the current thread.
 inline bool unordered(Worker *w, Fiber *f, const Region &r, uint64_t record, uint32_t code) {
   uint64_t serial = record >> 36, clock = record >> 11 & ((1u << 25) - 1); uint32_t who = record & 2047;
   if (serial == w->serial) {

@@ -30,7 +30,7 @@ size_t sm_library_constant_count(const sm_library *);
 const char *sm_library_constant_name(const sm_library *, size_t index);
 const char *sm_library_constant_type(const sm_library *, size_t index);
 int sm_library_constant_index(const sm_library *, size_t index);
-/* Whether the kernel mentions the constant without asking first whether it is defined. */
+/* The kernel mentions the constant without asking first whether it is defined. */
 int sm_library_constant_required(const sm_library *, const char *kernel, size_t index);
 size_t sm_library_argument_count(const sm_library *, const char *kernel);
 const char *sm_library_argument_name(const sm_library *, const char *kernel, size_t index);
