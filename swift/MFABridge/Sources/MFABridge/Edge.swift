@@ -1,14 +1,14 @@
 import CMFA
 import MetalAttention
 
-/// Runs an operation of the contract: its status, with the sentence kept for the calling thread.
+/// Runs an operation of the contract: its status, with the message kept for the calling thread.
 func guarded(_ operation: () throws(AttentionError) -> Void) -> Int32 {
   do throws(AttentionError) {
     try operation()
     return 0
   } catch {
-    let sentence = Array(error.message.utf8).map { $0 == 0 ? 0x20 : CChar(bitPattern: $0) }
-    cmfa_keep_sentence(sentence, sentence.count)
+    let message = Array(error.message.utf8).map { $0 == 0 ? 0x20 : CChar(bitPattern: $0) }
+    cmfa_set_message(message, message.count)
     return error.status.rawValue
   }
 }

@@ -21,7 +21,7 @@ public func backward(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<m
   }
 }
 
-/// `count` tensors of a caller's array; `what` names it in sentences.
+/// `count` tensors of a caller's array; `what` names it in messages.
 private func tensors(_ from: UnsafePointer<mfa_tensor>?, _ count: UInt32, _ what: String) -> [TensorDescription] {
   guard let from else { return [] }
   // Callers in C may not align.

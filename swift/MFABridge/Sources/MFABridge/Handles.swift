@@ -35,7 +35,7 @@ let buffers = HandleTable<AttentionBuffer>()
 final class BridgeContext: Sendable {
   let attention: AttentionContext
   let records = Locked<[Record]>([])
-  /// Accepted and told again; the device chooses for itself.
+  /// Accepted and returned; the device chooses its own number.
   let threads = Locked<UInt32>(0)
 
   init(_ attention: AttentionContext) { self.attention = attention }

@@ -120,11 +120,11 @@ final class Attention {
     let source = try session.buffer(4 * numbers.count)
     numbers.withUnsafeBytes { session.bytes(source).copyBytes(from: $0) }
     (desc.source, desc.destination) = (Session.tensor(source, sizes), operand.tensor)
-    XCTAssertEqual(withUnsafePointer(to: desc) { mfa_quantize(session.context, $0) }, 0, Session.sentence)
+    XCTAssertEqual(withUnsafePointer(to: desc) { mfa_quantize(session.context, $0) }, 0, Session.message)
     return (operand, [UnsafeMutableRawPointer(quantization)])
   }
 
-  // MARK: Hiding
+  // MARK: Masking
 
   func buffer<Element>(_ values: [Element]) throws -> UnsafeMutableRawPointer {
     let handle = try session.buffer(max(values.count, 1) * MemoryLayout<Element>.stride)
@@ -185,7 +185,7 @@ final class Attention {
 
   /// O and L.
   func forward(file: StaticString = #filePath, line: UInt = #line) -> (o: [Float], l: [Float]) {
-    XCTAssertEqual(forwardStatus, 0, Session.sentence, file: file, line: line)
+    XCTAssertEqual(forwardStatus, 0, Session.message, file: file, line: line)
     return (floats(output), floats(logsumexp))
   }
 
@@ -220,7 +220,7 @@ final class Attention {
       desc.options = options
       return withUnsafePointer(to: desc) { mfa_backward(session.context, $0) }
     }
-    XCTAssertEqual(status, 0, Session.sentence, file: file, line: line)
+    XCTAssertEqual(status, 0, Session.message, file: file, line: line)
     return Gradients(
       query: floats(desc.grad_query.buffer), key: floats(desc.grad_key.buffer), value: floats(desc.grad_value.buffer),
       mask: floats(desc.grad_mask.buffer), d: floats(desc.d_values.buffer), sinks: floats(desc.grad_sinks.buffer))

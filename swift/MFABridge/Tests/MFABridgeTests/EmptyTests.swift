@@ -68,7 +68,7 @@ final class EmptyTests: XCTestCase {
           (forward.options, backward.options) = (options, options)
           return [session.forward(forward), withUnsafePointer(to: backward) { mfa_backward(session.context, $0) }]
         }
-        let name = "\(sizes.name), masked \(masked): \(Session.sentence)"
+        let name = "\(sizes.name), masked \(masked): \(Session.message)"
         XCTAssertEqual(statuses, [0, 0], name)
         // Scores are 0: the mean of 0 ... keys - 1, with a sink of score 0 beside them.
         let total = Float(sizes.keys + (masked ? 1 : 0))
@@ -109,7 +109,7 @@ final class EmptyTests: XCTestCase {
             return status
           }
           // Scales of blocks of no columns need memory, which is not there.
-          XCTAssert(status == 0 || status == 5 && granularity == 2 && shape[3] == 0 && Session.sentence.contains("are needed"), "\(shape), granularity \(granularity): \(Session.sentence)")
+          XCTAssert(status == 0 || status == 5 && granularity == 2 && shape[3] == 0 && Session.message.contains("are needed"), "\(shape), granularity \(granularity): \(Session.message)")
           if status != 0 { continue }
           if granularity == 0 { XCTAssertEqual(session.bytes(scales).load(as: Float.self), 1) }
           let means = smooth && shape[2] == 0 && shape[3] > 0

@@ -63,7 +63,7 @@ final class MergeTests: XCTestCase {
         let all = parts(count)
         let (o, l) = try tensors(session, all)
         let (output, sums) = inPlace ? (o[0], l[count - 1]) : (try session.tensor(shape), try session.tensor([2, 3, 5, 1]))
-        XCTAssertEqual(merge(session, o, l, output, sums), 0, Session.sentence)
+        XCTAssertEqual(merge(session, o, l, output, sums), 0, Session.message)
         let (found, logsumexps) = (floats(session, output), floats(session, sums))
         for row in 0..<rows {
           let (w, total) = weights(all, row)
@@ -102,7 +102,7 @@ final class MergeTests: XCTestCase {
           }
         }
       }
-      XCTAssertEqual(status, 0, Session.sentence)
+      XCTAssertEqual(status, 0, Session.message)
       for row in 0..<rows {
         let (w, _) = weights(all, row)
         let met = all.enumerated().map { index, part in
@@ -127,8 +127,8 @@ final class MergeTests: XCTestCase {
     let (o, l) = try tensors(session, parts(2))
     let output = try session.tensor(shape)
     func refused(_ status: Int32, _ word: String, _ found: Int32, line: UInt = #line) {
-      XCTAssertEqual(found, status, Session.sentence, line: line)
-      XCTAssert(Session.sentence.contains(word), Session.sentence, line: line)
+      XCTAssertEqual(found, status, Session.message, line: line)
+      XCTAssert(Session.message.contains(word), Session.message, line: line)
     }
     refused(5, "merge: count is 0; expected at least 1 part", merge(session, [], [], output, mfa_tensor()))
     refused(3, "outputs[1]: shape is [1, 3, 5, 40]; expected [2, 3, 5, 40]", merge(session, [o[0], Session.tensor(o[1].buffer, [1, 3, 5, 40])], l, output, mfa_tensor()))
@@ -141,6 +141,6 @@ final class MergeTests: XCTestCase {
     double.precision = 64
     refused(6, "outputs[1]: FP64 is not computed on this device", merge(session, [o[0], double], l, output, mfa_tensor()))
     XCTAssertEqual(mfa_merge(session.context, nil), 5)
-    XCTAssertEqual(merge(session, [Session.tensor(o[0].buffer, [0, 3, 5, 40])], [Session.tensor(l[0].buffer, [0, 3, 5, 1])], Session.tensor(output.buffer, [0, 3, 5, 40]), mfa_tensor()), 0, Session.sentence)
+    XCTAssertEqual(merge(session, [Session.tensor(o[0].buffer, [0, 3, 5, 40])], [Session.tensor(l[0].buffer, [0, 3, 5, 1])], Session.tensor(output.buffer, [0, 3, 5, 40]), mfa_tensor()), 0, Session.message)
   }
 }

@@ -1,7 +1,7 @@
 import CMFA
 import XCTest
 
-/// Descriptors of random nonsense: whatever they say, the call returns a status; where it is not 0 there is a sentence, and
+/// Descriptors of random nonsense: whatever they say, the call returns a status; where it is not 0 there is a message, and
 /// no result was touched.
 final class NonsenseTests: XCTestCase {
   private var generator = Generator(state: 7)
@@ -64,12 +64,12 @@ final class NonsenseTests: XCTestCase {
   }
 
   private func check(_ session: Session, _ status: Int32, _ results: [UnsafeMutableRawPointer?], _ round: Int) {
-    XCTAssert((0...6).contains(status) && status != 4, "round \(round): \(status) \(Session.sentence)")
+    XCTAssert((0...6).contains(status) && status != 4, "round \(round): \(status) \(Session.message)")
     if status == 0 { return }
-    XCTAssertFalse(Session.sentence.isEmpty)
+    XCTAssertFalse(Session.message.isEmpty)
     for result in results {
       guard let result else { continue }
-      XCTAssert(session.bytes(result).allSatisfy { $0 == 0xA5 }, "round \(round): \(Session.sentence)")
+      XCTAssert(session.bytes(result).allSatisfy { $0 == 0xA5 }, "round \(round): \(Session.message)")
     }
   }
 

@@ -6,7 +6,7 @@ final class PlanTests: XCTestCase {
   private func explained(_ session: Session, _ desc: mfa_forward_desc, line: UInt = #line) -> [String] {
     var length = 0
     var text = [CChar](repeating: 0, count: 4096)
-    XCTAssertEqual(withUnsafePointer(to: desc) { mfa_explain(session.context, $0, nil, &text, text.count, &length) }, 0, Session.sentence, line: line)
+    XCTAssertEqual(withUnsafePointer(to: desc) { mfa_explain(session.context, $0, nil, &text, text.count, &length) }, 0, Session.message, line: line)
     return String(decoding: text.prefix(length).map { UInt8(bitPattern: $0) }, as: UTF8.self).split(separator: "\n").map(String.init)
   }
 
@@ -31,7 +31,7 @@ final class PlanTests: XCTestCase {
       let lines = explained(session, desc)
       XCTAssert(lines.contains("key: INT8/row of 32 columns+FP16 scales [1, 2, 4096, 64]"), lines.joined(separator: "\n"))
       var bytes: UInt64 = 1
-      XCTAssertEqual(withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, 0, Session.sentence)
+      XCTAssertEqual(withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, 0, Session.message)
       XCTAssertEqual(bytes, 0)
       desc.output.shape.2 = 99
       XCTAssertEqual(withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, 3)
@@ -44,11 +44,11 @@ final class PlanTests: XCTestCase {
     (backward.grad_output, backward.logsumexp) = (call().output, Session.tensor(nil, [1, 8, 100, 1]))
     backward.grad_query = call().query
     var bytes: UInt64 = 1
-    XCTAssertEqual(withUnsafePointer(to: backward) { mfa_workspace_size(session.context, nil, $0, &bytes) }, 0, Session.sentence)
+    XCTAssertEqual(withUnsafePointer(to: backward) { mfa_workspace_size(session.context, nil, $0, &bytes) }, 0, Session.message)
     XCTAssertEqual(bytes, 4 * 8 * 100)
   }
 
-  /// What finds no room on the device is refused by its plan already.
+  /// A call that does not fit the device is refused by its plan already.
   func testLargeDimensions() throws {
     let session = try Session()
     for (columns, status): (UInt64, Int32) in [(576, 0), (768, 0), (1024, 6), (1025, 3)] {
@@ -56,8 +56,8 @@ final class PlanTests: XCTestCase {
       (desc.query, desc.key) = (Session.tensor(nil, [1, 8, 100, columns]), Session.tensor(nil, [1, 2, 4096, columns]))
       (desc.value, desc.output) = (Session.tensor(nil, [1, 2, 4096, columns]), Session.tensor(nil, [1, 8, 100, columns]))
       var bytes: UInt64 = 0
-      XCTAssertEqual(withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, status, Session.sentence)
-      if status == 6 { XCTAssert(Session.sentence.contains("bytes of threadgroup memory"), Session.sentence) }
+      XCTAssertEqual(withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, status, Session.message)
+      if status == 6 { XCTAssert(Session.message.contains("bytes of threadgroup memory"), Session.message) }
     }
   }
 

@@ -1,7 +1,7 @@
 import CMFA
 import XCTest
 
-/// What is wrong is refused with the documented code and a sentence, and outputs stay as they were. The sentences are those of
+/// Wrong calls are refused with the documented code and a message, and outputs stay as they were. The messages are those of
 /// the CPU driver.
 final class RefusalTests: XCTestCase {
   private let argument: Int32 = 5
@@ -190,12 +190,12 @@ final class RefusalTests: XCTestCase {
         desc.options = options
         var bytes: UInt64 = 0
         let planned = withUnsafePointer(to: desc) { mfa_workspace_size(session.context, nil, $0, &bytes) }
-        XCTAssert([0, 3, 5, 6].contains(planned), "\(name): \(planned) \(Session.sentence)")
+        XCTAssert([0, 3, 5, 6].contains(planned), "\(name): \(planned) \(Session.message)")
         // D of all rows needs memory, which is not there.
         desc.grad_mask = Session.tensor(small, [1, 1, 1, 1])
         desc.grad_mask.byte_offset = 1024
         if planned != 0 || power.contains(-1) || power[0] + power[1] + power[3] < 40 { return }
-        XCTAssertEqual(withUnsafePointer(to: desc) { mfa_backward(session.context, $0) }, 2, "\(name): \(Session.sentence)")
+        XCTAssertEqual(withUnsafePointer(to: desc) { mfa_backward(session.context, $0) }, 2, "\(name): \(Session.message)")
       }
       var forward = mfa_forward_desc()
       forward.struct_size = UInt32(MemoryLayout<mfa_forward_desc>.size)
@@ -205,7 +205,7 @@ final class RefusalTests: XCTestCase {
     }
   }
 
-  /// What `mfa_quantize` refuses: arrays that cannot hold its results, and parameters that nothing can be rounded with.
+  /// Refusals of `mfa_quantize`: arrays that cannot hold its results, and parameters that nothing can be rounded with.
   func testRounding() throws {
     let session = try Session()
     func check(
@@ -228,9 +228,9 @@ final class RefusalTests: XCTestCase {
         desc.destination.quantization = quantization
         return withUnsafePointer(to: desc) { mfa_quantize(session.context, $0) }
       }
-      XCTAssertEqual(status == 0, word.isEmpty, "\(status) \(Session.sentence)", line: line)
+      XCTAssertEqual(status == 0, word.isEmpty, "\(status) \(Session.message)", line: line)
       if word.isEmpty { return }
-      XCTAssert(Session.sentence.contains(word), "\(Session.sentence) does not say \(word)", line: line)
+      XCTAssert(Session.message.contains(word), "\(Session.message) does not say \(word)", line: line)
       XCTAssertEqual(results.map { Array(session.bytes($0)) }, before, line: line)
     }
     try check({ _, _ in }, "")
@@ -272,7 +272,7 @@ final class RefusalTests: XCTestCase {
     var handle: UnsafeMutableRawPointer?
     for size in [UInt64.max, 1 << 60, 1 << 46] {
       XCTAssertEqual(mfa_create_buffer(session.context, size, &handle), 2)
-      XCTAssert(Session.sentence.contains("\(size) bytes could not be allocated"), Session.sentence)
+      XCTAssert(Session.message.contains("\(size) bytes could not be allocated"), Session.message)
     }
     XCTAssertEqual(mfa_buffer_from_ptr(session.context, nil, 1, &handle), argument)
     XCTAssertEqual(mfa_buffer_from_ptr(session.context, session.context, .max, &handle), argument)
@@ -302,7 +302,7 @@ final class RefusalTests: XCTestCase {
         desc.destination.quantization = quantization
         XCTAssertEqual(withUnsafePointer(to: desc) { mfa_quantize(session.context, $0) }, argument)
       }
-      XCTAssert(Session.sentence.contains("[0, 0, 1, 7] is not finite"), Session.sentence)
+      XCTAssert(Session.message.contains("[0, 0, 1, 7] is not finite"), Session.message)
       XCTAssert(session.bytes(to).allSatisfy { $0 == 0xA5 })
     }
   }

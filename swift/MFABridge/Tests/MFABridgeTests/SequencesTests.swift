@@ -20,7 +20,7 @@ final class SequencesTests: XCTestCase {
     compare(gradients.d, wanted.d, "D: \(what)", line: line)
   }
 
-  /// Lengths do what a mask that hides the other keys does, with the diagonal at each sequence's own end.
+  /// Lengths have the effect of a mask of the other keys, with the diagonal at each sequence's own end.
   func testKeyLengths() throws {
     let session = try Session()
     let lengths: [Int32] = [5, 0, 40, 17]
@@ -96,8 +96,8 @@ final class SequencesTests: XCTestCase {
     func refused(_ status: Int32, _ word: String, line: UInt = #line, _ edit: (Attention) throws -> Void) throws {
       let call = try Attention(session, batch: 1, rows: 3, keys: 5)
       try edit(call)
-      XCTAssertEqual(call.forwardStatus, status, Session.sentence, line: line)
-      XCTAssert(Session.sentence.contains(word), Session.sentence, line: line)
+      XCTAssertEqual(call.forwardStatus, status, Session.message, line: line)
+      XCTAssert(Session.message.contains(word), Session.message, line: line)
     }
     try refused(5, "seqlens_k: sequence 0 has 6; expected 0 to 5, its rows of key") { $0.options.seqlens_k = try $0.buffer([6] as [Int32]) }
     try refused(5, "seqlens_k: sequence 0 has -1; expected 0 to 5") { $0.options.seqlens_k = try $0.buffer([-1] as [Int32]) }

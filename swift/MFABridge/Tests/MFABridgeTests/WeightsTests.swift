@@ -24,7 +24,7 @@ final class WeightsTests: XCTestCase {
     return (call, all)
   }
 
-  /// What 1 is stored as.
+  /// The code of 1.
   private func one(_ format: Attention.Format) -> Float { format == .int8RowHalf ? 127 * Float(Float16(1 / 127 as Float)) : 1 }
 
   /// With V = 1 every output is 1.
@@ -58,7 +58,7 @@ final class WeightsTests: XCTestCase {
     }
   }
 
-  /// Only -infinity hides: a row of nothing but the smallest numbers is the mean of the values.
+  /// Only -infinity masks: a row of nothing but the smallest numbers is the mean of the values.
   func testFiniteMasks() throws {
     let session = try Session()
     let least = -Float.greatestFiniteMagnitude
@@ -100,9 +100,9 @@ final class WeightsTests: XCTestCase {
   func testInfiniteSinks() throws {
     let session = try Session()
     for rows in [1, 24] {
-      for hidden in [false, true] {
+      for masked in [false, true] {
         let call = try Attention(session, heads: 1, rows: rows, keys: 600)
-        if hidden { try call.setMask { row, _ in row % 2 == 1 } }
+        if masked { try call.setMask { row, _ in row % 2 == 1 } }
         let without = call.forward()
         call.options.sinks = Session.tensor(try call.buffer([-Float.infinity]), [1, 1, 1, 1])
         let with = call.forward()

@@ -1,14 +1,14 @@
 import CMFA
 import XCTest
 
-/// What is stored with a hidden key never reaches a result: its numbers or codes, its scale, its zero point, whatever they are.
-final class HiddenTests: XCTestCase {
-  private enum Hiding: CaseIterable { case booleans, infinities, causal, window, packed, broadcast }
-  /// Keys from here are hidden; they fill blocks of rows.
+/// Nothing stored with a masked key reaches a result: its numbers or codes, its scale, its zero point, whatever they are.
+final class MaskedKeysTests: XCTestCase {
+  private enum Masking: CaseIterable { case booleans, infinities, causal, window, packed, broadcast }
+  /// Keys from here on are masked; they fill blocks of rows.
   private let first = 8
   private let keys = 12
 
-  private func hide(_ call: Attention, _ how: Hiding) throws {
+  private func mask(_ call: Attention, _ how: Masking) throws {
     switch how {
     case .booleans: try call.setMask { _, key in key < first }
     case .infinities: try call.setMask { row, key in key < first ? Float(row - key) / 8 : -.infinity }
@@ -24,7 +24,7 @@ final class HiddenTests: XCTestCase {
     }
   }
 
-  /// Ways to spoil what is stored from row `first` on, each told by a name.
+  /// Ways to spoil the rows from `first` on, each with a name.
   private func spoilers(_ operand: Attention.Operand, _ session: Session) -> [(String, () -> Void)] {
     let columns = operand.shape[3]
     guard operand.format.isInteger else {
@@ -37,7 +37,7 @@ final class HiddenTests: XCTestCase {
         for i in start..<bytes.count { bytes[i] = bytes[i] &* 37 &+ 91 }
       })
     ]
-    // One scale for all is a hidden key's no more than another's.
+    // A tensor-wise scale belongs to no masked key.
     guard operand.format != .int8Tensor, let scales = operand.scales else { return result }
     let perRow = operand.format.granularity == 3 ? columns : 1
     let firstScale = perRow * (operand.format.granularity >= 2 ? first / Attention.blockRows : first)
@@ -57,13 +57,13 @@ final class HiddenTests: XCTestCase {
     return result
   }
 
-  /// Spoils keys and values of a format in every way, hidden in every way.
+  /// Spoils keys and values of a format in every way, masked in every way.
   private func check(_ format: Attention.Format) throws {
     let session = try Session()
     for rows in [1, 6] {
-      for how in Hiding.allCases {
+      for how in Masking.allCases {
         let call = try Attention(session, rows: rows, keys: keys, key: format, value: format)
-        try hide(call, how)
+        try mask(call, how)
         let clean = call.forward(), gradients = try call.backward()
         XCTAssert(([clean.o, clean.l] + gradients.all).joined().allSatisfy(\.isFinite))
         for (name, operand) in [("key", call.key), ("value", call.value)] {
@@ -87,12 +87,12 @@ final class HiddenTests: XCTestCase {
   func testGroupsAndChannels() throws { for format in [Attention.Format.int4Groups, .int4Channel] { try check(format) } }
   func testRotationAndMeans() throws { for format in [Attention.Format.int4Rotated, .int8Smooth] { try check(format) } }
 
-  /// A query that a key is hidden from adds nothing to that key's gradients, whatever is stored with it.
+  /// A query for which a key is masked adds nothing to that key's gradients, whatever is stored with it.
   func testQueriesThatDoNotSeeAKey() throws {
     let session = try Session()
     for format in [Attention.Format.fp32, .fp16, .int8Row, .int8RowHalf, .int4Groups] {
       let call = try Attention(session, heads: 1, rows: 12, keys: 12, query: format)
-      // The last four rows see the last four keys, the others the others.
+      // The last four rows attend to the last four keys, the others to the others.
       try call.setMask { row, key in (row < first) == (key < first) }
       _ = call.forward()
       let clean = try call.backward()
