@@ -129,7 +129,7 @@ private func dequantize(_ live: Live) -> Int32 {
   return mfa_dequantize(context, &source, &destination)
 }
 
-/// What the fixed signatures take apart from other buffers.
+/// The arguments of the fixed signatures beside other buffers.
 private struct Fixed {
   let q, k, v, o: mfa_tensor
   let batch, rowsQ, rowsK, heads: UInt32

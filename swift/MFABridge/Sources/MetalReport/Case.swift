@@ -22,7 +22,7 @@ struct Shape {
   ]
 }
 
-/// How the operands are stored.
+/// The storage of the operands.
 struct Storage {
   let name: String
   let query: GEMMOperandPrecision

@@ -54,7 +54,7 @@
     return text
   }
 
-  /// What quantized keys and values promise beside FP16; a sentence for each promise that is not kept.
+  /// The promises of quantized keys and values beside FP16; a line for each promise that is not kept.
   func broken(_ measurements: [Measurement]) -> [String] {
     var problems: [String] = []
     for shape in Shape.all where !shape.isBackward {

@@ -1,5 +1,5 @@
 #if os(Linux)
-  /// What Apple says of a GPU.
+  /// Apple's figures of a GPU.
   struct GPU {
     let name: String
     /// FP32 operations a second, a fused multiply-add being two.

@@ -59,7 +59,7 @@ final class ConformanceTests: XCTestCase {
         return "was accepted"
       } catch let error as AttentionError {
         if error.status.rawValue != live.c.status { return "status \(error.status), expected \(live.c.status): \(error)" }
-        return error.message.isEmpty ? "refused without a sentence" : live.complaint(roles: { _ in false }, refused: true)
+        return error.message.isEmpty ? "refused without a message" : live.complaint(roles: { _ in false }, refused: true)
       }
     }
   }

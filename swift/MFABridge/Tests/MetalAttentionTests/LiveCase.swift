@@ -168,9 +168,9 @@ struct LiveCase {
     return result
   }
 
-  // MARK: What came out
+  // MARK: Results
 
-  /// Why results are wrong, or nil. `roles`: the results that the call writes.
+  /// The difference from the expected results, or nil. `roles`: the results that the call writes.
   func complaint(roles: (String) -> Bool, refused: Bool, report: QuantizationError? = nil) -> String? {
     if let complaint = touched(refused) { return complaint }
     if refused { return nil }

@@ -73,7 +73,7 @@ final class QuantizedTensorTests: XCTestCase {
     for granularity in [QuantizationGranularity.tensor, .row] {
       var options = QuantizationOptions(granularity: granularity)
       options.isAsymmetric = true
-      // Quantization and attention in one command buffer: the host has seen no scale when attention is encoded.
+      // Quantization and attention in one command buffer: the host has read no scale when attention is encoded.
       let commands = try attention.makeCommandBuffer()
       let key = try QuantizedTensor.encode(k, precision: .INT8, options: options, into: commands)
       let value = try QuantizedTensor.encode(v, precision: .INT4, options: options, into: commands)

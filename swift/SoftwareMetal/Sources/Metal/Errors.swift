@@ -20,7 +20,7 @@ public struct MTLCommandBufferError: CustomNSError, LocalizedError, CustomString
   }
   public let code: Code
   public let description: String
-  /// What checked mode found, if that ended the command buffer.
+  /// The finding of checked mode, if one ended the command buffer.
   public let finding: SoftwareMetal.Finding?
   public static var errorDomain: String { MTLCommandBufferErrorDomain }
   public var errorCode: Int { code.rawValue }

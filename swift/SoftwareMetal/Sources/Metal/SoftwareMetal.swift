@@ -1,6 +1,6 @@
 import CSoftwareMetal
 
-/// What Metal itself does not have: how the software device runs, what it counts and what it finds.
+/// The software device's own interface: options, counters and findings.
 public enum SoftwareMetal {
   /// `fast`: nothing is observed. `counted`: counters of instructions and bytes. `checked`: counters, and every access is checked.
   public enum Mode: Int32, Sendable { case fast = 0, counted, checked }
@@ -91,7 +91,7 @@ public enum SoftwareMetal {
     public let seconds: Double
   }
 
-  /// What checked mode found. It ends the dispatch, and becomes the command buffer's error.
+  /// A finding of checked mode. It ends the dispatch, and becomes the command buffer's error.
   public struct Finding: Equatable, Sendable, CustomStringConvertible {
     public enum Kind: UInt32, Sendable {
       case outOfBounds = 1, uninitializedThreadgroupMemory, race, divergence, misaligned, unboundBuffer, deadlock, limit, asyncCopy, nullAccess

@@ -22,7 +22,7 @@ public struct MTLRegion: Equatable, Hashable, Sendable {
   public init(origin: MTLOrigin, size: MTLSize) { (self.origin, self.size) = (origin, size) }
 }
 
-/// What an indirect dispatch reads from its buffer.
+/// The arguments of an indirect dispatch, as in its buffer.
 public struct MTLDispatchThreadgroupsIndirectArguments: Sendable {
   public var threadgroupsPerGrid: (UInt32, UInt32, UInt32)
   public init() { threadgroupsPerGrid = (0, 0, 0) }

@@ -41,7 +41,7 @@ struct Harness {
     let commands = try run(pipeline, buffers, groups: MTLSizeMake(groups, 1, 1), threads: MTLSizeMake(threads, 1, 1), memory: memory)
     return try XCTUnwrap(commands.softwareDispatches.first).counters
   }
-  /// What checked mode reports of a kernel, or nil.
+  /// The finding of checked mode in a kernel, or nil.
   func finding(_ source: String, _ name: String, _ buffers: [(any MTLBuffer)?], groups: Int = 1, threads: Int = 32, memory: [Int] = []) throws -> SoftwareMetal.Finding? {
     do { _ = try run(pipeline(source, name), buffers, groups: groups, threads: threads, memory: memory) } catch let e as MTLCommandBufferError {
       return try XCTUnwrap(e.finding, "\(e)")

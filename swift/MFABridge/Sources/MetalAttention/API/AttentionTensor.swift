@@ -1,7 +1,7 @@
 import AttentionKernels
 import Metal
 
-/// What attention reads and writes: a view of a Metal buffer as `[batch, heads, rows, columns]`.
+/// An operand or result of attention: a view of a Metal buffer as `[batch, heads, rows, columns]`.
 public struct AttentionTensor {
   public enum Element: Sendable {
     case number(GEMMOperandPrecision)

@@ -12,7 +12,7 @@ import Metal
 ///
 /// Methods that return a command buffer have encoded all of the work and not committed it, so that more can be added; the
 /// `encode` methods add to a command buffer of the caller's. Everything is checked as it is encoded: what is refused throws an
-/// ``AttentionError`` and encodes nothing that matters. What goes wrong on the device is the command buffer's error.
+/// ``AttentionError`` and encodes nothing with an effect. An error on the device is the command buffer's error.
 /// May be used from any thread.
 public final class QuantizedAttention: @unchecked Sendable {  // immutable; Metal's queues may be used from any thread
   let device: AttentionDevice
@@ -145,7 +145,7 @@ public final class QuantizedAttention: @unchecked Sendable {  // immutable; Meta
   }
 }
 
-/// Where gradients go. All are FP32, with respect to the real values of the operands, overwritten; those that are nil are not
+/// The outputs of backward. All are FP32, with respect to the real values of the operands, overwritten; those that are nil are not
 /// computed. None may share an element with another or with an operand.
 public struct AttentionGradients {
   public var query: AttentionTensor?

@@ -1,7 +1,7 @@
 import AttentionKernels
 import Metal
 
-/// How a tensor is quantized, beside its precision.
+/// Options of quantization, beside the precision.
 public struct QuantizationOptions: Sendable {
   public var granularity = QuantizationGranularity.tensor
   /// Rows that share a scale: granularities block and channel.
@@ -31,7 +31,7 @@ public final class QuantizedTensor: AttentionOperandConvertible {
   /// With the arrays of scales, zero points and means. Of granularity tensor, `scale` and `zeroPoint` hold once the device
   /// has run and ``finish()`` was called (``from(device:floatData:shape:precision:options:)`` has done both).
   public private(set) var parameters: QuantizationParameters
-  /// What rounding did; nil until ``finish()``.
+  /// The error of rounding; nil until ``finish()``.
   public private(set) var error: QuantizationError?
 
   private let run: QuantizeRun
@@ -76,7 +76,7 @@ public final class QuantizedTensor: AttentionOperandConvertible {
 
   /// Encodes the quantization of a tensor of the device's. The result may be used at once by attention that is encoded later
   /// into the same command buffer: one submission, and the host does not wait. If the source holds NaN or an infinity, nothing
-  /// is written; ``finish()`` tells.
+  /// is written; ``finish()`` throws the reason.
   public static func encode(
     _ source: AttentionTensor, precision: GEMMOperandPrecision, options: QuantizationOptions = QuantizationOptions(),
     into commands: any MTLCommandBuffer

@@ -1,6 +1,6 @@
 // Whether two views have an element in common.
 
-/// A view with its name in sentences; nil: absent.
+/// A view with its name in messages; nil: absent.
 typealias NamedTensor = (tensor: Tensor?, name: String)
 
 /// Demands that none of `results` shares an element with another one, or with any of `operands`.
@@ -26,7 +26,7 @@ private struct Term {
   let high: Int
 }
 
-/// Whether an element of `a` lies where one of `b` does. Exact for views that nest their dimensions, as Q, K and V of one
+/// Tests whether `a` and `b` have an element in common. Exact for views that nest their dimensions, as Q, K and V of one
 /// packed buffer do: there the bytes between first and last element overlap, and the elements do not.
 func shareElements(_ a: Tensor, _ b: Tensor) -> Bool {
   let (bytesA, bytesB) = (addresses(a), addresses(b))

@@ -1,6 +1,6 @@
 import AttentionKernels
 
-/// What forward and backward share, checked once: every shape, option and precision is legal from here on.
+/// The inputs that forward and backward share, checked once: every shape, option and precision is legal from here on.
 package struct Problem: Sendable {
   /// The largest head dimension of the contract. Past 512 a call is refused where its kernels find no room in threadgroup memory.
   package static let maxHeadDimension = AttentionKernelDescriptor.maxHeadDimension
@@ -47,7 +47,7 @@ package struct Problem: Sendable {
     return Problem(q: q, k: k, v: v, options: checked.options, sequences: checked.sequences)
   }
 
-  /// What is read, by name, beside what backward reads alone.
+  /// The inputs by name, without those of backward alone.
   var inputs: [NamedTensor] {
     [
       (q, "query"), (k, "key"), (v, "value"), (options.mask, "mask"), (options.alibi, "alibi_slopes"), (options.sinks, "sinks"),

@@ -19,7 +19,7 @@ public enum QuantizationGranularity: Int32, Sendable, CustomStringConvertible {
   }
 }
 
-/// How the integers of a tensor stand for real numbers, checked.
+/// The mapping from the integers of a tensor to real numbers, checked.
 package struct Quantization: Sendable {
   /// Scales and zero points.
   package enum Parameters: Sendable {

@@ -27,7 +27,7 @@ final class CheckedNumbers: @unchecked Sendable {  // filled before it is shared
   var bytes: UnsafeRawBufferPointer { .init(start: numbers, count: 4 * count) }
 }
 
-/// Where sequences lie: one per batch element, or packed along the rows. Those that are alike take no memory, however many there are.
+/// The sequences: one per batch element, or packed along the rows. Those that are alike take no memory, however many there are.
 package struct Sequences: Sendable {
   /// Those that the caller named.
   package let named: Int

@@ -1,7 +1,7 @@
 /// The dimensions of a view, in order.
 private let axes = ["batch", "heads", "rows", "columns"]
 
-/// A checked view: every element that it names lies inside its buffer.
+/// A checked view: all its elements are inside its buffer.
 package struct Tensor: Sendable {
   package let buffer: AttentionBuffer
   /// Of element [0, 0, 0, 0].
@@ -25,7 +25,7 @@ package struct Tensor: Sendable {
     return ((last.wrappedSum() &+ 1) &* precision.bits &+ 7) / 8
   }
 
-  /// Checks a view that must be there, of one of the precisions `allowed`. `what` names it in sentences.
+  /// Checks a view that must be there, of one of the precisions `allowed`. `what` names it in messages.
   package static func required(
     _ view: TensorDescription, _ what: String, _ allowed: [ElementPrecision]
   ) throws(AttentionError) -> Tensor {
@@ -54,7 +54,7 @@ package struct Tensor: Sendable {
       try ensure(
         !precision.isQuantized, .invalidArgument, "\(what): \(precision) without quantization; expected scales")
     }
-    // An empty view may lie anywhere: it is never read.
+    // An empty view may have any offset: it is never read.
     let offset = Int(exactly: view.byteOffset) ?? 0
     return Tensor(
       buffer: buffer, byteOffset: offset, precision: precision, shape: shape, strides: strides, quantization: quantization)
@@ -109,7 +109,7 @@ package struct Tensor: Sendable {
   }
 }
 
-/// Whether elements lie apart, as strides show that nest: each steps over all that the smaller ones reach. `repeats`: strides of 0 may
+/// Tests that elements are apart, for strides that nest: each steps over all that the smaller ones reach. `repeats`: strides of 0 may
 /// name the same element again.
 func areApart(_ shape: SIMD4<Int>, _ strides: SIMD4<Int>, repeats: Bool = true) -> Bool {
   var span = 1

@@ -1,7 +1,7 @@
 import Foundation
 import Metal
 
-/// Where elements lie, for the kernels of merges: the mirror of their `View`.
+/// Offset, strides and precision of a tensor, for the kernels of merges: the mirror of their `View`.
 private struct MergeView {
   var numbers = [Int64](repeating: 0, count: 6)
 
@@ -78,7 +78,7 @@ extension AttentionContext {
       encoder.setBuffer(try residency.read(dO).buffer, offset: 0, index: 4)
       if let dL { encoder.setBuffer(try residency.read(dL).buffer, offset: 0, index: 5) }
       let has = (output: false, logsumexp: dL != nil)
-      for step in [MergeText.Step.join, .meet] {
+      for step in [MergeText.Step.join, .dot] {
         for part in parts.outputs.indices { try steps.run(step, part: part, output: dO, logsumexp: dL, has: has) }
       }
       for part in parts.outputs.indices {

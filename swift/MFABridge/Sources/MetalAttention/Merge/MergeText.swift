@@ -9,7 +9,7 @@ enum MergeText {
     /// Writes output and logsumexp.
     case end = "merge_end"
     /// Adds dO · O of a part, weighted, to a number of scratch a row.
-    case meet = "merge_meet"
+    case dot = "merge_meet"
     /// Writes a part's gradients.
     case gradients = "merge_gradients"
   }

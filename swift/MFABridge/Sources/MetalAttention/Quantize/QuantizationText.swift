@@ -1,7 +1,7 @@
 /// The MSL of quantization and dequantization.
 ///
-/// One row is the work of one SIMD group. Rows that are stored rotated pass through threadgroup memory; others are read where
-/// they lie. What needs more than FP32 (means, the width of a range, a zero point) is carried as the unevaluated sum of
+/// One row is the work of one SIMD group. Rows that are stored rotated pass through threadgroup memory; others are read in
+/// place. What needs more than FP32 (means, the width of a range, a zero point) is carried as the unevaluated sum of
 /// two floats, so that scales and zero points are those of the contract to the bit. Needs safe mathematics.
 enum QuantizationText {
   /// Kernels by the step they do.

@@ -86,7 +86,7 @@ package struct DequantizeCall: Sendable {
   }
 }
 
-/// What rounding did to a tensor, over all its elements.
+/// The error of rounding, over all elements of a tensor.
 public struct QuantizationError: Sendable, Equatable {
   /// √ mean (dequantized − source)²
   public var rmse = 0.0

@@ -101,7 +101,7 @@ final class QuantizeRun {
     }
   }
 
-  /// What rounding did; the device must be done.
+  /// The error of rounding; the device must be done.
   func error() -> QuantizationError {
     guard let errors, !call.source.isEmpty else { return QuantizationError() }
     let (rows, columns) = (call.source.batch &* call.source.heads &* call.source.rows, Double(call.source.columns))

@@ -1,13 +1,13 @@
 import AttentionKernels
 import Metal
 
-/// How a backward call runs. Made without a device.
+/// The plan of a backward call: kernels, arguments, scratch. Made without a device.
 package struct BackwardPlan: Sendable {
   let call: BackwardCall
   /// In the order in which they run: D is written before it is read.
   let kernels: [AttentionKernelDescriptor]
   let arguments: AttentionArguments
-  /// Whether D lies in scratch memory, contiguous.
+  /// D is stored in scratch memory, contiguous.
   private let keepsD: Bool
 
   package init(_ call: BackwardCall, profile: DeviceProfile) throws(AttentionError) {

@@ -10,7 +10,7 @@ extension Problem {
     ] + meaning
   }
 
-  /// What scores become before their softmax, and which keys a row sees: a line for each option that is set.
+  /// The score modification and the key range: a line for each option that is set.
   private var meaning: [String] {
     var lines = ["scale: \(text(options.scale))"]
     if options.softcap > 0 { lines.append("softcap: \(text(options.softcap))") }
@@ -32,11 +32,11 @@ extension Problem {
     return lines
   }
 
-  /// What the first and the last row see of the first sequence that has any.
+  /// The key ranges of the first and the last row of the first sequence that has any.
   private var example: String {
     guard let (rows, keys) = sequences.firstWithRows else { return "" }
     let shift = sequences.bottomRight ? Int64(keys) - Int64(rows) : 0
-    func sees(_ row: Int) -> String {
+    func keyRange(_ row: Int) -> String {
       let position = Int64(row) + shift
       func bounded(_ sum: (partialValue: Int64, overflow: Bool), _ end: Int64) -> Int64 { sum.overflow ? end : sum.partialValue }
       var (low, high) = (Int64(0), Int64(keys))
@@ -45,7 +45,7 @@ extension Problem {
       if let left = options.left { low = max(low, bounded(position.subtractingReportingOverflow(left), 0)) }
       return low < high ? "row \(row) sees keys \(low) to \(high - 1)" : "row \(row) sees no key"
     }
-    return "; " + sees(0) + (rows > 1 ? ", " + sees(rows - 1) : "") + ", of \(keys)"
+    return "; " + keyRange(0) + (rows > 1 ? ", " + keyRange(rows - 1) : "") + ", of \(keys)"
   }
 }
 

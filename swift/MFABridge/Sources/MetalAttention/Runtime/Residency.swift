@@ -1,7 +1,7 @@
 import Foundation
 import Metal
 
-/// Where the memory of one call is on the device: Metal buffers as they are, and copies of what is not one.
+/// The memory of one call on the device: Metal buffers as they are, and copies of other memory.
 ///
 /// A copy has exactly the bytes from a tensor's first element to its last. Results are copied back element by element, so
 /// that gaps between them, which may be another's, are not written.
@@ -66,7 +66,7 @@ final class Residency {
     return buffer
   }
 
-  /// What is bound where there are no elements: zeros.
+  /// The buffer that is bound where there are no elements: zeros.
   func nothing() throws(AttentionError) -> any MTLBuffer {
     if let blank { return blank }
     let new = try allocate(16)
@@ -81,7 +81,7 @@ final class Residency {
     return copy
   }
 
-  /// Brings results to where the caller wants them; after the device is done.
+  /// Copies results to the caller's memory; after the device is done.
   func finish() {
     for (tensor, copy) in results { copyElements(of: tensor, from: copy.contents()) }
     for (array, copy) in arrayResults {
