@@ -56,7 +56,7 @@ struct BackwardProblem {
         let kh = h / (f.shape.heads / f.shape.keyHeads)
         for i in 0..<length.q {
           let row = firstQ + i, l = f.l[b, h, row, 0], position = i + shift
-          var seen: [(j: Int, p: Double, slope: Double, dp: Double)] = []
+          var attended: [(j: Int, p: Double, slope: Double, dp: Double)] = []
           for j in 0..<length.k where j >= position - Int(a.windowLeft) && j <= position + Int(a.windowRight) && l != -.infinity {
             var s: Double = dot(f.q, f.q.index(b, h, row, 0), f.k, f.k.index(b, kh, firstK + j, 0)) * Double(a.softmaxScale)
             var slope = 1.0
@@ -71,17 +71,17 @@ struct BackwardProblem {
             }
             if f.descriptor.hasALiBi { s -= Double(f.slopes[1 + z * f.shape.heads + h]) * abs(Double(position - j)) }
             let dp = dot(dO, dO.index(b, h, row, 0), f.v, f.v.index(b, kh, firstK + j, 0))
-            seen.append((j, exp(s - l), slope, dp))
+            attended.append((j, exp(s - l), slope, dp))
           }
           let oi = dO.index(b, h, row, 0)
           var dRow = 0.0
           if gradients.dSource == .output {
-            if !seen.isEmpty { dRow = dot(dO, oi, f.o, oi) }
+            if !attended.isEmpty { dRow = dot(dO, oi, f.o, oi) }
           } else {
-            for x in seen { dRow += x.p * x.dp }
+            for x in attended { dRow += x.p * x.dp }
           }
           e.d[d.index(b, h, row, 0)] = dRow
-          for x in seen {
+          for x in attended {
             let ds = x.p * (x.dp - dRow), dx = ds * x.slope * Double(a.softmaxScale)
             let (qi, ki) = (f.q.index(b, h, row, 0), f.k.index(b, kh, firstK + x.j, 0))
             for c in 0..<columns {

@@ -119,7 +119,7 @@ final class BackwardTests: XCTestCase {
     }
   }
 
-  /// Where a row sees one key, D is that key's dP, and dS = P (dP − D) is 0: not nearly, whatever kernel computes dP again.
+  /// Where a row's range is one key, D is that key's dP, and dS = P (dP − D) is exactly 0, whichever kernel computes dP again.
   func testOneKeyHasNoScoreGradient() throws {
     func rotated(_ granularity: QuantizationLayout.Granularity, mean: Bool) -> QuantizationLayout { .init(granularity: granularity, hasMean: mean, isRotated: true) }
     let values: [Operand] = [
@@ -196,7 +196,7 @@ final class BackwardTests: XCTestCase {
     XCTAssertEqual(first.dV, second.dV)
   }
 
-  /// Three products for the queries and four for the keys, whatever is stored; every tile is expanded once for all its threadgroup's rows.
+  /// Three products for the queries and four for the keys, whatever is stored; every tile is dequantized once for all its threadgroup's rows.
   func testCosts() throws {
     let blocks: UInt64 = 64 / 8, product = 2 * blocks * blocks * blocks
     func cost(_ key: Operand, _ value: Operand) throws -> (query: SoftwareMetal.Counters, keys: SoftwareMetal.Counters) {
@@ -218,10 +218,10 @@ final class BackwardTests: XCTestCase {
     for d in [32, 256] {
       var descriptor = backward(d)
       (descriptor.mask, descriptor.hasSinks) = (.FP16, true)
-      // The last tiles are hidden: SIMD groups that have left them are ahead of those that still look.
+      // The last tiles are masked: SIMD groups that have skipped them are ahead of those that still read the mask.
       let problem = BackwardProblem(
         descriptor, .init(heads: 4, keyHeads: 2, queryRows: 70, keyRows: 70), sums: [1], gradients: .from(.output),
-        prepare: { $0.showKeys { row in row < 40 ? 0..<40 : 0..<0 } })
+        prepare: { $0.unmaskKeys { row in row < 40 ? 0..<40 : 0..<0 } })
       for kind in [AttentionKernelDescriptor.Kind.backwardQuery, .backwardKeyValue, .backwardMask, .backwardSinks] {
         var own = descriptor
         (own.kind, own.gradients) = (kind, problem.gradients)

@@ -19,17 +19,17 @@ final class BackwardTextTests: XCTestCase {
     var large = AttentionKernelDescriptor(kind: .backwardQuery, headDimension: 512, query: Operand(.FP32), key: Operand(.FP32), value: Operand(.FP32))
     large.mask = .BOOL
     large.gradients = .all
-    var turned = AttentionKernelDescriptor(
+    var rotatedValue = AttentionKernelDescriptor(
       kind: .backwardQuery, headDimension: 128, valueDimension: 72, query: Operand(.FP32), key: Operand(.FP32),
       value: int8(QuantizationLayout(granularity: .row, hasMean: true, isRotated: true)))
-    turned.gradients = .all
+    rotatedValue.gradients = .all
     var mask = half
     (mask.kind, mask.mask) = (.backwardMask, .FP16)
     var sinks = half
     (sinks.kind, sinks.hasSinks) = (.backwardSinks, true)
     return [
       ("backwardQuery_fp16", half), ("backwardKeyValue_fp16", halfKeys), ("backwardKeyValue_quantized", quantized), ("backwardQuery_512", large),
-      ("backwardQuery_turned", turned), ("backwardMask", mask), ("backwardSinks", sinks),
+      ("backwardQuery_rotated", rotatedValue), ("backwardMask", mask), ("backwardSinks", sinks),
     ]
   }()
 
@@ -69,7 +69,7 @@ final class BackwardTextTests: XCTestCase {
     }
   }
 
-  /// What of the dimensions past 512 fits: latent attention's 576 and 512 in every storage; of others each that fits is printed.
+  /// Dimensions past 512: latent attention's 576 and 512 fit in every storage; of others each that does not fit is printed.
   func testLargeDimensionsFit() throws {
     let float = Operand(.FP32), half = Operand(.FP16), rows = int8(QuantizationLayout(granularity: .row))
     for (d, dv) in [(576, 512), (640, 640), (768, 768), (1024, 1024)] {

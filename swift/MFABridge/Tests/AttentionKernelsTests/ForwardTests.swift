@@ -163,7 +163,7 @@ final class ForwardTests: XCTestCase {
     }
   }
 
-  /// NaN in hidden keys reaches nobody, NaN in visible ones those that see it, infinities likewise.
+  /// NaN in masked keys reaches no row, NaN in other keys the rows that attend to them, infinities likewise.
   func testNonFiniteOperands() throws {
     for precision in [GEMMOperandPrecision.FP32, .FP16, .BF16] {
       for mask in [AttentionKernelDescriptor.Mask.none, .BOOL] {

@@ -28,7 +28,7 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
     return pipeline
   }
 
-  /// Compiles kernels that are about to run, at once: a text alone keeps one core busy. What fails here fails again where it is used.
+  /// Compiles kernels that are about to run, at once: one text keeps one core busy. A failure is reported where the kernel is used.
   func prepare(_ descriptors: [AttentionKernelDescriptor], profile: DeviceProfile = TestDevice.profile) {
     DispatchQueue.concurrentPerform(iterations: descriptors.count) { i in
       guard let kernel = try? AttentionKernel(descriptor: descriptors[i], profile: profile) else { return }
@@ -135,7 +135,7 @@ func check(_ problem: TestProblem, _ label: String = "", file: StaticString = #f
     return
   }
   let expected = problem.reference()
-  let unit = switch problem.descriptor.output.precision {
+  let roundoff = switch problem.descriptor.output.precision {
   case .FP16: 0x1p-11
   case .BF16: 0x1p-8
   default: 0.0
@@ -153,7 +153,7 @@ func check(_ problem: TestProblem, _ label: String = "", file: StaticString = #f
     }
     if worst.0 > 1 { XCTFail("\(name): \(what)[\(worst.1)] is \(actual[worst.1]), expected \(expected[worst.1]): \(worst.0) times the bound", file: file, line: line) }
   }
-  compare(result.o, expected.o, { 1e-5 * top + 1.01 * unit * abs($0) + 1e-12 }, "O")
+  compare(result.o, expected.o, { 1e-5 * top + 1.01 * roundoff * abs($0) + 1e-12 }, "O")
   if problem.descriptor.writesLogsumexp { compare(result.l, expected.l, { 3e-6 * (1 + abs($0)) }, "L") }
   XCTAssertTrue(result.paddingIsWhole, "\(name): something beside O and L was written", file: file, line: line)
 }

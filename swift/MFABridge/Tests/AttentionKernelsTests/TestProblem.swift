@@ -10,7 +10,7 @@ struct TestProblem {
   var arguments = AttentionArguments()
   var q, k, v: TestTensor
   var o, l: TestTensor
-  /// [batch, head, row, key] flat; −∞ hides.
+  /// [batch, head, row, key] flat; −∞ masks.
   var mask: [Double] = []
   var maskBytes: [UInt8] = [], slopes: [Float] = [], sinks: [Float] = []
   var lengths: [(q: Int, k: Int)] = []
@@ -50,11 +50,11 @@ struct TestProblem {
       var boolean = [UInt8](repeating: 7, count: 5), single = [Float](repeating: .nan, count: 5)
       var half = [Float16](repeating: .nan, count: 5), brain = [UInt16](repeating: 0x7fc0, count: 5)
       for i in 0..<masks {
-        let hidden = Int.random(in: 0..<4, using: &g) == 0 || (i / maskKeys) % maskRows == 3
+        let masked = Int.random(in: 0..<4, using: &g) == 0 || (i / maskKeys) % maskRows == 3
         // Values that every precision holds.
-        let value: Float = hidden ? -.infinity : descriptor.mask == .BOOL ? 0 : Float(Int.random(in: -64...64, using: &g)) / 32
+        let value: Float = masked ? -.infinity : descriptor.mask == .BOOL ? 0 : Float(Int.random(in: -64...64, using: &g)) / 32
         mask.append(Double(value))
-        boolean.append(hidden ? 0 : UInt8.random(in: 1...255, using: &g))
+        boolean.append(masked ? 0 : UInt8.random(in: 1...255, using: &g))
         single.append(value)
         half.append(Float16(value))
         brain.append(bfloatBits(value))

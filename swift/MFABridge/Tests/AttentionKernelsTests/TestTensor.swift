@@ -137,7 +137,7 @@ struct TestTensor {
 
   /// Random integers, scales, zero points and means, and the real values that they stand for.
   private mutating func quantized(_ layout: QuantizationLayout, _ rows: Int, _ g: inout Generator) -> [Double] {
-    let top = operand.precision == .INT4 ? 7 : 127, unit = 2.0 / Double(top)
+    let top = operand.precision == .INT4 ? 7 : 127, step = 2.0 / Double(top)
     let (batches, heads, n, d) = (shape[0], shape[1], shape[2], shape[3])
     var (rowGroups, columnGroups, group) = (1, 1, d)
     switch layout.granularity {
@@ -153,7 +153,7 @@ struct TestTensor {
     let isSymmetric = layout.granularity == .tensor ? layout.isSymmetric : layout.zeroPoints == .none
     var scale: [Double] = [], zeros: [Int] = []
     for _ in 0..<groups {
-      let x = unit * Double.random(in: 0.5...1.5, using: &g)
+      let x = step * Double.random(in: 0.5...1.5, using: &g)
       scale.append(isHalf ? Double(Float16(x)) : Double(Float(x)))
       zeros.append(isSymmetric ? 0 : Int.random(in: -(top / 3)...(top / 3), using: &g))
     }

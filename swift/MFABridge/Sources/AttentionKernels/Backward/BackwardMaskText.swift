@@ -1,24 +1,24 @@
 /// The gradient of an additive mask, P ∘ (dP − D + dL), summed over the dimensions in which the mask is broadcast: those in which
-/// `AttentionArguments.maskGradient` has stride 0. A threadgroup owns a part of the gradient and adds what belongs there, in order:
-/// the same bits every run, without atomics. That costs S and dP once more.
+/// `AttentionArguments.maskGradient` has stride 0. A threadgroup computes one part of the gradient and adds its terms in order:
+/// the same bits every run, without atomics. S and dP are computed once more for it.
 ///
-/// `AttentionArguments.queryRows` and `.keyRows` are the gradient's own, with varlen too.
+/// `AttentionArguments.queryRows` and `.keyRows` are the rows and columns of the gradient, with varlen too.
 struct BackwardMaskText {
   let descriptor: AttentionKernelDescriptor
-  let plan: BackwardPlan
+  let tiling: BackwardTiling
   let tile: BackwardTileText
 
-  private var block: Int { plan.tiles.block }
-  private var rows: Int { plan.tiles.rows }
+  private var block: Int { tiling.tiles.block }
+  private var rows: Int { tiling.tiles.rows }
 
   init(_ descriptor: AttentionKernelDescriptor, _ profile: DeviceProfile) {
     self.descriptor = descriptor
-    plan = BackwardPlan(descriptor, profile)
-    var wants = BackwardTileText.Wants()
-    wants.weightGradient = true
-    wants.slope = false  // the bias is added after the softcap
-    var tile = BackwardTileText(descriptor, plan, wants, scoreGradient: nil, weightGradient: nil)
-    tile.borrowsMask = true
+    tiling = BackwardTiling(descriptor, profile)
+    var outputs = BackwardTileText.Outputs()
+    outputs.weightGradient = true
+    outputs.softcapDerivative = false  // the mask is added after the softcap
+    var tile = BackwardTileText(descriptor, tiling, outputs, scoreGradient: nil, weightGradient: nil)
+    tile.sharesMaskMemory = true
     self.tile = tile
   }
 
@@ -26,14 +26,14 @@ struct BackwardMaskText {
     var memory = ThreadgroupMemory()
     tile.addMemory(&memory)
     memory.add("float", "sums", rows * block)
-    return KernelBody(tiles: plan.tiles, memory: memory, summary: "\(rows) queries and \(block) keys a threadgroup", body: body)
+    return KernelBody(tiles: tiling.tiles, memory: memory, summary: "\(rows) queries and \(block) keys a threadgroup", body: body)
   }
 
   private var body: String {
     """
     \(tile.tilePointers)
     const uint2 origin = lane_origin(lane);
-    \(BackwardText.strips(plan))
+    \(BackwardText.strips(tiling))
     const bool sums_batches = args.mask_gradient.batch == 0, sums_heads = args.mask_gradient.head == 0;
     const bool sums_rows = args.mask_gradient.row == 0, sums_columns = args.mask_gradient.column == 0;
     const int column_blocks = sums_columns ? 1 : (int(args.key_rows) + \(block - 1)) / \(block);
@@ -49,8 +49,8 @@ struct BackwardMaskText {
       \(RowsText.sequence(descriptor, z: "z"))
       for (uint head = group.y; head < (sums_heads ? args.heads : group.y + 1); ++head) {
         const uint key_head = head / args.heads_per_key_head;
-        \(plan.scoreTile.setup)
-        \(plan.weightTile.setup)
+        \(tiling.scoreStreamed.setup)
+        \(tiling.weightStreamed.setup)
         \(tile.scoreStrip.setup)
         \(tile.weightStrip.setup)
         for (int index = row_block; index < (sums_rows ? (query_rows + \(rows - 1)) / \(rows) : row_block + 1); ++index) {
@@ -65,7 +65,7 @@ struct BackwardMaskText {
   }
 
   private var ofRows: String {
-    let start = plan.scoreOwn.start.map { "(\($0) + row)" } ?? "row"
+    let start = tiling.scoreStationary.start.map { "(\($0) + row)" } ?? "row"
     return Text.lines(
       tile.scoreStrip.load, tile.weightStrip.load,
       """
@@ -73,9 +73,9 @@ struct BackwardMaskText {
       const float l = L[args.L.offset + batch * args.L.batch + head * args.L.head + query_row * args.L.row];
       const float d = D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row]\(tile.lessLogsumexpGradient);
       """,
-      tile.interval(sees: "exists && l != -INFINITY"), tile.bias, tile.scales,
+      tile.range(where: "exists && l != -INFINITY"), tile.scoreMod, tile.scales,
       """
-      const int begin = \(tile.lowest("first_row")), end = \(tile.highest("last_row"));
+      const int begin = \(tile.rangeBegin("first_row")), end = \(tile.rangeEnd("last_row"));
       const bool meets = first_column < end && first_column + \(block) > begin;
       const int from = sums_columns ? begin : first_column, to = sums_columns ? end : from + meets;
       for (int first = from; first < to; first += \(block)) {
@@ -92,17 +92,17 @@ struct BackwardMaskText {
   private var store: String {
     """
     \(BackwardTileText.barrier)
-    \(when(plan.splits > 1, "if (part == 0) {"))
+    \(when(tiling.splits > 1, "if (part == 0) {"))
     \(Text.unrolled)
     for (ushort n = 0; n < \(block / 8); ++n) {
       sums[(8 * strip + origin.y) * \(block) + 8 * n + origin.x] = total[n].x;
       sums[(8 * strip + origin.y) * \(block) + 8 * n + origin.x + 1] = total[n].y;
     }
-    \(when(plan.splits > 1, "}"))
+    \(when(tiling.splits > 1, "}"))
     \(BackwardTileText.barrier)
     device float *gradient = mask_gradient + args.mask_gradient.offset + group.z * args.mask_gradient.batch + group.y * args.mask_gradient.head;
     const int rows = sums_rows ? 1 : \(rows), columns = sums_columns ? 1 : \(block);
-    for (int i = thread_index; i < rows * columns; i += \(plan.threads)) {
+    for (int i = thread_index; i < rows * columns; i += \(tiling.threads)) {
       const int r = i / columns, c = i % columns;
       float sum = 0;
       for (int y = r; y < (sums_rows ? \(rows) : r + 1); ++y) {
@@ -114,49 +114,5 @@ struct BackwardMaskText {
       }
     }
     """
-  }
-}
-
-/// The gradient of a head's sink: −Σ exp(sink − L) (D − dL) over the rows of all batches. A threadgroup for each head.
-///
-/// `AttentionArguments.queryRows` counts all rows of a batch, with varlen those of all sequences.
-struct BackwardSinksText {
-  private static let simdgroups = 4
-
-  static func kernel(_ descriptor: AttentionKernelDescriptor) -> KernelBody {
-    let isLess = descriptor.gradients.ofLogsumexp
-    return body(
-      setup: when(isLess, "const device float *dl_head = dL + args.dL.offset + batch * args.dL.batch + head * args.dL.head;"),
-      less: isLess ? " - dl_head[row * args.dL.row]" : "")
-  }
-
-  private static func body(setup: String, less: String) -> KernelBody {
-    var memory = ThreadgroupMemory()
-    memory.add("float", "sums", simdgroups)
-    return KernelBody(
-      tiles: Tiles(strips: simdgroups, columnSplits: 1, keyGroups: 1, block: 8), memory: memory, summary: "a head a threadgroup",
-      body: """
-        const uint head = group.y;
-        const float sink = float(sinks[args.sinks.offset + head * args.sinks.head]);
-        float sum = 0;
-        for (uint batch = 0; batch < args.batches; ++batch) {
-          const device float *l_head = L + args.L.offset + batch * args.L.batch + head * args.L.head;
-          const device float *d_head = D + args.D.offset + batch * args.D.batch + head * args.D.head;
-          \(setup)
-          for (long row = thread_index; row < args.query_rows; row += \(32 * simdgroups)) {
-            const float l = l_head[row * args.L.row];
-            if (l != -INFINITY) sum += exp(sink - l) * (d_head[row * args.D.row]\(less));
-          }
-        }
-        sum = simd_sum(sum);
-        if (lane == 0) sums[simd_index] = sum;
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        if (thread_index == 0) {
-          float total = 0;
-          for (ushort i = 0; i < \(simdgroups); ++i) total += sums[i];
-          sink_gradients[args.sink_gradients.offset + head * args.sink_gradients.head] = -total;
-        }
-        """,
-      usesMatrices: false)
   }
 }

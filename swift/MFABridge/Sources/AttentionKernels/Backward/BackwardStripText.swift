@@ -1,64 +1,64 @@
-/// The text that loads a strip of 8 owned rows into registers, in the basis in which the rows of the tiles are stored.
+/// The text that loads a strip (8 stationary rows) into registers, in the domain (original or rotated) of the streamed tiles.
 struct BackwardStripText {
-  let own, tile: OperandText
-  /// Matrices of a strip that a SIMD group holds, and SIMD groups that share a strip.
+  let stationary, streamed: OperandText
+  /// 8×8 matrices of a strip that a SIMD group holds; SIMD groups that share a strip (splitD).
   let fragments, splits: Int
 
-  private var columns: Int { own.columns }
-  private var hasMean: Bool { own.hasMean }
-  private var isTurned: Bool { own.rotation > 1 }
-  private var becomesReal: Bool { isTurned && (hasMean || tile.rotation == 1) }
-  private var turnsToTile: Bool { tile.rotation > 1 && (becomesReal || !isTurned) }
+  private var columns: Int { stationary.columns }
+  private var hasMean: Bool { stationary.hasMean }
+  private var isRotated: Bool { stationary.rotation > 1 }
+  private var unrotates: Bool { isRotated && (hasMean || streamed.rotation == 1) }
+  private var rotatesToStreamed: Bool { streamed.rotation > 1 && (unrotates || !isRotated) }
 
-  /// The name of the array of matrices.
-  var name: String { "\(own.name)_strip" }
-  /// The matrices' type. Two different 16-bit types don't meet in a multiplication.
+  /// The name of the array of matrices: `simdgroup_matrix_storage [fragments]`, together [8, columns].
+  var name: String { "\(stationary.name)_strip" }
+  /// The matrices' type. A multiplication takes no two different 16-bit types.
   var element: String {
-    if hasMean || becomesReal || turnsToTile { return "float" }
-    return own.element == tile.element ? own.element : "float"
+    if hasMean || unrotates || rotatesToStreamed { return "float" }
+    return stationary.element == streamed.element ? stationary.element : "float"
   }
-  /// The scale of the lane's row; nil for nothing.
+  /// The scale of the lane's row; nil: 1.
   private var scale: String? {
-    switch own.factor {
+    switch stationary.factor {
     case .none, .element: nil
-    case .tensor: "\(own.name)_scale"
-    case .row: "\(own.name)_factor"
+    case .tensor: "\(stationary.name)_scale"
+    case .row: "\(stationary.name)_factor"
     }
   }
-  /// What the matrices still are to be multiplied with; nil for nothing.
+  /// The factor that the matrices still lack; nil: 1.
   var factor: String? { hasMean ? nil : scale }
 
-  /// The variable `column`: of the lane's first element in matrix i.
+  /// Declares `column`, that of the lane's first element in matrix i.
   var column: String { splits > 1 ? "const uint column = \(8 * fragments) * part + 8 * i + origin.x;" : "const uint column = 8 * i + origin.x;" }
 
   /// Declares the operand's pointers.
-  var setup: String { Text.lines(own.setup, own.meanSetup) }
+  var setup: String { Text.lines(stationary.setup, stationary.meanSetup) }
 
-  /// Declares the matrices, and what `factor` names. Needs `setup`; `row` is the lane's.
+  /// Declares the matrices and the variable of `factor`. Needs `setup`; `row` is the lane's.
   var load: String { Text.lines(when(!hasMean, declareFactor(row: "row")), matrices(row: "row")) }
 
   private func declareFactor(row: String) -> String {
-    when(own.factor == .row, "const float \(own.name)_factor = \(own.scale(row: row));")
+    when(stationary.factor == .row, "const float \(stationary.name)_factor = \(stationary.scale(row: row));")
   }
 
   /// Declares the matrices of a lane's `row`, without `factor`.
   func matrices(row: String) -> String {
-    let pair = own.loadPair(into: "\(name)[i]", type: element, row: row, column: "column")
+    let pair = stationary.loadPair(into: "\(name)[i]", type: element, row: row, column: "column")
     let isPadded = 8 * fragments * splits > (columns + 7) / 8 * 8
     return Text.lines(
       when(hasMean, declareFactor(row: row)),
       "simdgroup_matrix_storage<\(element)> \(name)[\(fragments)];",
       each(Text.lines(column, isPadded ? "if (column < \(columns)) {\n\(pair)\n} else {\n\(name)[i].set(vec<\(element), 2>(0));\n}" : pair)),
       when(hasMean && scale != nil, each("\(name)[i].set(\(name)[i].get() * \(scale ?? ""));")),
-      when(becomesReal, rotate(name, own.rotation)),
-      when(hasMean, each(Text.lines(column, "\(name)[i].set(\(name)[i].get() + \(mean(own)));"))),
-      when(turnsToTile, rotate(name, tile.rotation)))
+      when(unrotates, rotate(name, stationary.rotation)),
+      when(hasMean, each(Text.lines(column, "\(name)[i].set(\(name)[i].get() + \(mean(stationary)));"))),
+      when(rotatesToStreamed, rotate(name, streamed.rotation)))
   }
 
-  /// Declares `variable`: the product of the lane's row with the mean of the tiles' rows, without `factor`.
+  /// Declares `variable`: the product of the lane's row with the mean of the streamed rows, without `factor`.
   func meanProduct(_ variable: String) -> String {
-    guard tile.hasMean else { return "" }
-    let real = tile.rotation > 1 ? "real" : name
+    guard streamed.hasMean else { return "" }
+    let unrotated = streamed.rotation > 1 ? "real" : name
     let total = splits == 1 ? "" : """
       threadgroup_barrier(mem_flags::mem_threadgroup);
       if (origin.x == 0) exchange[8 * simd_index + origin.y] = \(variable);
@@ -67,18 +67,18 @@ struct BackwardStripText {
       for (ushort i = 0; i < \(splits); ++i) \(variable) += exchange[8 * (\(splits) * strip + i) + origin.y];
       """
     return Text.lines(
-      tile.meanSetup,
+      streamed.meanSetup,
       "float \(variable) = 0;",
-      when(tile.rotation > 1, "{"),
+      when(streamed.rotation > 1, "{"),
       when(
-        tile.rotation > 1,
+        streamed.rotation > 1,
         Text.lines(
           "// The mean is not rotated.",
           "simdgroup_matrix_storage<float> real[\(fragments)];",
           each("real[i].set(float2(\(name)[i].get()));"),
-          rotate("real", tile.rotation))),
-      each(Text.lines(column, "\(variable) += dot(float2(\(real)[i].get()), \(mean(tile)));")),
-      when(tile.rotation > 1, "}"),
+          rotate("real", streamed.rotation))),
+      each(Text.lines(column, "\(variable) += dot(float2(\(unrotated)[i].get()), \(mean(streamed)));")),
+      when(streamed.rotation > 1, "}"),
       RowsText.sumOfRow(variable),
       total)
   }

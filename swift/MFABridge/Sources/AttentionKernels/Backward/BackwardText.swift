@@ -1,43 +1,43 @@
-/// The two backward kernels (FlashAttention-2, without atomics: each owns what it writes).
+/// The two backward kernels (FlashAttention-2, without atomics: no two threadgroups write the same gradient).
 ///
 ///     query:  for each tile of keys:            S = Q Kᵀ;  P = exp(S − L);  dP = dO Vᵀ;  dS = P ∘ (dP − D);  dQ += dS K
 ///     key:    for each query head of the group,
 ///               for each tile of queries:       Sᵀ = K Qᵀ; …;  dV += Pᵀ dO;  dK += dSᵀ Q
 ///
-/// D = rowsum(dO ∘ O) where O is given; otherwise Σ P dP, in a sweep of its own over the keys.
+/// D = rowsum(dO ∘ O) where O is given; otherwise Σ P dP, in a separate pass over the keys.
 struct BackwardText {
   let descriptor: AttentionKernelDescriptor
-  let plan: BackwardPlan
+  let tiling: BackwardTiling
   let tile: BackwardTileText
 
   private var gradients: AttentionKernelDescriptor.Gradients { descriptor.gradients }
-  private var isKeySide: Bool { plan.side == .key }
+  private var isKeySide: Bool { tiling.side == .key }
   private var sweepsForD: Bool { !isKeySide && gradients.dSource == .probabilities }
   /// Whether there is a loop over tiles.
   private var loops: Bool { isKeySide ? gradients.key || gradients.value : gradients.query || sweepsForD }
 
   init(_ descriptor: AttentionKernelDescriptor, _ profile: DeviceProfile) {
     self.descriptor = descriptor
-    plan = BackwardPlan(descriptor, profile)
+    tiling = BackwardTiling(descriptor, profile)
     let wanted = descriptor.gradients
-    var wants = BackwardTileText.Wants()
-    if plan.side == .key {
-      wants.weightGradient = wanted.key
-      tile = BackwardTileText(descriptor, plan, wants, scoreGradient: wanted.key ? .dK : nil, weightGradient: wanted.value ? .dV : nil)
+    var outputs = BackwardTileText.Outputs()
+    if tiling.side == .key {
+      outputs.weightGradient = wanted.key
+      tile = BackwardTileText(descriptor, tiling, outputs, scoreGradient: wanted.key ? .dK : nil, weightGradient: wanted.value ? .dV : nil)
     } else {
-      wants.weightGradient = true
-      wants.dSum = wanted.dSource == .probabilities
-      tile = BackwardTileText(descriptor, plan, wants, scoreGradient: wanted.query ? .dQ : nil, weightGradient: nil)
+      outputs.weightGradient = true
+      outputs.dSum = wanted.dSource == .probabilities
+      tile = BackwardTileText(descriptor, tiling, outputs, scoreGradient: wanted.query ? .dQ : nil, weightGradient: nil)
     }
   }
 
   var kernel: KernelBody {
     var memory = ThreadgroupMemory()
     tile.addMemory(&memory)
-    let (own, other) = isKeySide ? ("keys", "queries") : ("queries", "keys")
+    let (stationary, streamed) = isKeySide ? ("keys", "queries") : ("queries", "keys")
     return KernelBody(
-      tiles: plan.tiles, memory: memory,
-      summary: "\(plan.tiles.rows) \(own) a threadgroup, \(plan.tiles.block) \(other) a tile" + (plan.splits > 1 ? ", \(plan.splits) SIMD groups a strip" : ""),
+      tiles: tiling.tiles, memory: memory,
+      summary: "\(tiling.tiles.rows) \(stationary) a threadgroup, \(tiling.tiles.block) \(streamed) a tile" + (tiling.splits > 1 ? ", \(tiling.splits) SIMD groups a strip" : ""),
       body: Text.lines(setup, isKeySide ? keyBody : queryBody))
   }
 
@@ -45,27 +45,27 @@ struct BackwardText {
     """
     \(tile.tilePointers)
     const uint2 origin = lane_origin(lane);
-    \(Self.strips(plan))
+    \(Self.strips(tiling))
     \(isKeySide ? "const uint key_head = group.y;" : "const uint head = group.y, key_head = head / args.heads_per_key_head;")
     \(RowsText.sequence(descriptor, z: "group.z"))
     \(tile.mask.setup)
 
     // Rows past the end stand in for the last one, see nothing and are not stored.
     \(tile.rows(index: "group.x"))
-    if (first_row >= \(tile.ownRows)) return;
+    if (first_row >= \(tile.stationaryRows)) return;
 
     """
   }
 
-  static func strips(_ plan: BackwardPlan) -> String {
-    plan.splits > 1 ? "const ushort strip = simd_index / \(plan.splits), part = simd_index % \(plan.splits);" : "const ushort strip = simd_index;"
+  static func strips(_ tiling: BackwardTiling) -> String {
+    tiling.splits > 1 ? "const ushort strip = simd_index / \(tiling.splits), part = simd_index % \(tiling.splits);" : "const ushort strip = simd_index;"
   }
 
-  /// Declares where the rows that some owned row sees, or is seen by, begin and end.
-  private var bounds: String { "const int begin = \(tile.lowest("first_row")), end = \(tile.highest("last_row"));" }
+  /// Declares begin and end: the union of the stationary rows' ranges.
+  private var bounds: String { "const int begin = \(tile.rangeBegin("first_row")), end = \(tile.rangeEnd("last_row"));" }
   private func overTiles(_ body: String) -> String {
     """
-    for (int first = begin; first < end; first += \(plan.tiles.block)) {
+    for (int first = begin; first < end; first += \(tiling.tiles.block)) {
       \(body)
     }
     """
@@ -74,7 +74,7 @@ struct BackwardText {
   // MARK: Queries
 
   private var queryBody: String {
-    let start = plan.scoreOwn.start.map { "(\($0) + row)" } ?? "row"
+    let start = tiling.scoreStationary.start.map { "(\($0) + row)" } ?? "row"
     let sweeps = sweepsForD && gradients.query
     let loop = overTiles(tile.body { sweeps ? "if (sweep == 1) {\n\($0.accumulate)\n}" : $0.accumulate })
     return Text.lines(
@@ -95,9 +95,9 @@ struct BackwardText {
         Text.lines(
           BackwardTileText.gap,
           "// A row of which L is -INFINITY adds nothing.",
-          tile.interval(sees: "exists && l != -INFINITY"),
-          bounds, tile.bias,
-          plan.scoreTile.setup, plan.weightTile.setup, tile.scales,
+          tile.range(where: "exists && l != -INFINITY"),
+          bounds, tile.scoreMod,
+          tiling.scoreStreamed.setup, tiling.weightStreamed.setup, tile.scales,
           tile.scoreSum?.clear, tile.scoreSum?.clearWeightSum,
           BackwardTileText.gap,
           when(sweeps, "// Sweep 0 finds D, sweep 1 the gradient.\nfor (ushort sweep = 0; sweep < 2; ++sweep) {"),
@@ -115,21 +115,21 @@ struct BackwardText {
     Text.lines(
       when(
         gradients.writesD,
-        "if (exists && origin.x == 0\(plan.splits > 1 ? " && part == 0" : "")) D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row] = d;"),
+        "if (exists && origin.x == 0\(tiling.splits > 1 ? " && part == 0" : "")) D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row] = d;"),
       when(gradients.ofLogsumexp, "d = d\(tile.lessLogsumexpGradient);"))
   }
 
   /// Declares d = rowsum(dO ∘ O).
   private var sumOfOutput: String {
     let (strip, columns) = (tile.weightStrip, descriptor.valueDimension)
-    let (gradient, output) = (plan.weightOwn, OperandText(.O, descriptor))
+    let (gradient, output) = (tiling.weightStationary, OperandText(.O, descriptor))
     let term = { (column: String) in "float(\(gradient.value(row: "row", column: column))) * float(\(output.value(row: "row", column: column)))" }
-    // Whoever uses the exchange next begins with a barrier.
-    let parts = plan.splits == 1 ? "" : """
+    // The next user of the exchange begins with a barrier.
+    let parts = tiling.splits == 1 ? "" : """
       if (origin.x == 0) exchange[8 * simd_index + origin.y] = d;
       \(BackwardTileText.barrier)
       d = 0;
-      for (ushort i = 0; i < \(plan.splits); ++i) d += exchange[8 * (\(plan.splits) * strip + i) + origin.y];
+      for (ushort i = 0; i < \(tiling.splits); ++i) d += exchange[8 * (\(tiling.splits) * strip + i) + origin.y];
       """
     return Text.lines(
       output.setup,
@@ -146,7 +146,7 @@ struct BackwardText {
 
   /// A row without keys has O = 0 and D = 0, whatever dO holds.
   private var keysOfOutput: String {
-    let mask = descriptor.mask == .none ? "true" : MaskText.shows(descriptor.mask, "keys_mask", "key", "args.mask.column")
+    let mask = descriptor.mask == .none ? "true" : MaskText.isUnmasked(descriptor.mask, "keys_mask", "key", "args.mask.column")
     return Text.lines(
       "if (\(OperandText.nonFiniteTest("d", "float", 1))) {",
       when(
@@ -154,7 +154,7 @@ struct BackwardText {
         "const device \(descriptor.mask.storageType) *keys_mask = mask + args.mask.offset + sequence * args.mask.batch + head * args.mask.head + row * args.mask.row;"),
       """
       bool any = false;
-      for (int key = \(RowsText.lowest("row")); key < \(RowsText.highest("row")) && !any; ++key) any = \(mask);
+      for (int key = \(RowsText.keyRangeBegin("row")); key < \(RowsText.keyRangeEnd("row")) && !any; ++key) any = \(mask);
       if (!any) d = 0;
       }
       """)
@@ -171,16 +171,16 @@ struct BackwardText {
       tile.scoreStrip.setup, tile.scoreStrip.load,
       tile.weightStrip.setup, when(gradients.key, tile.weightStrip.load),
       BackwardTileText.gap,
-      tile.interval(sees: tile.isPresent),
+      tile.range(where: tile.isPresent),
       bounds,
       scoreSum?.clear, weightSum?.clear,
       """
       for (uint head = key_head * args.heads_per_key_head; head < (key_head + 1) * args.heads_per_key_head; ++head) {
-        \(plan.scoreTile.setup)
-        \(plan.weightTile.setup)
+        \(tiling.scoreStreamed.setup)
+        \(tiling.weightStreamed.setup)
         \(head("L", "l"))
         \(when(gradients.key, head("D", "d")))
-        \(tile.bias)
+        \(tile.scoreMod)
         \(tile.scales)
         \(scoreSum?.clearWeightSum ?? "")
         \(overTiles(tile.body { $0.accumulate }))

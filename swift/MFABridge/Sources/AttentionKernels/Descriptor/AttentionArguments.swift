@@ -1,4 +1,4 @@
-/// Where the element [batch, head, row, column] of a tensor lies, in elements from the start of its buffer.
+/// The position of element [batch, head, row, column] of a tensor: offset and strides, in elements from the start of its buffer.
 /// A stride of 0 broadcasts. INT4 counts elements too (a byte has two).
 public struct TensorView: Hashable, Sendable {
   public var offset, batch, head, row, column: Int64
@@ -37,9 +37,9 @@ public struct AttentionArguments: Hashable, Sendable {
   public var softmaxScale: Float = 1
   /// With `hasSoftcap`: above 0.
   public var softcap: Float = 0
-  /// 1: row i stands at key position i + keyRows − queryRows (of its sequence), 0: at i.
+  /// 1: row i has key position i + keyRows − queryRows (of its sequence), 0: i.
   public var bottomRight: UInt32 = 0
-  /// Row i, standing at p, sees keys p − windowLeft ... p + windowRight. Causal is windowRight = 0. `setWindow` clamps.
+  /// The key range of a row at position p is p − windowLeft ... p + windowRight. Causal is windowRight = 0. `setWindow` clamps.
   public var windowLeft = AttentionArguments.unlimited
   public var windowRight = AttentionArguments.unlimited
 
@@ -71,7 +71,7 @@ public struct AttentionArguments: Hashable, Sendable {
   public var queryMean = TensorView(), keyMean = TensorView(), valueMean = TensorView()
   /// First element of each array of cumulative lengths.
   public var cumulativeQueryOffset: Int64 = 0, cumulativeKeyOffset: Int64 = 0
-  /// First of the lengths of keys, which lie behind the bounds of keys.
+  /// First of the lengths of keys, which are stored behind the bounds of keys.
   public var keyLengthsOffset: Int64 = 0
 
   public init() {}

@@ -4,7 +4,7 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
   public enum Kind: String, Hashable, Sendable, CaseIterable {
     /// O, and L if `writesLogsumexp`. Three schedules: see `Schedule`.
     case forward
-    /// Combines the parts that a split forward kernel left, in order: O and L.
+    /// Combines the partial results of a split-K forward kernel, in order: O and L.
     case forwardMerge
     /// dQ if `gradients.query`, and D if `gradients.dSource` computes it and `gradients.writesD`.
     case backwardQuery
@@ -16,23 +16,23 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
     case backwardSinks
   }
 
-  /// How a forward kernel divides its work.
+  /// The division of a forward kernel's work.
   public enum Schedule: Hashable, Sendable {
-    /// Many query rows: tiles of K and V are expanded once into threadgroup memory for all rows of a threadgroup.
+    /// Many query rows: tiles of K and V are dequantized once into threadgroup memory for all rows of a threadgroup.
     case prefill
     /// Few query rows: the query heads that share a key head are folded into one tile of rows.
     case decode
-    /// As `decode`, with the keys of each row split over `AttentionArguments.splits` threadgroups. Writes partial results
+    /// Split-K: as `decode`, with the keys of each row split over `AttentionArguments.splits` threadgroups. Writes partial results
     /// (`.partialOutput`, `.partialStatistics`), which a `forwardMerge` kernel combines.
     case decodeSplit
   }
 
-  /// How elements of an operand are reached. A promise about strides, by which loads can be wide.
+  /// A promise about an operand's strides, by which loads can be wide.
   public enum Access: Hashable, Sendable {
     /// The column stride is 1; offset and all other strides (of dimensions larger than 1) are multiples of 4, in elements, and so is
-    /// the buffer's address in units of elements.
+    /// the buffer's address.
     case vector
-    /// The row stride is 1 (a transposed operand), or lies below the column stride. Not for INT4.
+    /// The row stride is 1 (a transposed operand), or below the column stride. Not for INT4.
     case transposed
     /// No promise.
     case strided
@@ -54,20 +54,20 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
 
   public enum Mask: String, Hashable, Sendable, CaseIterable {
     case none
-    /// One byte an element; 0 hides the key.
+    /// One byte an element; 0 masks the key.
     case BOOL
-    /// Added to the scores; −∞ hides the key.
+    /// Added to the scores; −∞ masks the key.
     case FP32, FP16, BF16
   }
 
-  /// What a backward kernel is asked for.
+  /// The outputs of a backward kernel, and their options.
   public struct Gradients: Hashable, Sendable {
     public enum DSource: Hashable, Sendable {
       /// The binding D is an input.
       case given
       /// rowsum(dO ∘ O), from the binding O.
       case output
-      /// Σⱼ Pᵢⱼ dPᵢⱼ: a pass over the keys of its own, before that of dQ.
+      /// Σⱼ Pᵢⱼ dPᵢⱼ: a separate pass over the keys, before that of dQ.
       case probabilities
     }
     public var query = false, key = false, value = false
@@ -76,14 +76,14 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
     public var writesD = true
     /// Gradients of elements at an end of the quantized range are 0 (MFA_BACKWARD_CLIP).
     public var clips = false
-    /// There is a gradient of logsumexp: it is taken from D wherever D is used.
+    /// There is a gradient of logsumexp: it is subtracted from D wherever D is used.
     public var ofLogsumexp = false
     public init() {}
   }
 
   public var kind: Kind
   public var schedule: Schedule
-  /// The most columns of a row. What does not fit threadgroup memory is refused all the same.
+  /// The largest number of columns. A kernel that does not fit threadgroup memory is refused all the same.
   public static let maxHeadDimension = 1024
 
   /// Columns of Q and K, 1 ... 1024.
@@ -102,7 +102,7 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
   public var hasSoftcap: Bool
   public var hasALiBi: Bool
   public var hasSinks: Bool
-  /// Rows of all sequences lie one after another in batch 0; bindings `.cumulativeQueryLengths`, `.cumulativeKeyLengths`.
+  /// Rows of all sequences are stored one after another in batch 0; bindings `.cumulativeQueryLengths`, `.cumulativeKeyLengths`.
   public var isVariableLength: Bool
   /// Of the slopes and of the sinks: FP32, FP16 or BF16.
   public var slopePrecision = GEMMOperandPrecision.FP32, sinkPrecision = GEMMOperandPrecision.FP32
@@ -156,7 +156,7 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
     }
   }
 
-  /// Throws what would make the text meaningless.
+  /// Refuses descriptors that have no meaningful text.
   func validate() throws(AttentionKernelError) {
     for (name, dimension) in [("head dimension", headDimension), ("value dimension", valueDimension)] where !(1...Self.maxHeadDimension).contains(dimension) {
       throw .headDimension(name: name, found: dimension)

@@ -1,4 +1,4 @@
-/// Why no kernel can be generated for a descriptor.
+/// The reason why a descriptor has no kernel.
 public enum AttentionKernelError: Error, Hashable, Sendable, CustomStringConvertible {
   case headDimension(name: String, found: Int)
   case missingQuantization(AttentionOperand, GEMMOperandPrecision)

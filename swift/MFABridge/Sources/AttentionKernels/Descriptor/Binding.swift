@@ -1,4 +1,4 @@
-/// A buffer of a kernel. The table is one: the host binds by it, and the parameters of the text are made from it.
+/// A buffer of a kernel. One table serves both sides: the host binds by it, and the parameters of the text are made from it.
 public struct Binding: Hashable, Sendable {
   public enum Role: Hashable, Sendable, CaseIterable {
     /// A matrix: its buffer, at offset 0 (views and offsets are in the arguments).
@@ -23,7 +23,7 @@ public struct Binding: Hashable, Sendable {
     /// FP32 [batch, head, query row]; the second is that of the kernel for keys.
     case logsumexpGradient
     case logsumexpGradientOfRows
-    /// FP32 scratch of a split forward kernel: see `AttentionKernel.partialOutputBytes`.
+    /// FP32 scratch of a split forward kernel: see `AttentionKernel.partialBytes`.
     case partialOutput
     case partialStatistics
     /// `AttentionArguments.bytes`
@@ -34,7 +34,7 @@ public struct Binding: Hashable, Sendable {
       + AttentionOperand.quantizable.flatMap { [.scale($0), .zeroPoint($0), .scales($0), .zeroPoints($0), .mean($0)] }
       + [.mask, .maskGradient, .slopes, .sinks, .sinkGradients, .cumulativeQueryLengths, .cumulativeKeyLengths, .logsumexpGradient, .logsumexpGradientOfRows, .partialOutput, .partialStatistics, .arguments]
 
-    /// The buffer's index. Metal has 31; roles that share one never meet in a kernel.
+    /// The buffer's index. Metal has 31; no kernel has two roles of the same index.
     public var index: Int {
       switch self {
       case .operand(.Q): 0

@@ -1,4 +1,4 @@
-/// What the generator knows of a device. A pure value: tests make any of them on any machine.
+/// The properties of a device that the generator uses. A pure value: tests make any of them on any machine.
 public struct DeviceProfile: Hashable, Sendable {
   public enum Family: Int, Hashable, Sendable, CaseIterable, Comparable {
     /// M1, A14

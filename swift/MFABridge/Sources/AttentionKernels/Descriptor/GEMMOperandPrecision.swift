@@ -1,4 +1,4 @@
-/// How the elements of a tensor are stored. Raw values are those of `enum mfa_precision`.
+/// The storage of a tensor's elements. Raw values are those of `enum mfa_precision`.
 public enum GEMMOperandPrecision: Int32, Hashable, Sendable, CaseIterable {
   case FP32 = 0
   case FP16 = 1

@@ -1,4 +1,4 @@
-/// Where the scales and zero points of an integer operand are found, as far as it changes the text of a kernel.
+/// The layout of an integer operand's scales and zero points, as far as it changes the text of a kernel.
 /// Sizes (rows of a block), strides and offsets are in `AttentionArguments`.
 ///
 /// real = scale · (n − zero point), then the Hadamard rotation of each row if `isRotated`, then plus the mean if `hasMean`.

@@ -1,12 +1,12 @@
-/// The text that loads a strip of 8 query rows into registers, in the basis in which K is stored.
+/// The text that loads a strip of 8 query rows into registers, in the domain (original or rotated) of K.
 struct QueryText {
   let descriptor: AttentionKernelDescriptor
   let query: OperandText
   let key: OperandText
-  /// Matrices of a strip that a SIMD group holds, and SIMD groups that share a strip.
+  /// 8×8 matrices of a strip that a SIMD group holds; SIMD groups that share a strip (splitD).
   let fragments, splits: Int
 
-  /// - Parameter key: K as its tiles hold it.
+  /// - Parameter key: K in the form of its tiles.
   init(_ descriptor: AttentionKernelDescriptor, key: OperandText, fragments: Int, splits: Int) {
     self.descriptor = descriptor
     (query, self.key) = (OperandText(.Q, descriptor), key)
@@ -15,19 +15,19 @@ struct QueryText {
 
   private var hasMean: Bool { query.layout?.hasMean == true }
   private var meetsKeyMean: Bool { key.layout?.hasMean == true }
-  private var isTurned: Bool { query.rotation > 1 }
-  /// Q has to pass through its real values: K is in another basis, or a mean is to be added or multiplied with.
-  private var becomesReal: Bool { isTurned && (hasMean || meetsKeyMean || key.rotation == 1) }
-  private var turnsToKey: Bool { key.rotation > 1 && (becomesReal || !isTurned) }
+  private var isRotated: Bool { query.rotation > 1 }
+  /// Q passes through its original domain: K is in another domain, or a mean is to be added or multiplied with.
+  private var unrotates: Bool { isRotated && (hasMean || meetsKeyMean || key.rotation == 1) }
+  private var rotatesToKey: Bool { key.rotation > 1 && (unrotates || !isRotated) }
 
-  /// The matrices' type. Two different 16-bit types don't meet in a multiplication.
+  /// The matrices' type. A multiplication takes no two different 16-bit types.
   var element: String {
-    if hasMean || becomesReal || turnsToKey { return "float" }
+    if hasMean || unrotates || rotatesToKey { return "float" }
     return query.element == key.element ? query.element : "float"
   }
 
-  var needsHadamard: Bool { becomesReal || turnsToKey }
-  /// SIMD groups that share a strip exchange values in this piece.
+  var needsHadamard: Bool { unrotates || rotatesToKey }
+  /// SIMD groups that share a strip exchange values in this text.
   var needsExchange: Bool { splits > 1 && (meetsKeyMean || needsHadamard) }
 
   /// Declares `q[fragments]`, `score_scale`, and with a mean of K `mean_score`. `row` and `head` are the lane's.
@@ -61,11 +61,11 @@ struct QueryText {
       }
       """,
       when(hasMean && !factor.isEmpty, each("q[i].set(q[i].get() * \(factor));")),
-      when(becomesReal, hadamard.rotate("q", exchange: exchange)),
+      when(unrotates, hadamard.rotate("q", exchange: exchange)),
       when(hasMean, addMean(column)),
       when(meetsKeyMean, meanScore(column, natural, exchange)),
-      when(turnsToKey, hadamard.rotate("q", exchange: exchange)),
-      "const float score_scale = \(natural)\(key.factor == .tensor ? " * k_scale\(key.perUnit)" : "");")
+      when(rotatesToKey, hadamard.rotate("q", exchange: exchange)),
+      "const float score_scale = \(natural)\(key.factor == .tensor ? " * k_scale\(key.inversePrescale)" : "");")
   }
 
   private func each(_ body: String) -> String {

@@ -1,9 +1,9 @@
-/// The online softmax of a strip. `maximum` is at most 8 below the largest score so far, not always equal to it: so most tiles leave
-/// the output as it is.
+/// The online softmax of a strip. `maximum` is at most 8 below the largest score so far, not always equal to it: so most tiles do not rescale
+/// the output.
 ///
-/// Weights sum to 1: what divides is the sum of what is multiplied. A number of FP32 that grows by thousands of small weights above
+/// Weights sum to 1: the denominator is the sum of the very weights that multiply V. An FP32 sum that grows by thousands of small weights above
 /// one large one loses a part of each, always the same part of equal ones. So weights, and products with V, are added up by tiles
-/// before they meet the sum of all, and the sums of all remember what rounding added to them (Kahan).
+/// before they meet the sum of all, and the sums of all keep their rounding error (Kahan).
 struct SoftmaxText {
   let score: ScoreText
   let value: OperandText
@@ -25,10 +25,10 @@ struct SoftmaxText {
     """
   }
 
-  /// Hidden keys are remembered where V may hold NaN: bit 2n + e of the caller's `uint hidden`.
-  var remembersHidden: Bool { value.mayBeNonFinite }
+  /// Masked keys are recorded where V may hold NaN: bit 2n + e of the caller's `uint hidden`.
+  var recordsMasked: Bool { value.mayBeNonFinite }
 
-  /// From `scores[blocks]` = Q Kᵀ of keys from `first` to weights, in place. Needs `whole`: all keys are in every row's interval.
+  /// From `scores[blocks]` = Q Kᵀ of keys from `first` to weights, in place. Needs `whole`: all keys are in every row's range.
   /// - Parameters keyScale, valueScale: the scales of the keys `column`, `column + 1` as a float2, for operands with a scale a row.
   func weights(keyScale: String, valueScale: String) -> String {
     let needsColumn = score.descriptor.hasALiBi || score.key.factor == .row
@@ -39,7 +39,7 @@ struct SoftmaxText {
         \(when(needsColumn, "const int column = first + 8 * n + origin.x;"))
         float2 s = scores[n].get();
         \(score.scores(keyScale: keyScale))
-        \(score.hasMask ? hide : "if (whole) {\nseen = true;\n} else {\n\(hide)\n}")
+        \(score.hasMask ? applyLimits : "if (whole) {\nseen = true;\n} else {\n\(applyLimits)\n}")
         largest = max(largest, max(s.x, s.y));
         scores[n].set(s);
       }
@@ -111,15 +111,15 @@ struct SoftmaxText {
     """
   }
 
-  private var hide: String {
+  private var applyLimits: String {
     """
     \(Text.unrolled)
     for (ushort e = 0; e < 2; ++e) {
       const int at = first + 8 * n + origin.x + e;
-      \(score.visibility)
+      \(score.applyMask)
       seen = seen || visible;
       s[e] = visible ? s[e] : -INFINITY;
-      \(when(remembersHidden, "hidden |= (visible ? 0u : 1u) << (2 * n + e);"))
+      \(when(recordsMasked, "hidden |= (visible ? 0u : 1u) << (2 * n + e);"))
     }
     """
   }
@@ -134,7 +134,7 @@ struct SoftmaxText {
     """
   }
 
-  /// Declares `normaliser`, what the output is to be multiplied with, and `logsumexp`, from maximum, sum and seen.
+  /// Declares `normaliser`, the factor of the output, and `logsumexp`, from maximum, sum and seen.
   /// A row without keys gives 0; one whose scores are all −∞ gives 0 / 0.
   var normalise: String {
     let sinks = score.descriptor.hasSinks
@@ -148,86 +148,5 @@ struct SoftmaxText {
         : "const float top = maximum, total = sum;",
       "const float normaliser = total == 0 ? (seen ? NAN : 0.0f) : \(sinks ? "rescale" : "1.0f") / total;",
       when(score.descriptor.writesLogsumexp, "const float logsumexp = top + log(total);"))
-  }
-}
-
-/// The end of a forward kernel: from the sums over keys to O and L.
-struct ResultText {
-  let descriptor: AttentionKernelDescriptor
-  let value: OperandText
-  let fragments: Int, splits: Int
-
-  private var column: String { splits > 1 ? "\(8 * fragments) * part + 8 * i + origin.x" : "8 * i + origin.x" }
-  /// Of the lane's first element in matrix i, before interleaved columns are brought in order.
-  private var valueColumn: String {
-    let count = value.interleaved
-    guard count > 1 else { return column }
-    return "\(splits > 1 ? "\(8 * fragments) * part + " : "")\(8 * count) * (i / \(count)) + i % \(count) + \(count) * origin.x"
-  }
-  private var columns: Int { descriptor.valueDimension }
-  private var isPadded: Bool { 8 * fragments * splits > columns }
-
-  private func each(_ body: String) -> String {
-    """
-    \(Text.unrolled)
-    for (ushort i = 0; i < \(fragments); ++i) {
-      \(body)
-    }
-    """
-  }
-
-  /// From `output` = Σ p v, of V as it is held in tiles, to Σ p v of its real values. `sum`: the row's. Interleaved columns stay so: that is
-  /// an order of the bits of a column's number, which a Hadamard matrix doesn't see.
-  func realValues(exchange: String) -> String {
-    let hadamard = HadamardText(size: value.rotation, fragments: fragments, splits: splits)
-    let mean = { (column: String) in isPadded ? "(\(column) < \(columns) ? \(value.mean(column)) : 0)" : value.mean(column) }
-    return Text.lines(
-      when(value.factor == .tensor, each("output[i].set(output[i].get() * (v_scale\(value.perUnit)));")),
-      when(value.rotation > 1, "{\n\(HadamardText.setup(size: value.rotation))\n\(hadamard.rotate("output", exchange: exchange))\n}"),
-      when(
-        value.layout?.hasMean == true,
-        Text.lines(
-          value.meanSetup,
-          each(
-            """
-            const uint column = \(valueColumn);
-            output[i].set(output[i].get() + sum * float2(\(mean("column")), \(mean("column + \(value.interleaved)"))));
-            """))))
-  }
-
-  /// Declares `output_row`, where the lane's row of O is. Needs row and head.
-  static func outputRow(_ descriptor: AttentionKernelDescriptor) -> String {
-    let start = descriptor.isVariableLength ? "(query_start + row)" : "row"
-    return "device \(descriptor.precision(.O).storageType) *output_row = O + args.O.offset + batch * args.O.batch + head * args.O.head + \(start) * args.O.row;"
-  }
-  static func logsumexp(_ descriptor: AttentionKernelDescriptor) -> String {
-    let start = descriptor.isVariableLength ? "(query_start + row)" : "row"
-    return "L[args.L.offset + batch * args.L.batch + head * args.L.head + \(start) * args.L.row] = logsumexp;"
-  }
-
-  /// Writes a lane's pair `float2 x` at `column` to O.
-  static func storePair(_ descriptor: AttentionKernelDescriptor, isPadded: Bool) -> String {
-    let (type, columns) = (descriptor.precision(.O).storageType, descriptor.valueDimension)
-    if descriptor.output.access == .vector && columns % 8 == 0 {
-      let store = "*(device \(type)2 *)(output_row + column) = \(type)2(x);"
-      return isPadded ? "if (column < \(columns)) \(store)" : store
-    }
-    let one = { (e: Int) in
-      let at = e == 0 ? "column" : "column + 1"
-      let store = "output_row[(\(at)) * args.O.column] = \(type)(x[\(e)]);"
-      return isPadded ? "if (\(at) < \(columns)) \(store)" : store
-    }
-    return one(0) + "\n" + one(1)
-  }
-
-  /// Writes the strip's rows of O and L.
-  var store: String {
-    """
-    if (exists) {
-      \(Self.outputRow(descriptor))
-      \(each("const uint column = \(column);\nconst float2 x = output[i].get() * normaliser;\n\(Self.storePair(descriptor, isPadded: isPadded))"))
-      \(when(descriptor.writesLogsumexp, "if (origin.x == 0\(splits > 1 ? " && part == 0" : "")) \(Self.logsumexp(descriptor))"))
-    }
-    """
   }
 }

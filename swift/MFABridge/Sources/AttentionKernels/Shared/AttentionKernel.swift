@@ -1,4 +1,4 @@
-/// A compute kernel as text, and how to launch it.
+/// A compute kernel as text, with its launch parameters.
 ///
 /// ```swift
 /// let kernel = try AttentionKernel(descriptor: descriptor, profile: profile)

@@ -1,4 +1,4 @@
-/// The text of a kernel and what the launch needs to know of it.
+/// The text of a kernel and its launch parameters.
 struct KernelText {
   let source: String
   let tiles: Tiles
@@ -8,7 +8,7 @@ struct KernelText {
     let kernel: KernelBody = switch descriptor.kind {
     case .forward where descriptor.schedule == .prefill: try PrefillText(descriptor, profile).kernel
     case .forward: try DecodeText(descriptor, profile).kernel
-    case .forwardMerge: MergeText(descriptor).kernel
+    case .forwardMerge: ForwardMergeText(descriptor).kernel
     case .backwardQuery, .backwardKeyValue: BackwardText(descriptor, profile).kernel
     case .backwardMask: BackwardMaskText(descriptor, profile).kernel
     case .backwardSinks: BackwardSinksText.kernel(descriptor)
@@ -59,7 +59,7 @@ struct KernelText {
   }
 }
 
-/// What a kernel's writer hands to `KernelText`.
+/// The result of a kernel's generator, for `KernelText`.
 struct KernelBody {
   let tiles: Tiles
   let memory: ThreadgroupMemory
@@ -67,20 +67,4 @@ struct KernelBody {
   let summary: String
   let body: String
   var usesMatrices = true
-}
-
-/// The threadgroup variables of a kernel.
-struct ThreadgroupMemory {
-  private(set) var text = ""
-  private(set) var bytes = 0
-
-  mutating func add(_ type: String, _ name: String, _ count: Int) {
-    let size = switch type {
-    case "half", "bfloat": 2
-    case "float4": 16
-    default: 4
-    }
-    bytes += (size * count + 15) / 16 * 16
-    text += (text.isEmpty ? "" : "\n") + "threadgroup \(type) \(name)[\(count)];"
-  }
 }

@@ -1,4 +1,4 @@
-/// The one class on which all kernels are built: a SIMD group's 8×8 matrix, by public `simdgroup_matrix` functions only.
+/// The matrix class of all kernels: a SIMD group's 8×8 matrix, by public `simdgroup_matrix` functions only.
 enum MatrixStorageText {
   static let text = """
     // Column and row of a lane's first element in an 8x8 matrix of its SIMD group; the second is in the next column.

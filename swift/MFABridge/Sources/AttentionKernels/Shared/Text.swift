@@ -1,6 +1,6 @@
-/// Lays out the text of a kernel: pieces are written without regard to the depth at which they end up.
+/// Formats the text of a kernel: pieces are written without regard to their depth of nesting.
 enum Text {
-  /// Indents by the depth of brackets, drops blank lines at the edges of blocks and repeated ones.
+  /// Indents by the depth of brackets; drops blank lines at the edges of blocks, and repeated ones.
   static func formatted(_ text: String) -> String {
     var lines: [String] = []
     var depth = 0
@@ -33,7 +33,7 @@ enum Text {
     return present.isEmpty ? absent : present.joined(separator: "\n")
   }
 
-  /// Stands for a piece that is left out, and leaves no blank line.
+  /// The absence of a piece, which leaves no blank line.
   static let absent = "\u{0}"
 
   static let unrolled = "#pragma clang loop unroll(full)"

@@ -1,16 +1,17 @@
-/// How a threadgroup covers its share of the scores. A strip is 8 query rows (of a key kernel: 8 key rows), the height of
+/// The tiling of the scores by a threadgroup. A strip is 8 query rows (of a key kernel: 8 key rows), the height of
 /// a SIMD-group matrix.
 struct Tiles: Hashable, Sendable {
-  /// Strips of a threadgroup.
+  /// Strips of a threadgroup: blockM / 8.
   var strips: Int
-  /// SIMD groups that share a strip, each with some of the columns: for head dimensions that do not fit in one's registers.
-  var columnSplits: Int
-  /// SIMD groups (times `columnSplits`) that share a strip, each with some of the keys.
-  var keyGroups = 1
-  /// Rows of the other side (prefill: keys) that are expanded at a time; a multiple of 8.
+  /// Parts of the head dimension, each in a SIMD group: for head dimensions that do not fit in the registers of one.
+  var splitD: Int
+  /// Parts of the keys, each in a SIMD group (or in `splitD` of them): split-K within a threadgroup.
+  var splitK = 1
+  /// blockN: rows of the other side (prefill: keys) that are dequantized at a time; a multiple of 8.
   var block: Int
 
-  var simdgroups: Int { strips * columnSplits * keyGroups }
+  var simdgroups: Int { strips * splitD * splitK }
+  /// blockM: rows of a threadgroup, all strips together.
   var rows: Int { 8 * strips }
 
   /// Threadgroups for a problem.
@@ -29,26 +30,19 @@ struct Tiles: Hashable, Sendable {
     case .backwardQuery: return .init(blocks(queryRows), heads, batches)
     case .backwardKeyValue: return .init(blocks(keyRows), arguments.keyHeads.map { Int($0) } ?? heads / group, batches)
     case .backwardMask:
-      // Dimensions over which the gradient is summed are one threadgroup's.
+      // One threadgroup sums over whole dimensions.
       let view = arguments.maskGradient
       let columns = view.column == 0 ? 1 : (keyRows + block - 1) / block
       return .init((view.row == 0 ? 1 : blocks(queryRows)) * columns, view.head == 0 ? 1 : heads, view.batch == 0 ? 1 : batches)
     case .backwardSinks: return .init(1, heads, 1)
     }
   }
-}
 
-extension AttentionArguments {
-  /// The schedule of a forward call, and its number of splits. Pure: depends on the sizes and the profile alone.
-  ///
-  /// Decoding pays when the query heads of a key head fit in few strips of rows; splitting, when there are fewer threadgroups
-  /// than the device can run at once and each would still have some hundred keys.
-  public func schedule(on profile: DeviceProfile) -> (schedule: AttentionKernelDescriptor.Schedule, splits: Int) {
-    let group = max(Int(headsPerKeyHead), 1), folded = group * Int(queryRows)
-    guard folded <= ForwardTuning.decodeRows else { return (.prefill, 1) }
-    let threadgroups = Int(batches) * (Int(heads) / group) * ((folded + 7) / 8)
-    let wanted = ForwardTuning.threadgroupsPerCore * profile.cores / max(threadgroups, 1)
-    let splits = min(wanted, Int(keyRows) / ForwardTuning.keysPerSplit)
-    return splits > 1 ? (.decodeSplit, splits) : (.decode, 1)
+  /// Matrices of a SIMD group's columns. A rotation either stays within them, or spans all SIMD groups of the strip.
+  static func fragments(_ columns: Int, _ splits: Int, _ rotation: Int) -> Int {
+    let all = (columns + 7) / 8, share = (all + splits - 1) / splits
+    let multiple = max(rotation / 8, 1)
+    if multiple > share { return multiple == all && all % splits == 0 ? share : multiple }
+    return (share + multiple - 1) / multiple * multiple
   }
 }

@@ -1,10 +1,10 @@
-/// Combines the parts that a split forward kernel left, in the order of the keys: one threadgroup a row.
-struct MergeText {
+/// Combines the partial results of a split-K forward kernel, in the order of the keys: one threadgroup a row.
+struct ForwardMergeText {
   let descriptor: AttentionKernelDescriptor
   init(_ descriptor: AttentionKernelDescriptor) { self.descriptor = descriptor }
 
   var kernel: KernelBody {
-    let tiles = Tiles(strips: 1, columnSplits: 1, keyGroups: 2, block: 8)
+    let tiles = Tiles(strips: 1, splitD: 1, splitK: 2, block: 8)
     return KernelBody(tiles: tiles, memory: ThreadgroupMemory(), summary: "one row a threadgroup", body: body(32 * tiles.simdgroups), usesMatrices: false)
   }
 
@@ -31,7 +31,7 @@ struct MergeText {
       }
       \(softmax.normalise)
 
-      \(ResultText.outputRow(descriptor))
+      \(EpilogueText.outputRow(descriptor))
       for (uint column = thread_index; column < \(columns); column += \(threads)) {
         float x = 0;
         for (uint i = 0; i < args.splits; ++i) {
@@ -40,7 +40,7 @@ struct MergeText {
         }
         output_row[column * args.O.column] = \(descriptor.precision(.O).storageType)(x * normaliser);
       }
-      \(when(descriptor.writesLogsumexp, "if (thread_index == 0) \(ResultText.logsumexp(descriptor))"))
+      \(when(descriptor.writesLogsumexp, "if (thread_index == 0) \(EpilogueText.logsumexp(descriptor))"))
       """
   }
 }
