@@ -173,3 +173,16 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
     for name in [AttentionOperand.O, .dO] where precision(name).isInteger { throw .integerResult(name, precision(name)) }
   }
 }
+
+extension AttentionKernelDescriptor.Mask {
+  /// The MSL type of an element.
+  var storageType: String {
+    switch self {
+    case .none: ""
+    case .BOOL: "uchar"
+    case .FP32: "float"
+    case .FP16: "half"
+    case .BF16: "bfloat"
+    }
+  }
+}

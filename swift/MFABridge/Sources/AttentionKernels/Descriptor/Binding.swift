@@ -100,92 +100,131 @@ public struct Binding: Hashable, Sendable {
 extension AttentionKernelDescriptor {
   /// The buffers of the kernel, in order of index.
   public var bindings: [Binding] {
-    var found: [Binding] = []
-    func read(_ role: Binding.Role, _ type: String) { found.append(Binding(role: role, isWritten: false, type: type)) }
-    func write(_ role: Binding.Role, _ type: String = "device float *") { found.append(Binding(role: role, isWritten: true, type: type)) }
-    func operand(_ name: AttentionOperand) {
-      read(.operand(name), "const device \(precision(name).storageType) *")
-      guard let layout = self.operand(name).quantization else { return }
-      if layout.hasScaleArray {
-        read(.scales(name), layout.scaleStorage == .FP16 ? "const device half *" : "const device float *")
-        switch layout.zeroPoints {
-        case .none: break
-        case .int8: read(.zeroPoints(name), "const device char *")
-        case .int32: read(.zeroPoints(name), "const device int *")
-        }
-      } else {
-        read(.scale(name), "constant float &")
-        read(.zeroPoint(name), "constant int32_t &")
-      }
-      if layout.hasMean { read(.mean(name), "const device float *") }
-    }
-    func scoreInputs() {
-      operand(.Q)
-      operand(.K)
-      switch mask {
-      case .none: break
-      case .BOOL: read(.mask, "const device uchar *")
-      case .FP32: read(.mask, "const device float *")
-      case .FP16: read(.mask, "const device half *")
-      case .BF16: read(.mask, "const device bfloat *")
-      }
-      if hasALiBi { read(.slopes, "const device \(slopePrecision.storageType) *") }
-    }
-    func lengths() {
-      if isVariableLength { read(.cumulativeQueryLengths, "const device int *") }
-      if isVariableLength || hasKeyLengths { read(.cumulativeKeyLengths, "const device int *") }
-    }
-    func logsumexpGradient(_ role: Binding.Role = .logsumexpGradient) {
-      if gradients.ofLogsumexp { read(role, "const device float *") }
-    }
-    let sinkType = "const device \(sinkPrecision.storageType) *"
-    let output = "device \(precision(.O).storageType) *"
-
+    var list = BindingList(descriptor: self)
     switch kind {
-    case .forward:
-      scoreInputs()
-      operand(.V)
-      lengths()
-      if schedule == .decodeSplit {
-        write(.partialOutput)
-        write(.partialStatistics)
-      } else {
-        write(.operand(.O), output)
-        if writesLogsumexp { write(.operand(.L)) }
-        if hasSinks { read(.sinks, sinkType) }
-      }
-    case .forwardMerge:
-      lengths()
-      read(.partialOutput, "const device float *")
-      read(.partialStatistics, "const device float *")
-      write(.operand(.O), output)
-      if writesLogsumexp { write(.operand(.L)) }
-      if hasSinks { read(.sinks, sinkType) }
-    case .backwardQuery, .backwardKeyValue, .backwardMask:
-      scoreInputs()
-      operand(.V)
-      lengths()
-      read(.operand(.dO), "const device \(precision(.dO).storageType) *")
-      read(.operand(.L), "const device float *")
-      if kind == .backwardQuery && gradients.dSource != .given {
-        if gradients.dSource == .output { read(.operand(.O), "const device \(precision(.O).storageType) *") }
-        if gradients.writesD { write(.operand(.D)) }
-      } else if kind != .backwardKeyValue || gradients.key {
-        read(.operand(.D), "const device float *")
-      }
-      if kind == .backwardQuery, gradients.query { write(.operand(.dQ)) }
-      if kind == .backwardKeyValue, gradients.key { write(.operand(.dK)) }
-      if kind == .backwardKeyValue, gradients.value { write(.operand(.dV)) }
-      if kind == .backwardMask { write(.maskGradient) }
-      if kind != .backwardKeyValue { logsumexpGradient() } else if gradients.key { logsumexpGradient(.logsumexpGradientOfRows) }
-    case .backwardSinks:
-      read(.operand(.L), "const device float *")
-      read(.operand(.D), "const device float *")
-      read(.sinks, sinkType)
-      write(.sinkGradients)
-      logsumexpGradient()
+    case .forward: list.addForward()
+    case .forwardMerge: list.addForwardMerge()
+    case .backwardQuery, .backwardKeyValue, .backwardMask: list.addBackward()
+    case .backwardSinks: list.addBackwardSinks()
     }
-    read(.arguments, "constant AttentionArguments &")
-    return found.sorted { $0.index < $1.index }
+    list.read(.arguments, "constant AttentionArguments &")
+    return list.bindings.sorted { $0.index < $1.index }
+  }
+}
+
+/// Collects the bindings of a kernel.
+private struct BindingList {
+  let descriptor: AttentionKernelDescriptor
+  private(set) var bindings: [Binding] = []
+
+  init(descriptor: AttentionKernelDescriptor) { self.descriptor = descriptor }
+
+  mutating func read(_ role: Binding.Role, _ type: String = "const device float *") {
+    bindings.append(Binding(role: role, isWritten: false, type: type))
+  }
+
+  private mutating func write(_ role: Binding.Role, _ type: String = "device float *") {
+    bindings.append(Binding(role: role, isWritten: true, type: type))
+  }
+
+  // MARK: Kernels
+
+  mutating func addForward() {
+    addScoreInputs()
+    addOperand(.V)
+    addLengths()
+    if descriptor.schedule == .decodeSplit {
+      write(.partialOutput)
+      write(.partialStatistics)
+    } else {
+      addResults()
+    }
+  }
+
+  mutating func addForwardMerge() {
+    addLengths()
+    read(.partialOutput)
+    read(.partialStatistics)
+    addResults()
+  }
+
+  mutating func addBackward() {
+    let (kind, gradients) = (descriptor.kind, descriptor.gradients)
+    addScoreInputs()
+    addOperand(.V)
+    addLengths()
+    read(.operand(.dO), "const device \(descriptor.precision(.dO).storageType) *")
+    read(.operand(.L))
+    if kind == .backwardQuery && gradients.dSource != .given {
+      if gradients.dSource == .output { read(.operand(.O), "const device \(descriptor.precision(.O).storageType) *") }
+      if gradients.writesD { write(.operand(.D)) }
+    } else if kind != .backwardKeyValue || gradients.key {
+      read(.operand(.D))
+    }
+    if kind == .backwardQuery, gradients.query { write(.operand(.dQ)) }
+    if kind == .backwardKeyValue, gradients.key { write(.operand(.dK)) }
+    if kind == .backwardKeyValue, gradients.value { write(.operand(.dV)) }
+    if kind == .backwardMask { write(.maskGradient) }
+    if kind != .backwardKeyValue {
+      addLogsumexpGradient(.logsumexpGradient)
+    } else if gradients.key {
+      addLogsumexpGradient(.logsumexpGradientOfRows)
+    }
+  }
+
+  mutating func addBackwardSinks() {
+    read(.operand(.L))
+    read(.operand(.D))
+    addSinks()
+    write(.sinkGradients)
+    addLogsumexpGradient(.logsumexpGradient)
+  }
+
+  // MARK: Groups of buffers
+
+  /// An operand with its scales, zero points and mean.
+  private mutating func addOperand(_ name: AttentionOperand) {
+    read(.operand(name), "const device \(descriptor.precision(name).storageType) *")
+    guard let layout = descriptor.operand(name).quantization else { return }
+    if layout.hasScaleArray {
+      read(.scales(name), layout.scaleStorage == .FP16 ? "const device half *" : "const device float *")
+      switch layout.zeroPoints {
+      case .none: break
+      case .int8: read(.zeroPoints(name), "const device char *")
+      case .int32: read(.zeroPoints(name), "const device int *")
+      }
+    } else {
+      read(.scale(name), "constant float &")
+      read(.zeroPoint(name), "constant int32_t &")
+    }
+    if layout.hasMean { read(.mean(name)) }
+  }
+
+  /// Q, K, the mask and the slopes.
+  private mutating func addScoreInputs() {
+    addOperand(.Q)
+    addOperand(.K)
+    if descriptor.mask != .none { read(.mask, "const device \(descriptor.mask.storageType) *") }
+    if descriptor.hasALiBi { read(.slopes, "const device \(descriptor.slopePrecision.storageType) *") }
+  }
+
+  private mutating func addLengths() {
+    if descriptor.isVariableLength { read(.cumulativeQueryLengths, "const device int *") }
+    if descriptor.isVariableLength || descriptor.hasKeyLengths { read(.cumulativeKeyLengths, "const device int *") }
+  }
+
+  /// O and L, with the sinks that they depend on.
+  private mutating func addResults() {
+    write(.operand(.O), "device \(descriptor.precision(.O).storageType) *")
+    if descriptor.writesLogsumexp { write(.operand(.L)) }
+    if descriptor.hasSinks { addSinks() }
+  }
+
+  private mutating func addSinks() {
+    read(.sinks, "const device \(descriptor.sinkPrecision.storageType) *")
+  }
+
+  private mutating func addLogsumexpGradient(_ role: Binding.Role) {
+    if descriptor.gradients.ofLogsumexp { read(role) }
   }
 }

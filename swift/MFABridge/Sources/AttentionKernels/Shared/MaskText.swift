@@ -59,16 +59,3 @@ struct MaskText {
       """)
   }
 }
-
-extension AttentionKernelDescriptor.Mask {
-  /// The MSL type of an element.
-  var storageType: String {
-    switch self {
-    case .none: ""
-    case .BOOL: "uchar"
-    case .FP32: "float"
-    case .FP16: "half"
-    case .BF16: "bfloat"
-    }
-  }
-}

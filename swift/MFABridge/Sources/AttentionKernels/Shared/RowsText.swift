@@ -41,13 +41,7 @@ enum RowsText {
 
   /// Declares a lane's inputs of the score modification: position, mask_row, slope. Needs batch, sequence, head, row.
   static func scoreMod(_ descriptor: AttentionKernelDescriptor) -> String {
-    let mask = switch descriptor.mask {
-    case .none: ""
-    case .BOOL: "uchar"
-    case .FP32: "float"
-    case .FP16: "half"
-    case .BF16: "bfloat"
-    }
+    let mask = descriptor.mask.storageType
     return Text.lines(
       when(descriptor.hasALiBi, "const int position = row + shift;"),
       when(descriptor.hasALiBi, "const float slope = \(slope(descriptor));"),
