@@ -1,7 +1,7 @@
 import MetalAttention
 
-/// Objects behind the numbers that callers hold. A handle is looked up, never dereferenced, and never used twice, so that a
-/// destroyed handle, a handle of the other kind and any other number are refused.
+/// Objects behind the numbers that callers hold. A handle is looked up, never dereferenced, and never used twice, so
+/// that a destroyed handle, a handle of the other kind and any other number are refused.
 struct HandleTable<Object: Sendable>: Sendable {
   private let live = Locked<[UInt: Object]>([:])
 

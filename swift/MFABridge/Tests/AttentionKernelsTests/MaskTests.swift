@@ -30,7 +30,8 @@ extension TestProblem {
   final class MaskTests: XCTestCase {
     /// A problem whose mask leaves each row a run of keys, from `first` on; the reference has the same mask.
     private func problem(
-      _ kind: AttentionKernelDescriptor.Mask, _ schedule: AttentionKernelDescriptor.Schedule, rows: Int, keys: Int, unmasked: Int,
+      _ kind: AttentionKernelDescriptor.Mask, _ schedule: AttentionKernelDescriptor.Schedule, rows: Int, keys: Int,
+      unmasked: Int,
       columns: Int = 64, first: (Int) -> Int = { _ in 0 }
     ) -> TestProblem {
       var descriptor = forward(columns)
@@ -47,7 +48,9 @@ extension TestProblem {
           let band = problem(kind, schedule, rows: rows, keys: 1024, unmasked: 60, first: { 700 + $0 })
           try check(band, "\(kind), \(schedule)")
           let all = problem(kind, schedule, rows: rows, keys: 1024, unmasked: 1024)
-          let (some, whole) = (try TestDevice.shared.forward(band).counters, try TestDevice.shared.forward(all).counters)
+          let (some, whole) = (
+            try TestDevice.shared.forward(band).counters, try TestDevice.shared.forward(all).counters
+          )
           XCTAssertLessThan(some.matrixMultiplies * 3, whole.matrixMultiplies, "\(kind), \(schedule)")
           // Keys, values: what is left is the mask itself.
           XCTAssertLessThan(some.scalarOperations * 2, whole.scalarOperations, "\(kind), \(schedule)")
@@ -58,7 +61,9 @@ extension TestProblem {
     /// Columns that SIMD groups share.
     func testSharedColumns() throws {
       for schedule in [AttentionKernelDescriptor.Schedule.prefill, .decode] {
-        try check(problem(.BOOL, schedule, rows: 12, keys: 300, unmasked: 20, columns: 320, first: { 90 + 5 * $0 }), "\(schedule)")
+        try check(
+          problem(.BOOL, schedule, rows: 12, keys: 300, unmasked: 20, columns: 320, first: { 90 + 5 * $0 }),
+          "\(schedule)")
       }
     }
 
@@ -67,7 +72,9 @@ extension TestProblem {
         for columns in [32, 320] {
           var descriptor = forward(columns)
           descriptor.mask = kind
-          func counted(_ keys: @escaping (Int) -> Range<Int>) throws -> [AttentionKernelDescriptor.Kind: SoftwareMetal.Counters] {
+          func counted(
+            _ keys: @escaping (Int) -> Range<Int>
+          ) throws -> [AttentionKernelDescriptor.Kind: SoftwareMetal.Counters] {
             let problem = BackwardProblem(
               descriptor, .init(heads: 1, keyHeads: 1, queryRows: 64, keyRows: 256), prepare: { $0.unmaskKeys(keys) })
             return try check(problem, "\(kind), \(columns) columns")?.counters ?? [:]
@@ -76,7 +83,8 @@ extension TestProblem {
           XCTAssertEqual(some.count, kind == .BOOL ? 2 : 3)
           for (kernel, counters) in some {
             let whole = try XCTUnwrap(all[kernel])
-            XCTAssertLessThan(counters.matrixMultiplies * 2, whole.matrixMultiplies, "\(kind), \(columns) columns, \(kernel)")
+            XCTAssertLessThan(
+              counters.matrixMultiplies * 2, whole.matrixMultiplies, "\(kind), \(columns) columns, \(kernel)")
           }
         }
       }

@@ -28,7 +28,8 @@ func bfloatBits(_ x: Float) -> UInt16 {
 }
 func bfloatValue(_ bits: UInt16) -> Float { Float(bitPattern: UInt32(bits) << 16) }
 
-/// A tensor [batch, heads, rows, columns] as a driver finds it: stored bytes among poison, and its real values in float64.
+/// A tensor [batch, heads, rows, columns] as a driver finds it: stored bytes among poison, and its real values in
+/// float64.
 struct TestTensor {
   typealias Operand = AttentionKernelDescriptor.Operand
   let shape: [Int]
@@ -84,10 +85,14 @@ struct TestTensor {
   }
 
   /// One past the last element's place.
-  var extent: Int { shape.contains(0) ? Int(view.offset) : place(shape[0] - 1, shape[1] - 1, shape[2] - 1, shape[3] - 1) + 1 }
+  var extent: Int {
+    shape.contains(0) ? Int(view.offset) : place(shape[0] - 1, shape[1] - 1, shape[2] - 1, shape[3] - 1) + 1
+  }
 
   private func forEach(_ body: (_ i: Int, _ b: Int, _ h: Int, _ n: Int, _ d: Int) -> Void) {
-    for b in 0..<shape[0] { for h in 0..<shape[1] { for n in 0..<shape[2] { for d in 0..<shape[3] { body(index(b, h, n, d), b, h, n, d) } } } }
+    for b in 0..<shape[0] {
+      for h in 0..<shape[1] { for n in 0..<shape[2] { for d in 0..<shape[3] { body(index(b, h, n, d), b, h, n, d) } } }
+    }
   }
 
   /// Stores elements (for integers: the integers) exactly, and `real` unless it is set.
@@ -159,7 +164,8 @@ struct TestTensor {
     }
     (self.scale, zeroPoint) = (Float(scale[0]), Int32(zeros[0]))
     scaleView = TensorView(
-      offset: 1, batch: Int64(heads * rowGroups * columnGroups), head: Int64(rowGroups * columnGroups), row: Int64(columnGroups), column: 1)
+      offset: 1, batch: Int64(heads * rowGroups * columnGroups), head: Int64(rowGroups * columnGroups),
+      row: Int64(columnGroups), column: 1)
     zeroPointView = scaleView
     zeroPointView.offset = 3
     if layout.scaleStorage == .FP16 {

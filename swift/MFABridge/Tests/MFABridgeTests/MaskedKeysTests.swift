@@ -1,7 +1,8 @@
 import CMFA
 import XCTest
 
-/// Nothing stored with a masked key reaches a result: its numbers or codes, its scale, its zero point, whatever they are.
+/// Nothing stored with a masked key reaches a result: its numbers or codes, its scale, its zero point, whatever they
+/// are.
 final class MaskedKeysTests: XCTestCase {
   private enum Masking: CaseIterable { case booleans, infinities, causal, window, packed, broadcast }
   /// Keys from here on are masked; they fill blocks of rows.
@@ -19,7 +20,8 @@ final class MaskedKeysTests: XCTestCase {
     case .packed: try call.setPacked([(Int32(call.rows), Int32(first)), (0, Int32(keys - first))])
     case .broadcast:
       // One row of a mask for all.
-      call.options.mask = Session.tensor(try call.buffer((0..<keys).map { UInt8($0 < first ? 1 : 0) }), [1, 1, 1, UInt64(keys)])
+      call.options.mask = Session.tensor(
+        try call.buffer((0..<keys).map { UInt8($0 < first ? 1 : 0) }), [1, 1, 1, UInt64(keys)])
       call.options.mask.precision = 16
     }
   }
@@ -29,27 +31,48 @@ final class MaskedKeysTests: XCTestCase {
     let columns = operand.shape[3]
     guard operand.format.isInteger else {
       let bits: Int = operand.format == .fp32 ? 4 : 2
-      return [("NaN", { session.bytes(operand.data)[(bits * columns * self.first)...].indices.forEach { session.bytes(operand.data)[$0] = 0xFF } })]
+      return [
+        (
+          "NaN",
+          {
+            session.bytes(operand.data)[(bits * columns * self.first)...].indices.forEach {
+              session.bytes(operand.data)[$0] = 0xFF
+            }
+          }
+        )
+      ]
     }
     var result: [(String, () -> Void)] = [
-      ("codes", {
-        let bytes = session.bytes(operand.data), start = columns * (operand.format.precision == 4 ? 1 : 2) * self.first / 2
-        for i in start..<bytes.count { bytes[i] = bytes[i] &* 37 &+ 91 }
-      })
+      (
+        "codes",
+        {
+          let bytes = session.bytes(operand.data),
+            start = columns * (operand.format.precision == 4 ? 1 : 2) * self.first / 2
+          for i in start..<bytes.count { bytes[i] = bytes[i] &* 37 &+ 91 }
+        }
+      )
     ]
     // A tensor-wise scale belongs to no masked key.
     guard operand.format != .int8Tensor, let scales = operand.scales else { return result }
     let perRow = operand.format.granularity == 3 ? columns : 1
     let firstScale = perRow * (operand.format.granularity >= 2 ? first / Attention.blockRows : first)
-    for (name, value) in [("NaN scale", Float.nan), ("infinite scale", .infinity), ("zero scale", 0), ("huge scale", -3e38)] {
-      result.append((name, {
-        let bytes = session.bytes(scales)
-        if operand.format == .int8RowHalf {
-          for i in firstScale..<bytes.count / 2 { bytes.storeBytes(of: Float16(value), toByteOffset: 2 * i, as: Float16.self) }
-        } else {
-          for i in firstScale..<bytes.count / 4 { bytes.storeBytes(of: value, toByteOffset: 4 * i, as: Float.self) }
-        }
-      }))
+    for (name, value) in [
+      ("NaN scale", Float.nan), ("infinite scale", .infinity), ("zero scale", 0), ("huge scale", -3e38),
+    ] {
+      result.append(
+        (
+          name,
+          {
+            let bytes = session.bytes(scales)
+            if operand.format == .int8RowHalf {
+              for i in firstScale..<bytes.count / 2 {
+                bytes.storeBytes(of: Float16(value), toByteOffset: 2 * i, as: Float16.self)
+              }
+            } else {
+              for i in firstScale..<bytes.count / 4 { bytes.storeBytes(of: value, toByteOffset: 4 * i, as: Float.self) }
+            }
+          }
+        ))
     }
     if let zeroPoints = operand.zeroPoints {
       result.append(("zero point", { for i in self.first..<self.keys { session.bytes(zeroPoints)[i] = 0x80 } }))
@@ -67,7 +90,9 @@ final class MaskedKeysTests: XCTestCase {
         let clean = call.forward(), gradients = try call.backward()
         XCTAssert(([clean.o, clean.l] + gradients.all).joined().allSatisfy(\.isFinite))
         for (name, operand) in [("key", call.key), ("value", call.value)] {
-          let kept = [operand.data, operand.scales, operand.zeroPoints].compactMap { $0 }.map { ($0, Array(session.bytes($0))) }
+          let kept = [operand.data, operand.scales, operand.zeroPoints].compactMap { $0 }.map {
+            ($0, Array(session.bytes($0)))
+          }
           for (what, spoil) in spoilers(operand, session) {
             spoil()
             let found = call.forward(), now = try call.backward()
@@ -83,9 +108,15 @@ final class MaskedKeysTests: XCTestCase {
   }
 
   func testFloats() throws { for format in [Attention.Format.fp16, .bf16] { try check(format) } }
-  func testRows() throws { for format in [Attention.Format.int8Row, .int8RowHalf, .int8Asymmetric, .int8Block] { try check(format) } }
-  func testGroupsAndChannels() throws { for format in [Attention.Format.int4Groups, .int4Channel] { try check(format) } }
-  func testRotationAndMeans() throws { for format in [Attention.Format.int4Rotated, .int8Smooth] { try check(format) } }
+  func testRows() throws {
+    for format in [Attention.Format.int8Row, .int8RowHalf, .int8Asymmetric, .int8Block] { try check(format) }
+  }
+  func testGroupsAndChannels() throws {
+    for format in [Attention.Format.int4Groups, .int4Channel] { try check(format) }
+  }
+  func testRotationAndMeans() throws {
+    for format in [Attention.Format.int4Rotated, .int8Smooth] { try check(format) }
+  }
 
   /// A query for which a key is masked adds nothing to that key's gradients, whatever is stored with it.
   func testQueriesThatDoNotSeeAKey() throws {
@@ -99,9 +130,12 @@ final class MaskedKeysTests: XCTestCase {
       for (what, spoil) in spoilers(call.query, session) {
         spoil()
         let found = try call.backward()
-        XCTAssertEqual(Array(found.key[..<(first * 32)]), Array(clean.key[..<(first * 32)]), "dK: query \(format), \(what)")
-        XCTAssertEqual(Array(found.value[..<(first * 32)]), Array(clean.value[..<(first * 32)]), "dV: query \(format), \(what)")
-        XCTAssertEqual(Array(found.query[..<(first * 32)]), Array(clean.query[..<(first * 32)]), "dQ: query \(format), \(what)")
+        XCTAssertEqual(
+          Array(found.key[..<(first * 32)]), Array(clean.key[..<(first * 32)]), "dK: query \(format), \(what)")
+        XCTAssertEqual(
+          Array(found.value[..<(first * 32)]), Array(clean.value[..<(first * 32)]), "dV: query \(format), \(what)")
+        XCTAssertEqual(
+          Array(found.query[..<(first * 32)]), Array(clean.query[..<(first * 32)]), "dQ: query \(format), \(what)")
       }
     }
   }

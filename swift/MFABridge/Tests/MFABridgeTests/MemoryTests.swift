@@ -4,7 +4,8 @@ import XCTest
 
 /// The caller's memory: results are in it after the call, and nothing else of it is changed.
 final class MemoryTests: XCTestCase {
-  private func wrap(_ session: Session, _ data: UnsafeMutableRawPointer, _ size: Int) throws -> UnsafeMutableRawPointer {
+  private func wrap(_ session: Session, _ data: UnsafeMutableRawPointer, _ size: Int) throws -> UnsafeMutableRawPointer
+  {
     var handle: UnsafeMutableRawPointer?
     XCTAssertEqual(mfa_buffer_from_ptr(session.context, data, UInt64(size), &handle), 0, Session.message)
     var contents: UnsafeMutableRawPointer?

@@ -14,7 +14,8 @@ final class TrainingTests: XCTestCase {
 
   private func forward(_ session: Session, _ b: Buffers, scale: Float = 0.5) -> Int32 {
     mfa_attention_forward_quantized(
-      session.context, b.q, b.k, b.v, b.o, b.l, 1, 4, 4, 1, 4, 0.5, false, 0, 8, 8, 1, 0, scale, 0, 0.25, 1, false, false,
+      session.context, b.q, b.k, b.v, b.o, b.l, 1, 4, 4, 1, 4, 0.5, false, 0, 8, 8, 1, 0, scale, 0, 0.25, 1, false,
+      false,
       false, false)
   }
 
@@ -57,7 +58,8 @@ final class TrainingTests: XCTestCase {
         session.context, b.q, b.k, b.v, b.dO, b.l, nil, b.d, 1, 4, 4, 1, 4, 1, 0), 5)
     XCTAssert(Session.message.contains("grad_query_ptr"), Session.message)
     XCTAssertEqual(
-      mfa_attention_forward(session.context, b.q, b.k, b.v, b.o, 1, 4, 4, 1, 4, 1, false, 8, 0, 0, false, false, false, false), 5)
+      mfa_attention_forward(
+        session.context, b.q, b.k, b.v, b.o, 1, 4, 4, 1, 4, 1, false, 8, 0, 0, false, false, false, false), 5)
     XCTAssert(Session.message.contains("q_precision is 8"), Session.message)
     XCTAssertEqual(
       mfa_attention_forward(

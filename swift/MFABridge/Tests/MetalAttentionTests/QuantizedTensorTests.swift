@@ -65,7 +65,9 @@ final class QuantizedTensorTests: XCTestCase {
     let count = shape.reduce(1, *)
     func floats(_ phase: Float) throws -> AttentionTensor {
       let buffer = try XCTUnwrap(device.makeBuffer(length: 4 * count, options: .storageModeShared))
-      for i in 0..<count { buffer.contents().storeBytes(of: sin(Float(i) * 0.3 + phase), toByteOffset: 4 * i, as: Float.self) }
+      for i in 0..<count {
+        buffer.contents().storeBytes(of: sin(Float(i) * 0.3 + phase), toByteOffset: 4 * i, as: Float.self)
+      }
       return AttentionTensor(buffer, shape: shape)
     }
     let (q, k, v) = (try floats(0), try floats(1), try floats(2))
@@ -94,7 +96,10 @@ final class QuantizedTensorTests: XCTestCase {
 
   func testRefusals() throws {
     let device = try XCTUnwrap(self.device)
-    func refused(_ x: [Float], _ shape: [Int], _ word: String, options: QuantizationOptions = .init(), _ precision: GEMMOperandPrecision = .INT8) {
+    func refused(
+      _ x: [Float], _ shape: [Int], _ word: String, options: QuantizationOptions = .init(),
+      _ precision: GEMMOperandPrecision = .INT8
+    ) {
       XCTAssertThrowsError(
         try QuantizedTensor.from(device: device, floatData: x, shape: shape, precision: precision, options: options)
       ) { XCTAssert("\($0)".contains(word), "\($0) does not say \(word)") }

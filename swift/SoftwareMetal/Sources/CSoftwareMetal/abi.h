@@ -4,12 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#define SM_SHARED(...)                                                                             \
-  __VA_ARGS__                                                                                      \
-  namespace embedded {                                                                             \
-  inline constexpr char abi[] = #__VA_ARGS__;                                                      \
+#define SM_SHARED(...)                                                                                                 \
+  __VA_ARGS__                                                                                                          \
+  namespace embedded {                                                                                                 \
+  inline constexpr char abi[] = #__VA_ARGS__;                                                                          \
   }
 
+// clang-format off: it does not read declarations in the arguments of a macro.
 SM_SHARED(
   enum { SM_MAX_BUFFERS = 31, SM_COSTS = 12, SM_MAX_THREADS = 1024 };
 
@@ -30,7 +31,8 @@ SM_SHARED(
 
   struct SmCounters {
     uint64_t threadgroups; uint64_t threads; uint64_t matrixMultiplies; uint64_t matrixLoads; uint64_t matrixStores;
-    uint64_t threadgroupBarriers; uint64_t simdgroupBarriers; uint64_t simdOperations; uint64_t atomics; uint64_t asyncCopies;
+    uint64_t threadgroupBarriers; uint64_t simdgroupBarriers; uint64_t simdOperations; uint64_t atomics;
+    uint64_t asyncCopies;
     uint64_t cost[SM_COSTS];
   };
 
@@ -52,5 +54,9 @@ SM_SHARED(
 
   /* The requests of a kernel library while it is loaded: function constants, sizes of threadgroup variables. */
   struct SmConstant { uint32_t index; uint32_t size; uint8_t value[32]; };
-  struct SmLoad { const SmConstant *constants; uint32_t count; uint32_t staticSizes[256]; int32_t mismatch; uint32_t expectedSize; uint32_t foundSize; };
+  struct SmLoad {
+    const SmConstant *constants; uint32_t count;
+    uint32_t staticSizes[256]; int32_t mismatch; uint32_t expectedSize; uint32_t foundSize;
+  };
 )
+// clang-format on

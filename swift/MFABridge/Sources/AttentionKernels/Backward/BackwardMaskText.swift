@@ -1,6 +1,6 @@
-/// The gradient of an additive mask, P ∘ (dP − D + dL), summed over the dimensions in which the mask is broadcast: those in which
-/// `AttentionArguments.maskGradient` has stride 0. A threadgroup computes one part of the gradient and adds its terms in order:
-/// the same bits every run, without atomics. S and dP are computed once more for it.
+/// The gradient of an additive mask, P ∘ (dP − D + dL), summed over the dimensions in which the mask is broadcast:
+/// those in which `AttentionArguments.maskGradient` has stride 0. A threadgroup computes one part of the gradient and
+/// adds its terms in order: the same bits every run, without atomics. S and dP are computed once more for it.
 ///
 /// `AttentionArguments.queryRows` and `.keyRows` are the rows and columns of the gradient, with varlen too.
 struct BackwardMaskText {
@@ -26,7 +26,8 @@ struct BackwardMaskText {
     var memory = ThreadgroupMemory()
     tile.addMemory(&memory)
     memory.add("float", "sums", rows * block)
-    return KernelBody(tiles: tiling.tiles, memory: memory, summary: "\(rows) queries and \(block) keys a threadgroup", body: body)
+    return KernelBody(
+      tiles: tiling.tiles, memory: memory, summary: "\(rows) queries and \(block) keys a threadgroup", body: body)
   }
 
   private var body: String {
@@ -53,7 +54,8 @@ struct BackwardMaskText {
         \(tiling.weightStreamed.setup)
         \(tile.scoreStrip.setup)
         \(tile.weightStrip.setup)
-        for (int index = row_block; index < (sums_rows ? (query_rows + \(rows - 1)) / \(rows) : row_block + 1); ++index) {
+        for (int index = row_block; index < (sums_rows ? (query_rows + \(rows - 1)) / \(rows) : row_block + 1); \
+    ++index) {
           \(tile.rows(index: "index"))
           if (first_row >= query_rows) break;
           \(ofRows)
@@ -71,7 +73,8 @@ struct BackwardMaskText {
       """
       const long query_row = \(start);
       const float l = L[args.L.offset + batch * args.L.batch + head * args.L.head + query_row * args.L.row];
-      const float d = D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row]\(tile.lessLogsumexpGradient);
+      const float d = D[args.D.offset + batch * args.D.batch + head * args.D.head \
+      + query_row * args.D.row]\(tile.lessLogsumexpGradient);
       """,
       tile.range(where: "exists && l != -INFINITY"), tile.scoreMod, tile.scales,
       """
@@ -100,7 +103,8 @@ struct BackwardMaskText {
     }
     \(when(tiling.splits > 1, "}"))
     \(BackwardTileText.barrier)
-    device float *gradient = mask_gradient + args.mask_gradient.offset + group.z * args.mask_gradient.batch + group.y * args.mask_gradient.head;
+    device float *gradient = mask_gradient + args.mask_gradient.offset + group.z * args.mask_gradient.batch \
+    + group.y * args.mask_gradient.head;
     const int rows = sums_rows ? 1 : \(rows), columns = sums_columns ? 1 : \(block);
     for (int i = thread_index; i < rows * columns; i += \(tiling.threads)) {
       const int r = i / columns, c = i % columns;

@@ -7,7 +7,8 @@ struct BackwardSinksText {
   static func kernel(_ descriptor: AttentionKernelDescriptor) -> KernelBody {
     let isLess = descriptor.gradients.ofLogsumexp
     return body(
-      setup: when(isLess, "const device float *dl_head = dL + args.dL.offset + batch * args.dL.batch + head * args.dL.head;"),
+      setup: when(
+        isLess, "const device float *dl_head = dL + args.dL.offset + batch * args.dL.batch + head * args.dL.head;"),
       less: isLess ? " - dl_head[row * args.dL.row]" : "")
   }
 

@@ -1,4 +1,5 @@
-/// The text that loads a strip (8 stationary rows) into registers, in the domain (original or rotated) of the streamed tiles.
+/// The text that loads a strip (8 stationary rows) into registers, in the domain (original or rotated) of the streamed
+/// tiles.
 struct BackwardStripText {
   let stationary, streamed: OperandText
   /// 8×8 matrices of a strip that a SIMD group holds; SIMD groups that share a strip (splitD).
@@ -29,7 +30,10 @@ struct BackwardStripText {
   var factor: String? { hasMean ? nil : scale }
 
   /// Declares `column`, that of the lane's first element in matrix i.
-  var column: String { splits > 1 ? "const uint column = \(8 * fragments) * part + 8 * i + origin.x;" : "const uint column = 8 * i + origin.x;" }
+  var column: String {
+    splits > 1
+      ? "const uint column = \(8 * fragments) * part + 8 * i + origin.x;" : "const uint column = 8 * i + origin.x;"
+  }
 
   /// Declares the operand's pointers.
   var setup: String { Text.lines(stationary.setup, stationary.meanSetup) }
@@ -48,7 +52,11 @@ struct BackwardStripText {
     return Text.lines(
       when(hasMean, declareFactor(row: row)),
       "simdgroup_matrix_storage<\(element)> \(name)[\(fragments)];",
-      each(Text.lines(column, isPadded ? "if (column < \(columns)) {\n\(pair)\n} else {\n\(name)[i].set(vec<\(element), 2>(0));\n}" : pair)),
+      each(
+        Text.lines(
+          column,
+          isPadded ? "if (column < \(columns)) {\n\(pair)\n} else {\n\(name)[i].set(vec<\(element), "
+            + "2>(0));\n}" : pair)),
       when(hasMean && scale != nil, each("\(name)[i].set(\(name)[i].get() * \(scale ?? ""));")),
       when(unrotates, rotate(name, stationary.rotation)),
       when(hasMean, each(Text.lines(column, "\(name)[i].set(\(name)[i].get() + \(mean(stationary)));"))),
@@ -59,7 +67,10 @@ struct BackwardStripText {
   func meanProduct(_ variable: String) -> String {
     guard streamed.hasMean else { return "" }
     let unrotated = streamed.rotation > 1 ? "real" : name
-    let total = splits == 1 ? "" : """
+    let total =
+      splits == 1
+      ? ""
+      : """
       threadgroup_barrier(mem_flags::mem_threadgroup);
       if (origin.x == 0) exchange[8 * simd_index + origin.y] = \(variable);
       threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -95,13 +106,16 @@ struct BackwardStripText {
   /// Rotates float matrices of this strip's shape.
   func rotate(_ matrices: String, _ size: Int) -> String {
     let rotation = HadamardText(size: size, fragments: fragments, splits: splits)
-    return "{\n\(HadamardText.setup(size: size))\n\(when(splits > 1 && size > 8 * fragments, "threadgroup_barrier(mem_flags::mem_threadgroup);"))\n\(rotation.rotate(matrices, exchange: "exchange"))\n}"
+    return
+      "{\n\(HadamardText.setup(size: size))\n\(when(splits > 1 && size > 8 * fragments, "threadgroup_barrier(mem_flags::mem_threadgroup);"))\n\(rotation.rotate(matrices, exchange: "exchange"))\n}"
   }
 
   /// The mean of the columns `column`, `column + 1` as a float2.
   func mean(_ operand: OperandText) -> String {
     let isPadded = 8 * fragments * splits > columns
-    let one = { (column: String) in isPadded ? "(\(column) < \(columns) ? \(operand.mean(column)) : 0)" : operand.mean(column) }
+    let one = { (column: String) in
+      isPadded ? "(\(column) < \(columns) ? \(operand.mean(column)) : 0)" : operand.mean(column)
+    }
     return "float2(\(one("column")), \(one("column + 1")))"
   }
 }

@@ -16,8 +16,9 @@ struct BackwardSumText {
   private var stationary: OperandText { strip.stationary }
   private var hasMean: Bool { streamed.hasMean }
 
-  /// The factor of the streamed rows that enters the weights: a float2 for rows `column`, `column + 1`; nil: 1.
-  /// A scale of the whole tensor leaves the loop, unless it must not be mixed with a mean, or is not known outside the loop over heads.
+  /// The factor of the streamed rows that enters the weights: a float2 for rows `column`, `column + 1`; nil: 1. A scale
+  /// of the whole tensor leaves the loop, unless it must not be mixed with a mean, or is not known outside the loop
+  /// over heads.
   var foldedFactor: String? {
     switch streamed.factor {
     case .none, .element: nil
@@ -69,10 +70,12 @@ struct BackwardSumText {
         for (ushort n = 0; n < \(block / 8); ++n) {
           const float2 pair = \(weights)[n].get();
           for (ushort j = 0; j < 8; ++j) {
-            const ushort source = (lane & 22) | (j & 4) << 1 | (j >> 1 & 1);  // the lane that holds element j of the row
+            const ushort source = (lane & 22) | (j & 4) << 1 | (j >> 1 & 1);  \
+      // the lane that holds element j of the row
             const float weight = simd_shuffle(pair[j & 1], source);
             const bool leaves = simd_shuffle(hidden, source) >> (2 * n + (j & 1)) & 1;
-            const threadgroup \(streamed.element) *x = \(streamed.name)_tile + (8 * n + j) * \(leading) + \(columns)origin.x;
+            const threadgroup \(streamed.element) *x = \(streamed.name)_tile + (8 * n + j) * \(leading) \
+      + \(columns)origin.x;
             \(Text.unrolled)
             for (ushort i = 0; i < \(strip.fragments); ++i) {
               const float2 sum = \(name)[i].get();
@@ -90,26 +93,30 @@ struct BackwardSumText {
     return Text.lines(
       RowsText.sumOfRow("\(name)_weights"),
       when(streamed.rotation > 1, strip.rotate(name, streamed.rotation)),
-      strip.each(Text.lines(strip.column, "\(name)[i].set(\(name)[i].get() + \(name)_weights * \(strip.mean(streamed)));")),
+      strip.each(
+        Text.lines(strip.column, "\(name)[i].set(\(name)[i].get() + \(name)_weights * \(strip.mean(streamed)));")),
       when(streamed.rotation > 1, strip.rotate(name, streamed.rotation)))
   }
 
   /// Converts the sums to the gradient in the original domain, and stores it.
   var store: String {
     let tensor = streamed.factor == .tensor && !foldsTensor ? "\(streamed.name)_scale" : nil
-    let factors = [isScaled ? "args.softmax_scale" : nil, tensor].compactMap { $0 }, scale = factors.joined(separator: " * ")
+    let factors = [isScaled ? "args.softmax_scale" : nil, tensor].compactMap { $0 },
+      scale = factors.joined(separator: " * ")
     let clips = descriptor.gradients.clips && stationary.isInteger
     let start = stationary.start.map { "(\($0) + row)" } ?? "row"
     return Text.lines(
       BackwardTileText.gap,
       "// \(gradient) in the caller's basis.",
       when(streamed.rotation > 1, strip.rotate(name, streamed.rotation)),
-      when(!scale.isEmpty, strip.each("\(name)[i].set(\(name)[i].get() * \(factors.count == 1 ? scale : "(\(scale))"));")),
+      when(
+        !scale.isEmpty, strip.each("\(name)[i].set(\(name)[i].get() * \(factors.count == 1 ? scale : "(\(scale))"));")),
       when(clips && stationary.rotation > 1, strip.rotate(name, stationary.rotation)),
       when(clips, clip),
       when(clips && stationary.rotation > 1, strip.rotate(name, stationary.rotation)),
       """
-      device float *\(name)_row = \(gradient) + args.\(gradient).offset + batch * args.\(gradient).batch + \(stationary.head) * args.\(gradient).head + \(start) * args.\(gradient).row;
+      device float *\(name)_row = \(gradient) + args.\(gradient).offset + batch * args.\(gradient).batch \
+      + \(stationary.head) * args.\(gradient).head + \(start) * args.\(gradient).row;
       \(strip.each(
         """
         \(strip.column)
@@ -123,11 +130,16 @@ struct BackwardSumText {
   /// Elements that are stored at an end of the range have no gradient.
   private var clip: String {
     let (full, symmetric) = stationary.stored.precision == .INT4 ? (8, 7) : (128, 127)
-    let low = stationary.factor == .tensor
+    let low =
+      stationary.factor == .tensor
       ? "\(stationary.name)_zero_point == 0 ? \(-symmetric) : \(-full)"
       : "\(stationary.layout?.zeroPoints == QuantizationLayout.ZeroPoints.none ? -symmetric : -full)"
-    let at = "long(row) * args.\(stationary.operand).row + \(stationary.stored.access == .vector ? "(column + e)" : "(column + e) * args.\(stationary.operand).column")"
-    let code = stationary.stored.precision == .INT4 ? "int4_element(\(stationary.pointer), \(at))" : "int(\(stationary.pointer)[\(at)])"
+    let at =
+      "long(row) * args.\(stationary.operand).row "
+        + "+ \(stationary.stored.access == .vector ? "(column + e)" : "(column + e) * args.\(stationary.operand).column")"
+    let code =
+      stationary.stored.precision == .INT4
+      ? "int4_element(\(stationary.pointer), \(at))" : "int(\(stationary.pointer)[\(at)])"
     return Text.lines(
       "// Elements at an end of the quantized range have no gradient.",
       "const int \(name)_lowest = \(low);",

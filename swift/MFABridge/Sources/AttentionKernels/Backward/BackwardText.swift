@@ -23,7 +23,8 @@ struct BackwardText {
     var outputs = BackwardTileText.Outputs()
     if tiling.side == .key {
       outputs.weightGradient = wanted.key
-      tile = BackwardTileText(descriptor, tiling, outputs, scoreGradient: wanted.key ? .dK : nil, weightGradient: wanted.value ? .dV : nil)
+      tile = BackwardTileText(
+        descriptor, tiling, outputs, scoreGradient: wanted.key ? .dK : nil, weightGradient: wanted.value ? .dV : nil)
     } else {
       outputs.weightGradient = true
       outputs.dSum = wanted.dSource == .probabilities
@@ -37,7 +38,8 @@ struct BackwardText {
     let (stationary, streamed) = isKeySide ? ("keys", "queries") : ("queries", "keys")
     return KernelBody(
       tiles: tiling.tiles, memory: memory,
-      summary: "\(tiling.tiles.rows) \(stationary) a threadgroup, \(tiling.tiles.block) \(streamed) a tile" + (tiling.splits > 1 ? ", \(tiling.splits) SIMD groups a strip" : ""),
+      summary: "\(tiling.tiles.rows) \(stationary) a threadgroup, \(tiling.tiles.block) \(streamed) a tile"
+        + (tiling.splits > 1 ? ", \(tiling.splits) SIMD groups a strip" : ""),
       body: Text.lines(setup, isKeySide ? keyBody : queryBody))
   }
 
@@ -58,11 +60,15 @@ struct BackwardText {
   }
 
   static func strips(_ tiling: BackwardTiling) -> String {
-    tiling.splits > 1 ? "const ushort strip = simd_index / \(tiling.splits), part = simd_index % \(tiling.splits);" : "const ushort strip = simd_index;"
+    tiling.splits > 1
+      ? "const ushort strip = simd_index / \(tiling.splits), part = simd_index % \(tiling.splits);"
+      : "const ushort strip = simd_index;"
   }
 
   /// Declares begin and end: the union of the stationary rows' ranges.
-  private var bounds: String { "const int begin = \(tile.rangeBegin("first_row")), end = \(tile.rangeEnd("last_row"));" }
+  private var bounds: String {
+    "const int begin = \(tile.rangeBegin("first_row")), end = \(tile.rangeEnd("last_row"));"
+  }
   private func overTiles(_ body: String) -> String {
     """
     for (int first = begin; first < end; first += \(tiling.tiles.block)) {
@@ -86,7 +92,11 @@ struct BackwardText {
       const long query_row = \(start);
       const float l = L[args.L.offset + batch * args.L.batch + head * args.L.head + query_row * args.L.row];
       """,
-      when(gradients.dSource == .given, "const float d = D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row]\(tile.lessLogsumexpGradient);"),
+      when(
+        gradients.dSource == .given,
+        "const float d = D[args.D.offset + batch * args.D.batch + head * args.D.head "
+          + "+ query_row * args.D.row]\(tile.lessLogsumexpGradient);"
+      ),
       when(gradients.dSource == .probabilities, "float d = 0, d_sum = 0;"),
       when(gradients.dSource == .output, keysOfOutput),
       when(gradients.dSource == .output, writeD),
@@ -115,7 +125,9 @@ struct BackwardText {
     Text.lines(
       when(
         gradients.writesD,
-        "if (exists && origin.x == 0\(tiling.splits > 1 ? " && part == 0" : "")) D[args.D.offset + batch * args.D.batch + head * args.D.head + query_row * args.D.row] = d;"),
+        "if (exists && origin.x == 0\(tiling.splits > 1 ? " && part == 0" : "")) D[args.D.offset "
+          + "+ batch * args.D.batch + head * args.D.head + query_row * args.D.row] = d;"
+      ),
       when(gradients.ofLogsumexp, "d = d\(tile.lessLogsumexpGradient);"))
   }
 
@@ -123,9 +135,14 @@ struct BackwardText {
   private var sumOfOutput: String {
     let (strip, columns) = (tile.weightStrip, descriptor.valueDimension)
     let (gradient, output) = (tiling.weightStationary, OperandText(.O, descriptor))
-    let term = { (column: String) in "float(\(gradient.value(row: "row", column: column))) * float(\(output.value(row: "row", column: column)))" }
+    let term = { (column: String) in
+      "float(\(gradient.value(row: "row", column: column))) * float(\(output.value(row: "row", column: column)))"
+    }
     // The next user of the exchange begins with a barrier.
-    let parts = tiling.splits == 1 ? "" : """
+    let parts =
+      tiling.splits == 1
+      ? ""
+      : """
       if (origin.x == 0) exchange[8 * simd_index + origin.y] = d;
       \(BackwardTileText.barrier)
       d = 0;
@@ -146,15 +163,19 @@ struct BackwardText {
 
   /// A row without keys has O = 0 and D = 0, whatever dO holds.
   private var keysOfOutput: String {
-    let mask = descriptor.mask == .none ? "true" : MaskText.isUnmasked(descriptor.mask, "keys_mask", "key", "args.mask.column")
+    let mask =
+      descriptor.mask == .none ? "true" : MaskText.isUnmasked(descriptor.mask, "keys_mask", "key", "args.mask.column")
     return Text.lines(
       "if (\(OperandText.nonFiniteTest("d", "float", 1))) {",
       when(
         descriptor.mask != .none,
-        "const device \(descriptor.mask.storageType) *keys_mask = mask + args.mask.offset + sequence * args.mask.batch + head * args.mask.head + row * args.mask.row;"),
+        "const device \(descriptor.mask.storageType) *keys_mask = mask + args.mask.offset "
+          + "+ sequence * args.mask.batch + head * args.mask.head + row * args.mask.row;"
+      ),
       """
       bool any = false;
-      for (int key = \(RowsText.keyRangeBegin("row")); key < \(RowsText.keyRangeEnd("row")) && !any; ++key) any = \(mask);
+      for (int key = \(RowsText.keyRangeBegin("row")); key < \(RowsText.keyRangeEnd("row")) && !any; \
+      ++key) any = \(mask);
       if (!any) d = 0;
       }
       """)
@@ -165,7 +186,8 @@ struct BackwardText {
   private var keyBody: String {
     let (scoreSum, weightSum) = (tile.scoreSum, tile.weightSum)
     func head(_ operand: String, _ name: String) -> String {
-      "const device float *\(name)_head = \(operand) + args.\(operand).offset + batch * args.\(operand).batch + head * args.\(operand).head;"
+      "const device float *\(name)_head = \(operand) + args.\(operand).offset + batch * args.\(operand).batch "
+        + "+ head * args.\(operand).head;"
     }
     return Text.lines(
       tile.scoreStrip.setup, tile.scoreStrip.load,

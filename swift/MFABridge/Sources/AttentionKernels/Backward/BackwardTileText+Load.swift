@@ -1,7 +1,8 @@
 extension BackwardTileText {
   func dequantize(_ tile: OperandText, leading: Int, width: Int, checksNonFinite: Bool) -> String {
     let text = tile.dequantize(
-      into: "\(tile.name)_tile", leading: leading, width: width, first: "first", rows: block, count: streamedRows, threads: tiling.threads,
+      into: "\(tile.name)_tile", leading: leading, width: width, first: "first", rows: block, count: streamedRows,
+      threads: tiling.threads,
       nonFinite: checksNonFinite ? "\(tile.name)_found" : nil)
     guard checksNonFinite else { return text }
     return """
@@ -12,17 +13,26 @@ extension BackwardTileText {
       """
   }
   var dequantizeScores: String {
-    dequantize(scoreStreamed, leading: tiling.scoreLeading, width: tiling.scoreWidth, checksNonFinite: scoreSum?.skipsMasked == true)
+    dequantize(
+      scoreStreamed, leading: tiling.scoreLeading, width: tiling.scoreWidth,
+      checksNonFinite: scoreSum?.skipsMasked == true)
   }
   func dequantizeWeights(checksNonFinite: Bool) -> String {
     guard let value = tiling.rotatedValue else {
-      return dequantize(weightStreamed, leading: tiling.weightLeading, width: tiling.weightWidth, checksNonFinite: checksNonFinite && weightSum?.skipsMasked == true)
+      return dequantize(
+        weightStreamed, leading: tiling.weightLeading, width: tiling.weightWidth,
+        checksNonFinite: checksNonFinite && weightSum?.skipsMasked == true)
     }
-    let strip = BackwardStripText(stationary: value, streamed: tiling.weightStationary, fragments: tiling.weightFragments, splits: splits)
+    let strip = BackwardStripText(
+      stationary: value, streamed: tiling.weightStationary, fragments: tiling.weightFragments, splits: splits)
     let (strips, pieces) = (tiling.tiles.strips, block / 8)
-    let store = strip.each("\(strip.name)[i].store(v_tile + 8 * n * \(tiling.weightLeading) + \(splits > 1 ? "\(8 * strip.fragments) * part + " : "")8 * i, \(tiling.weightLeading));")
+    let store = strip.each(
+      "\(strip.name)[i].store(v_tile + 8 * n * \(tiling.weightLeading) "
+        + "+ \(splits > 1 ? "\(8 * strip.fragments) * part + " : "")8 * i, \(tiling.weightLeading));"
+    )
     return """
-      // V in the caller's basis, by the steps of the kernel that finds dK: dP is the same number there. A row past the end is hidden.
+      // V in the caller's basis, by the steps of the kernel that finds dK: dP is the same number there. \
+      A row past the end is hidden.
       for (ushort n = strip; n < \(max(strips, pieces)); n += \(strips)) {
         const int value_row = min(first + 8 * n + int(origin.y), key_rows - 1);
         \(strip.matrices(row: "value_row"))

@@ -32,11 +32,16 @@ extension BackwardTileText {
     let (strip, pieces, count) = (weightStrip, tiling.pieces, tiling.pieceFragments)
     let title = "// dP\(transposed) = \(strip.stationary.operand) \(weightStreamed.operand)^T"
     if pieces == 1 {
-      return "\n" + Text.lines(title, product(strip, into: "weights", leading: tiling.weightLeading, matrices: "ushort i = 0; i < \(strip.fragments)"))
+      return "\n"
+        + Text.lines(
+          title,
+          product(
+            strip, into: "weights", leading: tiling.weightLeading, matrices: "ushort i = 0; i < \(strip.fragments)"))
     }
     let isWhole = pieces * count == strip.fragments
     let matrices = "ushort i = \(count) * p; i < \(count) * (p + 1)\(isWhole ? "" : " && i < \(strip.fragments)")"
-    let keep = splits > 1
+    let keep =
+      splits > 1
       ? "piece[n].store(exchange + simd_index * \(exchangeShare) + \(8 * block) * (1 + p) + 8 * n, \(block));"
       : "weights[n].set(weights[n].get() + piece[n].get());"
     return Text.lines(
@@ -57,14 +62,19 @@ extension BackwardTileText {
   var exchangeParts: String {
     guard splits > 1 else { return "" }
     var products = [(name: "scores", pieces: 1, offset: "")]
-    if outputs.weightGradient { products.append(("weights", tiling.pieces, "\(8 * block)\(tiling.pieces > 1 ? " * (1 + i % \(tiling.pieces))" : "") + ")) }
+    if outputs.weightGradient {
+      products.append(
+        ("weights", tiling.pieces, "\(8 * block)\(tiling.pieces > 1 ? " * (1 + i % \(tiling.pieces))" : "") + "))
+    }
     return Text.lines(
       Self.gap,
       "// The SIMD groups of a strip have a part of the columns each.",
       Text.unrolled,
       "for (ushort n = 0; n < \(block / 8); ++n) {",
       // Pieces are stored already.
-      products.filter { $0.pieces == 1 }.map { "\($0.name)[n].store(exchange + simd_index * \(exchangeShare) + \($0.offset)8 * n, \(block));" }.joined(separator: "\n"),
+      products.filter { $0.pieces == 1 }.map {
+        "\($0.name)[n].store(exchange + simd_index * \(exchangeShare) + \($0.offset)8 * n, \(block));"
+      }.joined(separator: "\n"),
       "}",
       Self.barrier,
       Text.unrolled,
@@ -74,7 +84,8 @@ extension BackwardTileText {
         float2 \(name)_total = 0;
         for (ushort i = 0; i < \(splits * pieces); ++i) {
           simdgroup_matrix_storage<float> addend;
-          addend.load(exchange + (\(splits) * strip + i\(pieces > 1 ? " / \(pieces)" : "")) * \(exchangeShare) + \(offset)8 * n, \(block));
+          addend.load(exchange + (\(splits) * strip + i\(pieces > 1 ? " / \(pieces)" : "")) * \(exchangeShare) \
+        + \(offset)8 * n, \(block));
           \(name)_total += addend.get();
         }
         \(name)[n].set(\(name)_total);

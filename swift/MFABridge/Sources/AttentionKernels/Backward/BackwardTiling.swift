@@ -1,5 +1,5 @@
-/// The tiling of a backward kernel. Rows of one side, the queries or the keys, are stationary in a threadgroup; tiles of the other side are streamed:
-/// both kernels are the same text with the sides exchanged.
+/// The tiling of a backward kernel. Rows of one side, the queries or the keys, are stationary in a threadgroup; tiles
+/// of the other side are streamed: both kernels are the same text with the sides exchanged.
 ///
 ///     stationary  streamed   scores        gradients of weights    sums
 ///     Q, dO       K, V       S  = Q Kᵀ     dP  = dO Vᵀ             dQ += dS K
@@ -14,8 +14,8 @@ struct BackwardTiling {
   let rotatedValue: OperandText?
   /// 8×8 matrices of a strip that a SIMD group holds, of the head dimension and of the value dimension.
   let scoreFragments: Int, weightFragments: Int
-  /// Pieces in which a SIMD group sums its columns of dP, and matrices of a piece: those of the kernel of which most SIMD groups share
-  /// a strip, so that `agrees` holds.
+  /// Pieces in which a SIMD group sums its columns of dP, and matrices of a piece: those of the kernel of which most
+  /// SIMD groups share a strip, so that `agrees` holds.
   let pieces: Int, pieceFragments: Int
   /// Both operands use one tile in turn: they do not fit at once.
   let sharesTile: Bool
@@ -36,31 +36,38 @@ struct BackwardTiling {
     (scoreStreamed, weightStreamed) = (text(side == .query ? .K : .Q), weights)
 
     let (d, dv) = (descriptor.headDimension, descriptor.valueDimension)
-    let sums = switch descriptor.kind {
-    case .backwardQuery: descriptor.gradients.query ? d : 0
-    case .backwardKeyValue: (descriptor.gradients.key ? d : 0) + (descriptor.gradients.value ? dv : 0)
-    default: 0
-    }
+    let sums =
+      switch descriptor.kind {
+      case .backwardQuery: descriptor.gradients.query ? d : 0
+      case .backwardKeyValue: (descriptor.gradients.key ? d : 0) + (descriptor.gradients.value ? dv : 0)
+      default: 0
+      }
     let splits = Self.splits(side, descriptor, tuning, sums: sums)
     scoreFragments = Tiles.fragments(d, splits, max(scoreStationary.rotation, scoreStreamed.rotation))
-    let most = max(Self.splits(.query, descriptor, tuning, sums: d), Self.splits(.key, descriptor, tuning, sums: d + dv))
+    let most = max(
+      Self.splits(.query, descriptor, tuning, sums: d), Self.splits(.key, descriptor, tuning, sums: d + dv))
     pieces = Self.agrees(descriptor) ? most / splits : 1
     pieceFragments = Tiles.fragments(dv, splits * pieces, value.rotation)
     weightFragments = splits == 1 ? Tiles.fragments(dv, 1, value.rotation) : pieces * pieceFragments
 
-    let rows = (Self.leading(scoreStreamed, scoreFragments * splits) * scoreStreamed.elementBytes, Self.leading(weightStreamed, weightFragments * splits) * weightStreamed.elementBytes)
+    let rows = (
+      Self.leading(scoreStreamed, scoreFragments * splits) * scoreStreamed.elementBytes,
+      Self.leading(weightStreamed, weightFragments * splits) * weightStreamed.elementBytes
+    )
     // Past this, 8 rows of both leave no room for `exchange`.
     sharesTile = 8 * (rows.0 + rows.1) > 24576
     let row = sharesTile ? max(rows.0, rows.1) : rows.0 + rows.1
     var block = 8
-    while 2 * block <= (splits > 1 ? tuning.sharedRows : tuning.rows), 2 * block * row <= tuning.tileBytes { block *= 2 }
+    while 2 * block <= (splits > 1 ? tuning.sharedRows : tuning.rows), 2 * block * row <= tuning.tileBytes {
+      block *= 2
+    }
     let simdgroups = splits == 1 ? tuning.simdgroups : tuning.sharing
     tiles = Tiles(strips: simdgroups / splits, splitD: splits, splitK: 1, block: block)
   }
 
-  /// dP is the same number as in other kernels: the same products, added in the same order. D that is Σ P dP must cancel against
-  /// the dP of the kernel that reads D; where one key has all of P, only the difference of their roundings is left. Not so where
-  /// D comes from O, which is rounded anyway.
+  /// dP is the same number as in other kernels: the same products, added in the same order. D that is Σ P dP must
+  /// cancel against the dP of the kernel that reads D; where one key has all of P, only the difference of their
+  /// roundings is left. Not so where D comes from O, which is rounded anyway.
   private static func agrees(_ descriptor: AttentionKernelDescriptor) -> Bool {
     switch descriptor.kind {
     case .backwardQuery: descriptor.gradients.dSource != .output
@@ -70,9 +77,13 @@ struct BackwardTiling {
   }
 
   /// SIMD groups that must share a strip, so that the operands and sums of a kernel fit its registers.
-  private static func splits(_ side: Side, _ descriptor: AttentionKernelDescriptor, _ tuning: BackwardTuning.Row, sums: Int) -> Int {
+  private static func splits(
+    _ side: Side, _ descriptor: AttentionKernelDescriptor, _ tuning: BackwardTuning.Row, sums: Int
+  ) -> Int {
     func held(_ stationary: AttentionOperand, _ streamed: AttentionOperand) -> Int {
-      let strip = BackwardStripText(stationary: OperandText(stationary, descriptor), streamed: OperandText(streamed, descriptor), fragments: 1, splits: 1)
+      let strip = BackwardStripText(
+        stationary: OperandText(stationary, descriptor), streamed: OperandText(streamed, descriptor), fragments: 1,
+        splits: 1)
       return descriptor.columns(stationary) * (strip.element == "float" ? 4 : 2) / 4
     }
     let registers = (side == .key ? held(.K, .Q) + held(.V, .dO) : held(.Q, .K) + held(.dO, .V)) + sums
@@ -89,7 +100,9 @@ struct BackwardTiling {
   var weightLeading: Int { Self.leading(weightStreamed, weightFragments * splits) }
 
   /// The leading dimension of a tile: 16 bytes of padding keep the rows of a matrix in different banks.
-  private static func leading(_ streamed: OperandText, _ fragments: Int) -> Int { 8 * fragments + 16 / streamed.elementBytes }
+  private static func leading(_ streamed: OperandText, _ fragments: Int) -> Int {
+    8 * fragments + 16 / streamed.elementBytes
+  }
 }
 
 extension OperandText {

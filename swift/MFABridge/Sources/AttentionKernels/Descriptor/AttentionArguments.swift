@@ -1,5 +1,5 @@
-/// The position of element [batch, head, row, column] of a tensor: offset and strides, in elements from the start of its buffer.
-/// A stride of 0 broadcasts. INT4 counts elements too (a byte has two).
+/// The position of element [batch, head, row, column] of a tensor: offset and strides, in elements from the start of
+/// its buffer. A stride of 0 broadcasts. INT4 counts elements too (a byte has two).
 public struct TensorView: Hashable, Sendable {
   public var offset, batch, head, row, column: Int64
   public init(offset: Int64 = 0, batch: Int64 = 0, head: Int64 = 0, row: Int64 = 0, column: Int64 = 0) {
@@ -11,8 +11,8 @@ public struct TensorView: Hashable, Sendable {
   }
 }
 
-/// The run-time data of a kernel: the Swift mirror of `struct AttentionArguments` in the text. `fields` is the one definition
-/// of its layout, from which `bytes` and `structText` are both made.
+/// The run-time data of a kernel: the Swift mirror of `struct AttentionArguments` in the text. `fields` is the one
+/// definition of its layout, from which `bytes` and `structText` are both made.
 public struct AttentionArguments: Hashable, Sendable {
   /// "No limit" of `windowLeft` and `windowRight`; sizes are below it, so that positions fit in 32 bits.
   public static let unlimited: Int32 = 1 << 30
@@ -39,7 +39,8 @@ public struct AttentionArguments: Hashable, Sendable {
   public var softcap: Float = 0
   /// 1: row i has key position i + keyRows − queryRows (of its sequence), 0: i.
   public var bottomRight: UInt32 = 0
-  /// The key range of a row at position p is p − windowLeft ... p + windowRight. Causal is windowRight = 0. `setWindow` clamps.
+  /// The key range of a row at position p is p − windowLeft ... p + windowRight. Causal is windowRight = 0. `setWindow`
+  /// clamps.
   public var windowLeft = AttentionArguments.unlimited
   public var windowRight = AttentionArguments.unlimited
 
@@ -97,7 +98,9 @@ public struct AttentionArguments: Hashable, Sendable {
     /// Its name in the text.
     let name: String
     let value: @Sendable (AttentionArguments) -> Value
-    init(_ name: String, _ value: @escaping @Sendable (AttentionArguments) -> Value) { (self.name, self.value) = (name, value) }
+    init(_ name: String, _ value: @escaping @Sendable (AttentionArguments) -> Value) {
+      (self.name, self.value) = (name, value)
+    }
   }
 
   /// In order of address. Members of 4 bytes come first and are even in number, so that nothing needs padding.
@@ -166,13 +169,14 @@ public struct AttentionArguments: Hashable, Sendable {
   static var structText: String {
     let none = AttentionArguments()
     let members = fields.map { field in
-      let type = switch field.value(none) {
-      case .uint: "uint"
-      case .int: "int"
-      case .float: "float"
-      case .long: "long"
-      case .view: "TensorView"
-      }
+      let type =
+        switch field.value(none) {
+        case .uint: "uint"
+        case .int: "int"
+        case .float: "float"
+        case .long: "long"
+        case .view: "TensorView"
+        }
       return "  \(type) \(field.name);"
     }
     return """

@@ -1,5 +1,6 @@
-/// Everything that changes the text of a kernel. Sizes, strides, offsets, the diagonal (causal, window, alignment), softmax
-/// scale and the like are run-time data in `AttentionArguments`, so that a model needs few pipelines. The key of pipeline caches.
+/// Everything that changes the text of a kernel. Sizes, strides, offsets, the diagonal (causal, window, alignment),
+/// softmax scale and the like are run-time data in `AttentionArguments`, so that a model needs few pipelines. The key
+/// of pipeline caches.
 public struct AttentionKernelDescriptor: Hashable, Sendable {
   public enum Kind: String, Hashable, Sendable, CaseIterable {
     /// O, and L if `writesLogsumexp`. Three schedules: see `Schedule`.
@@ -22,15 +23,15 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
     case prefill
     /// Few query rows: the query heads that share a key head are folded into one tile of rows.
     case decode
-    /// Split-K: as `decode`, with the keys of each row split over `AttentionArguments.splits` threadgroups. Writes partial results
-    /// (`.partialOutput`, `.partialStatistics`), which a `forwardMerge` kernel combines.
+    /// Split-K: as `decode`, with the keys of each row split over `AttentionArguments.splits` threadgroups. Writes
+    /// partial results (`.partialOutput`, `.partialStatistics`), which a `forwardMerge` kernel combines.
     case decodeSplit
   }
 
   /// A promise about an operand's strides, by which loads can be wide.
   public enum Access: Hashable, Sendable {
-    /// The column stride is 1; offset and all other strides (of dimensions larger than 1) are multiples of 4, in elements, and so is
-    /// the buffer's address.
+    /// The column stride is 1; offset and all other strides (of dimensions larger than 1) are multiples of 4, in
+    /// elements, and so is the buffer's address.
     case vector
     /// The row stride is 1 (a transposed operand), or below the column stride. Not for INT4.
     case transposed
@@ -102,17 +103,22 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
   public var hasSoftcap: Bool
   public var hasALiBi: Bool
   public var hasSinks: Bool
-  /// Rows of all sequences are stored one after another in batch 0; bindings `.cumulativeQueryLengths`, `.cumulativeKeyLengths`.
+  /// Rows of all sequences are stored one after another in batch 0; bindings `.cumulativeQueryLengths`,
+  /// `.cumulativeKeyLengths`.
   public var isVariableLength: Bool
   /// Of the slopes and of the sinks: FP32, FP16 or BF16.
   public var slopePrecision = GEMMOperandPrecision.FP32, sinkPrecision = GEMMOperandPrecision.FP32
-  /// Sequences have fewer keys than are stored: binding `.cumulativeKeyLengths`, from `AttentionArguments.keyLengthsOffset`.
+  /// Sequences have fewer keys than are stored: binding `.cumulativeKeyLengths`, from
+  /// `AttentionArguments.keyLengthsOffset`.
   public var hasKeyLengths = false
   /// The forward kernel writes the binding L.
   public var writesLogsumexp: Bool
   public var gradients: Gradients
 
-  public init(kind: Kind, schedule: Schedule = .prefill, headDimension: Int, valueDimension: Int? = nil, query: Operand, key: Operand, value: Operand, output: Operand = Operand(.FP32)) {
+  public init(
+    kind: Kind, schedule: Schedule = .prefill, headDimension: Int, valueDimension: Int? = nil, query: Operand,
+    key: Operand, value: Operand, output: Operand = Operand(.FP32)
+  ) {
     self.kind = kind
     self.schedule = schedule
     self.headDimension = headDimension
@@ -158,7 +164,8 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
 
   /// Refuses descriptors that have no meaningful text.
   func validate() throws(AttentionKernelError) {
-    for (name, dimension) in [("head dimension", headDimension), ("value dimension", valueDimension)] where !(1...Self.maxHeadDimension).contains(dimension) {
+    for (name, dimension) in [("head dimension", headDimension), ("value dimension", valueDimension)]
+    where !(1...Self.maxHeadDimension).contains(dimension) {
       throw .headDimension(name: name, found: dimension)
     }
     for name in AttentionOperand.quantizable {
@@ -168,9 +175,13 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
         continue
       }
       if !operand.precision.isInteger { throw .unexpectedQuantization(name, operand.precision) }
-      if case .rowGroups(let size) = layout.granularity, size != 32 && size != 64 { throw .groupSize(name, found: size) }
+      if case .rowGroups(let size) = layout.granularity, size != 32 && size != 64 {
+        throw .groupSize(name, found: size)
+      }
     }
-    for name in [AttentionOperand.O, .dO] where precision(name).isInteger { throw .integerResult(name, precision(name)) }
+    for name in [AttentionOperand.O, .dO] where precision(name).isInteger {
+      throw .integerResult(name, precision(name))
+    }
   }
 }
 

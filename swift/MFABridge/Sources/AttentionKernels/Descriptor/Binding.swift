@@ -1,4 +1,5 @@
-/// A buffer of a kernel. One table serves both sides: the host binds by it, and the parameters of the text are made from it.
+/// A buffer of a kernel. One table serves both sides: the host binds by it, and the parameters of the text are made
+/// from it.
 public struct Binding: Hashable, Sendable {
   public enum Role: Hashable, Sendable, CaseIterable {
     /// A matrix: its buffer, at offset 0 (views and offsets are in the arguments).
@@ -32,7 +33,10 @@ public struct Binding: Hashable, Sendable {
     public static let allCases: [Role] =
       AttentionOperand.allCases.map(Role.operand)
       + AttentionOperand.quantizable.flatMap { [.scale($0), .zeroPoint($0), .scales($0), .zeroPoints($0), .mean($0)] }
-      + [.mask, .maskGradient, .slopes, .sinks, .sinkGradients, .cumulativeQueryLengths, .cumulativeKeyLengths, .logsumexpGradient, .logsumexpGradientOfRows, .partialOutput, .partialStatistics, .arguments]
+      + [
+        .mask, .maskGradient, .slopes, .sinks, .sinkGradients, .cumulativeQueryLengths, .cumulativeKeyLengths,
+        .logsumexpGradient, .logsumexpGradientOfRows, .partialOutput, .partialStatistics, .arguments,
+      ]
 
     /// The buffer's index. Metal has 31; no kernel has two roles of the same index.
     public var index: Int {

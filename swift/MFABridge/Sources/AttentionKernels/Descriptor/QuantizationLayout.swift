@@ -1,7 +1,8 @@
 /// The layout of an integer operand's scales and zero points, as far as it changes the text of a kernel.
 /// Sizes (rows of a block), strides and offsets are in `AttentionArguments`.
 ///
-/// real = scale · (n − zero point), then the Hadamard rotation of each row if `isRotated`, then plus the mean if `hasMean`.
+/// real = scale · (n − zero point), then the Hadamard rotation of each row if `isRotated`, then plus the mean if
+/// `hasMean`.
 public struct QuantizationLayout: Hashable, Sendable {
   public enum Granularity: Hashable, Sendable {
     /// One scale, in the bindings `.scale` and `.zeroPoint`: `constant float &`, `constant int32_t &`.
@@ -37,7 +38,8 @@ public struct QuantizationLayout: Hashable, Sendable {
   public var isSymmetric: Bool
 
   public init(
-    granularity: Granularity = .tensor, scaleStorage: ScaleStorage = .FP32, zeroPoints: ZeroPoints = .none, hasMean: Bool = false,
+    granularity: Granularity = .tensor, scaleStorage: ScaleStorage = .FP32, zeroPoints: ZeroPoints = .none,
+    hasMean: Bool = false,
     isRotated: Bool = false, isSymmetric: Bool = false
   ) {
     self.granularity = granularity

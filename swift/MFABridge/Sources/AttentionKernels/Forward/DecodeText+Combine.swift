@@ -45,25 +45,27 @@ extension DecodeText {
   private var storeStatistics: String {
     isSplit
       ? """
-        const ulong part_index = ((ulong(group.z) * args.heads + head) * args.query_rows + row) * args.splits + split;
-        if (exists && \(isFirst)) {
-          partial_statistics[2 * part_index] = maximum;
-          partial_statistics[2 * part_index + 1] = sum == 0 && seen ? -1.0f : sum;  // -1: keys, but all scores -INFINITY
-        }
-        """
+      const ulong part_index = ((ulong(group.z) * args.heads + head) * args.query_rows + row) * args.splits + split;
+      if (exists && \(isFirst)) {
+        partial_statistics[2 * part_index] = maximum;
+        partial_statistics[2 * part_index + 1] = sum == 0 && seen ? -1.0f : sum;  // -1: keys, but all scores -INFINITY
+      }
+      """
       : """
-        \(softmax.normalise)
-        \(EpilogueText.outputRow(descriptor))
-        \(when(descriptor.writesLogsumexp, "if (exists && \(isFirst)) \(EpilogueText.logsumexp(descriptor))"))
-        """
+      \(softmax.normalise)
+      \(EpilogueText.outputRow(descriptor))
+      \(when(descriptor.writesLogsumexp, "if (exists && \(isFirst)) \(EpilogueText.logsumexp(descriptor))"))
+      """
   }
 
   /// Adds up the outputs of the SIMD groups, [8, 8 · chunk] at a time, and stores them.
   private var combineOutput: String {
     let chunk = scratch / 64, fragments = tiling.outputFragments, count = value.interleaved
     // Interleaved columns return to their order: column c of the j-th of `count` matrices is count · c + j.
-    let storePart = count > 1
-      ? "output[base + i].store(own + \(64 * count) * (i / \(count)) + 8 * (i % \(count)), \(8 * count), true);  // column c of the j-th matrix of \(count) is \(count) * c + j"
+    let storePart =
+      count > 1
+      ? "output[base + i].store(own + \(64 * count) * (i / \(count)) + 8 * (i % \(count)), \(8 * count), true);  "
+        + "// column c of the j-th matrix of \(count) is \(count) * c + j"
       : "output[base + i].store(own + 64 * i, 8);"
     let padded = 8 * fragments * splits > descriptor.valueDimension
     let column = splits > 1 ? "\(8 * fragments) * part + 8 * (base + i) + origin.x" : "8 * (base + i) + origin.x"

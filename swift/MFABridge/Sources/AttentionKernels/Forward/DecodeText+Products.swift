@@ -1,11 +1,14 @@
 extension DecodeText {
-  func column(_ fragments: Int) -> String { splits > 1 ? "\(8 * fragments) * part + 8 * i + origin.x" : "8 * i + origin.x" }
+  func column(_ fragments: Int) -> String {
+    splits > 1 ? "\(8 * fragments) * part + 8 * i + origin.x" : "8 * i + origin.x"
+  }
 
-  /// Declares `at`, the lane's key in the n-th 8×8 matrix. A key past the end is masked; the last one is read in its stead.
+  /// Declares `at`, the lane's key in the n-th 8×8 matrix. A key past the end is masked; the last one is read in its
+  /// stead.
   var laneKey: String { "const int at = min(first + 8 * n + int(origin.y), end - 1);" }
 
-  /// A loop over a SIMD group's columns of keys. `use` takes the name of an 8×8 matrix, its index, and its number among those that are
-  /// loaded together. `around` takes their count, and wraps the text that loads and uses them.
+  /// A loop over a SIMD group's columns of keys. `use` takes the name of an 8×8 matrix, its index, and its number among
+  /// those that are loaded together. `around` takes their count, and wraps the text that loads and uses them.
   func eachMatrix(
     _ operand: OperandText, fragments: Int, around: (_ body: String, _ count: Int) -> String = { body, _ in body },
     use: (_ matrix: String, _ index: String, _ member: Int) -> String
@@ -14,7 +17,8 @@ extension DecodeText {
     let mayEnd = splits > 1 && 8 * fragments * splits > (operand.columns + 7) / 8 * 8
     if count > 1 {
       let load = operand.loadInterleaved(row: "at", matrix: "i")
-      let uses = load.pairs.enumerated().map { "\(name).set(\($1));\n\(use(name, $0 == 0 ? "i" : "i + \($0)", $0))" }.joined(separator: "\n")
+      let uses = load.pairs.enumerated().map { "\(name).set(\($1));\n\(use(name, $0 == 0 ? "i" : "i + \($0)", $0))" }
+        .joined(separator: "\n")
       let body = """
         \(operand.interleavedRow(row: "at", column: splits > 1 ? "\(8 * fragments) * part" : nil))
         \(load.statement)
@@ -31,7 +35,9 @@ extension DecodeText {
     }
     let pair = operand.loadPair(into: name, type: operand.element, row: "at", column: "column")
     // A pair of columns that do not exist is 0.
-    let load = mayEnd ? "if (column < \(operand.columns)) {\n\(pair)\n} else {\n\(name).set(vec<\(operand.element), 2>(0));\n}" : pair
+    let load =
+      mayEnd
+      ? "if (column < \(operand.columns)) {\n\(pair)\n} else {\n\(name).set(vec<\(operand.element), 2>(0));\n}" : pair
     let body = """
       simdgroup_matrix_storage<\(operand.element)> \(name);
       \(load)

@@ -1,6 +1,6 @@
-/// The forward kernel for few query rows: the query heads that share a key head are folded into strips of 8 rows. SIMD groups
-/// take blocks of keys in turn, dequantize in registers, and combine their sums in order at the end. With split-K, so do
-/// threadgroups, in a separate kernel (`ForwardMergeText`).
+/// The forward kernel for few query rows: the query heads that share a key head are folded into strips of 8 rows. SIMD
+/// groups take blocks of keys in turn, dequantize in registers, and combine their sums in order at the end. With
+/// split-K, so do threadgroups, in a separate kernel (`ForwardMergeText`).
 struct DecodeText {
   let descriptor: AttentionKernelDescriptor
   let tiling: ForwardTiling
@@ -37,7 +37,8 @@ struct DecodeText {
     if value.mayBeNonFinite { memory.add("float", "weights", tiling.tiles.simdgroups * 8 * block) }
     return KernelBody(
       tiles: tiling.tiles, memory: memory,
-      summary: "8 rows a threadgroup, \(splitK) x \(block) keys at a time" + (splits > 1 ? ", \(splits) SIMD groups a strip" : ""), body: body)
+      summary: "8 rows a threadgroup, \(splitK) x \(block) keys at a time"
+        + (splits > 1 ? ", \(splits) SIMD groups a strip" : ""), body: body)
   }
 
   var body: String {
@@ -48,7 +49,8 @@ struct DecodeText {
     const uint key_head = group.y;
     \(RowsText.sequence(descriptor, z: "group.z"))
 
-    // Rows of the tile: query rows of the first query head, then of the next. Rows past the end stand in for the last one.
+    // Rows of the tile: query rows of the first query head, then of the next. \
+    Rows past the end stand in for the last one.
     const int folded_rows = query_rows * int(args.heads_per_key_head), folded_row = 8 * folded_strip + origin.y;
     if (int(8 * folded_strip) >= folded_rows) return;
     const bool exists = folded_row < folded_rows;
@@ -81,7 +83,8 @@ struct DecodeText {
     guard isSplit else { return "const int begin = \(all), end = \(upTo);" }
     return """
       const int all_begin = \(all), all_end = max(\(upTo), all_begin);
-      const int share = ((all_end - all_begin + int(args.splits) - 1) / int(args.splits) + \(block - 1)) / \(block) * \(block);
+      const int share = ((all_end - all_begin + int(args.splits) - 1) / int(args.splits) + \(block - 1)) / \(block) \
+      * \(block);
       const int begin = all_begin + int(split) * share, end = min(begin + share, all_end);
       """
   }
@@ -123,13 +126,14 @@ struct DecodeText {
   var loop: String {
     let step = block * splitK, shared = splits > 1
     let group = shared ? "strip" : "simd_index"
-    let advance = shared
+    let advance =
+      shared
       ? """
-        for (int base = begin; base < end; base += \(step)) {
-          const int first = base + \(block) * \(group);
-          \(mask.anyUnmasked)
-          const bool sees = first < end\(when(descriptor.mask != .none, " && shown"));
-        """
+      for (int base = begin; base < end; base += \(step)) {
+        const int first = base + \(block) * \(group);
+        \(mask.anyUnmasked)
+        const bool sees = first < end\(when(descriptor.mask != .none, " && shown"));
+      """
       : Text.lines(
         "for (int first = begin + \(block) * \(group); first < end; first += \(step)) {", mask.anyUnmasked,
         when(descriptor.mask != .none, "if (!shown) continue;"))
@@ -151,6 +155,7 @@ struct DecodeText {
 
   /// The scales of keys `column`, `column + 1`; those past the end belong to masked keys.
   func scales(_ operand: OperandText) -> String {
-    "float2(\(operand.scale(row: "min(column, key_rows - 1)")), \(operand.scale(row: "min(column + 1, key_rows - 1)")))\(operand.inversePrescale)"
+    "float2(\(operand.scale(row: "min(column, key_rows - 1)")), "
+      + "\(operand.scale(row: "min(column + 1, key_rows - 1)")))\(operand.inversePrescale)"
   }
 }

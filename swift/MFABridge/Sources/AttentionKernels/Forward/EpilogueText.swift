@@ -9,7 +9,9 @@ struct EpilogueText {
   private var valueColumn: String {
     let count = value.interleaved
     guard count > 1 else { return column }
-    return "\(splits > 1 ? "\(8 * fragments) * part + " : "")\(8 * count) * (i / \(count)) + i % \(count) + \(count) * origin.x"
+    return
+      "\(splits > 1 ? "\(8 * fragments) * part + " : "")\(8 * count) * (i / \(count)) + i % \(count) "
+        + "+ \(count) * origin.x"
   }
   private var columns: Int { descriptor.valueDimension }
   private var isPadded: Bool { 8 * fragments * splits > columns }
@@ -23,14 +25,18 @@ struct EpilogueText {
     """
   }
 
-  /// Converts `output` = Σ p v of V in tiles to Σ p v in the original domain. `sum`: the row's. Interleaved columns stay so: that is
-  /// an order of the bits of a column's number, under which a Hadamard matrix does not change.
+  /// Converts `output` = Σ p v of V in tiles to Σ p v in the original domain. `sum`: the row's. Interleaved columns
+  /// stay so: that is an order of the bits of a column's number, under which a Hadamard matrix does not change.
   func originalValues(exchange: String) -> String {
     let hadamard = HadamardText(size: value.rotation, fragments: fragments, splits: splits)
-    let mean = { (column: String) in isPadded ? "(\(column) < \(columns) ? \(value.mean(column)) : 0)" : value.mean(column) }
+    let mean = { (column: String) in
+      isPadded ? "(\(column) < \(columns) ? \(value.mean(column)) : 0)" : value.mean(column)
+    }
     return Text.lines(
       when(value.factor == .tensor, each("output[i].set(output[i].get() * (v_scale\(value.inversePrescale)));")),
-      when(value.rotation > 1, "{\n\(HadamardText.setup(size: value.rotation))\n\(hadamard.rotate("output", exchange: exchange))\n}"),
+      when(
+        value.rotation > 1,
+        "{\n\(HadamardText.setup(size: value.rotation))\n\(hadamard.rotate("output", exchange: exchange))\n}"),
       when(
         value.layout?.hasMean == true,
         Text.lines(
@@ -45,7 +51,9 @@ struct EpilogueText {
   /// Declares `output_row`, the address of the lane's row of O. Needs row and head.
   static func outputRow(_ descriptor: AttentionKernelDescriptor) -> String {
     let start = descriptor.isVariableLength ? "(query_start + row)" : "row"
-    return "device \(descriptor.precision(.O).storageType) *output_row = O + args.O.offset + batch * args.O.batch + head * args.O.head + \(start) * args.O.row;"
+    return
+      "device \(descriptor.precision(.O).storageType) *output_row = O + args.O.offset + batch * args.O.batch "
+        + "+ head * args.O.head + \(start) * args.O.row;"
   }
   static func logsumexp(_ descriptor: AttentionKernelDescriptor) -> String {
     let start = descriptor.isVariableLength ? "(query_start + row)" : "row"

@@ -5,7 +5,9 @@ struct ForwardMergeText {
 
   var kernel: KernelBody {
     let tiles = Tiles(strips: 1, splitD: 1, splitK: 2, block: 8)
-    return KernelBody(tiles: tiles, memory: ThreadgroupMemory(), summary: "one row a threadgroup", body: body(32 * tiles.simdgroups), usesMatrices: false)
+    return KernelBody(
+      tiles: tiles, memory: ThreadgroupMemory(), summary: "one row a threadgroup", body: body(32 * tiles.simdgroups),
+      usesMatrices: false)
   }
 
   private func body(_ threads: Int) -> String {

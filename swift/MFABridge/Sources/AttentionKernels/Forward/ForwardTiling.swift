@@ -14,7 +14,8 @@ struct ForwardTiling {
     let registers = (descriptor.headDimension * queryBytes / 4 + 2 * descriptor.valueDimension) / 4
     var splits = 1
     while registers > tuning.registers * splits { splits *= 2 }
-    queryFragments = Tiles.fragments(descriptor.headDimension, splits, max(key.rotation, OperandText(.Q, descriptor).rotation))
+    queryFragments = Tiles.fragments(
+      descriptor.headDimension, splits, max(key.rotation, OperandText(.Q, descriptor).rotation))
     outputFragments = Tiles.fragments(descriptor.valueDimension, splits, value.rotation)
     (keyWidth, valueWidth) = (8 * queryFragments * splits, 8 * outputFragments * splits)
     func bytes(_ operand: OperandText) -> Int { operand.element == "float" ? 4 : 2 }
@@ -28,7 +29,8 @@ struct ForwardTiling {
     let simdgroups = splits == 1 ? tuning.simdgroups : max(tuning.sharing, splits)
     switch descriptor.schedule {
     case .prefill: tiles = Tiles(strips: simdgroups / splits, splitD: splits, splitK: 1, block: block)
-    case .decode, .decodeSplit: tiles = Tiles(strips: 1, splitD: splits, splitK: simdgroups / splits, block: min(2 * block, 32))
+    case .decode, .decodeSplit:
+      tiles = Tiles(strips: 1, splitD: splits, splitK: simdgroups / splits, block: min(2 * block, 32))
     }
   }
 }

@@ -1,5 +1,5 @@
-/// The forward kernel for many query rows (FlashAttention-2): a threadgroup computes a block of rows; tiles of K and V are dequantized
-/// into threadgroup memory once for all of them.
+/// The forward kernel for many query rows (FlashAttention-2): a threadgroup computes a block of rows; tiles of K and V
+/// are dequantized into threadgroup memory once for all of them.
 ///
 ///     for each tile that meets some row's key range:
 ///       S = Q Kᵀ;  P = online softmax of S;  O += P V
@@ -42,10 +42,13 @@ struct PrefillText {
     if usesExchange { memory.add("float", "exchange", tiling.tiles.simdgroups * 8 * max(block, 8)) }
     return KernelBody(
       tiles: tiling.tiles, memory: memory,
-      summary: "\(tiling.tiles.rows) rows a threadgroup, \(block) keys a tile" + (splits > 1 ? ", \(splits) SIMD groups a strip" : ""), body: body)
+      summary: "\(tiling.tiles.rows) rows a threadgroup, \(block) keys a tile"
+        + (splits > 1 ? ", \(splits) SIMD groups a strip" : ""), body: body)
   }
 
-  private var mask: MaskText { MaskText(descriptor: descriptor, blocks: block / 8, simdgroups: tiling.tiles.simdgroups) }
+  private var mask: MaskText {
+    MaskText(descriptor: descriptor, blocks: block / 8, simdgroups: tiling.tiles.simdgroups)
+  }
   private var usesExchange: Bool { softmax.recordsMasked || splits > 1 }
   private func pair(_ array: String) -> String { "float2(\(array)[8 * n + origin.x], \(array)[8 * n + origin.x + 1])" }
 
@@ -66,9 +69,12 @@ struct PrefillText {
     const int row = min(strip_row + int(origin.y), last_row);
     const int lowest = \(RowsText.keyRangeBegin("row")), highest = \(RowsText.keyRangeEnd("row"));
     // Keys that all rows of the strip see, keys that any sees, and keys that any row of the threadgroup sees.
-    const int whole_begin = \(RowsText.keyRangeBegin("min(strip_row + 7, last_row)")), whole_end = \(RowsText.keyRangeEnd("min(strip_row, last_row)"));
-    const int strip_begin = \(RowsText.keyRangeBegin("min(strip_row, last_row)")), strip_end = \(RowsText.keyRangeEnd("min(strip_row + 7, last_row)"));
-    const int begin = \(RowsText.keyRangeBegin("first_row")), end = \(RowsText.keyRangeEnd("min(first_row + \(tiling.tiles.rows - 1), last_row)"));
+    const int whole_begin = \(RowsText.keyRangeBegin("min(strip_row + 7, last_row)")), \
+    whole_end = \(RowsText.keyRangeEnd("min(strip_row, last_row)"));
+    const int strip_begin = \(RowsText.keyRangeBegin("min(strip_row, last_row)")), \
+    strip_end = \(RowsText.keyRangeEnd("min(strip_row + 7, last_row)"));
+    const int begin = \(RowsText.keyRangeBegin("first_row")), \
+    end = \(RowsText.keyRangeEnd("min(first_row + \(tiling.tiles.rows - 1), last_row)"));
     \(RowsText.scoreMod(descriptor))
 
     \(key.setup)
@@ -126,7 +132,8 @@ struct PrefillText {
       \(Text.unrolled)
       for (ushort n = 0; n < \(block / 8); ++n) {
         simdgroup_matrix_storage<\(key.element)> k;
-        k.load(k_tile + 8 * n * \(tiling.keyLeading) + \(columns(tiling.queryFragments))8 * i, \(tiling.keyLeading), true);
+        k.load(k_tile + 8 * n * \(tiling.keyLeading) + \(columns(tiling.queryFragments))8 * i, \(tiling.keyLeading), \
+    true);
         scores[n].multiply(q[i], k);
       }
     }
@@ -158,10 +165,15 @@ struct PrefillText {
   private var dequantizeValues: String {
     func dequantize(_ nonFinite: String?) -> String {
       value.dequantize(
-        into: "v_tile", leading: tiling.valueLeading, width: tiling.valueWidth, first: "first", rows: block, count: "key_rows", threads: threads, nonFinite: nonFinite)
+        into: "v_tile", leading: tiling.valueLeading, width: tiling.valueWidth, first: "first", rows: block,
+        count: "key_rows", threads: threads, nonFinite: nonFinite)
     }
     guard softmax.recordsMasked else { return dequantize(nil) }
-    let partial = softmax.score.hasMask ? "true" : "first < \(RowsText.keyRangeBegin("min(first_row + \(tiling.tiles.rows - 1), last_row)")) || first + \(block) > \(RowsText.keyRangeEnd("first_row"))"
+    let partial =
+      softmax.score.hasMask
+      ? "true"
+      : "first < \(RowsText.keyRangeBegin("min(first_row + \(tiling.tiles.rows - 1), last_row)")) || first "
+        + "+ \(block) > \(RowsText.keyRangeEnd("first_row"))"
     return """
       // Whether V holds NaN or infinities matters where some row does not see some key.
       const bool partial = \(partial);
@@ -212,7 +224,8 @@ struct PrefillText {
           float2 of_tile = 0;
           for (ushort j = 0; j < \(block); ++j) {
             const float p = weights[origin.y * \(block) + j];
-            const threadgroup \(value.element) *v = v_tile + j * \(tiling.valueLeading) + \(columns(tiling.outputFragments))8 * i + origin.x;
+            const threadgroup \(value.element) *v = v_tile + j * \(tiling.valueLeading) \
+      + \(columns(tiling.outputFragments))8 * i + origin.x;
             if (!(p < 0)) of_tile += p * float2(float(v[0]), float(v[1]));
           }
           \(softmax.add("of_tile", to: "i"))

@@ -38,13 +38,15 @@ struct QueryText {
     let pair = query.loadPair(into: "q[i]", type: element, row: "row", column: "column")
     // Without padding, the columns of every SIMD group exist.
     let padded = splits > 1 && 8 * fragments * splits > (descriptor.headDimension + 7) / 8 * 8
-    let load = padded && inside
+    let load =
+      padded && inside
       ? "if (column < \(descriptor.headDimension)) {\n\(pair)\n} else {\nq[i].set(vec<\(element), 2>(0));\n}" : pair
-    let factor = switch query.factor {
-    case .none, .element: ""
-    case .tensor: "q_scale"
-    case .row: "q_factor"
-    }
+    let factor =
+      switch query.factor {
+      case .none, .element: ""
+      case .tensor: "q_scale"
+      case .row: "q_factor"
+      }
     let folded = factor.isEmpty || hasMean ? "" : " * \(factor)"
     let natural = "args.softmax_scale\(folded)"
     return Text.lines(
@@ -95,7 +97,10 @@ struct QueryText {
 
   /// Scores of K are those of K − mean plus q · mean, the same for all keys.
   private func meanScore(_ column: String, _ scale: String, _ exchange: String) -> String {
-    let total = splits == 1 ? "" : """
+    let total =
+      splits == 1
+      ? ""
+      : """
       // The SIMD groups of a strip have a part of the columns each.
       if (origin.x == 0) \(exchange)[8 * simd_index + origin.y] = with_mean;
       threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -1,9 +1,10 @@
-/// The online softmax of a strip. `maximum` is at most 8 below the largest score so far, not always equal to it: so most tiles do not rescale
-/// the output.
+/// The online softmax of a strip. `maximum` is at most 8 below the largest score so far, not always equal to it: so
+/// most tiles do not rescale the output.
 ///
-/// Weights sum to 1: the denominator is the sum of the very weights that multiply V. An FP32 sum that grows by thousands of small weights above
-/// one large one loses a part of each, always the same part of equal ones. So weights, and products with V, are added up by tiles
-/// before they meet the sum of all, and the sums of all keep their rounding error (Kahan).
+/// Weights sum to 1: the denominator is the sum of the very weights that multiply V. An FP32 sum that grows by
+/// thousands of small weights above one large one loses a part of each, always the same part of equal ones. So weights,
+/// and products with V, are added up by tiles before they meet the sum of all, and the sums of all keep their rounding
+/// error (Kahan).
 struct SoftmaxText {
   let score: ScoreText
   let value: OperandText
@@ -28,8 +29,10 @@ struct SoftmaxText {
   /// Masked keys are recorded where V may hold NaN: bit 2n + e of the caller's `uint hidden`.
   var recordsMasked: Bool { value.mayBeNonFinite }
 
-  /// From `scores[blocks]` = Q Kᵀ of keys from `first` to weights, in place. Needs `whole`: all keys are in every row's range.
-  /// - Parameters keyScale, valueScale: the scales of the keys `column`, `column + 1` as a float2, for operands with a scale a row.
+  /// From `scores[blocks]` = Q Kᵀ of keys from `first` to weights, in place. Needs `whole`: all keys are in every row's
+  /// range.
+  /// - Parameters keyScale, valueScale: the scales of the keys `column`, `column + 1` as a float2, for operands with a
+  ///   scale a row.
   func weights(keyScale: String, valueScale: String) -> String {
     let needsColumn = score.descriptor.hasALiBi || score.key.factor == .row
     return """
@@ -75,7 +78,8 @@ struct SoftmaxText {
   }
 
   /// Adds to output[i], output[i + 1] … the products of the tile's weights with `count` matrices of V's columns.
-  /// - Parameter multiply: statements that multiply-accumulate onto `piece[j]`, for matrix i + j, the product of `scores[n]`.
+  /// - Parameter multiply: statements that multiply-accumulate onto `piece[j]`, for matrix i + j, the product of
+  ///   `scores[n]`.
   func accumulate(count: Int, _ multiply: String) -> String {
     // Sums within a tile are short too.
     let size = min(blocks, 2)
@@ -106,7 +110,8 @@ struct SoftmaxText {
   func add(_ pair: String, to i: String) -> String {
     """
     const float2 addend = \(pair) - output_excess[\(i)], total = output[\(i)].get() + addend;
-    output_excess[\(i)] = select((total - output[\(i)].get()) - addend, float2(0), \(OperandText.nonFiniteTest("total", "float", 2)));
+    output_excess[\(i)] = select((total - output[\(i)].get()) - addend, float2(0), \
+    \(OperandText.nonFiniteTest("total", "float", 2)));
     output[\(i)].set(total);
     """
   }

@@ -1,5 +1,6 @@
-/// The Hadamard rotation of rows that are held in registers: H_b = H_(b/8) ⊗ H_8, so a row of 8×8 matrices is multiplied by H_8
-/// and then passes butterflies between whole matrices. No memory is touched, unless SIMD groups share a row.
+/// The Hadamard rotation of rows that are held in registers: H_b = H_(b/8) ⊗ H_8, so a row of 8×8 matrices is
+/// multiplied by H_8 and then passes butterflies between whole matrices. No memory is touched, unless SIMD groups share
+/// a row.
 struct HadamardText {
   /// b, the largest power of two that divides the columns.
   let size: Int
@@ -20,7 +21,8 @@ struct HadamardText {
     return """
       float2 signs;
       for (ushort e = 0; e < 2; ++e) {
-        const float sign = popcount(origin.y & (origin.x + e)\(block == 8 ? "" : " & \(block - 1)")) & 1 ? -\(scale) : \(scale);
+        const float sign = popcount(origin.y & (origin.x + e)\(block == 8 ? "" : " & \(block - 1)")) & 1 ? -\(scale) \
+      : \(scale);
         signs[e] = \(sign);
       }
       simdgroup_matrix_storage<float> hadamard;
@@ -28,8 +30,8 @@ struct HadamardText {
       """
   }
 
-  /// Rotates the float matrices `x[0 ..< fragments]`. `exchange`: threadgroup floats, 64 for each SIMD group, if SIMD groups share a row;
-  /// all SIMD groups of the threadgroup must then arrive.
+  /// Rotates the float matrices `x[0 ..< fragments]`. `exchange`: threadgroup floats, 64 for each SIMD group, if SIMD
+  /// groups share a row; all SIMD groups of the threadgroup must then arrive.
   func rotate(_ x: String, exchange: String) -> String {
     guard size > 1 else { return "" }
     return Text.lines(

@@ -14,7 +14,9 @@ extension AttentionKernelDescriptor {
   public func loadFunction(_ operand: AttentionOperand) -> String { precision(operand).loadFunction }
 
   /// A call of it, with scale and zero point of a tensor-wise quantized operand.
-  public func loadCall(_ operand: AttentionOperand, src: String, leadingDim: String, origin: String, transpose: Bool) -> String {
+  public func loadCall(
+    _ operand: AttentionOperand, src: String, leadingDim: String, origin: String, transpose: Bool
+  ) -> String {
     let quantization = isQuantized(operand) ? ", \(operand.lowercase)_scale, \(operand.lowercase)_zero_point" : ""
     return "\(loadFunction(operand))(\(src), \(leadingDim), \(origin)\(quantization), \(transpose))"
   }
@@ -23,7 +25,9 @@ extension AttentionKernelDescriptor {
 extension AttentionKernel {
   public func isQuantized(_ operand: AttentionOperand) -> Bool { descriptor.isQuantized(operand) }
   public func loadFunction(_ operand: AttentionOperand) -> String { descriptor.loadFunction(operand) }
-  public func loadCall(_ operand: AttentionOperand, src: String, leadingDim: String, origin: String, transpose: Bool) -> String {
+  public func loadCall(
+    _ operand: AttentionOperand, src: String, leadingDim: String, origin: String, transpose: Bool
+  ) -> String {
     descriptor.loadCall(operand, src: src, leadingDim: leadingDim, origin: origin, transpose: transpose)
   }
 }

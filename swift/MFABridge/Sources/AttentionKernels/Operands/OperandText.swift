@@ -1,7 +1,8 @@
 /// The pieces of text that read one operand.
 ///
-/// In a tile or in registers an operand is held as `element`. Integers minus their zero point are exact in half, so a scale that
-/// holds for a row or for the whole tensor stays outside (`factor`); one that differs within a row is applied to each element, in float.
+/// In a tile or in registers an operand is held as `element`. Integers minus their zero point are exact in half, so a
+/// scale that holds for a row or for the whole tensor stays outside (`factor`); one that differs within a row is
+/// applied to each element, in float.
 struct OperandText {
   let operand: AttentionOperand
   let stored: AttentionKernelDescriptor.Operand
@@ -10,11 +11,13 @@ struct OperandText {
   let head: String
   /// The variable that holds the first row of the sequence; nil without varlen.
   let start: String?
-  /// Elements of a tile are `prescale` times the integers: 16 where the two nibbles of a byte become bytes by a mask alone.
+  /// Elements of a tile are `prescale` times the integers: 16 where the two nibbles of a byte become bytes by a mask
+  /// alone.
   private(set) var prescale = 1
   /// Rows in tiles are in the original domain: unrotated, with their mean.
   private(set) var isOriginal = false
-  /// 8×8 matrices that a lane fills from one load of 32 bits, in registers: column c of the j-th is column `interleaved` · c + j.
+  /// 8×8 matrices that a lane fills from one load of 32 bits, in registers: column c of the j-th is column
+  /// `interleaved` · c + j.
   private(set) var interleaved = 1
 
   init(_ operand: AttentionOperand, _ descriptor: AttentionKernelDescriptor) {
@@ -62,7 +65,8 @@ struct OperandText {
     case .FP32: "float"
     case .FP16: "half"
     case .BF16: "bfloat"
-    case .INT8, .INT4: factor == .element || (layout?.zeroPoints == .int32 && layout?.hasScaleArray == true) ? "float" : "half"
+    case .INT8, .INT4:
+      factor == .element || (layout?.zeroPoints == .int32 && layout?.hasScaleArray == true) ? "float" : "half"
     }
   }
 
@@ -89,7 +93,8 @@ struct OperandText {
   /// A mean is still to be added.
   var hasMean: Bool { layout?.hasMean == true && !isOriginal }
 
-  /// Lets tiles hold rows in the original domain: unrotated, with their mean. A scale stays outside where there is no mean.
+  /// Lets tiles hold rows in the original domain: unrotated, with their mean. A scale stays outside where there is no
+  /// mean.
   mutating func convertToOriginal() { isOriginal = true }
 
   // MARK: Setup
@@ -99,18 +104,27 @@ struct OperandText {
 
   var pointers: String {
     let view = "args.\(operand)"
-    let address = "\(view).offset + batch * \(view).batch + \(head) * \(view).head" + (start.map { " + \($0) * \(view).row" } ?? "")
+    let address =
+      "\(view).offset + batch * \(view).batch + \(head) * \(view).head" + (start.map { " + \($0) * \(view).row" } ?? "")
     let base = stored.precision == .INT4 ? "\(operand) + (\(address)) / 2" : "\(operand) + \(address)"
     var lines = ["const device \(stored.precision.storageType) *\(pointer) = \(base);"]
     guard let layout, layout.hasScaleArray else { return lines[0] }
     let scales = "args.\(name)_scales", zeroPoints = "args.\(name)_zero_points"
     if layout.granularity == .tensorInBuffer {
       lines.append("const float \(name)_scale = float(\(name)_scales[\(scales).offset]);")
-      lines.append("const int \(name)_zero_point = \(layout.zeroPoints == .none ? "0" : "\(name)_zero_points[\(zeroPoints).offset]");")
+      lines.append(
+        "const int \(name)_zero_point = \(layout.zeroPoints == .none ? "0" : "\(name)_zero_points[\(zeroPoints).offset]");"
+      )
     } else {
-      lines.append("const device \(layout.scaleStorage == .FP16 ? "half" : "float") *\(name)_scales_head = \(name)_scales + \(headOffset(scales));")
+      lines.append(
+        "const device \(layout.scaleStorage == .FP16 ? "half" : "float") *\(name)_scales_head = \(name)_scales "
+          + "+ \(headOffset(scales));"
+      )
       if layout.zeroPoints != .none {
-        lines.append("const device \(layout.zeroPoints == .int8 ? "char" : "int") *\(name)_zero_points_head = \(name)_zero_points + \(headOffset(zeroPoints));")
+        lines.append(
+          "const device \(layout.zeroPoints == .int8 ? "char" : "int") *\(name)_zero_points_head "
+            + "= \(name)_zero_points + \(headOffset(zeroPoints));"
+        )
       }
     }
     return lines.joined(separator: "\n")
@@ -120,7 +134,9 @@ struct OperandText {
 
   /// Declares the pointer to the head's mean.
   var meanSetup: String {
-    when(layout?.hasMean == true, "const device float *\(name)_mean_head = \(name)_mean + \(headOffset("args.\(name)_mean"));")
+    when(
+      layout?.hasMean == true,
+      "const device float *\(name)_mean_head = \(name)_mean + \(headOffset("args.\(name)_mean"));")
   }
 
   /// The mean of a column.
@@ -143,19 +159,22 @@ struct OperandText {
 
   /// The scale of an element or, with `factor == .row`, of a row.
   func scale(row: String, column: String = "0") -> String {
-    factor == .tensor ? "\(name)_scale" : "float(\(name)_scales_head[\(scaleIndex("args.\(name)_scales", row: row, column: column))])"
+    factor == .tensor
+      ? "\(name)_scale" : "float(\(name)_scales_head[\(scaleIndex("args.\(name)_scales", row: row, column: column))])"
   }
 
   func zeroPoint(row: String, column: String) -> String? {
     guard let layout else { return nil }
     if factor == .tensor { return layout.granularity == .tensor && layout.isSymmetric ? nil : "\(name)_zero_point" }
-    return layout.zeroPoints == .none ? nil : "\(name)_zero_points_head[\(scaleIndex("args.\(name)_zero_points", row: row, column: column))]"
+    return layout.zeroPoints == .none
+      ? nil : "\(name)_zero_points_head[\(scaleIndex("args.\(name)_zero_points", row: row, column: column))]"
   }
 
   /// One element as `element`: a dequantized value, or an integer minus its zero point. Both indices must be in range.
   func value(row: String, column: String) -> String {
     let contiguous = stored.access == .vector
-    let index = "long(\(row)) * args.\(operand).row + " + (contiguous ? "(\(column))" : "(\(column)) * args.\(operand).column")
+    let index =
+      "long(\(row)) * args.\(operand).row + " + (contiguous ? "(\(column))" : "(\(column)) * args.\(operand).column")
     guard isInteger else { return "\(pointer)[\(index)]" }
     let raw = stored.precision == .INT4 ? "int4_element(\(pointer), \(index))" : "int(\(pointer)[\(index)])"
     let integer = zeroPoint(row: row, column: column).map { "(\(raw) - int(\($0)))" } ?? raw

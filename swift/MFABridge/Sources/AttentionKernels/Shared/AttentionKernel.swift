@@ -7,7 +7,8 @@
 /// // dispatchThreadgroups(kernel.grid(arguments), threadsPerThreadgroup: kernel.threadsPerThreadgroup)
 /// ```
 ///
-/// Threadgroup memory is declared in the text: nothing to set. A grid with a zero must not be dispatched, nor does it need to be.
+/// Threadgroup memory is declared in the text: nothing to set. A grid with a zero must not be dispatched, nor does it
+/// need to be.
 public struct AttentionKernel: Sendable {
   public struct Size: Hashable, Sendable {
     public var x, y, z: Int
@@ -40,7 +41,9 @@ public struct AttentionKernel: Sendable {
 
   /// Bytes of `.partialOutput` and `.partialStatistics` for a split forward kernel and its merge; 0 for others.
   /// FP32 [batch or sequence, head, query row, split, value column], and [..., split, 2].
-  public static func partialBytes(_ descriptor: AttentionKernelDescriptor, _ arguments: AttentionArguments) -> (output: Int, statistics: Int) {
+  public static func partialBytes(
+    _ descriptor: AttentionKernelDescriptor, _ arguments: AttentionArguments
+  ) -> (output: Int, statistics: Int) {
     guard descriptor.schedule == .decodeSplit || descriptor.kind == .forwardMerge else { return (0, 0) }
     let parts = Int(arguments.batches) * Int(arguments.heads) * Int(arguments.queryRows) * Int(arguments.splits)
     return (4 * parts * descriptor.valueDimension, 8 * parts)

@@ -5,25 +5,27 @@ struct KernelText {
   let threadgroupMemoryBytes: Int
 
   init(descriptor: AttentionKernelDescriptor, profile: DeviceProfile) throws(AttentionKernelError) {
-    let kernel: KernelBody = switch descriptor.kind {
-    case .forward where descriptor.schedule == .prefill: try PrefillText(descriptor, profile).kernel
-    case .forward: try DecodeText(descriptor, profile).kernel
-    case .forwardMerge: ForwardMergeText(descriptor).kernel
-    case .backwardQuery, .backwardKeyValue: BackwardText(descriptor, profile).kernel
-    case .backwardMask: BackwardMaskText(descriptor, profile).kernel
-    case .backwardSinks: BackwardSinksText.kernel(descriptor)
-    }
+    let kernel: KernelBody =
+      switch descriptor.kind {
+      case .forward where descriptor.schedule == .prefill: try PrefillText(descriptor, profile).kernel
+      case .forward: try DecodeText(descriptor, profile).kernel
+      case .forwardMerge: ForwardMergeText(descriptor).kernel
+      case .backwardQuery, .backwardKeyValue: BackwardText(descriptor, profile).kernel
+      case .backwardMask: BackwardMaskText(descriptor, profile).kernel
+      case .backwardSinks: BackwardSinksText.kernel(descriptor)
+      }
     if kernel.memory.bytes > profile.threadgroupMemory {
       throw .threadgroupMemory(needed: kernel.memory.bytes, available: profile.threadgroupMemory)
     }
     tiles = kernel.tiles
     threadgroupMemoryBytes = kernel.memory.bytes
-    let parameters = descriptor.bindings.map(\.parameter) + [
-      "uint3 group [[threadgroup_position_in_grid]]",
-      "ushort thread_index [[thread_index_in_threadgroup]]",
-      "ushort simd_index [[simdgroup_index_in_threadgroup]]",
-      "ushort lane [[thread_index_in_simdgroup]]",
-    ]
+    let parameters =
+      descriptor.bindings.map(\.parameter) + [
+        "uint3 group [[threadgroup_position_in_grid]]",
+        "ushort thread_index [[thread_index_in_threadgroup]]",
+        "ushort simd_index [[simdgroup_index_in_threadgroup]]",
+        "ushort lane [[thread_index_in_simdgroup]]",
+      ]
     source = Text.formatted(
       """
       // \(Self.summary(descriptor))
@@ -54,8 +56,12 @@ struct KernelText {
       if layout.isRotated { words.append("rotated") }
       return words.joined(separator: " ")
     }
-    let columns = descriptor.headDimension == descriptor.valueDimension ? "\(descriptor.headDimension)" : "\(descriptor.headDimension) and \(descriptor.valueDimension)"
-    return "\(descriptor.kind.rawValue), \([AttentionOperand.Q, .K, .V, .O].map(operand).joined(separator: ", ")), \(columns) columns"
+    let columns =
+      descriptor.headDimension == descriptor.valueDimension
+      ? "\(descriptor.headDimension)" : "\(descriptor.headDimension) and \(descriptor.valueDimension)"
+    return
+      "\(descriptor.kind.rawValue), \([AttentionOperand.Q, .K, .V, .O].map(operand).joined(separator: ", ")), "
+        + "\(columns) columns"
   }
 }
 

@@ -12,8 +12,10 @@ enum MatrixStorageText {
     }
 
     // An 8x8 matrix that a SIMD group holds, two elements a lane.
-    // Loads from device memory are made lane by lane: origin is the (column, row) of the lane's first element, and the element
-    // (column, row) lies at src[row * leading_dimension + column], with transpose at src[column * leading_dimension + row].
+    // Loads from device memory are made lane by lane: origin is the (column, row) of the lane's first element, \
+    and the element
+    // (column, row) lies at src[row * leading_dimension + column], \
+    with transpose at src[column * leading_dimension + row].
     template <typename T>
     struct simdgroup_matrix_storage {
       simdgroup_matrix<T, 8, 8> matrix;
@@ -47,7 +49,8 @@ enum MatrixStorageText {
         }
       }
 
-      void load_quantized_int8(const device char *src, ulong leading_dimension, uint2 origin, float scale, int zero_point, bool transpose = false) {
+      void load_quantized_int8(const device char *src, ulong leading_dimension, uint2 origin, float scale, \
+    int zero_point, bool transpose = false) {
         int2 n;
         if (transpose) {
           const device char *at = src + origin.x * leading_dimension + origin.y;
@@ -60,7 +63,8 @@ enum MatrixStorageText {
       }
 
       // Without transpose, a lane's two elements are one byte.
-      void load_quantized_int4(const device uchar *src, ulong leading_dimension, uint2 origin, float scale, int zero_point, bool transpose = false) {
+      void load_quantized_int4(const device uchar *src, ulong leading_dimension, uint2 origin, float scale, \
+    int zero_point, bool transpose = false) {
         int2 n;
         if (transpose) {
           const long at = origin.x * leading_dimension + origin.y;

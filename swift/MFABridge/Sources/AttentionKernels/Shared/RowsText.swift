@@ -4,19 +4,21 @@ enum RowsText {
   static func batch(_ descriptor: AttentionKernelDescriptor, z: String) -> String {
     descriptor.isVariableLength
       ? """
-        const uint batch = 0, sequence = \(z);
-        const int query_start = cumulative_q[args.cumulative_q_offset + sequence];
-        const int query_rows = cumulative_q[args.cumulative_q_offset + sequence + 1] - query_start;
-        """
+      const uint batch = 0, sequence = \(z);
+      const int query_start = cumulative_q[args.cumulative_q_offset + sequence];
+      const int query_rows = cumulative_q[args.cumulative_q_offset + sequence + 1] - query_start;
+      """
       : """
-        const uint batch = \(z), sequence = batch;
-        const int query_rows = args.query_rows;
-        """
+      const uint batch = \(z), sequence = batch;
+      const int query_rows = args.query_rows;
+      """
   }
 
   /// Declares the variables of `batch`, key_rows (with varlen key_start) and shift.
   static func sequence(_ descriptor: AttentionKernelDescriptor, z: String) -> String {
-    let stored = descriptor.isVariableLength ? "cumulative_k[args.cumulative_k_offset + sequence + 1] - key_start" : "args.key_rows"
+    let stored =
+      descriptor.isVariableLength
+      ? "cumulative_k[args.cumulative_k_offset + sequence + 1] - key_start" : "args.key_rows"
     let (lengths, isKeySide) = (descriptor.hasKeyLengths, descriptor.kind == .backwardKeyValue)
     let keys = Text.lines(
       when(descriptor.isVariableLength, "const int key_start = cumulative_k[args.cumulative_k_offset + sequence];"),
@@ -45,7 +47,11 @@ enum RowsText {
     return Text.lines(
       when(descriptor.hasALiBi, "const int position = row + shift;"),
       when(descriptor.hasALiBi, "const float slope = \(slope(descriptor));"),
-      when(!mask.isEmpty, "const device \(mask) *mask_row = mask + args.mask.offset + sequence * args.mask.batch + head * args.mask.head + row * args.mask.row;"))
+      when(
+        !mask.isEmpty,
+        "const device \(mask) *mask_row = mask + args.mask.offset + sequence * args.mask.batch "
+          + "+ head * args.mask.head + row * args.mask.row;"
+      ))
   }
 
   /// Sums over the four lanes that have a row.

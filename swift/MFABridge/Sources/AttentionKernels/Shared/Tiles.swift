@@ -33,7 +33,8 @@ struct Tiles: Hashable, Sendable {
       // One threadgroup sums over whole dimensions.
       let view = arguments.maskGradient
       let columns = view.column == 0 ? 1 : (keyRows + block - 1) / block
-      return .init((view.row == 0 ? 1 : blocks(queryRows)) * columns, view.head == 0 ? 1 : heads, view.batch == 0 ? 1 : batches)
+      return .init(
+        (view.row == 0 ? 1 : blocks(queryRows)) * columns, view.head == 0 ? 1 : heads, view.batch == 0 ? 1 : batches)
     case .backwardSinks: return .init(1, heads, 1)
     }
   }

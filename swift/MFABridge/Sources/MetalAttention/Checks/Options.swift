@@ -72,7 +72,9 @@ extension Options {
     return width >= 0 ? width : nil
   }
 
-  private static func perHead(_ view: TensorDescription, _ what: String, _ shape: SIMD4<Int>) throws(AttentionError) -> Tensor? {
+  private static func perHead(
+    _ view: TensorDescription, _ what: String, _ shape: SIMD4<Int>
+  ) throws(AttentionError) -> Tensor? {
     try Tensor.optional(view, what, ElementPrecision.floats)?.broadcast(what, shape)
   }
 }

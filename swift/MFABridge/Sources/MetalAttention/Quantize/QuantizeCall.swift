@@ -45,7 +45,9 @@ package struct QuantizeCall: Sendable {
     if scaleGiven { try quantization.expectGiven("destination", destination.precision) }
     let arrayViews = quantization.arrays
     var (results, operands): ([NamedTensor], [NamedTensor]) = ([(destination, "destination")], [(source, "source")])
-    for (array, isGiven) in [(arrayViews.scales, scaleGiven), (arrayViews.zeroPoints, scaleGiven), (arrayViews.mean, meanGiven)] {
+    for (array, isGiven) in [
+      (arrayViews.scales, scaleGiven), (arrayViews.zeroPoints, scaleGiven), (arrayViews.mean, meanGiven),
+    ] {
       if isGiven {
         operands.append(array)
       } else {

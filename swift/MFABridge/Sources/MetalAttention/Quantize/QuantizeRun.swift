@@ -12,10 +12,12 @@ final class QuantizeRun {
 
   /// Encodes the steps. `residency` keeps what they use.
   init(
-    _ call: QuantizeCall, on device: AttentionDevice, wantsError: Bool, residency: Residency, into encoder: any MTLComputeCommandEncoder
+    _ call: QuantizeCall, on device: AttentionDevice, wantsError: Bool, residency: Residency,
+    into encoder: any MTLComputeCommandEncoder
   ) throws(AttentionError) {
     var shape = call.source.shape
-    // No elements are no rows: means are then 0, and a tensor-wise scale 1. But for missing rows there are no means either.
+    // No elements are no rows: means are then 0, and a tensor-wise scale 1. But for missing rows there are no means
+    // either.
     if shape.x == 0 || shape.y == 0 || shape.w == 0 { shape = SIMD4() }
     try expectGrid(shape)
     let rows = shape.x &* shape.y &* shape.z
@@ -211,7 +213,8 @@ private func quantizationArguments(
   _ real: Tensor, _ stored: Tensor
 ) throws(AttentionError) -> QuantizationArguments {
   guard let quantization = stored.quantization else {
-    throw AttentionError(.invalidArgument, "destination: no quantization; expected one that names the buffer for scales")
+    throw AttentionError(
+      .invalidArgument, "destination: no quantization; expected one that names the buffer for scales")
   }
   var (steps, scaleBytes, zeroPointBytes) = (SIMD4<Int>(), 4, 0)
   if case .many(let arrays) = quantization.parameters {

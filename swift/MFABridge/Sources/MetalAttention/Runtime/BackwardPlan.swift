@@ -48,7 +48,8 @@ package struct BackwardPlan: Sendable {
   }
 
   /// One descriptor for each pass, without what does not concern it: fewer pipelines.
-  private static func kernels(_ shared: AttentionKernelDescriptor, _ call: BackwardCall) -> [AttentionKernelDescriptor] {
+  private static func kernels(_ shared: AttentionKernelDescriptor, _ call: BackwardCall) -> [AttentionKernelDescriptor]
+  {
     var query = shared
     (query.gradients.key, query.gradients.value) = (false, false)
     var rest = shared
@@ -79,7 +80,8 @@ package struct BackwardPlan: Sendable {
 
   private var copiedBytes: Int {
     let tensors = [
-      call.output, call.gradOutput, call.logsumexp, call.gradLogsumexp, call.dValues, call.gradQuery, call.gradKey, call.gradValue, call.gradMask,
+      call.output, call.gradOutput, call.logsumexp, call.gradLogsumexp, call.dValues, call.gradQuery, call.gradKey,
+      call.gradValue, call.gradMask,
       call.gradSinks,
     ]
     return saturatedSum([call.problem.copiedBytes] + tensors.map { $0?.copiedBytes ?? 0 })

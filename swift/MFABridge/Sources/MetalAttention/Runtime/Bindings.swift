@@ -23,7 +23,8 @@ extension Tensor {
 
   /// The form of a stored operand that a kernel is made for.
   var kernelOperand: AttentionKernelDescriptor.Operand {
-    .init(GEMMOperandPrecision(rawValue: precision.rawValue) ?? .FP32, access: access, quantization: quantization?.layout)
+    .init(
+      GEMMOperandPrecision(rawValue: precision.rawValue) ?? .FP32, access: access, quantization: quantization?.layout)
   }
 
   /// Bytes that a call copies because the memory is not the device's.

@@ -16,7 +16,8 @@ extension Problem {
     if options.softcap > 0 { lines.append("softcap: \(text(options.softcap))") }
     if sequences.isPacked || sequences.keyLengths != nil {
       lines.append(
-        "sequences: \(sequences.named)\(sequences.isPacked ? " packed" : ""), of at most \(sequences.longestQ) queries and "
+        "sequences: \(sequences.named)\(sequences.isPacked ? " packed" : ""), of at most \(sequences.longestQ) "
+          + "queries and "
           + "\(sequences.longestK) keys")
     }
     func limit(_ width: Int64?) -> String { width.map(String.init) ?? "any" }
@@ -24,9 +25,12 @@ extension Problem {
       lines.append("window: \(limit(options.left)) keys before the diagonal, \(limit(options.right)) after it")
     }
     if options.hasDiagonal || options.alibi != nil {
-      lines.append("diagonal: \(sequences.bottomRight ? "bottom right" : "top left")\(options.causal ? ", causal" : "")\(example)")
+      lines.append(
+        "diagonal: \(sequences.bottomRight ? "bottom right" : "top left")\(options.causal ? ", causal" : "")\(example)")
     }
-    if let mask = options.mask { lines.append("mask: \(mask.precision) (\(mask.precision == .bool ? "true attends" : "added"))") }
+    if let mask = options.mask {
+      lines.append("mask: \(mask.precision) (\(mask.precision == .bool ? "true attends" : "added"))")
+    }
     if let alibi = options.alibi { lines.append("alibi: \(alibi.precision)") }
     if let sinks = options.sinks { lines.append("sinks: \(sinks.precision)") }
     return lines
@@ -38,7 +42,9 @@ extension Problem {
     let shift = sequences.bottomRight ? Int64(keys) - Int64(rows) : 0
     func keyRange(_ row: Int) -> String {
       let position = Int64(row) + shift
-      func bounded(_ sum: (partialValue: Int64, overflow: Bool), _ end: Int64) -> Int64 { sum.overflow ? end : sum.partialValue }
+      func bounded(_ sum: (partialValue: Int64, overflow: Bool), _ end: Int64) -> Int64 {
+        sum.overflow ? end : sum.partialValue
+      }
       var (low, high) = (Int64(0), Int64(keys))
       if options.causal { high = min(high, position + 1) }
       if let right = options.right { high = min(high, bounded((position + 1).addingReportingOverflow(right), high)) }

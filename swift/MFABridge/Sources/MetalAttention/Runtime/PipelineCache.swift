@@ -9,8 +9,8 @@ struct Pipeline: @unchecked Sendable {  // Metal's pipeline states may be used f
   let kernel: AttentionKernel?
 }
 
-/// Pipelines of a device by what they do. A pipeline is compiled once, by the thread that asks first; others that need the
-/// same one wait for it, and those that need another do not.
+/// Pipelines of a device by what they do. A pipeline is compiled once, by the thread that asks first; others that need
+/// the same one wait for it, and those that need another do not.
 final class PipelineCache: Sendable {
   enum Key: Hashable, Sendable {
     case attention(AttentionKernelDescriptor)
@@ -98,7 +98,9 @@ final class PipelineCache: Sendable {
     }
   }
 
-  private func pipelineState(_ library: any MTLLibrary, _ name: String) throws(AttentionError) -> any MTLComputePipelineState {
+  private func pipelineState(
+    _ library: any MTLLibrary, _ name: String
+  ) throws(AttentionError) -> any MTLComputePipelineState {
     guard let function = library.makeFunction(name: name) else {
       throw AttentionError(.kernelExecution, "the library has no function '\(name)'")
     }

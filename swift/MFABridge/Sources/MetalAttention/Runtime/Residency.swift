@@ -3,8 +3,8 @@ import Metal
 
 /// The memory of one call on the device: Metal buffers as they are, and copies of other memory.
 ///
-/// A copy has exactly the bytes from a tensor's first element to its last. Results are copied back element by element, so
-/// that gaps between them, which may be another's, are not written.
+/// A copy has exactly the bytes from a tensor's first element to its last. Results are copied back element by element,
+/// so that gaps between them, which may be another's, are not written.
 final class Residency {
   struct Place {
     let buffer: any MTLBuffer
@@ -50,7 +50,8 @@ final class Residency {
 
   /// Scratch memory.
   func allocate(_ bytes: Int) throws(AttentionError) -> any MTLBuffer {
-    guard bytes >= 0, bytes <= device.maxBufferLength, let buffer = device.makeBuffer(length: max(bytes, 16), options: .storageModeShared)
+    guard bytes >= 0, bytes <= device.maxBufferLength,
+      let buffer = device.makeBuffer(length: max(bytes, 16), options: .storageModeShared)
     else { throw AttentionError(.bufferAllocation, "\(bytes) bytes could not be allocated on the device") }
     return buffer
   }
@@ -60,7 +61,9 @@ final class Residency {
     let buffer = try allocate(saturatedSum(lists.map(\.bytes.count)))
     var offset = 0
     for list in lists {
-      if let start = list.bytes.baseAddress { (buffer.contents() + offset).copyMemory(from: start, byteCount: list.bytes.count) }
+      if let start = list.bytes.baseAddress {
+        (buffer.contents() + offset).copyMemory(from: start, byteCount: list.bytes.count)
+      }
       offset += list.bytes.count
     }
     return buffer

@@ -3,8 +3,8 @@ import Metal
 
 /// The memory of operands and results: a Metal buffer, or memory of the caller's.
 ///
-/// The caller's memory becomes a Metal buffer without a copy where Metal takes it; otherwise what a call uses of it is copied
-/// to and from the device by that call.
+/// The caller's memory becomes a Metal buffer without a copy where Metal takes it; otherwise what a call uses of it is
+/// copied to and from the device by that call.
 public final class AttentionBuffer: @unchecked Sendable {  // immutable; Metal buffers may be used from any thread
   /// The Metal buffer, if the memory is one.
   package let metal: (any MTLBuffer)?
@@ -54,14 +54,17 @@ public final class AttentionBuffer: @unchecked Sendable {  // immutable; Metal b
   }
 
   /// A Metal buffer over whole pages of the caller's; nil where they are not whole, or the device refuses.
-  private static func noCopy(_ device: any MTLDevice, _ data: UnsafeMutableRawPointer, _ length: Int) -> (any MTLBuffer)? {
+  private static func noCopy(
+    _ device: any MTLDevice, _ data: UnsafeMutableRawPointer, _ length: Int
+  ) -> (any MTLBuffer)? {
     let page = Int(getpagesize())
     guard length > 0, Int(bitPattern: data) % page == 0 else { return nil }
     #if canImport(Darwin)
       // The rest of the last page belongs to the same allocation or to nobody.
       let pages = ceilingQuotient(length, page).multipliedReportingOverflow(by: page)
       guard !pages.overflow, pages.partialValue <= device.maxBufferLength else { return nil }
-      return device.makeBuffer(bytesNoCopy: data, length: pages.partialValue, options: .storageModeShared, deallocator: nil)
+      return device.makeBuffer(
+        bytesNoCopy: data, length: pages.partialValue, options: .storageModeShared, deallocator: nil)
     #else
       // The device in software knows a buffer's exact bounds: rounding up would blunt its checks.
       guard length % page == 0 else { return nil }

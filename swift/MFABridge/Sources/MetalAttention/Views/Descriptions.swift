@@ -23,7 +23,9 @@ package enum BufferReference: Sendable {
     case .unknown(let handle):
       throw AttentionError(
         .invalidArgument,
-        "\(what): \(pointerText(handle)) is not a live buffer; expected a handle from mfa_create_buffer that was not destroyed")
+        "\(what): \(pointerText(handle)) is not a live buffer; expected a handle from mfa_create_buffer that was not "
+          + "destroyed"
+      )
     }
   }
 }
