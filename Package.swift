@@ -1,8 +1,8 @@
 // swift-tools-version: 6.0
 import PackageDescription
 
-// For Swift packages that name this repository as a dependency: SwiftPM looks for a manifest in its root. The same targets as in
-// swift/MFABridge and swift/SoftwareMetal, whose own manifests have the tests as well.
+// For Swift packages that name this repository as a dependency: SwiftPM looks for a manifest in its root. The same
+// targets as in swift/MFABridge and swift/SoftwareMetal, whose own manifests have the tests as well.
 let bridge = "swift/MFABridge/Sources/"
 let software = "swift/SoftwareMetal/Sources/"
 

@@ -2,10 +2,11 @@
 import PackageDescription
 
 // `import Metal` is Apple's framework on Apple platforms, and a Metal device in software on Linux.
-let metal = Target.Dependency.product(name: "SoftwareMetal", package: "SoftwareMetal", condition: .when(platforms: [.linux]))
+let metal = Target.Dependency.product(
+  name: "SoftwareMetal", package: "SoftwareMetal", condition: .when(platforms: [.linux]))
 
-// Tests compute every result again in float64, and write thousands of kernels' texts. In debug builds both are optimised, with all
-// that debug builds check.
+// Tests compute every result again in float64, and write thousands of kernels' texts. In debug builds both are
+// optimised, with all that debug builds check.
 let optimized: [SwiftSetting] = [.unsafeFlags(["-O", "-assert-config", "Debug"], .when(configuration: .debug))]
 
 let package = Package(
@@ -21,7 +22,9 @@ let package = Package(
   targets: [
     // MARK: Kernel generator: no device, no Metal
     .target(name: "AttentionKernels", swiftSettings: optimized),
-    .testTarget(name: "AttentionKernelsTests", dependencies: ["AttentionKernels", metal], exclude: ["Golden"], swiftSettings: optimized),
+    .testTarget(
+      name: "AttentionKernelsTests", dependencies: ["AttentionKernels", metal], exclude: ["Golden"],
+      swiftSettings: optimized),
 
     // MARK: Runtime
     .target(name: "MetalAttention", dependencies: ["AttentionKernels", metal]),

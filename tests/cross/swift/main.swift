@@ -1,5 +1,5 @@
-/// The conformance vectors through the C contract in Swift, on any driver that the program is linked with. Reading, judging and
-/// recording are C's (tests/conformance/c); arguments and exit status are those of its conformance.c.
+/// The conformance vectors through the C contract in Swift, on any driver that the program is linked with. Reading,
+/// judging and recording are C's (tests/conformance/c); arguments and exit status are those of its conformance.c.
 #if canImport(Glibc)
   import Glibc
 #else
@@ -60,7 +60,8 @@ private func tensor(_ live: Live, _ role: String) -> mfa_tensor {
     found.pointee.quantization.zero_point_buffer = handle(live, found.pointee.zero_point_buffer)
     found.pointee.quantization.mean_buffer = handle(live, found.pointee.mean_buffer)
     let offset = MemoryLayout<vector_tensor>.offset(of: \vector_tensor.quantization) ?? 0
-    view.quantization = UnsafePointer((UnsafeMutableRawPointer(found) + offset).assumingMemoryBound(to: mfa_quantization.self))
+    view.quantization = UnsafePointer(
+      (UnsafeMutableRawPointer(found) + offset).assumingMemoryBound(to: mfa_quantization.self))
   }
   return view
 }
@@ -129,7 +130,7 @@ private func dequantize(_ live: Live) -> Int32 {
   return mfa_dequantize(context, &source, &destination)
 }
 
-/// What the fixed signatures take apart from other buffers.
+/// The arguments of the fixed signatures beside other buffers.
 private struct Fixed {
   let q, k, v, o: mfa_tensor
   let batch, rowsQ, rowsK, heads: UInt32
@@ -164,8 +165,10 @@ private func plain(_ live: Live) -> Int32 {
 private func trainingForward(_ live: Live) -> Int32 {
   let f = Fixed(live)
   return mfa_attention_forward_quantized(
-    context, f.q.buffer, f.k.buffer, f.v.buffer, f.o.buffer, whole(live, "logsumexp"), f.batch, f.rowsQ, f.rowsK, f.heads,
-    f.columns, live.pointee.c.pointee.options.softmax_scale, f.causal, f.q.precision, f.k.precision, f.v.precision, f.q.scale,
+    context, f.q.buffer, f.k.buffer, f.v.buffer, f.o.buffer, whole(live, "logsumexp"), f.batch, f.rowsQ, f.rowsK,
+    f.heads,
+    f.columns, live.pointee.c.pointee.options.softmax_scale, f.causal, f.q.precision, f.k.precision, f.v.precision,
+    f.q.scale,
     f.q.zeroPoint, f.k.scale, f.k.zeroPoint, f.v.scale, f.v.zeroPoint, f.q.transposed, f.k.transposed, f.v.transposed,
     f.o.transposed)
 }
@@ -174,11 +177,13 @@ private func trainingBackward(_ live: Live) -> Int32 {
   let f = Fixed(live)
   let status = mfa_attention_backward_query_quantized(
     context, f.q.buffer, f.k.buffer, f.v.buffer, whole(live, "grad_output"), whole(live, "given_logsumexp"),
-    whole(live, "grad_query"), whole(live, "d_values"), f.batch, f.rowsQ, f.rowsK, f.heads, f.columns, f.q.scale, f.q.zeroPoint)
+    whole(live, "grad_query"), whole(live, "d_values"), f.batch, f.rowsQ, f.rowsK, f.heads, f.columns, f.q.scale,
+    f.q.zeroPoint)
   guard status == 0 else { return status }
   return mfa_attention_backward_kv_quantized(
     context, f.q.buffer, f.k.buffer, f.v.buffer, whole(live, "grad_output"), whole(live, "given_logsumexp"),
-    whole(live, "d_values"), whole(live, "grad_key"), whole(live, "grad_value"), f.batch, f.rowsQ, f.rowsK, f.heads, f.columns,
+    whole(live, "d_values"), whole(live, "grad_key"), whole(live, "grad_value"), f.batch, f.rowsQ, f.rowsK, f.heads,
+    f.columns,
     f.q.scale, f.q.zeroPoint, f.k.scale, f.k.zeroPoint, f.v.scale, f.v.zeroPoint)
 }
 
@@ -186,7 +191,9 @@ private func trainingBackward(_ live: Live) -> Int32 {
 private func kept(_ text: String) -> UnsafePointer<CChar>? { UnsafePointer(strdup(text)) }
 
 private func open(_ library: UnsafePointer<CChar>?) -> UnsafePointer<CChar>? {
-  if library != nil { return kept("this program uses the driver that it is linked with: leave MFA_DRIVER and --driver out") }
+  if library != nil {
+    return kept("this program uses the driver that it is linked with: leave MFA_DRIVER and --driver out")
+  }
   return mfa_create_context(&context) == 0 ? nil : mfa_last_error(nil)
 }
 

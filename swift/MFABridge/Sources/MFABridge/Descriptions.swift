@@ -4,8 +4,8 @@ import MetalAttention
 // From the contract's structs to descriptions: handles looked up, sized structs read, nothing believed.
 
 extension TensorDescription {
-  /// `what` names the tensor in sentences about its quantization. `plans`: tensors need no memory, and one without a buffer is absent only
-  /// if its shape is zero.
+  /// `what` names the tensor in messages about its quantization. `plans`: tensors need no memory, and one without a
+  /// buffer is absent only if its shape is zero.
   init(_ tensor: mfa_tensor, _ what: String, plans: Bool = false) {
     self.init()
     buffer = reference(tensor.buffer)

@@ -1,14 +1,14 @@
 import CMFA
 import MetalAttention
 
-/// Runs an operation of the contract: its status, with the sentence kept for the calling thread.
+/// Runs an operation of the contract: its status, with the message kept for the calling thread.
 func guarded(_ operation: () throws(AttentionError) -> Void) -> Int32 {
   do throws(AttentionError) {
     try operation()
     return 0
   } catch {
-    let sentence = Array(error.message.utf8).map { $0 == 0 ? 0x20 : CChar(bitPattern: $0) }
-    cmfa_keep_sentence(sentence, sentence.count)
+    let message = Array(error.message.utf8).map { $0 == 0 ? 0x20 : CChar(bitPattern: $0) }
+    cmfa_set_message(message, message.count)
     return error.status.rawValue
   }
 }
@@ -23,7 +23,8 @@ func sized<Struct: BitwiseCopyable>(
   // By contract the first field is readable; callers in C may not align.
   let size = Int(bytes.loadUnaligned(as: UInt32.self))
   try ensure(
-    1...65536 ~= size && size % MemoryLayout<Struct>.alignment == 0, .invalidArgument, "\(what): struct_size is \(size); expected \(known), the size of the struct")
+    1...65536 ~= size && size % MemoryLayout<Struct>.alignment == 0, .invalidArgument,
+    "\(what): struct_size is \(size); expected \(known), the size of the struct")
   if size > known {
     let tail = UnsafeRawBufferPointer(start: bytes + known, count: size - known)
     try ensure(
@@ -51,10 +52,13 @@ func write<Value: BitwiseCopyable>(
     throw AttentionError(.invalidArgument, "\(what) is NULL; expected where to write the result")
   }
   // Callers in C may not align.
-  withUnsafeBytes(of: value) { UnsafeMutableRawPointer(to).copyMemory(from: $0.baseAddress ?? .init(to), byteCount: $0.count) }
+  withUnsafeBytes(of: value) {
+    UnsafeMutableRawPointer(to).copyMemory(from: $0.baseAddress ?? .init(to), byteCount: $0.count)
+  }
 }
 
-/// Copies text to a caller's array as the contract describes: cut to `capacity` with its NUL, its whole length to `length`.
+/// Copies text to a caller's array as the contract describes: cut to `capacity` with its NUL, its whole length to
+/// `length`.
 func write(
   _ text: String, to: UnsafeMutablePointer<CChar>?, capacity: Int, length: UnsafeMutablePointer<Int>?, _ what: String
 ) throws(AttentionError) {

@@ -12,7 +12,8 @@ private func dense(
   let matrix = shape.z.multipliedReportingOverflow(by: shape.w)
   let batch = matrix.partialValue.multipliedReportingOverflow(by: shape.y)
   guard !matrix.overflow, !batch.overflow, let step = Int64(exactly: batch.partialValue),
-    let head = Int64(exactly: matrix.partialValue), let rows = Int64(exactly: shape.z), let columns = Int64(exactly: shape.w)
+    let head = Int64(exactly: matrix.partialValue), let rows = Int64(exactly: shape.z),
+    let columns = Int64(exactly: shape.w)
   else {
     throw AttentionError(
       .invalidDimensions,
@@ -45,7 +46,9 @@ extension Record {
   }
 
   /// FP32 in the layout of an operand; absent without a buffer.
-  private func like(_ operand: Operand, _ rows: UInt32, _ handle: Handle?, _ what: String) throws(AttentionError)
+  private func like(
+    _ operand: Operand, _ rows: UInt32, _ handle: Handle?, _ what: String
+  ) throws(AttentionError)
     -> TensorDescription
   {
     if handle == nil { return TensorDescription() }
@@ -109,7 +112,8 @@ private struct Gradients {
 @_cdecl("mfa_attention_forward")
 public func attentionForward(
   _ handle: UnsafeMutableRawPointer?, _ query: UnsafeMutableRawPointer?, _ key: UnsafeMutableRawPointer?,
-  _ value: UnsafeMutableRawPointer?, _ output: UnsafeMutableRawPointer?, _ batch: UInt32, _ rows: UInt32, _ keys: UInt32,
+  _ value: UnsafeMutableRawPointer?, _ output: UnsafeMutableRawPointer?, _ batch: UInt32, _ rows: UInt32,
+  _ keys: UInt32,
   _ heads: UInt32, _ headDim: UInt16, _ softmaxScale: Float, _ causal: Bool, _ qPrecision: Int32, _ kPrecision: Int32,
   _ vPrecision: Int32, _ transposeQ: Bool, _ transposeK: Bool, _ transposeV: Bool, _ transposeO: Bool
 ) -> Int32 {
@@ -145,11 +149,13 @@ public func attentionForwardQuantized(
     let context = try context(handle)
     let record = Record(
       query: .init(
-        name: "query", handle: query, precision: qPrecision, scale: qScale, zeroPoint: qZeroPoint, transposed: transposeQ),
+        name: "query", handle: query, precision: qPrecision, scale: qScale, zeroPoint: qZeroPoint,
+        transposed: transposeQ),
       key: .init(
         name: "key", handle: key, precision: kPrecision, scale: kScale, zeroPoint: kZeroPoint, transposed: transposeK),
       value: .init(
-        name: "value", handle: value, precision: vPrecision, scale: vScale, zeroPoint: vZeroPoint, transposed: transposeV),
+        name: "value", handle: value, precision: vPrecision, scale: vScale, zeroPoint: vZeroPoint,
+        transposed: transposeV),
       batch: batch, rows: rows, keys: keys, heads: heads, headDim: headDim, transposedOutput: transposeO,
       softmaxScale: softmaxScale, causal: causal)
     try record.forward(context, output: output, logsumexp: logsumexp)

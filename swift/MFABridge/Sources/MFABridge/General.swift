@@ -21,13 +21,15 @@ public func backward(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<m
   }
 }
 
-/// `count` tensors of a caller's array; `what` names it in sentences.
+/// `count` tensors of a caller's array; `what` names it in messages.
 private func tensors(_ from: UnsafePointer<mfa_tensor>?, _ count: UInt32, _ what: String) -> [TensorDescription] {
   guard let from else { return [] }
   // Callers in C may not align.
   let bytes = UnsafeRawPointer(from)
   return (0..<Int(count)).map { index in
-    TensorDescription(bytes.loadUnaligned(fromByteOffset: index * MemoryLayout<mfa_tensor>.stride, as: mfa_tensor.self), "\(what)[\(index)]")
+    TensorDescription(
+      bytes.loadUnaligned(fromByteOffset: index * MemoryLayout<mfa_tensor>.stride, as: mfa_tensor.self),
+      "\(what)[\(index)]")
   }
 }
 
@@ -58,7 +60,8 @@ public func merge(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<mfa_
 }
 
 @_cdecl("mfa_merge_backward")
-public func mergeBackward(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<mfa_merge_backward_desc>?) -> Int32 {
+public func mergeBackward(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<mfa_merge_backward_desc>?) -> Int32
+{
   guarded { () throws(AttentionError) in
     let context = try context(handle)
     let found = try sizedRequired(desc, mfa_merge_backward_desc(), "merge backward descriptor")
@@ -79,7 +82,8 @@ public func quantize(_ handle: UnsafeMutableRawPointer?, _ desc: UnsafePointer<m
     let report = try context.attention.quantize(QuantizeDescription(found), wantsError: found.error != nil)
     guard let report else { return }
     let error = mfa_quantization_error(
-      rmse: report.rmse, relative_rmse: report.relativeRMSE, max_abs: report.maxAbs, worst_row_rmse: report.worstRowRMSE)
+      rmse: report.rmse, relative_rmse: report.relativeRMSE, max_abs: report.maxAbs, worst_row_rmse: report.worstRowRMSE
+    )
     try write(error, to: found.error, "error")
   }
 }

@@ -1,7 +1,7 @@
 import MetalAttention
 
-/// Objects behind the numbers that callers hold. A handle is looked up, never dereferenced, and never used twice, so that a
-/// destroyed handle, a handle of the other kind and any other number are refused.
+/// Objects behind the numbers that callers hold. A handle is looked up, never dereferenced, and never used twice, so
+/// that a destroyed handle, a handle of the other kind and any other number are refused.
 struct HandleTable<Object: Sendable>: Sendable {
   private let live = Locked<[UInt: Object]>([:])
 
@@ -35,7 +35,7 @@ let buffers = HandleTable<AttentionBuffer>()
 final class BridgeContext: Sendable {
   let attention: AttentionContext
   let records = Locked<[Record]>([])
-  /// Accepted and told again; the device chooses for itself.
+  /// Accepted and returned; the device chooses its own number.
   let threads = Locked<UInt32>(0)
 
   init(_ attention: AttentionContext) { self.attention = attention }

@@ -27,7 +27,7 @@ public func errorString(_ status: Int32) -> UnsafePointer<CChar> {
 }
 
 @_cdecl("mfa_last_error")
-public func lastError(_ context: UnsafeMutableRawPointer?) -> UnsafePointer<CChar>? { cmfa_sentence() }
+public func lastError(_ context: UnsafeMutableRawPointer?) -> UnsafePointer<CChar>? { cmfa_message() }
 
 @_cdecl("mfa_device_count")
 public func deviceCount(_ count: UnsafeMutablePointer<UInt32>?) -> Int32 {
@@ -107,7 +107,7 @@ public func destroyContext(_ handle: UnsafeMutableRawPointer?) -> Int32 {
   }
 }
 
-/// As many as the CPU driver takes, so that a program's mistake shows on every driver.
+/// The CPU driver's limit, so that a program's mistake is found on every driver.
 private let mostThreads: UInt32 = 1024
 
 @_cdecl("mfa_set_num_threads")

@@ -1,7 +1,7 @@
 import MetalAttention
 
-/// One `mfa_attention_forward_quantized` call: what its backward entries, which take neither precisions nor transposes, need to
-/// know.
+/// One `mfa_attention_forward_quantized` call: what its backward entries, which take neither precisions nor transposes,
+/// need to know.
 struct Record: @unchecked Sendable {  // handles are numbers; nothing behind them is touched through a record
   /// Of query, key and value, in this order; so are the arrays below.
   struct Operand {
@@ -32,10 +32,11 @@ struct Record: @unchecked Sendable {  // handles are numbers; nothing behind the
   /// Records that a context keeps at most; the oldest goes first.
   private static let kept = 4096
 
-  /// Demands the shape of the recorded call, and its scale and zero point for the quantized ones of `given`: those of query,
-  /// key and value, as far as the call has them.
+  /// Demands the shape of the recorded call, and its scale and zero point for the quantized ones of `given`: those of
+  /// query, key and value, as far as the call has them.
   func expect(
-    batch: UInt32, rows: UInt32, keys: UInt32, heads: UInt32, headDim: UInt16, _ given: [(scale: Float, zeroPoint: Int32)]
+    batch: UInt32, rows: UInt32, keys: UInt32, heads: UInt32, headDim: UInt16,
+    _ given: [(scale: Float, zeroPoint: Int32)]
   ) throws(AttentionError) {
     let sizes = [
       ("batch_size", batch, self.batch), ("seq_len_q", rows, self.rows), ("seq_len_kv", keys, self.keys),
@@ -49,7 +50,8 @@ struct Record: @unchecked Sendable {  // handles are numbers; nothing behind the
     for (operand, found) in zip([query, key, value], given) where operand.isQuantized {
       try ensure(
         found.scale == operand.scale && found.zeroPoint == operand.zeroPoint, .invalidArgument,
-        "\(operand.name): scale is \(text(found.scale)) and zero point \(found.zeroPoint); expected \(text(operand.scale)) "
+        "\(operand.name): scale is \(text(found.scale)) and zero point \(found.zeroPoint); "
+          + "expected \(text(operand.scale)) "
           + "and \(operand.zeroPoint), as in mfa_attention_forward_quantized on these buffers")
     }
   }

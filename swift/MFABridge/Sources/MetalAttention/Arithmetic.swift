@@ -28,7 +28,7 @@ extension SIMD4 where Scalar: Comparable {
   var list: [Scalar] { [x, y, z, w] }
 }
 
-/// A number as sentences show it: the shortest decimal that reads back, without an exponent.
+/// A number as in messages: the shortest decimal that reads back, without an exponent.
 package func text(_ number: Float) -> String {
   if number.isNaN { return "NaN" }
   if number.isInfinite { return number < 0 ? "-inf" : "inf" }
@@ -47,5 +47,5 @@ package func text(_ number: Float) -> String {
   return sign + whole.prefix(point) + "." + whole.dropFirst(point)
 }
 
-/// A bit set as sentences show it.
+/// A bit set as in messages.
 func hex(_ bits: UInt32) -> String { "0x" + String(bits, radix: 16) }

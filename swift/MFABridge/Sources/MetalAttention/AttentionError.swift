@@ -1,5 +1,5 @@
-/// Why an operation was refused or failed: a status of the C contract, and the sentence that says what was wrong, what was
-/// found and what was expected.
+/// The error of a refused or failed operation: a status of the C contract, and the message that says what was wrong,
+/// what was found and what was expected.
 public struct AttentionError: Error, Equatable, Sendable, CustomStringConvertible {
   /// The statuses of `mfa.h` other than success.
   public enum Status: Int32, Sendable {

@@ -1,4 +1,4 @@
-/// How elements of a tensor are stored; the raw values are the contract's codes.
+/// The storage of a tensor's elements; the raw values are the contract's codes.
 package enum ElementPrecision: Int32, Sendable, CaseIterable, CustomStringConvertible {
   case fp32 = 0
   case fp16 = 1

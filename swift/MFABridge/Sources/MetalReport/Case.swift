@@ -22,7 +22,7 @@ struct Shape {
   ]
 }
 
-/// How the operands are stored.
+/// The storage of the operands.
 struct Storage {
   let name: String
   let query: GEMMOperandPrecision
@@ -39,7 +39,8 @@ struct Storage {
     Storage(name: "BF16", query: .BF16, keyValue: .BF16),
     Storage(name: "INT8 K/V", query: .FP16, keyValue: .INT8),
     Storage(name: "INT4 K/V", query: .FP16, keyValue: .INT4),
-    Storage(name: "INT8 K/V, row scales", query: .FP16, keyValue: .INT8, options: QuantizationOptions(granularity: .row)),
+    Storage(
+      name: "INT8 K/V, row scales", query: .FP16, keyValue: .INT8, options: QuantizationOptions(granularity: .row)),
     Storage(
       name: "INT4 K/V, groups of 32", query: .FP16, keyValue: .INT4,
       options: QuantizationOptions(granularity: .row, groupSize: 32)),

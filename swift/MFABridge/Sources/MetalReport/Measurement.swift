@@ -3,7 +3,7 @@
   import Metal
   import MetalAttention
 
-  /// What the software device counted in one call.
+  /// The counters of the software device for one call.
   struct Measurement {
     let shape: Shape
     let storage: Storage

@@ -9,8 +9,10 @@
 
       Do not edit: `cargo xtask metal-report` writes this page.
 
-      The kernels of `swift/MFABridge` on the software device, which counts what a GPU would do. The counts do not depend on the machine. All
-      columns are per score, that is, per pair of a query and a key of a query head. **Nothing here was measured on Apple hardware.**
+      The kernels of `swift/MFABridge` on the software device, which counts what a GPU would do. The counts do not \
+      depend on the machine. All
+      columns are per score, that is, per pair of a query and a key of a query head. **Nothing here was measured on \
+      Apple hardware.**
 
       - matrix: 8×8×8 multiply-accumulates of a SIMD group, times 512: the multiply-adds of the products.
       - other: instructions of the threads outside of matrix operations and memory.
@@ -20,13 +22,18 @@
 
       """
     for shape in Shape.all {
-      text += "## \(shape.name)\n\n\(shape.heads) heads, \(shape.keyHeads) of keys; \(shape.queries) queries, \(shape.keys) keys.\n\n"
-      text += "| storage | matrix | other | device | threadgroup | barriers / 1000 | SIMD operations |\n|---|--:|--:|--:|--:|--:|--:|\n"
+      text +=
+        "## \(shape.name)\n\n\(shape.heads) heads, \(shape.keyHeads) of keys; \(shape.queries) queries, "
+          + "\(shape.keys) keys.\n\n"
+      text +=
+        "| storage | matrix | other | device | threadgroup | barriers / 1000 "
+          + "| SIMD operations |\n|---|--:|--:|--:|--:|--:|--:|\n"
       for m in measurements where m.shape.name == shape.name {
         let c = m.counters
         let cells = [
           512 * m.perScore(c.matrixMultiplies), m.perScore(c.scalarOperations),
-          m.perScore(c.deviceBytesRead + c.deviceBytesWritten), m.perScore(c.threadgroupBytesRead + c.threadgroupBytesWritten),
+          m.perScore(c.deviceBytesRead + c.deviceBytesWritten),
+          m.perScore(c.threadgroupBytesRead + c.threadgroupBytesWritten),
           1000 * m.perScore(c.threadgroupBarriers), m.perScore(c.simdOperations),
         ]
         text += "| \(m.storage.name) | \(cells.map(number).joined(separator: " | ")) |\n"
@@ -36,8 +43,10 @@
     text += """
       ## Estimates
 
-      **Estimates, not measurements**: the longer of two times, each at the rate that Apple publishes: of all arithmetic that was counted, or of all
-      device bytes that were counted. A real GPU is slower (latency, occupancy, instructions other than arithmetic) and has caches.
+      **Estimates, not measurements**: the longer of two times, each at the rate that Apple publishes: of all \
+      arithmetic that was counted, or of all
+      device bytes that were counted. A real GPU is slower (latency, occupancy, instructions other than arithmetic) \
+      and has caches.
 
       | call | storage |\(GPU.all.map { " \($0.name) |" }.joined())
       |---|---|\(GPU.all.map { _ in "--:|" }.joined())
@@ -50,11 +59,15 @@
       }
       text += "| \(m.shape.name) | \(m.storage.name) | \(bounds.joined(separator: " | ")) |\n"
     }
-    text += "\n" + GPU.all.map { "- \($0.name): \(number($0.flops / 1e12)) TFLOPS, \(number($0.bandwidth / 1e9)) GB/s. \($0.source).\n" }.joined()
+    text +=
+      "\n"
+      + GPU.all.map {
+        "- \($0.name): \(number($0.flops / 1e12)) TFLOPS, \(number($0.bandwidth / 1e9)) GB/s. \($0.source).\n"
+      }.joined()
     return text
   }
 
-  /// What quantized keys and values promise beside FP16; a sentence for each promise that is not kept.
+  /// The promises of quantized keys and values beside FP16; a line for each promise that is not kept.
   func broken(_ measurements: [Measurement]) -> [String] {
     var problems: [String] = []
     for shape in Shape.all where !shape.isBackward {
@@ -68,7 +81,8 @@
         func expect(_ what: String, _ count: (Measurement) -> Int64, atMost limit: Double) {
           let ratio = Double(count(m)) / Double(count(half))
           if ratio > limit {
-            problems.append("\(shape.name), \(m.storage.name): \(what) is \(ratio) of FP16's; expected at most \(limit)")
+            problems.append(
+              "\(shape.name), \(m.storage.name): \(what) is \(ratio) of FP16's; expected at most \(limit)")
           }
         }
         expect("matrix operations", { Int64($0.counters.matrixMultiplies) }, atMost: 1)

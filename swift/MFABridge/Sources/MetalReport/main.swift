@@ -1,5 +1,5 @@
-// What the kernels would cost a GPU, counted on the software device: prints a page of Markdown. With the argument --check, only whether
-// quantized keys and values keep what is promised of them.
+// The cost of the kernels on a GPU, counted on the software device: prints a page of Markdown. With the argument
+// --check, only whether quantized keys and values keep what is promised of them.
 import Foundation
 import Metal
 

@@ -18,10 +18,15 @@ final class ArgumentsTests: XCTestCase {
   }
 
   func testNoTwoBuffersOfAKernelShareAnIndex() {
-    let operand = AttentionKernelDescriptor.Operand(.INT8, quantization: QuantizationLayout(granularity: .row, zeroPoints: .int8, hasMean: true))
+    let operand = AttentionKernelDescriptor.Operand(
+      .INT8, quantization: QuantizationLayout(granularity: .row, zeroPoints: .int8, hasMean: true))
     for kind in AttentionKernelDescriptor.Kind.allCases {
-      var descriptor = AttentionKernelDescriptor(kind: kind, headDimension: 64, query: operand, key: operand, value: operand)
-      (descriptor.mask, descriptor.hasALiBi, descriptor.hasSinks, descriptor.isVariableLength, descriptor.writesLogsumexp) = (.FP32, true, true, true, true)
+      var descriptor = AttentionKernelDescriptor(
+        kind: kind, headDimension: 64, query: operand, key: operand, value: operand)
+      (
+        descriptor.mask, descriptor.hasALiBi, descriptor.hasSinks, descriptor.isVariableLength,
+        descriptor.writesLogsumexp
+      ) = (.FP32, true, true, true, true)
       (descriptor.gradients.query, descriptor.gradients.key, descriptor.gradients.value) = (true, true, true)
       for schedule in [AttentionKernelDescriptor.Schedule.prefill, .decode, .decodeSplit] {
         descriptor.schedule = schedule

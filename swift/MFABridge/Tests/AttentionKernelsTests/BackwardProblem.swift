@@ -15,8 +15,10 @@ struct BackwardProblem {
 
   /// - Parameter sums: dimensions of the mask (batch, head, row, column) in which it is broadcast.
   init(
-    _ descriptor: AttentionKernelDescriptor, _ shape: TestProblem.Shape = .init(), lengths: [(q: Int, k: Int)] = [], seed: UInt64 = 1, blockRows: Int = 8,
-    sums: Set<Int> = [], gradients: AttentionKernelDescriptor.Gradients = .all, prepare: (inout TestProblem) -> Void = { _ in }
+    _ descriptor: AttentionKernelDescriptor, _ shape: TestProblem.Shape = .init(), lengths: [(q: Int, k: Int)] = [],
+    seed: UInt64 = 1, blockRows: Int = 8,
+    sums: Set<Int> = [], gradients: AttentionKernelDescriptor.Gradients = .all,
+    prepare: (inout TestProblem) -> Void = { _ in }
   ) {
     var g = Generator(state: seed &+ 77)
     forward = TestProblem(descriptor, shape, lengths: lengths, seed: seed, blockRows: blockRows)
@@ -29,7 +31,10 @@ struct BackwardProblem {
     dO = TestTensor(forward.o.shape, descriptor.gradOutput, using: &g)
     let result = Operand(.FP32, access: .strided)
     d = TestTensor(forward.l.shape, result, using: &g)
-    (dQ, dK, dV) = (TestTensor(forward.q.shape, result, using: &g), TestTensor(forward.k.shape, result, using: &g), TestTensor(forward.v.shape, result, using: &g))
+    (dQ, dK, dV) = (
+      TestTensor(forward.q.shape, result, using: &g), TestTensor(forward.k.shape, result, using: &g),
+      TestTensor(forward.v.shape, result, using: &g)
+    )
     let expected = forward.reference()
     forward.o.write(expected.o)
     forward.l.write(expected.l)
@@ -44,9 +49,11 @@ struct BackwardProblem {
     let (f, a) = (forward, forward.arguments)
     func zeros(_ t: TestTensor) -> [Double] { .init(repeating: 0, count: t.real.count) }
     var e = Expected(
-      d: zeros(d), dQ: zeros(dQ), dK: zeros(dK), dV: zeros(dV), mask: .init(repeating: 0, count: maskShape.reduce(1, *)),
+      d: zeros(d), dQ: zeros(dQ), dK: zeros(dK), dV: zeros(dV),
+      mask: .init(repeating: 0, count: maskShape.reduce(1, *)),
       sinks: .init(repeating: 0, count: f.shape.heads))
-    let all = f.lengths.isEmpty ? (0..<f.shape.batches).map { _ in (q: f.shape.queryRows, k: f.shape.keyRows) } : f.lengths
+    let all =
+      f.lengths.isEmpty ? (0..<f.shape.batches).map { _ in (q: f.shape.queryRows, k: f.shape.keyRows) } : f.lengths
     let (columns, valueColumns): (Int, Int) = (f.descriptor.headDimension, f.descriptor.valueDimension)
     var (firstQ, firstK) = (0, 0)
     for (z, length) in all.enumerated() {
@@ -56,9 +63,11 @@ struct BackwardProblem {
         let kh = h / (f.shape.heads / f.shape.keyHeads)
         for i in 0..<length.q {
           let row = firstQ + i, l = f.l[b, h, row, 0], position = i + shift
-          var seen: [(j: Int, p: Double, slope: Double, dp: Double)] = []
-          for j in 0..<length.k where j >= position - Int(a.windowLeft) && j <= position + Int(a.windowRight) && l != -.infinity {
-            var s: Double = dot(f.q, f.q.index(b, h, row, 0), f.k, f.k.index(b, kh, firstK + j, 0)) * Double(a.softmaxScale)
+          var attended: [(j: Int, p: Double, slope: Double, dp: Double)] = []
+          for j in 0..<length.k
+          where j >= position - Int(a.windowLeft) && j <= position + Int(a.windowRight) && l != -.infinity {
+            var s: Double =
+              dot(f.q, f.q.index(b, h, row, 0), f.k, f.k.index(b, kh, firstK + j, 0)) * Double(a.softmaxScale)
             var slope = 1.0
             if f.descriptor.hasSoftcap {
               let capped = tanh(s / Double(a.softcap))
@@ -71,17 +80,17 @@ struct BackwardProblem {
             }
             if f.descriptor.hasALiBi { s -= Double(f.slopes[1 + z * f.shape.heads + h]) * abs(Double(position - j)) }
             let dp = dot(dO, dO.index(b, h, row, 0), f.v, f.v.index(b, kh, firstK + j, 0))
-            seen.append((j, exp(s - l), slope, dp))
+            attended.append((j, exp(s - l), slope, dp))
           }
           let oi = dO.index(b, h, row, 0)
           var dRow = 0.0
           if gradients.dSource == .output {
-            if !seen.isEmpty { dRow = dot(dO, oi, f.o, oi) }
+            if !attended.isEmpty { dRow = dot(dO, oi, f.o, oi) }
           } else {
-            for x in seen { dRow += x.p * x.dp }
+            for x in attended { dRow += x.p * x.dp }
           }
           e.d[d.index(b, h, row, 0)] = dRow
-          for x in seen {
+          for x in attended {
             let ds = x.p * (x.dp - dRow), dx = ds * x.slope * Double(a.softmaxScale)
             let (qi, ki) = (f.q.index(b, h, row, 0), f.k.index(b, kh, firstK + x.j, 0))
             for c in 0..<columns {
@@ -158,7 +167,8 @@ extension TestProblem {
       }
       mask[at] = kept[from]
     }
-    arguments.mask = TensorView(offset: 5, batch: Int64(strides[0]), head: Int64(strides[1]), row: Int64(strides[2]), column: Int64(strides[3]))
+    arguments.mask = TensorView(
+      offset: 5, batch: Int64(strides[0]), head: Int64(strides[1]), row: Int64(strides[2]), column: Int64(strides[3]))
   }
 }
 
@@ -174,20 +184,24 @@ struct BackwardResult {
 extension TestDevice {
   /// - Parameter edit: what is done to the text of each kernel, nil for nothing.
   func backward(
-    _ problem: BackwardProblem, profile: DeviceProfile = TestDevice.profile, edit: ((AttentionKernelDescriptor.Kind, String) -> String)? = nil
+    _ problem: BackwardProblem, profile: DeviceProfile = TestDevice.profile,
+    edit: ((AttentionKernelDescriptor.Kind, String) -> String)? = nil
   ) throws -> BackwardResult {
     let (f, wanted) = (problem.forward, problem.gradients)
     var arguments = f.arguments
-    let d = try buffer(problem.d.bytes), dQ = try buffer(problem.dQ.bytes), dK = try buffer(problem.dK.bytes), dV = try buffer(problem.dV.bytes)
+    let d = try buffer(problem.d.bytes), dQ = try buffer(problem.dQ.bytes), dK = try buffer(problem.dK.bytes),
+      dV = try buffer(problem.dV.bytes)
     let maskCount = problem.maskShape.reduce(1, *), heads = f.shape.heads
-    let maskBuffer = try buffer([UInt8](repeating: 0xff, count: 4 * (maskCount + 3))), sinkBuffer = try buffer([UInt8](repeating: 0xff, count: 4 * (heads + 1)))
+    let maskBuffer = try buffer([UInt8](repeating: 0xff, count: 4 * (maskCount + 3))),
+      sinkBuffer = try buffer([UInt8](repeating: 0xff, count: 4 * (heads + 1)))
     var size = Int64(1)
     var strides = [Int64](repeating: 0, count: 4)
     for i in (0..<4).reversed() {
       strides[i] = problem.maskShape[i] == 1 ? 0 : size
       size *= Int64(problem.maskShape[i])
     }
-    arguments.maskGradient = TensorView(offset: 3, batch: strides[0], head: strides[1], row: strides[2], column: strides[3])
+    arguments.maskGradient = TensorView(
+      offset: 3, batch: strides[0], head: strides[1], row: strides[2], column: strides[3])
     arguments.sinkGradients = TensorView(offset: 1, head: 1)
     var lengths: (q: [Int32], k: [Int32]) = ([0], [0])
     for length in f.lengths {
@@ -214,7 +228,8 @@ extension TestDevice {
       let encoder = try XCTUnwrap(commands.makeComputeCommandEncoder())
       if let edit {
         let library = try device.makeLibrary(source: edit(kind, kernel.source), options: nil)
-        encoder.setComputePipelineState(try device.makeComputePipelineState(function: XCTUnwrap(library.makeFunction(name: kernel.functionName))))
+        encoder.setComputePipelineState(
+          try device.makeComputePipelineState(function: XCTUnwrap(library.makeFunction(name: kernel.functionName))))
       } else {
         encoder.setComputePipelineState(try pipeline(kernel))
       }
@@ -228,7 +243,9 @@ extension TestDevice {
         default: problem.dO
         }
       }
-      func bind(_ bytes: [UInt8], _ binding: Binding) throws { encoder.setBuffer(try buffer(bytes), offset: 0, index: binding.index) }
+      func bind(_ bytes: [UInt8], _ binding: Binding) throws {
+        encoder.setBuffer(try buffer(bytes), offset: 0, index: binding.index)
+      }
       for binding in kernel.bindings {
         switch binding.role {
         case .operand(.D): encoder.setBuffer(d, offset: 0, index: binding.index)
@@ -249,7 +266,8 @@ extension TestDevice {
         case .cumulativeQueryLengths: try bind(([-9] + lengths.q as [Int32]).withUnsafeBytes(Array.init), binding)
         case .cumulativeKeyLengths: try bind(([-9, -9] + lengths.k as [Int32]).withUnsafeBytes(Array.init), binding)
         case .arguments: try bind(own.bytes, binding)
-        case .partialOutput, .partialStatistics, .logsumexpGradient, .logsumexpGradientOfRows: XCTFail("a backward kernel binds \(binding.role)")
+        case .partialOutput, .partialStatistics, .logsumexpGradient, .logsumexpGradientOfRows:
+          XCTFail("a backward kernel binds \(binding.role)")
         }
       }
       encoder.finish(kernel, own)
@@ -260,16 +278,24 @@ extension TestDevice {
       let values = UnsafeRawBufferPointer(start: buffer.contents(), count: buffer.length).bindMemory(to: Float.self)
       return (0..<count).map { Double(values[first + $0]) }
     }
-    var result = BackwardResult(d: [], dQ: [], dK: [], dV: [], mask: floats(maskBuffer, 3, maskCount), sinks: floats(sinkBuffer, 1, heads))
+    var result = BackwardResult(
+      d: [], dQ: [], dK: [], dV: [], mask: floats(maskBuffer, 3, maskCount), sinks: floats(sinkBuffer, 1, heads))
     func read(_ buffer: any MTLBuffer, _ tensor: TestTensor) -> [Double] {
-      let values = UnsafeRawBufferPointer(start: buffer.contents(), count: tensor.bytes.count).bindMemory(to: UInt32.self)
+      let values = UnsafeRawBufferPointer(start: buffer.contents(), count: tensor.bytes.count).bindMemory(
+        to: UInt32.self)
       var before = tensor.bytes.withUnsafeBytes { Array($0.bindMemory(to: UInt32.self)) }
       var found = [Double](repeating: 0, count: tensor.real.count)
-      for b in 0..<tensor.shape[0] { for h in 0..<tensor.shape[1] { for n in 0..<tensor.shape[2] { for c in 0..<tensor.shape[3] {
-        let at = tensor.place(b, h, n, c)
-        found[tensor.index(b, h, n, c)] = Double(Float(bitPattern: values[at]))
-        before[at] = values[at]
-      } } } }
+      for b in 0..<tensor.shape[0] {
+        for h in 0..<tensor.shape[1] {
+          for n in 0..<tensor.shape[2] {
+            for c in 0..<tensor.shape[3] {
+              let at = tensor.place(b, h, n, c)
+              found[tensor.index(b, h, n, c)] = Double(Float(bitPattern: values[at]))
+              before[at] = values[at]
+            }
+          }
+        }
+      }
       result.paddingIsWhole = result.paddingIsWhole && before == Array(values)
       return found
     }
@@ -284,7 +310,9 @@ extension TestDevice {
 
 /// Fails where a gradient is further from float64 than FP32 arithmetic on the stored operands explains.
 @discardableResult
-func check(_ problem: BackwardProblem, _ label: String = "", file: StaticString = #filePath, line: UInt = #line) throws -> BackwardResult? {
+func check(
+  _ problem: BackwardProblem, _ label: String = "", file: StaticString = #filePath, line: UInt = #line
+) throws -> BackwardResult? {
   let result: BackwardResult
   do { result = try TestDevice.shared.backward(problem) } catch {
     XCTFail("\(label): \(error)", file: file, line: line)
@@ -302,14 +330,18 @@ func check(_ problem: BackwardProblem, _ label: String = "", file: StaticString 
         return
       }
     }
-    if worst > 1 { XCTFail("\(label): \(what) is off by \(worst) times the bound (largest \(top))", file: file, line: line) }
+    if worst > 1 {
+      XCTFail("\(label): \(what) is off by \(worst) times the bound (largest \(top))", file: file, line: line)
+    }
   }
   let wanted = problem.gradients
   if wanted.dSource != .given, wanted.writesD { compare(result.d, expected.d, "D") }
   if wanted.query { compare(result.dQ, expected.dQ, "dQ") }
   if wanted.key { compare(result.dK, expected.dK, "dK") }
   if wanted.value { compare(result.dV, expected.dV, "dV") }
-  if ![.none, .BOOL].contains(problem.forward.descriptor.mask) { compare(result.mask, expected.mask, "the mask's gradient") }
+  if ![.none, .BOOL].contains(problem.forward.descriptor.mask) {
+    compare(result.mask, expected.mask, "the mask's gradient")
+  }
   if problem.forward.descriptor.hasSinks { compare(result.sinks, expected.sinks, "the sinks' gradient") }
   XCTAssertTrue(result.paddingIsWhole, "\(label): something beside the gradients was written", file: file, line: line)
   return result

@@ -3,8 +3,12 @@ import XCTest
 
 @testable import AttentionKernels
 
-private func backward(_ d: Int = 64, _ dv: Int? = nil, q: Operand = Operand(.FP16), k: Operand = Operand(.FP16), v: Operand = Operand(.FP16), dO: Operand = Operand(.FP32)) -> AttentionKernelDescriptor {
-  var descriptor = AttentionKernelDescriptor(kind: .backwardQuery, headDimension: d, valueDimension: dv, query: q, key: k, value: v)
+private func backward(
+  _ d: Int = 64, _ dv: Int? = nil, q: Operand = Operand(.FP16), k: Operand = Operand(.FP16),
+  v: Operand = Operand(.FP16), dO: Operand = Operand(.FP32)
+) -> AttentionKernelDescriptor {
+  var descriptor = AttentionKernelDescriptor(
+    kind: .backwardQuery, headDimension: d, valueDimension: dv, query: q, key: k, value: v)
   descriptor.gradOutput = dO
   descriptor.writesLogsumexp = true
   return descriptor
@@ -15,7 +19,9 @@ final class BackwardTests: XCTestCase {
     let precisions: [Operand] = [Operand(.FP32), Operand(.FP16), Operand(.BF16), int8(), int4()]
     for (i, q) in precisions.enumerated() {
       let (k, v) = (precisions[(i + 1) % 5], precisions[(i + 3) % 5])
-      try check(BackwardProblem(backward(q: q, k: k, v: v, dO: Operand([.FP32, .FP16, .BF16][i % 3]))), "Q \(q.precision) K \(k.precision) V \(v.precision)")
+      try check(
+        BackwardProblem(backward(q: q, k: k, v: v, dO: Operand([.FP32, .FP16, .BF16][i % 3]))),
+        "Q \(q.precision) K \(k.precision) V \(v.precision)")
     }
   }
 
@@ -24,13 +30,17 @@ final class BackwardTests: XCTestCase {
     for (d, dv) in dimensions {
       let precision: GEMMOperandPrecision = d % 16 == 0 ? .FP32 : .FP16
       let x = Operand(precision, access: d % 4 == 0 ? .vector : .strided)
-      try check(BackwardProblem(backward(d, dv, q: x, k: x, v: x), .init(heads: 2, keyHeads: 1, queryRows: 19, keyRows: 21)), "\(d) and \(dv) columns")
+      try check(
+        BackwardProblem(backward(d, dv, q: x, k: x, v: x), .init(heads: 2, keyHeads: 1, queryRows: 19, keyRows: 21)),
+        "\(d) and \(dv) columns")
     }
   }
 
   func testSourcesOfD() throws {
     for source in [AttentionKernelDescriptor.Gradients.DSource.given, .output, .probabilities] {
-      for d in [64, 256] { try check(BackwardProblem(backward(d, q: Operand(.FP32)), gradients: .from(source)), "\(source) \(d)") }
+      for d in [64, 256] {
+        try check(BackwardProblem(backward(d, q: Operand(.FP32)), gradients: .from(source)), "\(source) \(d)")
+      }
     }
   }
 
@@ -47,13 +57,16 @@ final class BackwardTests: XCTestCase {
   func testGroupsAndDiagonals() throws {
     let groups: [(Int, Int)] = [(6, 2), (4, 1)]
     for (heads, keyHeads) in groups {
-      let windows: [(Int64, Int64, Bool, Bool)] = [(-1, -1, true, false), (-1, -1, true, true), (5, 3, false, false), (7, 0, true, true), (0, 0, false, true)]
+      let windows: [(Int64, Int64, Bool, Bool)] = [
+        (-1, -1, true, false), (-1, -1, true, true), (5, 3, false, false), (7, 0, true, true), (0, 0, false, true),
+      ]
       for (left, right, causal, bottom) in windows {
         let shape = TestProblem.Shape(batches: 2, heads: heads, keyHeads: keyHeads, queryRows: 70, keyRows: 45)
-        try check(BackwardProblem(backward(32), shape) {
-          $0.arguments.setWindow(left: left, right: right, isCausal: causal)
-          $0.arguments.bottomRight = bottom ? 1 : 0
-        }, "\(heads)/\(keyHeads) window \(left) \(right) causal \(causal) bottom \(bottom)")
+        try check(
+          BackwardProblem(backward(32), shape) {
+            $0.arguments.setWindow(left: left, right: right, isCausal: causal)
+            $0.arguments.bottomRight = bottom ? 1 : 0
+          }, "\(heads)/\(keyHeads) window \(left) \(right) causal \(causal) bottom \(bottom)")
       }
     }
   }
@@ -62,9 +75,14 @@ final class BackwardTests: XCTestCase {
     for mask in AttentionKernelDescriptor.Mask.allCases {
       for options in 0..<8 {
         var descriptor = backward(32)
-        (descriptor.mask, descriptor.hasSoftcap, descriptor.hasALiBi, descriptor.hasSinks) = (mask, options & 1 != 0, options & 2 != 0, options & 4 != 0)
+        (descriptor.mask, descriptor.hasSoftcap, descriptor.hasALiBi, descriptor.hasSinks) = (
+          mask, options & 1 != 0, options & 2 != 0, options & 4 != 0
+        )
         if options % 3 == 0 || mask == .none {
-          try check(BackwardProblem(descriptor, .init(batches: 2, queryRows: 37, keyRows: 29), gradients: .from(options & 1 == 0 ? .output : .probabilities)), "mask \(mask) options \(options)")
+          try check(
+            BackwardProblem(
+              descriptor, .init(batches: 2, queryRows: 37, keyRows: 29),
+              gradients: .from(options & 1 == 0 ? .output : .probabilities)), "mask \(mask) options \(options)")
         }
       }
     }
@@ -75,31 +93,41 @@ final class BackwardTests: XCTestCase {
       var descriptor = backward(32)
       descriptor.mask = .FP32
       let sums = Set((0..<4).filter { bits >> $0 & 1 != 0 })
-      try check(BackwardProblem(descriptor, .init(batches: 2, heads: 2, keyHeads: 1, queryRows: 37, keyRows: 41), sums: sums) {
-        $0.arguments.setWindow(left: 20, right: 9)
-      }, "summed over \(sums)")
+      try check(
+        BackwardProblem(descriptor, .init(batches: 2, heads: 2, keyHeads: 1, queryRows: 37, keyRows: 41), sums: sums) {
+          $0.arguments.setWindow(left: 20, right: 9)
+        }, "summed over \(sums)")
     }
   }
 
   func testVariableLengths() throws {
     for d in [32, 256] {
-      var descriptor = backward(d, k: int8(QuantizationLayout(granularity: .block, zeroPoints: .int8)), v: int4(QuantizationLayout(granularity: .row)))
+      var descriptor = backward(
+        d, k: int8(QuantizationLayout(granularity: .block, zeroPoints: .int8)),
+        v: int4(QuantizationLayout(granularity: .row)))
       (descriptor.isVariableLength, descriptor.mask, descriptor.hasSinks) = (true, .BF16, true)
-      try check(BackwardProblem(descriptor, .init(heads: 4, keyHeads: 2), lengths: [(5, 9), (0, 4), (33, 40), (3, 0), (12, 7)]) {
-        $0.arguments.bottomRight = 1
-        $0.arguments.setWindow(isCausal: true)
-      }, "varlen \(d)")
+      try check(
+        BackwardProblem(descriptor, .init(heads: 4, keyHeads: 2), lengths: [(5, 9), (0, 4), (33, 40), (3, 0), (12, 7)])
+        {
+          $0.arguments.bottomRight = 1
+          $0.arguments.setWindow(isCausal: true)
+        }, "varlen \(d)")
     }
   }
 
   func testGranularities() throws {
-    let granularities: [QuantizationLayout.Granularity] = [.tensor, .tensorInBuffer, .row, .rowGroups(of: 32), .block, .channel]
+    let granularities: [QuantizationLayout.Granularity] = [
+      .tensor, .tensorInBuffer, .row, .rowGroups(of: 32), .block, .channel,
+    ]
     for (i, granularity) in granularities.enumerated() {
       for zeroPoints in [QuantizationLayout.ZeroPoints.none, .int8, .int32] {
         let q = int8(QuantizationLayout(granularity: granularity, zeroPoints: zeroPoints))
-        let k = int4(QuantizationLayout(granularity: granularities[(i + 2) % 6], scaleStorage: .FP16, zeroPoints: zeroPoints))
+        let k = int4(
+          QuantizationLayout(granularity: granularities[(i + 2) % 6], scaleStorage: .FP16, zeroPoints: zeroPoints))
         let v = int8(QuantizationLayout(granularity: granularities[(i + 1) % 6], zeroPoints: zeroPoints))
-        try check(BackwardProblem(backward(q: q, k: k, v: v), gradients: .from(.probabilities, clips: i % 2 == 0)), "\(granularity) \(zeroPoints)")
+        try check(
+          BackwardProblem(backward(q: q, k: k, v: v), gradients: .from(.probabilities, clips: i % 2 == 0)),
+          "\(granularity) \(zeroPoints)")
       }
     }
   }
@@ -114,25 +142,36 @@ final class BackwardTests: XCTestCase {
         var descriptor = backward(d, q: int8(q), k: int8(k), v: int8(v))
         descriptor.hasSoftcap = true
         let source: AttentionKernelDescriptor.Gradients.DSource = bits & 1 == 0 ? .output : .probabilities
-        try check(BackwardProblem(descriptor, .init(heads: 4, keyHeads: 2, queryRows: 19, keyRows: 37), gradients: .from(source, clips: bits & 8 != 0)), "\(d) columns, \(bits)")
+        try check(
+          BackwardProblem(
+            descriptor, .init(heads: 4, keyHeads: 2, queryRows: 19, keyRows: 37),
+            gradients: .from(source, clips: bits & 8 != 0)), "\(d) columns, \(bits)")
       }
     }
   }
 
-  /// Where a row sees one key, D is that key's dP, and dS = P (dP − D) is 0: not nearly, whatever kernel computes dP again.
+  /// Where a row's range is one key, D is that key's dP, and dS = P (dP − D) is exactly 0, whichever kernel computes dP
+  /// again.
   func testOneKeyHasNoScoreGradient() throws {
-    func rotated(_ granularity: QuantizationLayout.Granularity, mean: Bool) -> QuantizationLayout { .init(granularity: granularity, hasMean: mean, isRotated: true) }
+    func rotated(_ granularity: QuantizationLayout.Granularity, mean: Bool) -> QuantizationLayout {
+      .init(granularity: granularity, hasMean: mean, isRotated: true)
+    }
     let values: [Operand] = [
-      Operand(.FP32), Operand(.FP16), int8(rotated(.tensorInBuffer, mean: false)), int8(rotated(.row, mean: false)), int8(rotated(.row, mean: true)),
-      int4(rotated(.rowGroups(of: 32), mean: true)), int8(QuantizationLayout(granularity: .channel, hasMean: true)), int4(QuantizationLayout(granularity: .block)),
+      Operand(.FP32), Operand(.FP16), int8(rotated(.tensorInBuffer, mean: false)), int8(rotated(.row, mean: false)),
+      int8(rotated(.row, mean: true)),
+      int4(rotated(.rowGroups(of: 32), mean: true)), int8(QuantizationLayout(granularity: .channel, hasMean: true)),
+      int4(QuantizationLayout(granularity: .block)),
     ]
     for (d, dv) in [(64, 64), (20, 38), (128, 128), (96, 72), (136, 256), (512, 512)] {
       for (i, v) in values.enumerated() where d < 128 || i == 0 || i == 4 {
         if v.precision == .INT4 && dv % 32 != 0 { continue }
         // Queries and keys whose products are 0: P is 1.
-        var descriptor = backward(d, dv, q: Operand(.FP32), k: Operand(.FP32), v: v, dO: Operand(i % 2 == 0 ? .FP32 : .FP16))
+        var descriptor = backward(
+          d, dv, q: Operand(.FP32), k: Operand(.FP32), v: v, dO: Operand(i % 2 == 0 ? .FP32 : .FP16))
         descriptor.mask = .FP32
-        let problem = BackwardProblem(descriptor, .init(heads: 2, keyHeads: 1, queryRows: 19, keyRows: 1), gradients: .from(.probabilities)) {
+        let problem = BackwardProblem(
+          descriptor, .init(heads: 2, keyHeads: 1, queryRows: 19, keyRows: 1), gradients: .from(.probabilities)
+        ) {
           $0.q.write($0.q.real.enumerated().map { $0 % 2 == 0 ? $1 : 0 })
           $0.k.write($0.k.real.enumerated().map { $0 % 2 == 1 ? $1 : 0 })
         }
@@ -158,20 +197,21 @@ final class BackwardTests: XCTestCase {
         for mask in [AttentionKernelDescriptor.Mask.none, .BOOL] {
           var descriptor = backward(d)
           descriptor.mask = mask
-          try check(BackwardProblem(descriptor, .init(queryRows: 37, keyRows: 45)) { problem in
-            problem.arguments.setWindow(left: 12, right: 4)
-            func poison(_ tensor: inout TestTensor) {
-              var values = tensor.real
-              values[tensor.index(0, 0, 9, 3)] = .nan
-              values[tensor.index(0, 1, 30, d - 1)] = .infinity
-              tensor.write(values)
-            }
-            switch which {
-            case 0: poison(&problem.q)
-            case 1: poison(&problem.k)
-            default: poison(&problem.v)
-            }
-          }, "operand \(which), mask \(mask), \(d) columns")
+          try check(
+            BackwardProblem(descriptor, .init(queryRows: 37, keyRows: 45)) { problem in
+              problem.arguments.setWindow(left: 12, right: 4)
+              func poison(_ tensor: inout TestTensor) {
+                var values = tensor.real
+                values[tensor.index(0, 0, 9, 3)] = .nan
+                values[tensor.index(0, 1, 30, d - 1)] = .infinity
+                tensor.write(values)
+              }
+              switch which {
+              case 0: poison(&problem.q)
+              case 1: poison(&problem.k)
+              default: poison(&problem.v)
+              }
+            }, "operand \(which), mask \(mask), \(d) columns")
         }
       }
     }
@@ -189,19 +229,23 @@ final class BackwardTests: XCTestCase {
   }
 
   func testSameBitsEveryTime() throws {
-    let problem = BackwardProblem(backward(64), .init(heads: 2, keyHeads: 1, queryRows: 64, keyRows: 64), gradients: .from(.output))
+    let problem = BackwardProblem(
+      backward(64), .init(heads: 2, keyHeads: 1, queryRows: 64, keyRows: 64), gradients: .from(.output))
     let first = try XCTUnwrap(check(problem)), second = try XCTUnwrap(check(problem))
     XCTAssertEqual(first.dQ, second.dQ)
     XCTAssertEqual(first.dK, second.dK)
     XCTAssertEqual(first.dV, second.dV)
   }
 
-  /// Three products for the queries and four for the keys, whatever is stored; every tile is expanded once for all its threadgroup's rows.
+  /// Three products for the queries and four for the keys, whatever is stored; every tile is dequantized once for all
+  /// its threadgroup's rows.
   func testCosts() throws {
     let blocks: UInt64 = 64 / 8, product = 2 * blocks * blocks * blocks
-    func cost(_ key: Operand, _ value: Operand) throws -> (query: SoftwareMetal.Counters, keys: SoftwareMetal.Counters) {
+    func cost(_ key: Operand, _ value: Operand) throws -> (query: SoftwareMetal.Counters, keys: SoftwareMetal.Counters)
+    {
       let shape = TestProblem.Shape(heads: 2, keyHeads: 1, queryRows: 64, keyRows: 64)
-      let result = try XCTUnwrap(check(BackwardProblem(backward(k: key, v: value, dO: Operand(.FP16)), shape, gradients: .from(.output))))
+      let result = try XCTUnwrap(
+        check(BackwardProblem(backward(k: key, v: value, dO: Operand(.FP16)), shape, gradients: .from(.output))))
       return try (XCTUnwrap(result.counters[.backwardQuery]), XCTUnwrap(result.counters[.backwardKeyValue]))
     }
     let half = try cost(Operand(.FP16), Operand(.FP16))
@@ -218,21 +262,24 @@ final class BackwardTests: XCTestCase {
     for d in [32, 256] {
       var descriptor = backward(d)
       (descriptor.mask, descriptor.hasSinks) = (.FP16, true)
-      // The last tiles are hidden: SIMD groups that have left them are ahead of those that still look.
+      // The last tiles are masked: SIMD groups that have skipped them are ahead of those that still read the mask.
       let problem = BackwardProblem(
         descriptor, .init(heads: 4, keyHeads: 2, queryRows: 70, keyRows: 70), sums: [1], gradients: .from(.output),
-        prepare: { $0.showKeys { row in row < 40 ? 0..<40 : 0..<0 } })
+        prepare: { $0.unmaskKeys { row in row < 40 ? 0..<40 : 0..<0 } })
       for kind in [AttentionKernelDescriptor.Kind.backwardQuery, .backwardKeyValue, .backwardMask, .backwardSinks] {
         var own = descriptor
         (own.kind, own.gradients) = (kind, problem.gradients)
-        let count = try AttentionKernel(descriptor: own, profile: TestDevice.profile).source.components(separatedBy: barrier).count - 1
+        let count =
+          try AttentionKernel(descriptor: own, profile: TestDevice.profile).source.components(separatedBy: barrier)
+          .count - 1
         XCTAssertGreaterThan(count, 0)
         for dropped in 0..<count {
           XCTAssertThrowsError(
             try TestDevice.shared.backward(problem) { edited, text in
               guard edited == kind else { return text }
               let parts = text.components(separatedBy: barrier)
-              return parts[0...dropped].joined(separator: barrier) + ";" + parts[(dropped + 1)...].joined(separator: barrier)
+              return parts[0...dropped].joined(separator: barrier) + ";"
+                + parts[(dropped + 1)...].joined(separator: barrier)
             }, "\(kind), \(d) columns: barrier \(dropped) of \(count)")
         }
       }

@@ -3,7 +3,8 @@ import XCTest
 
 @testable import AttentionKernels
 
-/// The cost of kernels in hardware-independent counts: relations that must hold, and with ATTENTION_KERNELS_REPORT=1 the figures.
+/// The cost of kernels in hardware-independent counts: relations that must hold, and with ATTENTION_KERNELS_REPORT=1
+/// the figures.
 final class CounterTests: XCTestCase {
   struct Cost {
     let name: String
@@ -14,20 +15,29 @@ final class CounterTests: XCTestCase {
     var deviceBytes: UInt64 { counters.deviceBytesRead }
     var other: Double { per(counters.scalarOperations) }
     var row: String {
-      let figures = [matrixOperations, per(counters.deviceBytesRead), per(counters.threadgroupBytesRead + counters.threadgroupBytesWritten), per(counters.matrixLoads), other, per(counters.simdOperations)]
+      let figures = [
+        matrixOperations, per(counters.deviceBytesRead),
+        per(counters.threadgroupBytesRead + counters.threadgroupBytesWritten), per(counters.matrixLoads), other,
+        per(counters.simdOperations),
+      ]
       let text = figures.map { String(format: "%.3f", $0) } + ["\(counters.threadgroupBarriers)"]
-      return name.padding(toLength: 28, withPad: " ", startingAt: 0) + text.map { String(repeating: " ", count: max(0, 10 - $0.count)) + $0 }.joined()
+      return name.padding(toLength: 28, withPad: " ", startingAt: 0)
+        + text.map { String(repeating: " ", count: max(0, 10 - $0.count)) + $0 }.joined()
     }
   }
 
   func cost(_ name: String, _ descriptor: AttentionKernelDescriptor, _ shape: TestProblem.Shape) throws -> Cost {
     let counters = try TestDevice.shared.forward(TestProblem(descriptor, shape)).counters
-    return Cost(name: name, counters: counters, scores: Double(shape.batches * shape.heads * shape.queryRows * shape.keyRows))
+    return Cost(
+      name: name, counters: counters, scores: Double(shape.batches * shape.heads * shape.queryRows * shape.keyRows))
   }
 
   private func report(_ costs: [Cost], _ title: String) {
     guard ProcessInfo.processInfo.environment["ATTENTION_KERNELS_REPORT"] == "1" else { return }
-    print("\(title)\nname, matrix operations (8x8x8, times 64), device bytes read, threadgroup bytes, matrix loads, other operations, SIMD operations per score; barriers in all")
+    print(
+      "\(title)\nname, matrix operations (8x8x8, times 64), device bytes read, threadgroup bytes, matrix loads, "
+        + "other operations, SIMD operations per score; barriers in all"
+    )
     costs.forEach { print($0.row) }
   }
 
@@ -41,8 +51,12 @@ final class CounterTests: XCTestCase {
       try cost("BF16 128", forward(128, q: Operand(.BF16), k: Operand(.BF16), v: Operand(.BF16)), shape),
       try cost("INT8 128", forward(128, k: int8(symmetric), v: int8(symmetric)), shape),
       try cost("INT4 128", forward(128, k: int4(symmetric), v: int4(symmetric)), shape),
-      try cost("INT8 row 128", forward(128, k: int8(.init(granularity: .row)), v: int8(.init(granularity: .row))), shape),
-      try cost("INT4 groups of 32, 128", forward(128, k: int4(.init(granularity: .rowGroups(of: 32))), v: int4(.init(granularity: .rowGroups(of: 32)))), shape),
+      try cost(
+        "INT8 row 128", forward(128, k: int8(.init(granularity: .row)), v: int8(.init(granularity: .row))), shape),
+      try cost(
+        "INT4 groups of 32, 128",
+        forward(128, k: int4(.init(granularity: .rowGroups(of: 32))), v: int4(.init(granularity: .rowGroups(of: 32)))),
+        shape),
     ]
     report(costs, "prefill, 256 x 256")
     for integer in costs[3...4] {
@@ -58,7 +72,10 @@ final class CounterTests: XCTestCase {
       d.schedule = .decode
       return d
     }
-    let costs = [try cost("FP16 128", decode(Operand(.FP16)), shape), try cost("INT8 128", decode(int8(symmetric)), shape), try cost("INT4 128", decode(int4(symmetric)), shape)]
+    let costs = [
+      try cost("FP16 128", decode(Operand(.FP16)), shape), try cost("INT8 128", decode(int8(symmetric)), shape),
+      try cost("INT4 128", decode(int4(symmetric)), shape),
+    ]
     report(costs, "decode, 8 rows x 1024")
     let bytes = costs.map { Double($0.deviceBytes) }
     XCTAssertLessThan(bytes[1], 0.51 * bytes[0])

@@ -28,7 +28,8 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
     return pipeline
   }
 
-  /// Compiles kernels that are about to run, at once: a text alone keeps one core busy. What fails here fails again where it is used.
+  /// Compiles kernels that are about to run, at once: one text keeps one core busy. A failure is reported where the
+  /// kernel is used.
   func prepare(_ descriptors: [AttentionKernelDescriptor], profile: DeviceProfile = TestDevice.profile) {
     DispatchQueue.concurrentPerform(iterations: descriptors.count) { i in
       guard let kernel = try? AttentionKernel(descriptor: descriptors[i], profile: profile) else { return }
@@ -52,7 +53,8 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
     let d = problem.descriptor
     let o = try buffer(problem.o.bytes), l = try buffer(problem.l.bytes)
     let partial = AttentionKernel.partialBytes(d, problem.arguments)
-    let partialOutput = try buffer([UInt8](repeating: 0xff, count: partial.output)), partialStatistics = try buffer([UInt8](repeating: 0xff, count: partial.statistics))
+    let partialOutput = try buffer([UInt8](repeating: 0xff, count: partial.output)),
+      partialStatistics = try buffer([UInt8](repeating: 0xff, count: partial.statistics))
     var cumulativeQ: [Int32] = [-9, 0], cumulativeK: [Int32] = [-9, -9, 0]
     var (lastQ, lastK) = (Int32(0), Int32(0))
     for length in problem.lengths {
@@ -94,8 +96,10 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
         case .cumulativeKeyLengths: encoder.setBuffer(try buffer(raw(cumulativeK)), offset: 0, index: binding.index)
         case .partialOutput: encoder.setBuffer(partialOutput, offset: 0, index: binding.index)
         case .partialStatistics: encoder.setBuffer(partialStatistics, offset: 0, index: binding.index)
-        case .arguments: encoder.setBytes(problem.arguments.bytes, length: problem.arguments.bytes.count, index: binding.index)
-        case .maskGradient, .sinkGradients, .logsumexpGradient, .logsumexpGradientOfRows: XCTFail("a forward kernel binds \(binding.role)")
+        case .arguments:
+          encoder.setBytes(problem.arguments.bytes, length: problem.arguments.bytes.count, index: binding.index)
+        case .maskGradient, .sinkGradients, .logsumexpGradient, .logsumexpGradientOfRows:
+          XCTFail("a forward kernel binds \(binding.role)")
         }
       }
       encoder.finish(kernel, problem.arguments)
@@ -111,17 +115,23 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
     var now = Array(UnsafeRawBufferPointer(start: buffer.contents(), count: tensor.bytes.count))
     let size = tensor.operand.precision.bits / 8
     var values = [Double](repeating: 0, count: tensor.real.count)
-    for b in 0..<tensor.shape[0] { for h in 0..<tensor.shape[1] { for n in 0..<tensor.shape[2] { for d in 0..<tensor.shape[3] {
-      let at = tensor.place(b, h, n, d)
-      values[tensor.index(b, h, n, d)] = now.withUnsafeBytes { bytes in
-        switch tensor.operand.precision {
-        case .FP32: Double(bytes.load(fromByteOffset: 4 * at, as: Float.self))
-        case .FP16: Double(bytes.load(fromByteOffset: 2 * at, as: Float16.self))
-        default: Double(bfloatValue(bytes.load(fromByteOffset: 2 * at, as: UInt16.self)))
+    for b in 0..<tensor.shape[0] {
+      for h in 0..<tensor.shape[1] {
+        for n in 0..<tensor.shape[2] {
+          for d in 0..<tensor.shape[3] {
+            let at = tensor.place(b, h, n, d)
+            values[tensor.index(b, h, n, d)] = now.withUnsafeBytes { bytes in
+              switch tensor.operand.precision {
+              case .FP32: Double(bytes.load(fromByteOffset: 4 * at, as: Float.self))
+              case .FP16: Double(bytes.load(fromByteOffset: 2 * at, as: Float16.self))
+              default: Double(bfloatValue(bytes.load(fromByteOffset: 2 * at, as: UInt16.self)))
+              }
+            }
+            for i in size * at..<size * (at + 1) { now[i] = tensor.bytes[i] }
+          }
         }
       }
-      for i in size * at..<size * (at + 1) { now[i] = tensor.bytes[i] }
-    } } } }
+    }
     return (values, now == tensor.bytes)
   }
 }
@@ -135,11 +145,12 @@ func check(_ problem: TestProblem, _ label: String = "", file: StaticString = #f
     return
   }
   let expected = problem.reference()
-  let unit = switch problem.descriptor.output.precision {
-  case .FP16: 0x1p-11
-  case .BF16: 0x1p-8
-  default: 0.0
-  }
+  let roundoff =
+    switch problem.descriptor.output.precision {
+    case .FP16: 0x1p-11
+    case .BF16: 0x1p-8
+    default: 0.0
+    }
   let top = problem.v.real.lazy.filter(\.isFinite).map(abs).max() ?? 0
   func compare(_ actual: [Double], _ expected: [Double], _ bound: (Double) -> Double, _ what: String) {
     var worst = (0.0, 0)
@@ -151,9 +162,13 @@ func check(_ problem: TestProblem, _ label: String = "", file: StaticString = #f
         return
       }
     }
-    if worst.0 > 1 { XCTFail("\(name): \(what)[\(worst.1)] is \(actual[worst.1]), expected \(expected[worst.1]): \(worst.0) times the bound", file: file, line: line) }
+    if worst.0 > 1 {
+      XCTFail(
+        "\(name): \(what)[\(worst.1)] is \(actual[worst.1]), expected \(expected[worst.1]): \(worst.0) times the bound",
+        file: file, line: line)
+    }
   }
-  compare(result.o, expected.o, { 1e-5 * top + 1.01 * unit * abs($0) + 1e-12 }, "O")
+  compare(result.o, expected.o, { 1e-5 * top + 1.01 * roundoff * abs($0) + 1e-12 }, "O")
   if problem.descriptor.writesLogsumexp { compare(result.l, expected.l, { 3e-6 * (1 + abs($0)) }, "L") }
   XCTAssertTrue(result.paddingIsWhole, "\(name): something beside O and L was written", file: file, line: line)
 }
@@ -163,7 +178,8 @@ extension MTLComputeCommandEncoder {
   func finish(_ kernel: AttentionKernel, _ arguments: AttentionArguments) {
     let grid = kernel.grid(arguments)
     if grid.x * grid.y * grid.z > 0 {
-      dispatchThreadgroups(MTLSizeMake(grid.x, grid.y, grid.z), threadsPerThreadgroup: MTLSizeMake(kernel.threadsPerThreadgroup, 1, 1))
+      dispatchThreadgroups(
+        MTLSizeMake(grid.x, grid.y, grid.z), threadsPerThreadgroup: MTLSizeMake(kernel.threadsPerThreadgroup, 1, 1))
     }
     endEncoding()
   }

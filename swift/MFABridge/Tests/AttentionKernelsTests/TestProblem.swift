@@ -10,13 +10,16 @@ struct TestProblem {
   var arguments = AttentionArguments()
   var q, k, v: TestTensor
   var o, l: TestTensor
-  /// [batch, head, row, key] flat; −∞ hides.
+  /// [batch, head, row, key] flat; −∞ masks.
   var mask: [Double] = []
   var maskBytes: [UInt8] = [], slopes: [Float] = [], sinks: [Float] = []
   var lengths: [(q: Int, k: Int)] = []
   let shape: Shape
 
-  init(_ descriptor: AttentionKernelDescriptor, _ shape: Shape = Shape(), lengths: [(q: Int, k: Int)] = [], seed: UInt64 = 1, blockRows: Int = 8) {
+  init(
+    _ descriptor: AttentionKernelDescriptor, _ shape: Shape = Shape(), lengths: [(q: Int, k: Int)] = [],
+    seed: UInt64 = 1, blockRows: Int = 8
+  ) {
     var g = Generator(state: seed)
     (self.descriptor, self.shape, self.lengths) = (descriptor, shape, lengths)
     let batches = lengths.isEmpty ? shape.batches : 1
@@ -37,24 +40,30 @@ struct TestProblem {
     arguments.softcap = 2
     (arguments.Q, arguments.K, arguments.V, arguments.O, arguments.L) = (q.view, k.view, v.view, o.view, l.view)
     (arguments.queryScales, arguments.keyScales, arguments.valueScales) = (q.scaleView, k.scaleView, v.scaleView)
-    (arguments.queryZeroPoints, arguments.keyZeroPoints, arguments.valueZeroPoints) = (q.zeroPointView, k.zeroPointView, v.zeroPointView)
+    (arguments.queryZeroPoints, arguments.keyZeroPoints, arguments.valueZeroPoints) = (
+      q.zeroPointView, k.zeroPointView, v.zeroPointView
+    )
     (arguments.queryMean, arguments.keyMean, arguments.valueMean) = (q.meanView, k.meanView, v.meanView)
-    (arguments.queryBlockRows, arguments.keyBlockRows, arguments.valueBlockRows) = (UInt32(q.blockRows), UInt32(k.blockRows), UInt32(v.blockRows))
+    (arguments.queryBlockRows, arguments.keyBlockRows, arguments.valueBlockRows) = (
+      UInt32(q.blockRows), UInt32(k.blockRows), UInt32(v.blockRows)
+    )
     (arguments.cumulativeQueryOffset, arguments.cumulativeKeyOffset) = (1, 2)
 
     let (maskRows, maskKeys) = (Int(arguments.queryRows), Int(arguments.keyRows))
     let masks = Int(arguments.batches) * shape.heads * maskRows * maskKeys
     arguments.mask = TensorView(
-      offset: 5, batch: Int64(shape.heads * maskRows * maskKeys), head: Int64(maskRows * maskKeys), row: Int64(maskKeys), column: 1)
+      offset: 5, batch: Int64(shape.heads * maskRows * maskKeys), head: Int64(maskRows * maskKeys),
+      row: Int64(maskKeys), column: 1)
     if descriptor.mask != .none {
       var boolean = [UInt8](repeating: 7, count: 5), single = [Float](repeating: .nan, count: 5)
       var half = [Float16](repeating: .nan, count: 5), brain = [UInt16](repeating: 0x7fc0, count: 5)
       for i in 0..<masks {
-        let hidden = Int.random(in: 0..<4, using: &g) == 0 || (i / maskKeys) % maskRows == 3
+        let masked = Int.random(in: 0..<4, using: &g) == 0 || (i / maskKeys) % maskRows == 3
         // Values that every precision holds.
-        let value: Float = hidden ? -.infinity : descriptor.mask == .BOOL ? 0 : Float(Int.random(in: -64...64, using: &g)) / 32
+        let value: Float =
+          masked ? -.infinity : descriptor.mask == .BOOL ? 0 : Float(Int.random(in: -64...64, using: &g)) / 32
         mask.append(Double(value))
-        boolean.append(hidden ? 0 : UInt8.random(in: 1...255, using: &g))
+        boolean.append(masked ? 0 : UInt8.random(in: 1...255, using: &g))
         single.append(value)
         half.append(Float16(value))
         brain.append(bfloatBits(value))
@@ -80,7 +89,8 @@ struct TestProblem {
   struct Expected { var o: [Double], l: [Double] }
 
   func reference() -> Expected {
-    var expected = Expected(o: .init(repeating: .nan, count: o.real.count), l: .init(repeating: .nan, count: l.real.count))
+    var expected = Expected(
+      o: .init(repeating: .nan, count: o.real.count), l: .init(repeating: .nan, count: l.real.count))
     let all = lengths.isEmpty ? (0..<shape.batches).map { _ in (q: shape.queryRows, k: shape.keyRows) } : lengths
     var (firstQ, firstK) = (0, 0)
     for (z, length) in all.enumerated() {
@@ -93,11 +103,15 @@ struct TestProblem {
     return expected
   }
 
-  private func row(_ z: Int, _ b: Int, _ h: Int, _ i: Int, _ firstQ: Int, _ firstK: Int, _ length: (q: Int, k: Int), _ expected: inout Expected) {
+  private func row(
+    _ z: Int, _ b: Int, _ h: Int, _ i: Int, _ firstQ: Int, _ firstK: Int, _ length: (q: Int, k: Int),
+    _ expected: inout Expected
+  ) {
     let kh = h / (shape.heads / shape.keyHeads), (d, dv) = (descriptor.headDimension, descriptor.valueDimension)
     let position = i + (arguments.bottomRight == 1 ? length.k - length.q : 0)
     var scores: [(key: Int, score: Double)] = []
-    for j in 0..<length.k where j >= position - Int(arguments.windowLeft) && j <= position + Int(arguments.windowRight) {
+    for j in 0..<length.k where j >= position - Int(arguments.windowLeft) && j <= position + Int(arguments.windowRight)
+    {
       var s = 0.0
       let (qi, ki) = (q.index(b, h, firstQ + i, 0), k.index(b, kh, firstK + j, 0))
       for c in 0..<d { s += q.real[qi + c] * k.real[ki + c] }

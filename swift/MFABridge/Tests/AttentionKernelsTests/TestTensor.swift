@@ -28,7 +28,8 @@ func bfloatBits(_ x: Float) -> UInt16 {
 }
 func bfloatValue(_ bits: UInt16) -> Float { Float(bitPattern: UInt32(bits) << 16) }
 
-/// A tensor [batch, heads, rows, columns] as a driver finds it: stored bytes among poison, and its real values in float64.
+/// A tensor [batch, heads, rows, columns] as a driver finds it: stored bytes among poison, and its real values in
+/// float64.
 struct TestTensor {
   typealias Operand = AttentionKernelDescriptor.Operand
   let shape: [Int]
@@ -84,10 +85,14 @@ struct TestTensor {
   }
 
   /// One past the last element's place.
-  var extent: Int { shape.contains(0) ? Int(view.offset) : place(shape[0] - 1, shape[1] - 1, shape[2] - 1, shape[3] - 1) + 1 }
+  var extent: Int {
+    shape.contains(0) ? Int(view.offset) : place(shape[0] - 1, shape[1] - 1, shape[2] - 1, shape[3] - 1) + 1
+  }
 
   private func forEach(_ body: (_ i: Int, _ b: Int, _ h: Int, _ n: Int, _ d: Int) -> Void) {
-    for b in 0..<shape[0] { for h in 0..<shape[1] { for n in 0..<shape[2] { for d in 0..<shape[3] { body(index(b, h, n, d), b, h, n, d) } } } }
+    for b in 0..<shape[0] {
+      for h in 0..<shape[1] { for n in 0..<shape[2] { for d in 0..<shape[3] { body(index(b, h, n, d), b, h, n, d) } } }
+    }
   }
 
   /// Stores elements (for integers: the integers) exactly, and `real` unless it is set.
@@ -137,7 +142,7 @@ struct TestTensor {
 
   /// Random integers, scales, zero points and means, and the real values that they stand for.
   private mutating func quantized(_ layout: QuantizationLayout, _ rows: Int, _ g: inout Generator) -> [Double] {
-    let top = operand.precision == .INT4 ? 7 : 127, unit = 2.0 / Double(top)
+    let top = operand.precision == .INT4 ? 7 : 127, step = 2.0 / Double(top)
     let (batches, heads, n, d) = (shape[0], shape[1], shape[2], shape[3])
     var (rowGroups, columnGroups, group) = (1, 1, d)
     switch layout.granularity {
@@ -153,13 +158,14 @@ struct TestTensor {
     let isSymmetric = layout.granularity == .tensor ? layout.isSymmetric : layout.zeroPoints == .none
     var scale: [Double] = [], zeros: [Int] = []
     for _ in 0..<groups {
-      let x = unit * Double.random(in: 0.5...1.5, using: &g)
+      let x = step * Double.random(in: 0.5...1.5, using: &g)
       scale.append(isHalf ? Double(Float16(x)) : Double(Float(x)))
       zeros.append(isSymmetric ? 0 : Int.random(in: -(top / 3)...(top / 3), using: &g))
     }
     (self.scale, zeroPoint) = (Float(scale[0]), Int32(zeros[0]))
     scaleView = TensorView(
-      offset: 1, batch: Int64(heads * rowGroups * columnGroups), head: Int64(rowGroups * columnGroups), row: Int64(columnGroups), column: 1)
+      offset: 1, batch: Int64(heads * rowGroups * columnGroups), head: Int64(rowGroups * columnGroups),
+      row: Int64(columnGroups), column: 1)
     zeroPointView = scaleView
     zeroPointView.offset = 3
     if layout.scaleStorage == .FP16 {

@@ -4,7 +4,8 @@ import XCTest
 /// One attention call in memory of its own, forward and backward, described by what a test varies.
 final class Attention {
   enum Format: CaseIterable {
-    case fp32, fp16, bf16, int8Tensor, int8Row, int8RowHalf, int8Groups, int4Groups, int8Block, int4Channel, int8Asymmetric, int4Rotated, int8Smooth
+    case fp32, fp16, bf16, int8Tensor, int8Row, int8RowHalf, int8Groups, int4Groups, int8Block, int4Channel,
+      int8Asymmetric, int4Rotated, int8Smooth
 
     var isInteger: Bool { ![.fp32, .fp16, .bf16].contains(self) }
     var precision: Int32 {
@@ -51,10 +52,14 @@ final class Attention {
   deinit { kept.forEach { $0.deallocate() } }
 
   init(
-    _ session: Session, batch: Int = 1, heads: Int = 4, rows: Int, keys: Int, columns: Int = 32, valueColumns: Int = 32, key: Format = .fp32,
-    value: Format = .fp32, query: Format = .fp32, seed: UInt64 = 1, of: ((_ name: String, _ row: Int, _ column: Int) -> Float)? = nil
+    _ session: Session, batch: Int = 1, heads: Int = 4, rows: Int, keys: Int, columns: Int = 32, valueColumns: Int = 32,
+    key: Format = .fp32,
+    value: Format = .fp32, query: Format = .fp32, seed: UInt64 = 1,
+    of: ((_ name: String, _ row: Int, _ column: Int) -> Float)? = nil
   ) throws {
-    (self.session, self.batch, self.heads, self.rows, self.keys, self.columns, self.valueColumns) = (session, batch, heads, rows, keys, columns, valueColumns)
+    (self.session, self.batch, self.heads, self.rows, self.keys, self.columns, self.valueColumns) = (
+      session, batch, heads, rows, keys, columns, valueColumns
+    )
     var g = Generator(state: seed)
     func numbers(_ name: String, _ shape: [Int]) -> [Float] {
       (0..<shape.reduce(1, *)).map { i in
@@ -90,8 +95,12 @@ final class Attention {
     let bytes = session.bytes(data)
     switch format {
     case .fp32: numbers.withUnsafeBytes { bytes.copyBytes(from: $0) }
-    case .fp16: for (i, x) in numbers.enumerated() { bytes.storeBytes(of: Float16(x), toByteOffset: 2 * i, as: Float16.self) }
-    case .bf16: for (i, x) in numbers.enumerated() { bytes.storeBytes(of: UInt16(x.bitPattern >> 16), toByteOffset: 2 * i, as: UInt16.self) }
+    case .fp16:
+      for (i, x) in numbers.enumerated() { bytes.storeBytes(of: Float16(x), toByteOffset: 2 * i, as: Float16.self) }
+    case .bf16:
+      for (i, x) in numbers.enumerated() {
+        bytes.storeBytes(of: UInt16(x.bitPattern >> 16), toByteOffset: 2 * i, as: UInt16.self)
+      }
     default: break
     }
     guard format.isInteger else { return (operand, []) }
@@ -120,11 +129,11 @@ final class Attention {
     let source = try session.buffer(4 * numbers.count)
     numbers.withUnsafeBytes { session.bytes(source).copyBytes(from: $0) }
     (desc.source, desc.destination) = (Session.tensor(source, sizes), operand.tensor)
-    XCTAssertEqual(withUnsafePointer(to: desc) { mfa_quantize(session.context, $0) }, 0, Session.sentence)
+    XCTAssertEqual(withUnsafePointer(to: desc) { mfa_quantize(session.context, $0) }, 0, Session.message)
     return (operand, [UnsafeMutableRawPointer(quantization)])
   }
 
-  // MARK: Hiding
+  // MARK: Masking
 
   func buffer<Element>(_ values: [Element]) throws -> UnsafeMutableRawPointer {
     let handle = try session.buffer(max(values.count, 1) * MemoryLayout<Element>.stride)
@@ -185,7 +194,7 @@ final class Attention {
 
   /// O and L.
   func forward(file: StaticString = #filePath, line: UInt = #line) -> (o: [Float], l: [Float]) {
-    XCTAssertEqual(forwardStatus, 0, Session.sentence, file: file, line: line)
+    XCTAssertEqual(forwardStatus, 0, Session.message, file: file, line: line)
     return (floats(output), floats(logsumexp))
   }
 
@@ -196,7 +205,10 @@ final class Attention {
   }
 
   /// Of `gradOutput`, with the logsumexp that is stored.
-  func backward(gradLogsumexp: [Float]? = nil, dGiven: [Float]? = nil, withOutput: Bool = false, file: StaticString = #filePath, line: UInt = #line) throws -> Gradients {
+  func backward(
+    gradLogsumexp: [Float]? = nil, dGiven: [Float]? = nil, withOutput: Bool = false, file: StaticString = #filePath,
+    line: UInt = #line
+  ) throws -> Gradients {
     var desc = mfa_backward_desc()
     desc.struct_size = UInt32(MemoryLayout<mfa_backward_desc>.size)
     (desc.query, desc.key, desc.value) = (query.tensor, key.tensor, value.tensor)
@@ -220,7 +232,7 @@ final class Attention {
       desc.options = options
       return withUnsafePointer(to: desc) { mfa_backward(session.context, $0) }
     }
-    XCTAssertEqual(status, 0, Session.sentence, file: file, line: line)
+    XCTAssertEqual(status, 0, Session.message, file: file, line: line)
     return Gradients(
       query: floats(desc.grad_query.buffer), key: floats(desc.grad_key.buffer), value: floats(desc.grad_value.buffer),
       mask: floats(desc.grad_mask.buffer), d: floats(desc.d_values.buffer), sinks: floats(desc.grad_sinks.buffer))

@@ -4,9 +4,10 @@ import XCTest
 
 /// The caller's memory: results are in it after the call, and nothing else of it is changed.
 final class MemoryTests: XCTestCase {
-  private func wrap(_ session: Session, _ data: UnsafeMutableRawPointer, _ size: Int) throws -> UnsafeMutableRawPointer {
+  private func wrap(_ session: Session, _ data: UnsafeMutableRawPointer, _ size: Int) throws -> UnsafeMutableRawPointer
+  {
     var handle: UnsafeMutableRawPointer?
-    XCTAssertEqual(mfa_buffer_from_ptr(session.context, data, UInt64(size), &handle), 0, Session.sentence)
+    XCTAssertEqual(mfa_buffer_from_ptr(session.context, data, UInt64(size), &handle), 0, Session.message)
     var contents: UnsafeMutableRawPointer?
     XCTAssertEqual(mfa_buffer_contents(handle, &contents), 0)
     XCTAssertEqual(contents, data, "a wrapped buffer is where the caller said")
@@ -35,7 +36,7 @@ final class MemoryTests: XCTestCase {
         for i in 0..<bytes.count / 4 { bytes.storeBytes(of: cos(Float(i)), toByteOffset: 4 * i, as: Float.self) }
       }
       desc.output.buffer = try wrap(session, memory + offset, offset == 0 ? page : 640)
-      XCTAssertEqual(session.forward(desc), 0, Session.sentence)
+      XCTAssertEqual(session.forward(desc), 0, Session.message)
       answers.append(Data(bytes: memory + offset, count: 640))
       XCTAssert(explained(session, desc).contains("copied: \(offset == 0 ? 0 : 640) bytes"), explained(session, desc))
       var workspace: UInt64 = 1
@@ -64,7 +65,7 @@ final class MemoryTests: XCTestCase {
       desc.options = options
       return withUnsafePointer(to: desc) { mfa_backward(session.context, $0) }
     }
-    XCTAssertEqual(status, 0, Session.sentence)
+    XCTAssertEqual(status, 0, Session.message)
     XCTAssert(session.bytes(gradient).allSatisfy { $0 == 0xA5 }, "something beside the gradient was written")
   }
 

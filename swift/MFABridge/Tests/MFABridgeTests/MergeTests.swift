@@ -42,9 +42,13 @@ final class MergeTests: XCTestCase {
     return (try parts.map { try stored($0.o, shape) }, try parts.map { try stored($0.l, [2, 3, 5, 1]) })
   }
 
-  private func floats(_ session: Session, _ tensor: mfa_tensor) -> [Float] { Array(session.bytes(tensor.buffer!).bindMemory(to: Float.self)) }
+  private func floats(_ session: Session, _ tensor: mfa_tensor) -> [Float] {
+    Array(session.bytes(tensor.buffer!).bindMemory(to: Float.self))
+  }
 
-  private func merge(_ session: Session, _ o: [mfa_tensor], _ l: [mfa_tensor], _ output: mfa_tensor, _ logsumexp: mfa_tensor) -> Int32 {
+  private func merge(
+    _ session: Session, _ o: [mfa_tensor], _ l: [mfa_tensor], _ output: mfa_tensor, _ logsumexp: mfa_tensor
+  ) -> Int32 {
     var desc = mfa_merge_desc()
     desc.struct_size = UInt32(MemoryLayout<mfa_merge_desc>.size)
     (desc.count, desc.output, desc.logsumexp) = (UInt32(o.count), output, logsumexp)
@@ -62,15 +66,19 @@ final class MergeTests: XCTestCase {
       for inPlace in [false, true] {
         let all = parts(count)
         let (o, l) = try tensors(session, all)
-        let (output, sums) = inPlace ? (o[0], l[count - 1]) : (try session.tensor(shape), try session.tensor([2, 3, 5, 1]))
-        XCTAssertEqual(merge(session, o, l, output, sums), 0, Session.sentence)
+        let (output, sums) =
+          inPlace ? (o[0], l[count - 1]) : (try session.tensor(shape), try session.tensor([2, 3, 5, 1]))
+        XCTAssertEqual(merge(session, o, l, output, sums), 0, Session.message)
         let (found, logsumexps) = (floats(session, output), floats(session, sums))
         for row in 0..<rows {
           let (w, total) = weights(all, row)
-          XCTAssert(Double(logsumexps[row]) == total || abs(Double(logsumexps[row]) - total) <= 1e-6 * max(abs(total), 1), "row \(row): \(logsumexps[row]), expected \(total)")
+          XCTAssert(
+            Double(logsumexps[row]) == total || abs(Double(logsumexps[row]) - total) <= 1e-6 * max(abs(total), 1),
+            "row \(row): \(logsumexps[row]), expected \(total)")
           for c in 0..<columns {
             let expected = zip(w, all).reduce(0) { $1.0 == 0 ? $0 : $0 + $1.0 * Double($1.1.o[row * columns + c]) }
-            XCTAssertEqual(Double(found[row * columns + c]), expected, accuracy: 2e-6, "row \(row), column \(c) of \(count) parts")
+            XCTAssertEqual(
+              Double(found[row * columns + c]), expected, accuracy: 2e-6, "row \(row), column \(c) of \(count) parts")
           }
         }
       }
@@ -82,7 +90,8 @@ final class MergeTests: XCTestCase {
     let all = parts(3)
     let (o, l) = try tensors(session, all)
     var g = Generator(state: 9)
-    let dO = (0..<rows * columns).map { _ in Float.random(in: -1...1, using: &g) }, dL = (0..<rows).map { _ in Float.random(in: -1...1, using: &g) }
+    let dO = (0..<rows * columns).map { _ in Float.random(in: -1...1, using: &g) },
+      dL = (0..<rows).map { _ in Float.random(in: -1...1, using: &g) }
     let (ofO, ofL) = try tensors(session, [Part(o: dO, l: dL)])
     let gradOutputs = try [session.tensor(shape), mfa_tensor(), session.tensor(shape)]
     let gradLogsumexps = try (0..<3).map { _ in try session.tensor([2, 3, 5, 1]) }
@@ -102,16 +111,18 @@ final class MergeTests: XCTestCase {
           }
         }
       }
-      XCTAssertEqual(status, 0, Session.sentence)
+      XCTAssertEqual(status, 0, Session.message)
       for row in 0..<rows {
         let (w, _) = weights(all, row)
         let met = all.enumerated().map { index, part in
-          w[index] == 0 ? 0 : (0..<columns).reduce(0.0) { $0 + Double(dO[row * columns + $1]) * Double(part.o[row * columns + $1]) }
+          w[index] == 0
+            ? 0 : (0..<columns).reduce(0.0) { $0 + Double(dO[row * columns + $1]) * Double(part.o[row * columns + $1]) }
         }
         let whole = zip(w, met).reduce(0) { $0 + $1.0 * $1.1 }
         for index in 0..<3 {
           let expected = w[index] == 0 ? 0 : w[index] * ((givesL ? Double(dL[row]) : 0) + met[index] - whole)
-          XCTAssertEqual(Double(floats(session, gradLogsumexps[index])[row]), expected, accuracy: 2e-5, "row \(row), part \(index)")
+          XCTAssertEqual(
+            Double(floats(session, gradLogsumexps[index])[row]), expected, accuracy: 2e-5, "row \(row), part \(index)")
           if index == 1 { continue }
           let found = floats(session, gradOutputs[index])
           for c in 0..<columns {
@@ -127,20 +138,30 @@ final class MergeTests: XCTestCase {
     let (o, l) = try tensors(session, parts(2))
     let output = try session.tensor(shape)
     func refused(_ status: Int32, _ word: String, _ found: Int32, line: UInt = #line) {
-      XCTAssertEqual(found, status, Session.sentence, line: line)
-      XCTAssert(Session.sentence.contains(word), Session.sentence, line: line)
+      XCTAssertEqual(found, status, Session.message, line: line)
+      XCTAssert(Session.message.contains(word), Session.message, line: line)
     }
     refused(5, "merge: count is 0; expected at least 1 part", merge(session, [], [], output, mfa_tensor()))
-    refused(3, "outputs[1]: shape is [1, 3, 5, 40]; expected [2, 3, 5, 40]", merge(session, [o[0], Session.tensor(o[1].buffer, [1, 3, 5, 40])], l, output, mfa_tensor()))
-    refused(3, "logsumexps[0]: shape is [2, 3, 5, 40]; expected [2, 3, 5, 1]", merge(session, o, [o[0], l[1]], output, mfa_tensor()))
+    refused(
+      3, "outputs[1]: shape is [1, 3, 5, 40]; expected [2, 3, 5, 40]",
+      merge(session, [o[0], Session.tensor(o[1].buffer, [1, 3, 5, 40])], l, output, mfa_tensor()))
+    refused(
+      3, "logsumexps[0]: shape is [2, 3, 5, 40]; expected [2, 3, 5, 1]",
+      merge(session, o, [o[0], l[1]], output, mfa_tensor()))
     var part = o[0]
     part.shape.0 = 1
     refused(3, "output: shape is [1, 3, 5, 40]", merge(session, o, l, part, mfa_tensor()))
-    refused(5, "output: shares elements with one of logsumexps; expected the same tensor, or memory of its own", merge(session, o, [Session.tensor(output.buffer, [2, 3, 5, 1]), l[1]], output, mfa_tensor()))
+    refused(
+      5, "output: shares elements with one of logsumexps; expected the same tensor, or memory of its own",
+      merge(session, o, [Session.tensor(output.buffer, [2, 3, 5, 1]), l[1]], output, mfa_tensor()))
     var double = o[1]
     double.precision = 64
-    refused(6, "outputs[1]: FP64 is not computed on this device", merge(session, [o[0], double], l, output, mfa_tensor()))
+    refused(
+      6, "outputs[1]: FP64 is not computed on this device", merge(session, [o[0], double], l, output, mfa_tensor()))
     XCTAssertEqual(mfa_merge(session.context, nil), 5)
-    XCTAssertEqual(merge(session, [Session.tensor(o[0].buffer, [0, 3, 5, 40])], [Session.tensor(l[0].buffer, [0, 3, 5, 1])], Session.tensor(output.buffer, [0, 3, 5, 40]), mfa_tensor()), 0, Session.sentence)
+    XCTAssertEqual(
+      merge(
+        session, [Session.tensor(o[0].buffer, [0, 3, 5, 40])], [Session.tensor(l[0].buffer, [0, 3, 5, 1])],
+        Session.tensor(output.buffer, [0, 3, 5, 40]), mfa_tensor()), 0, Session.message)
   }
 }

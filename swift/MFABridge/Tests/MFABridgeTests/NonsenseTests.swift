@@ -1,8 +1,8 @@
 import CMFA
 import XCTest
 
-/// Descriptors of random nonsense: whatever they say, the call returns a status; where it is not 0 there is a sentence, and
-/// no result was touched.
+/// Descriptors of random nonsense: whatever they say, the call returns a status; where it is not 0 there is a message,
+/// and no result was touched.
 final class NonsenseTests: XCTestCase {
   private var generator = Generator(state: 7)
 
@@ -46,7 +46,8 @@ final class NonsenseTests: XCTestCase {
     return options
   }
 
-  /// Scales, zero points and means in memory of their own. That scales which are written do not overlap is the caller's promise.
+  /// Scales, zero points and means in memory of their own. That scales which are written do not overlap is the caller's
+  /// promise.
   private func quantization(_ arrays: [UnsafeMutableRawPointer], isWritten: Bool) -> mfa_quantization {
     var q = mfa_quantization()
     q.struct_size = UInt32(MemoryLayout<mfa_quantization>.size)
@@ -64,12 +65,12 @@ final class NonsenseTests: XCTestCase {
   }
 
   private func check(_ session: Session, _ status: Int32, _ results: [UnsafeMutableRawPointer?], _ round: Int) {
-    XCTAssert((0...6).contains(status) && status != 4, "round \(round): \(status) \(Session.sentence)")
+    XCTAssert((0...6).contains(status) && status != 4, "round \(round): \(status) \(Session.message)")
     if status == 0 { return }
-    XCTAssertFalse(Session.sentence.isEmpty)
+    XCTAssertFalse(Session.message.isEmpty)
     for result in results {
       guard let result else { continue }
-      XCTAssert(session.bytes(result).allSatisfy { $0 == 0xA5 }, "round \(round): \(Session.sentence)")
+      XCTAssert(session.bytes(result).allSatisfy { $0 == 0xA5 }, "round \(round): \(Session.message)")
     }
   }
 
@@ -103,7 +104,9 @@ final class NonsenseTests: XCTestCase {
       var desc = mfa_backward_desc()
       desc.struct_size = UInt32(MemoryLayout<mfa_backward_desc>.size)
       desc.flags = chance(9) ? 8 : .random(in: 0..<4, using: &generator)
-      (desc.query, desc.key, desc.value) = (spoiled(legal.query, one: 9), spoiled(legal.key, one: 9), spoiled(legal.value, one: 9))
+      (desc.query, desc.key, desc.value) = (
+        spoiled(legal.query, one: 9), spoiled(legal.key, one: 9), spoiled(legal.value, one: 9)
+      )
       (desc.grad_output, desc.logsumexp) = (spoiled(legal.output, one: 9), spoiled(logsumexp, one: 9))
       if chance(3) { desc.output = spoiled(legal.output) }
       if chance(2) { desc.d_values = spoiled(logsumexp) }
@@ -112,7 +115,9 @@ final class NonsenseTests: XCTestCase {
         tensor.buffer = results[i].buffer
         return chance(3) ? mfa_tensor() : tensor
       }
-      (desc.grad_query, desc.grad_key, desc.grad_value) = (result(0, legal.query), result(1, legal.key), result(2, legal.value))
+      (desc.grad_query, desc.grad_key, desc.grad_value) = (
+        result(0, legal.query), result(1, legal.key), result(2, legal.value)
+      )
       desc.grad_mask = chance(5) ? result(3, legal.query) : mfa_tensor()
       let status = withUnsafePointer(to: options(session, legal.query)) { options in
         desc.options = options

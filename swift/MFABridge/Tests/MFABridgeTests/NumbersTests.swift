@@ -8,7 +8,8 @@ import XCTest
 final class NumbersTests: XCTestCase {
   func testCodes() {
     let precisions: [(ElementPrecision, mfa_precision)] = [
-      (.fp32, MFA_PRECISION_FP32), (.fp16, MFA_PRECISION_FP16), (.bf16, MFA_PRECISION_BF16), (.int4, MFA_PRECISION_INT4),
+      (.fp32, MFA_PRECISION_FP32), (.fp16, MFA_PRECISION_FP16), (.bf16, MFA_PRECISION_BF16),
+      (.int4, MFA_PRECISION_INT4),
       (.int8, MFA_PRECISION_INT8), (.bool, MFA_PRECISION_BOOL),
     ]
     for (ours, header) in precisions { XCTAssertEqual(UInt32(ours.rawValue), UInt32(header.rawValue)) }
@@ -28,13 +29,15 @@ final class NumbersTests: XCTestCase {
     ]
     for (ours, header) in granularities { XCTAssertEqual(UInt32(ours.rawValue), UInt32(header.rawValue)) }
     XCTAssertEqual(UInt32(AttentionDescriptor.Alignment.topLeft.rawValue), UInt32(MFA_ALIGNMENT_TOP_LEFT.rawValue))
-    XCTAssertEqual(UInt32(AttentionDescriptor.Alignment.bottomRight.rawValue), UInt32(MFA_ALIGNMENT_BOTTOM_RIGHT.rawValue))
+    XCTAssertEqual(
+      UInt32(AttentionDescriptor.Alignment.bottomRight.rawValue), UInt32(MFA_ALIGNMENT_BOTTOM_RIGHT.rawValue))
   }
 
   func testFlags() {
     let pairs: [(UInt32, UInt32)] = [
       (OptionFlag.scale, UInt32(MFA_OPTION_SCALE.rawValue)), (OptionFlag.causal, UInt32(MFA_OPTION_CAUSAL.rawValue)),
-      (OptionFlag.window, UInt32(MFA_OPTION_WINDOW.rawValue)), (BackwardFlag.dGiven, UInt32(MFA_BACKWARD_D_GIVEN.rawValue)),
+      (OptionFlag.window, UInt32(MFA_OPTION_WINDOW.rawValue)),
+      (BackwardFlag.dGiven, UInt32(MFA_BACKWARD_D_GIVEN.rawValue)),
       (BackwardFlag.clip, UInt32(MFA_BACKWARD_CLIP.rawValue)),
       (QuantizeFlag.asymmetric, UInt32(MFA_QUANTIZE_ASYMMETRIC.rawValue)),
       (QuantizeFlag.smooth, UInt32(MFA_QUANTIZE_SMOOTH.rawValue)),
@@ -46,8 +49,10 @@ final class NumbersTests: XCTestCase {
 
   func testTextOfNumbers() {
     let expected: [(Float, String)] = [
-      (0, "0"), (-0.5, "-0.5"), (1, "1"), (100_000, "100000"), (1e10, "10000000000"), (1.5e-7, "0.00000015"), (0.1, "0.1"),
-      (.nan, "NaN"), (-.infinity, "-inf"), (3.4e38, "340000000000000000000000000000000000000"), (1234.5678, "1234.5677"),
+      (0, "0"), (-0.5, "-0.5"), (1, "1"), (100_000, "100000"), (1e10, "10000000000"), (1.5e-7, "0.00000015"),
+      (0.1, "0.1"),
+      (.nan, "NaN"), (-.infinity, "-inf"), (3.4e38, "340000000000000000000000000000000000000"),
+      (1234.5678, "1234.5677"),
     ]
     for (number, words) in expected { XCTAssertEqual(text(number), words) }
   }

@@ -6,8 +6,11 @@ final class PlanTests: XCTestCase {
   private func explained(_ session: Session, _ desc: mfa_forward_desc, line: UInt = #line) -> [String] {
     var length = 0
     var text = [CChar](repeating: 0, count: 4096)
-    XCTAssertEqual(withUnsafePointer(to: desc) { mfa_explain(session.context, $0, nil, &text, text.count, &length) }, 0, Session.sentence, line: line)
-    return String(decoding: text.prefix(length).map { UInt8(bitPattern: $0) }, as: UTF8.self).split(separator: "\n").map(String.init)
+    XCTAssertEqual(
+      withUnsafePointer(to: desc) { mfa_explain(session.context, $0, nil, &text, text.count, &length) }, 0,
+      Session.message, line: line)
+    return String(decoding: text.prefix(length).map { UInt8(bitPattern: $0) }, as: UTF8.self).split(separator: "\n")
+      .map(String.init)
   }
 
   private func call(_ keys: UInt64 = 4096) -> mfa_forward_desc {
@@ -29,9 +32,11 @@ final class PlanTests: XCTestCase {
     withUnsafePointer(to: quantization) {
       desc.key.quantization = $0
       let lines = explained(session, desc)
-      XCTAssert(lines.contains("key: INT8/row of 32 columns+FP16 scales [1, 2, 4096, 64]"), lines.joined(separator: "\n"))
+      XCTAssert(
+        lines.contains("key: INT8/row of 32 columns+FP16 scales [1, 2, 4096, 64]"), lines.joined(separator: "\n"))
       var bytes: UInt64 = 1
-      XCTAssertEqual(withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, 0, Session.sentence)
+      XCTAssertEqual(
+        withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, 0, Session.message)
       XCTAssertEqual(bytes, 0)
       desc.output.shape.2 = 99
       XCTAssertEqual(withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, 3)
@@ -44,20 +49,24 @@ final class PlanTests: XCTestCase {
     (backward.grad_output, backward.logsumexp) = (call().output, Session.tensor(nil, [1, 8, 100, 1]))
     backward.grad_query = call().query
     var bytes: UInt64 = 1
-    XCTAssertEqual(withUnsafePointer(to: backward) { mfa_workspace_size(session.context, nil, $0, &bytes) }, 0, Session.sentence)
+    XCTAssertEqual(
+      withUnsafePointer(to: backward) { mfa_workspace_size(session.context, nil, $0, &bytes) }, 0, Session.message)
     XCTAssertEqual(bytes, 4 * 8 * 100)
   }
 
-  /// What finds no room on the device is refused by its plan already.
+  /// A call that does not fit the device is refused by its plan already.
   func testLargeDimensions() throws {
     let session = try Session()
     for (columns, status): (UInt64, Int32) in [(576, 0), (768, 0), (1024, 6), (1025, 3)] {
       var desc = call()
       (desc.query, desc.key) = (Session.tensor(nil, [1, 8, 100, columns]), Session.tensor(nil, [1, 2, 4096, columns]))
-      (desc.value, desc.output) = (Session.tensor(nil, [1, 2, 4096, columns]), Session.tensor(nil, [1, 8, 100, columns]))
+      (desc.value, desc.output) = (
+        Session.tensor(nil, [1, 2, 4096, columns]), Session.tensor(nil, [1, 8, 100, columns])
+      )
       var bytes: UInt64 = 0
-      XCTAssertEqual(withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, status, Session.sentence)
-      if status == 6 { XCTAssert(Session.sentence.contains("bytes of threadgroup memory"), Session.sentence) }
+      XCTAssertEqual(
+        withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &bytes) }, status, Session.message)
+      if status == 6 { XCTAssert(Session.message.contains("bytes of threadgroup memory"), Session.message) }
     }
   }
 
@@ -77,10 +86,14 @@ final class PlanTests: XCTestCase {
       withUnsafePointer(to: options) {
         desc.options = $0
         let lines = explained(session, desc)
-        let diagonal = alignment == 0
+        let diagonal =
+          alignment == 0
           ? "diagonal: top left, causal; row 0 sees keys 0 to 0, row 99 sees keys 89 to 99, of 4096"
           : "diagonal: bottom right, causal; row 0 sees keys 3986 to 3996, row 99 sees keys 4085 to 4095, of 4096"
-        for line in ["scale: 0.25", "softcap: 30", "window: 10 keys before the diagonal, any after it", diagonal, "mask: BOOL (true attends)", "sinks: BF16"] {
+        for line in [
+          "scale: 0.25", "softcap: 30", "window: 10 keys before the diagonal, any after it", diagonal,
+          "mask: BOOL (true attends)", "sinks: BF16",
+        ] {
           XCTAssert(lines.contains(line), "\(line) not in \(lines.joined(separator: "\n"))")
         }
       }

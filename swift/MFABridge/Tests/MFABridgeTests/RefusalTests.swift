@@ -1,30 +1,45 @@
 import CMFA
 import XCTest
 
-/// What is wrong is refused with the documented code and a sentence, and outputs stay as they were. The sentences are those of
-/// the CPU driver.
+/// Wrong calls are refused with the documented code and a message, and outputs stay as they were. The messages are
+/// those of the CPU driver.
 final class RefusalTests: XCTestCase {
   private let argument: Int32 = 5
   private let dimensions: Int32 = 3
 
   func testShapes() throws {
     let session = try Session()
-    func check(_ edit: (inout mfa_forward_desc) throws -> Void, _ status: Int32, _ word: String, line: UInt = #line) throws {
+    func check(
+      _ edit: (inout mfa_forward_desc) throws -> Void, _ status: Int32, _ word: String, line: UInt = #line
+    ) throws {
       var desc = try session.legal()
       try edit(&desc)
       session.expect(desc, status, word, line: line)
     }
-    try check({ ($0.query.shape.3, $0.query.strides) = (1025, (0, 0, 0, 0)) }, dimensions, "query: head dimension is 1025; expected 0 to 1024")
+    try check(
+      { ($0.query.shape.3, $0.query.strides) = (1025, (0, 0, 0, 0)) }, dimensions,
+      "query: head dimension is 1025; expected 0 to 1024")
     try check({ $0.value.shape.3 = 0 }, dimensions, "value: head dimension is 0; expected 1 to 1024")
     try check({ $0.query.shape.0 = 0 }, dimensions, "key: shape is [1, 2, 7, 8]; expected [0, 2, 7, 8]")
-    try check({ ($0.key.shape.1, $0.value.shape.1) = (0, 0) }, dimensions, "query: 4 heads; expected a multiple of the 0")
-    for edit: (inout mfa_forward_desc) -> Void in [{ $0.query.strides.3 = 0 }, { $0.key.strides.3 = 0 }, { $0.value.strides.3 = 0 }] {
+    try check(
+      { ($0.key.shape.1, $0.value.shape.1) = (0, 0) }, dimensions, "query: 4 heads; expected a multiple of the 0")
+    for edit: (inout mfa_forward_desc) -> Void in [
+      { $0.query.strides.3 = 0 }, { $0.key.strides.3 = 0 }, { $0.value.strides.3 = 0 },
+    ] {
       try check(edit, dimensions, "the stride of columns is 0; expected 1 or more, for 8 columns that differ")
     }
-    try check({ $0.output.buffer = $0.query.buffer }, argument, "output: shares elements with query; expected memory of its own")
-    try check({ $0.logsumexp = Session.tensor($0.output.buffer, [1, 4, 5, 1]) }, argument, "output: shares elements with logsumexp")
-    try check({ $0.logsumexp = Session.tensor($0.value.buffer, [1, 4, 5, 1]) }, argument, "logsumexp: shares elements with value")
-    for size: UInt32 in [0, 4, 12, 20, 60, 100, 404] { try check({ $0.struct_size = size }, argument, "struct_size is \(size)") }
+    try check(
+      { $0.output.buffer = $0.query.buffer }, argument, "output: shares elements with query; expected memory of its own"
+    )
+    try check(
+      { $0.logsumexp = Session.tensor($0.output.buffer, [1, 4, 5, 1]) }, argument,
+      "output: shares elements with logsumexp")
+    try check(
+      { $0.logsumexp = Session.tensor($0.value.buffer, [1, 4, 5, 1]) }, argument,
+      "logsumexp: shares elements with value")
+    for size: UInt32 in [0, 4, 12, 20, 60, 100, 404] {
+      try check({ $0.struct_size = size }, argument, "struct_size is \(size)")
+    }
     try check({ $0.query.shape.1 = 3 }, dimensions, "query: 3 heads; expected a multiple of the 2 key/value heads")
     try check({ $0.key.shape.2 = 6 }, dimensions, "value: shape is [1, 2, 7, 8]; expected [1, 2, 6, 8]")
     try check({ $0.key.shape.3 = 7 }, dimensions, "key")
@@ -67,9 +82,12 @@ final class RefusalTests: XCTestCase {
     try check({ ($0.flags, $0.softmax_scale) = (1, .nan) }, argument, "softmax_scale is NaN")
     try check({ ($0.flags, $0.softmax_scale) = (1, .infinity) }, argument, "softmax_scale is inf")
     try check({ $0.flags = 1 << 30 }, argument, "options: flags is 0x40000000; expected bits of 0x7")
-    try check({ $0.softmax_scale = 0.5 }, argument, "options: softmax_scale is 0.5 without MFA_OPTION_SCALE; expected both, or 0")
+    try check(
+      { $0.softmax_scale = 0.5 }, argument,
+      "options: softmax_scale is 0.5 without MFA_OPTION_SCALE; expected both, or 0")
     try check({ $0.softmax_scale = .nan }, argument, "without MFA_OPTION_SCALE")
-    try check({ $0.window_left = 3 }, argument, "options: window_left is 3 without MFA_OPTION_WINDOW; expected both, or 0")
+    try check(
+      { $0.window_left = 3 }, argument, "options: window_left is 3 without MFA_OPTION_WINDOW; expected both, or 0")
     try check({ ($0.flags, $0.window_right) = (2, -5) }, argument, "window_right is -5 without MFA_OPTION_WINDOW")
     try check({ ($0.window_left, $0.window_right) = (-1, -1) }, 0, "")
     try check({ $0.struct_size = 44 }, argument, "options: struct_size is 44")
@@ -103,7 +121,8 @@ final class RefusalTests: XCTestCase {
   func testQuantizations() throws {
     let session = try Session()
     func check(
-      _ precision: Int32, _ edit: (inout mfa_tensor, inout mfa_quantization) throws -> Void, _ status: Int32, _ word: String,
+      _ precision: Int32, _ edit: (inout mfa_tensor, inout mfa_quantization) throws -> Void, _ status: Int32,
+      _ word: String,
       line: UInt = #line
     ) throws {
       var quantization = mfa_quantization()
@@ -126,37 +145,83 @@ final class RefusalTests: XCTestCase {
     try check(8, { $1.group_size = 32 }, argument, "group_size")
     try check(8, { $1.rotated = 2 }, argument, "rotated")
     try check(0, { _, _ in }, argument, "quantization was given for FP32")
-    try check(4, { $0.strides.3 = 2; _ = $1 }, dimensions, "column stride")
-    try check(4, { $0.strides.2 = 9; _ = $1 }, dimensions, "even")
-    try check(4, { $0.shape.3 = 7; _ = $1 }, dimensions, "7 columns of INT4")
+    try check(
+      4,
+      {
+        $0.strides.3 = 2; _ = $1
+      }, dimensions, "column stride")
+    try check(
+      4,
+      {
+        $0.strides.2 = 9; _ = $1
+      }, dimensions, "even")
+    try check(
+      4,
+      {
+        $0.shape.3 = 7; _ = $1
+      }, dimensions, "7 columns of INT4")
     func row(_ bytes: Int) throws -> (inout mfa_quantization) -> Void {
       let buffer = try session.buffer(bytes)
       return { ($0.granularity, $0.scale_buffer) = (1, buffer) }
     }
     let (whole, short) = (try row(56), try row(55))
     try check(8, { short(&$1) }, argument, "56 bytes")
-    try check(8, { whole(&$1); $1.scale_precision = 8 }, argument, "scale_precision")
-    try check(8, { whole(&$1); $1.scale_strides = (-1, -1, -1, -1) }, dimensions, "scale_strides")
-    try check(8, { whole(&$1); $1.scale_strides = (.max, .max, .max, .max) }, argument, "bytes at byte 0 are needed")
+    try check(
+      8,
+      {
+        whole(&$1); $1.scale_precision = 8
+      }, argument, "scale_precision")
+    try check(
+      8,
+      {
+        whole(&$1); $1.scale_strides = (-1, -1, -1, -1)
+      }, dimensions, "scale_strides")
+    try check(
+      8,
+      {
+        whole(&$1); $1.scale_strides = (.max, .max, .max, .max)
+      }, argument, "bytes at byte 0 are needed")
     let zeros = try session.buffer(14), mean = try session.buffer(63)
-    try check(8, { whole(&$1); $1.zero_point_buffer = zeros }, argument, "zero_point_bytes")
+    try check(
+      8,
+      {
+        whole(&$1); $1.zero_point_buffer = zeros
+      }, argument, "zero_point_bytes")
     try check(8, { $1.mean_buffer = mean }, argument, "mean_buffer")
-    for size: UInt32 in [2, 12, 28, 36] { try check(8, { $1.struct_size = size }, argument, "key: quantization: struct_size is \(size)") }
+    for size: UInt32 in [2, 12, 28, 36] {
+      try check(8, { $1.struct_size = size }, argument, "key: quantization: struct_size is \(size)")
+    }
     // Part of a cache: its scales are not those of a contiguous tensor.
     let cache = try session.buffer(2 * 10 * 8)
-    let view = "key: strides [0, 80, 8, 1] of shape [1, 2, 7, 8] are those of a view, without scale_strides; expected the strides of "
+    let view =
+      "key: strides [0, 80, 8, 1] of shape [1, 2, 7, 8] are those of a view, without scale_strides; "
+        + "expected the strides of "
       + "its scales [1, 2, 7, 1]"
     func part(_ tensor: inout mfa_tensor) { (tensor.buffer, tensor.strides) = (cache, (160, 80, 8, 1)) }
-    try check(8, { part(&$0); try row(68)(&$1) }, argument, view)
-    try check(8, { part(&$0); try row(68)(&$1); $1.scale_strides = (20, 10, 1, 1) }, 0, "")
-    try check(8, { part(&$0); _ = $1 }, 0, "")
+    try check(
+      8,
+      {
+        part(&$0); try row(68)(&$1)
+      }, argument, view)
+    try check(
+      8,
+      {
+        part(&$0); try row(68)(&$1); $1.scale_strides = (20, 10, 1, 1)
+      }, 0, "")
+    try check(
+      8,
+      {
+        part(&$0); _ = $1
+      }, 0, "")
     // Zero points of which strides name some again and again, where any is out of range.
     let many = try session.buffer(4 * 14)
     session.bytes(many).storeBytes(of: 128, toByteOffset: 4 * 7, as: Int32.self)
-    try check(8, {
-      whole(&$1)
-      ($1.zero_point_buffer, $1.zero_point_bytes, $1.scale_strides) = (many, 4, (0, 1, 1, 1))
-    }, argument, "key: zero point is 128; expected -128 to 127 for INT8")
+    try check(
+      8,
+      {
+        whole(&$1)
+        ($1.zero_point_buffer, $1.zero_point_bytes, $1.scale_strides) = (many, 4, (0, 1, 1, 1))
+      }, argument, "key: zero point is 128; expected -128 to 127 for INT8")
   }
 
   /// Absurd sizes, without memory behind them: planned at once, or refused.
@@ -190,12 +255,13 @@ final class RefusalTests: XCTestCase {
         desc.options = options
         var bytes: UInt64 = 0
         let planned = withUnsafePointer(to: desc) { mfa_workspace_size(session.context, nil, $0, &bytes) }
-        XCTAssert([0, 3, 5, 6].contains(planned), "\(name): \(planned) \(Session.sentence)")
+        XCTAssert([0, 3, 5, 6].contains(planned), "\(name): \(planned) \(Session.message)")
         // D of all rows needs memory, which is not there.
         desc.grad_mask = Session.tensor(small, [1, 1, 1, 1])
         desc.grad_mask.byte_offset = 1024
         if planned != 0 || power.contains(-1) || power[0] + power[1] + power[3] < 40 { return }
-        XCTAssertEqual(withUnsafePointer(to: desc) { mfa_backward(session.context, $0) }, 2, "\(name): \(Session.sentence)")
+        XCTAssertEqual(
+          withUnsafePointer(to: desc) { mfa_backward(session.context, $0) }, 2, "\(name): \(Session.message)")
       }
       var forward = mfa_forward_desc()
       forward.struct_size = UInt32(MemoryLayout<mfa_forward_desc>.size)
@@ -205,7 +271,7 @@ final class RefusalTests: XCTestCase {
     }
   }
 
-  /// What `mfa_quantize` refuses: arrays that cannot hold its results, and parameters that nothing can be rounded with.
+  /// Refusals of `mfa_quantize`: arrays that cannot hold its results, and parameters that nothing can be rounded with.
   func testRounding() throws {
     let session = try Session()
     func check(
@@ -228,32 +294,45 @@ final class RefusalTests: XCTestCase {
         desc.destination.quantization = quantization
         return withUnsafePointer(to: desc) { mfa_quantize(session.context, $0) }
       }
-      XCTAssertEqual(status == 0, word.isEmpty, "\(status) \(Session.sentence)", line: line)
+      XCTAssertEqual(status == 0, word.isEmpty, "\(status) \(Session.message)", line: line)
       if word.isEmpty { return }
-      XCTAssert(Session.sentence.contains(word), "\(Session.sentence) does not say \(word)", line: line)
+      XCTAssert(Session.message.contains(word), "\(Session.message) does not say \(word)", line: line)
       XCTAssertEqual(results.map { Array(session.bytes($0)) }, before, line: line)
     }
     try check({ _, _ in }, "")
     try check({ $1.scale_strides = (20, 10, 2, 1) }, "")
     try check({ $1.scale_strides = (0, 0, 0, 1) }, "destination: scale_buffer: strides")
     try check({ $1.scale_strides = (0, 4, 1, 1) }, "overlap")
-    try check({ ($1.scale_buffer, $1.scale_offset) = ($0.destination.buffer, 40) }, "destination: shares elements with scale_buffer")
+    try check(
+      { ($1.scale_buffer, $1.scale_offset) = ($0.destination.buffer, 40) },
+      "destination: shares elements with scale_buffer")
     try check({ $1.scale_buffer = $0.source.buffer }, "scale_buffer: shares elements with source")
-    try check({ $0.destination.buffer = $0.source.buffer; _ = $1 }, "destination: shares elements with source")
-    try check({ $0.flags = 1; ($1.zero_point_buffer, $1.zero_point_bytes) = ($1.scale_buffer, 4) }, "scale_buffer: shares elements with zero_point_buffer")
-    try check({ $0.flags = 2; $1.mean_buffer = $0.source.buffer }, "mean_buffer: shares elements with source")
+    try check(
+      {
+        $0.destination.buffer = $0.source.buffer; _ = $1
+      }, "destination: shares elements with source")
+    try check(
+      {
+        $0.flags = 1; ($1.zero_point_buffer, $1.zero_point_bytes) = ($1.scale_buffer, 4)
+      }, "scale_buffer: shares elements with zero_point_buffer")
+    try check(
+      {
+        $0.flags = 2; $1.mean_buffer = $0.source.buffer
+      }, "mean_buffer: shares elements with source")
     for bad in [0, Float.nan, .infinity, -.infinity] {
-      try check({
-        $0.flags = 8
-        session.bytes($1.scale_buffer).storeBytes(of: bad, toByteOffset: 28, as: Float.self)
-      }, "expected a finite number other than 0")
+      try check(
+        {
+          $0.flags = 8
+          session.bytes($1.scale_buffer).storeBytes(of: bad, toByteOffset: 28, as: Float.self)
+        }, "expected a finite number other than 0")
     }
     for (precision, bad): (Int32, Int32) in [(8, .max), (8, -129), (4, 8), (4, .min)] {
-      try check({
-        ($0.flags, $0.destination.precision) = (9, precision)
-        ($1.zero_point_buffer, $1.zero_point_bytes) = (try session.buffer(40), 4)
-        session.bytes($1.zero_point_buffer).storeBytes(of: bad, toByteOffset: 36, as: Int32.self)
-      }, "destination: zero point is \(bad)")
+      try check(
+        {
+          ($0.flags, $0.destination.precision) = (9, precision)
+          ($1.zero_point_buffer, $1.zero_point_bytes) = (try session.buffer(40), 4)
+          session.bytes($1.zero_point_buffer).storeBytes(of: bad, toByteOffset: 36, as: Int32.self)
+        }, "destination: zero point is \(bad)")
     }
     // A dequantization does not write over what it reads.
     var codes = Session.tensor(try session.buffer(160), [1, 2, 5, 8])
@@ -262,7 +341,9 @@ final class RefusalTests: XCTestCase {
     (one.struct_size, one.scale) = (UInt32(MemoryLayout<mfa_quantization>.size), 1)
     withUnsafePointer(to: one) { one in
       (codes.precision, codes.quantization, codes.byte_offset) = (8, one, 80)
-      let status = withUnsafePointer(to: codes) { from in withUnsafePointer(to: real) { mfa_dequantize(session.context, from, $0) } }
+      let status = withUnsafePointer(to: codes) { from in
+        withUnsafePointer(to: real) { mfa_dequantize(session.context, from, $0) }
+      }
       XCTAssertEqual(status, argument)
     }
   }
@@ -272,7 +353,7 @@ final class RefusalTests: XCTestCase {
     var handle: UnsafeMutableRawPointer?
     for size in [UInt64.max, 1 << 60, 1 << 46] {
       XCTAssertEqual(mfa_create_buffer(session.context, size, &handle), 2)
-      XCTAssert(Session.sentence.contains("\(size) bytes could not be allocated"), Session.sentence)
+      XCTAssert(Session.message.contains("\(size) bytes could not be allocated"), Session.message)
     }
     XCTAssertEqual(mfa_buffer_from_ptr(session.context, nil, 1, &handle), argument)
     XCTAssertEqual(mfa_buffer_from_ptr(session.context, session.context, .max, &handle), argument)
@@ -302,7 +383,7 @@ final class RefusalTests: XCTestCase {
         desc.destination.quantization = quantization
         XCTAssertEqual(withUnsafePointer(to: desc) { mfa_quantize(session.context, $0) }, argument)
       }
-      XCTAssert(Session.sentence.contains("[0, 0, 1, 7] is not finite"), Session.sentence)
+      XCTAssert(Session.message.contains("[0, 0, 1, 7] is not finite"), Session.message)
       XCTAssert(session.bytes(to).allSatisfy { $0 == 0xA5 })
     }
   }

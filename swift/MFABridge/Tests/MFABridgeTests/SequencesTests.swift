@@ -1,7 +1,8 @@
 import CMFA
 import XCTest
 
-/// Key lengths per sequence, rows after the last packed sequence, sinks and slopes of 16 bits, the gradient of logsumexp.
+/// Key lengths per sequence, rows after the last packed sequence, sinks and slopes of 16 bits, the gradient of
+/// logsumexp.
 final class SequencesTests: XCTestCase {
   private func compare(_ found: [Float], _ expected: [Float], _ what: String, line: UInt = #line) {
     XCTAssertEqual(found.count, expected.count, what, line: line)
@@ -16,18 +17,22 @@ final class SequencesTests: XCTestCase {
     compare(found.o, expected.o, "O: \(what)", line: line)
     compare(found.l, expected.l, "L: \(what)", line: line)
     let (gradients, wanted) = (try call.backward(line: line), try other.backward(line: line))
-    for (name, (f, e)) in zip(["dQ", "dK", "dV"], zip(gradients.all, wanted.all)) { compare(f, e, "\(name): \(what)", line: line) }
+    for (name, (f, e)) in zip(["dQ", "dK", "dV"], zip(gradients.all, wanted.all)) {
+      compare(f, e, "\(name): \(what)", line: line)
+    }
     compare(gradients.d, wanted.d, "D: \(what)", line: line)
   }
 
-  /// Lengths do what a mask that hides the other keys does, with the diagonal at each sequence's own end.
+  /// Lengths have the effect of a mask of the other keys, with the diagonal at each sequence's own end.
   func testKeyLengths() throws {
     let session = try Session()
     let lengths: [Int32] = [5, 0, 40, 17]
     for rows in [1, 2, 21] {
       for format in [Attention.Format.fp16, .int8Row, .int4Groups] {
         for causal in [false, true] {
-          func call() throws -> Attention { try Attention(session, batch: 4, rows: rows, keys: 40, key: format, value: format) }
+          func call() throws -> Attention {
+            try Attention(session, batch: 4, rows: rows, keys: 40, key: format, value: format)
+          }
           let (call, masked) = (try call(), try call())
           call.options.seqlens_k = try call.buffer([-7] + lengths)
           call.options.seqlens_k_offset = 4
@@ -44,7 +49,9 @@ final class SequencesTests: XCTestCase {
           // What is stored behind a sequence's keys is not read.
           for operand in [call.key, call.value] where !operand.format.isInteger {
             let bytes = session.bytes(operand.data)
-            for batch in 0..<4 { for i in (batch * 40 + Int(lengths[batch])) * 64..<(batch + 1) * 40 * 64 { bytes[i] = 0xFF } }
+            for batch in 0..<4 {
+              for i in (batch * 40 + Int(lengths[batch])) * 64..<(batch + 1) * 40 * 64 { bytes[i] = 0xFF }
+            }
           }
           try compare(call, masked, "NaN, \(name)")
         }
@@ -63,13 +70,15 @@ final class SequencesTests: XCTestCase {
       call.options.alignment = 1
       if shared {
         call.options.sinks = Session.tensor(try call.buffer([0.5, -1] as [Float]), [1, 2, 1, 1])
-        call.options.alibi_slopes = Session.tensor(try call.buffer([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] as [Float]), [3, 2, 1, 1])
+        call.options.alibi_slopes = Session.tensor(
+          try call.buffer([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] as [Float]), [3, 2, 1, 1])
       }
       let masked = try Attention(session, heads: 2, rows: 14, keys: 30)
       let sequences = [(q: 0..<3, k: 0..<7), (q: 3..<9, k: 13..<23)]
       func place(_ row: Int, _ key: Int) -> (sequence: Int, distance: Int)? {
         for (index, sequence) in sequences.enumerated() where sequence.q.contains(row) && sequence.k.contains(key) {
-          let distance = row - sequence.q.lowerBound + sequence.k.count - sequence.q.count - (key - sequence.k.lowerBound)
+          let distance =
+            row - sequence.q.lowerBound + sequence.k.count - sequence.q.count - (key - sequence.k.lowerBound)
           return distance >= 0 ? (index * 2, distance) : nil
         }
         return nil
@@ -96,15 +105,21 @@ final class SequencesTests: XCTestCase {
     func refused(_ status: Int32, _ word: String, line: UInt = #line, _ edit: (Attention) throws -> Void) throws {
       let call = try Attention(session, batch: 1, rows: 3, keys: 5)
       try edit(call)
-      XCTAssertEqual(call.forwardStatus, status, Session.sentence, line: line)
-      XCTAssert(Session.sentence.contains(word), Session.sentence, line: line)
+      XCTAssertEqual(call.forwardStatus, status, Session.message, line: line)
+      XCTAssert(Session.message.contains(word), Session.message, line: line)
     }
-    try refused(5, "seqlens_k: sequence 0 has 6; expected 0 to 5, its rows of key") { $0.options.seqlens_k = try $0.buffer([6] as [Int32]) }
-    try refused(5, "seqlens_k: sequence 0 has -1; expected 0 to 5") { $0.options.seqlens_k = try $0.buffer([-1] as [Int32]) }
+    try refused(5, "seqlens_k: sequence 0 has 6; expected 0 to 5, its rows of key") {
+      $0.options.seqlens_k = try $0.buffer([6] as [Int32])
+    }
+    try refused(5, "seqlens_k: sequence 0 has -1; expected 0 to 5") {
+      $0.options.seqlens_k = try $0.buffer([-1] as [Int32])
+    }
     try refused(5, "seqlens_k: 4 bytes at byte 4 are needed; the buffer has 4") {
       ($0.options.seqlens_k, $0.options.seqlens_k_offset) = (try $0.buffer([1] as [Int32]), 4)
     }
-    try refused(5, "seqlens_k: an offset of 4 without a buffer; expected both or neither") { $0.options.seqlens_k_offset = 4 }
+    try refused(5, "seqlens_k: an offset of 4 without a buffer; expected both or neither") {
+      $0.options.seqlens_k_offset = 4
+    }
     try refused(5, "seqlens_k: sequence 1 has 3; expected 0 to 2, its rows of key") {
       try $0.setPacked([(1, 3), (1, 2)])
       $0.options.seqlens_k = try $0.buffer([3, 3] as [Int32])
@@ -160,7 +175,9 @@ final class SequencesTests: XCTestCase {
       for withOutput in [false, true] {
         let with = try call.backward(gradLogsumexp: dL, withOutput: withOutput)
         compare(with.d, without.d, "D, \(columns) columns")
-        for (name, (f, e)) in zip(["dQ", "dK", "dV", "dmask"], zip(with.all, less.all)) { compare(f, e, "\(name), \(columns) columns, O \(withOutput)") }
+        for (name, (f, e)) in zip(["dQ", "dK", "dV", "dmask"], zip(with.all, less.all)) {
+          compare(f, e, "\(name), \(columns) columns, O \(withOutput)")
+        }
         compare(with.sinks, less.sinks, "dsinks, \(columns) columns")
         XCTAssertNotEqual(with.query, without.query)
       }

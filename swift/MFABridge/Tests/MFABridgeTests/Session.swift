@@ -9,17 +9,17 @@ final class Session {
 
   init() throws {
     var handle: UnsafeMutableRawPointer?
-    XCTAssertEqual(mfa_create_context(&handle), 0, Session.sentence)
+    XCTAssertEqual(mfa_create_context(&handle), 0, Session.message)
     context = try XCTUnwrap(handle)
   }
 
   deinit { mfa_destroy_context(context) }
 
-  static var sentence: String { String(cString: mfa_last_error(nil)) }
+  static var message: String { String(cString: mfa_last_error(nil)) }
 
   func buffer(_ size: Int) throws -> UnsafeMutableRawPointer {
     var handle: UnsafeMutableRawPointer?
-    XCTAssertEqual(mfa_create_buffer(context, UInt64(size), &handle), 0, Session.sentence)
+    XCTAssertEqual(mfa_create_buffer(context, UInt64(size), &handle), 0, Session.message)
     return try XCTUnwrap(handle)
   }
 
@@ -31,7 +31,9 @@ final class Session {
     return .init(start: contents, count: Int(size))
   }
 
-  func fill(_ buffer: UnsafeMutableRawPointer, _ byte: UInt8) { bytes(buffer).copyBytes(from: repeatElement(byte, count: bytes(buffer).count)) }
+  func fill(_ buffer: UnsafeMutableRawPointer, _ byte: UInt8) {
+    bytes(buffer).copyBytes(from: repeatElement(byte, count: bytes(buffer).count))
+  }
 
   /// A contiguous FP32 tensor in a buffer of its own.
   func tensor(_ shape: [UInt64]) throws -> mfa_tensor {
@@ -60,17 +62,20 @@ final class Session {
 
   func forward(_ desc: mfa_forward_desc) -> Int32 { withUnsafePointer(to: desc) { mfa_forward(context, $0) } }
 
-  /// Runs a call that must end with `status` and a sentence that says `word`; one that is refused must not touch the output.
+  /// Runs a call that must end with `status` and a message that contains `word`; one that is refused must not touch the
+  /// output.
   func expect(
     _ desc: mfa_forward_desc, _ status: Int32, _ word: String, file: StaticString = #filePath, line: UInt = #line
   ) {
     guard let output = desc.output.buffer else { return XCTFail("no output", file: file, line: line) }
     fill(output, 0xA5)
     let found = forward(desc)
-    XCTAssertEqual(found, status, Session.sentence, file: file, line: line)
+    XCTAssertEqual(found, status, Session.message, file: file, line: line)
     let untouched = bytes(output).allSatisfy { $0 == 0xA5 }
     XCTAssertEqual(untouched, status != 0, "output untouched: \(untouched)", file: file, line: line)
-    if status != 0 { XCTAssert(Session.sentence.contains(word), "\(Session.sentence) does not say \(word)", file: file, line: line) }
+    if status != 0 {
+      XCTAssert(Session.message.contains(word), "\(Session.message) does not say \(word)", file: file, line: line)
+    }
   }
 }
 

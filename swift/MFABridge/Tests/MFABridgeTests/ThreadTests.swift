@@ -20,7 +20,7 @@ final class ThreadTests: XCTestCase {
         bytes.storeBytes(of: Float.random(in: -1...1, using: &generator), toByteOffset: 4 * i, as: Float.self)
       }
     }
-    XCTAssertEqual(sessions[0].forward(desc), 0, Session.sentence)
+    XCTAssertEqual(sessions[0].forward(desc), 0, Session.message)
     let expected = Data(sessions[0].bytes(try XCTUnwrap(desc.output.buffer)))
     var work: [Anywhere] = []
     for i in 0..<4 {
@@ -33,9 +33,9 @@ final class ThreadTests: XCTestCase {
       for _ in 0..<10 {
         XCTAssertEqual(withUnsafePointer(to: calls[i].desc) { mfa_forward(calls[i].context, $0) }, 0)
       }
-      // The sentence is the thread's own.
+      // The message is the thread's own.
       XCTAssertEqual(mfa_forward(nil, nil), 1)
-      XCTAssert(Session.sentence.hasPrefix("the context is NULL"))
+      XCTAssert(Session.message.hasPrefix("the context is NULL"))
     }
     for call in calls {
       XCTAssertEqual(Data(sessions[0].bytes(try XCTUnwrap(call.desc.output.buffer))), expected)

@@ -14,7 +14,8 @@ final class TrainingTests: XCTestCase {
 
   private func forward(_ session: Session, _ b: Buffers, scale: Float = 0.5) -> Int32 {
     mfa_attention_forward_quantized(
-      session.context, b.q, b.k, b.v, b.o, b.l, 1, 4, 4, 1, 4, 0.5, false, 0, 8, 8, 1, 0, scale, 0, 0.25, 1, false, false,
+      session.context, b.q, b.k, b.v, b.o, b.l, 1, 4, 4, 1, 4, 0.5, false, 0, 8, 8, 1, 0, scale, 0, 0.25, 1, false,
+      false,
       false, false)
   }
 
@@ -32,36 +33,37 @@ final class TrainingTests: XCTestCase {
     let session = try Session(), stranger = try Session()
     let b = try Buffers(session)
     XCTAssertEqual(query(session, b), 5)
-    XCTAssert(Session.sentence.contains("mfa_attention_forward_quantized"), Session.sentence)
-    XCTAssertEqual(forward(session, b), 0, Session.sentence)
-    XCTAssertEqual(query(session, b), 0, Session.sentence)
-    XCTAssertEqual(keyValue(session, b), 0, Session.sentence)
+    XCTAssert(Session.message.contains("mfa_attention_forward_quantized"), Session.message)
+    XCTAssertEqual(forward(session, b), 0, Session.message)
+    XCTAssertEqual(query(session, b), 0, Session.message)
+    XCTAssertEqual(keyValue(session, b), 0, Session.message)
     XCTAssertEqual(query(stranger, b), 5, "another context knows nothing of it")
     XCTAssertEqual(query(session, b, rows: 3), 5)
-    XCTAssert(Session.sentence.contains("seq_len_q is 3; expected 4"), Session.sentence)
+    XCTAssert(Session.message.contains("seq_len_q is 3; expected 4"), Session.message)
     XCTAssertEqual(keyValue(session, b, kScale: 2), 5)
-    XCTAssert(Session.sentence.contains("key: scale is 2 and zero point 0; expected 0.5 and 0"), Session.sentence)
+    XCTAssert(Session.message.contains("key: scale is 2 and zero point 0; expected 0.5 and 0"), Session.message)
     XCTAssertEqual(forward(session, b, scale: 2), 0, "a later call takes the record's place")
-    XCTAssertEqual(keyValue(session, b, kScale: 2), 0, Session.sentence)
+    XCTAssertEqual(keyValue(session, b, kScale: 2), 0, Session.message)
     XCTAssertEqual(mfa_destroy_buffer(b.v), 0)
     XCTAssertEqual(query(session, b), 5, "records go with their buffers")
-    XCTAssert(Session.sentence.contains("no forward call is recorded"), Session.sentence)
+    XCTAssert(Session.message.contains("no forward call is recorded"), Session.message)
   }
 
   func testRefusals() throws {
     let session = try Session()
     let b = try Buffers(session)
-    XCTAssertEqual(forward(session, b), 0, Session.sentence)
+    XCTAssertEqual(forward(session, b), 0, Session.message)
     XCTAssertEqual(
       mfa_attention_backward_query_quantized(
         session.context, b.q, b.k, b.v, b.dO, b.l, nil, b.d, 1, 4, 4, 1, 4, 1, 0), 5)
-    XCTAssert(Session.sentence.contains("grad_query_ptr"), Session.sentence)
+    XCTAssert(Session.message.contains("grad_query_ptr"), Session.message)
     XCTAssertEqual(
-      mfa_attention_forward(session.context, b.q, b.k, b.v, b.o, 1, 4, 4, 1, 4, 1, false, 8, 0, 0, false, false, false, false), 5)
-    XCTAssert(Session.sentence.contains("q_precision is 8"), Session.sentence)
+      mfa_attention_forward(
+        session.context, b.q, b.k, b.v, b.o, 1, 4, 4, 1, 4, 1, false, 8, 0, 0, false, false, false, false), 5)
+    XCTAssert(Session.message.contains("q_precision is 8"), Session.message)
     XCTAssertEqual(
       mfa_attention_forward(
         session.context, b.q, b.k, b.v, b.o, .max, .max, .max, .max, .max, 1, true, 0, 0, 0, true, true, true, true), 3)
-    XCTAssert(Session.sentence.contains("more elements than can be addressed"), Session.sentence)
+    XCTAssert(Session.message.contains("more elements than can be addressed"), Session.message)
   }
 }

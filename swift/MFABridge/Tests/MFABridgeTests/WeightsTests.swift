@@ -19,13 +19,16 @@ final class WeightsTests: XCTestCase {
     var g = Generator(state: seed)
     let all = (0..<rows).map { scores($0 % 4, keys, &g) }
     let call = try Attention(
-      session, heads: 1, rows: rows, keys: keys, value: format, of: { name, row, _ in name == "value" ? value(row) : 0 })
+      session, heads: 1, rows: rows, keys: keys, value: format, of: { name, row, _ in name == "value" ? value(row) : 0 }
+    )
     try call.setMask { all[$0][$1] }
     return (call, all)
   }
 
-  /// What 1 is stored as.
-  private func one(_ format: Attention.Format) -> Float { format == .int8RowHalf ? 127 * Float(Float16(1 / 127 as Float)) : 1 }
+  /// The code of 1.
+  private func one(_ format: Attention.Format) -> Float {
+    format == .int8RowHalf ? 127 * Float(Float16(1 / 127 as Float)) : 1
+  }
 
   /// With V = 1 every output is 1.
   func testSumOfWeights() throws {
@@ -58,7 +61,7 @@ final class WeightsTests: XCTestCase {
     }
   }
 
-  /// Only -infinity hides: a row of nothing but the smallest numbers is the mean of the values.
+  /// Only -infinity masks: a row of nothing but the smallest numbers is the mean of the values.
   func testFiniteMasks() throws {
     let session = try Session()
     let least = -Float.greatestFiniteMagnitude
@@ -68,11 +71,16 @@ final class WeightsTests: XCTestCase {
         try call.setMask { row, key in row % 2 == 0 ? least : key < 3 ? least : key == 3 ? -.infinity : 0 }
         let whole = call.forward()
         // Without the scores of Q K, which the mask swallows.
-        let plain = try Attention(session, heads: 1, rows: rows, keys: keys, value: format, of: { name, row, column in name == "value" ? call.values[row * 32 + column] : 0 })
+        let plain = try Attention(
+          session, heads: 1, rows: rows, keys: keys, value: format,
+          of: { name, row, column in name == "value" ? call.values[row * 32 + column] : 0 })
         let mean = plain.forward()
         for row in stride(from: 0, to: rows, by: 2) {
           XCTAssertEqual(whole.l[row], least, "\(rows) rows")
-          for c in 0..<32 { XCTAssertEqual(whole.o[32 * row + c], mean.o[32 * row + c], accuracy: 1e-6, "\(rows) rows, \(keys) keys, \(format)") }
+          for c in 0..<32 {
+            XCTAssertEqual(
+              whole.o[32 * row + c], mean.o[32 * row + c], accuracy: 1e-6, "\(rows) rows, \(keys) keys, \(format)")
+          }
         }
         for row in stride(from: 1, to: rows, by: 2) { XCTAssertLessThan(abs(whole.l[row]), 20) }
       }
@@ -84,9 +92,11 @@ final class WeightsTests: XCTestCase {
     let session = try Session()
     for sign: Float in [-1, 1] {
       for rows in [1, 24] {
-        let call = try Attention(session, heads: 1, rows: rows, keys: 16, of: { name, row, column in
-          name == "query" ? 0x1p64 : name == "key" ? (column == 0 ? sign * 0x1.fp63 : 0) : Float(row)
-        })
+        let call = try Attention(
+          session, heads: 1, rows: rows, keys: 16,
+          of: { name, row, column in
+            name == "query" ? 0x1p64 : name == "key" ? (column == 0 ? sign * 0x1.fp63 : 0) : Float(row)
+          })
         call.options.flags = UInt32(MFA_OPTION_SCALE.rawValue)
         call.options.softmax_scale = 1
         let found = call.forward()
@@ -100,9 +110,9 @@ final class WeightsTests: XCTestCase {
   func testInfiniteSinks() throws {
     let session = try Session()
     for rows in [1, 24] {
-      for hidden in [false, true] {
+      for masked in [false, true] {
         let call = try Attention(session, heads: 1, rows: rows, keys: 600)
-        if hidden { try call.setMask { row, _ in row % 2 == 1 } }
+        if masked { try call.setMask { row, _ in row % 2 == 1 } }
         let without = call.forward()
         call.options.sinks = Session.tensor(try call.buffer([-Float.infinity]), [1, 1, 1, 1])
         let with = call.forward()

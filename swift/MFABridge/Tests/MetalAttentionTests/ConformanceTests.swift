@@ -3,13 +3,14 @@ import Metal
 import MetalAttention
 import XCTest
 
-/// The vectors of tests/conformance: attention through the Swift API, refusals and quantization through the descriptions that the
-/// C edge makes too. The fixed signatures of C are the C runner's.
+/// The vectors of tests/conformance: attention through the Swift API, refusals and quantization through the
+/// descriptions that the C edge makes too. The fixed signatures of C are the C runner's.
 final class ConformanceTests: XCTestCase {
   func testForward() throws {
     try each({ $0.call == "attention" && $0.status == 0 && $0.tensors["output"] != nil }) { live, attention in
       let commands = try attention.forward(
-        query: XCTUnwrap(live.tensor("query")), key: XCTUnwrap(live.tensor("key")), value: XCTUnwrap(live.tensor("value")),
+        query: XCTUnwrap(live.tensor("query")), key: XCTUnwrap(live.tensor("key")),
+        value: XCTUnwrap(live.tensor("value")),
         output: XCTUnwrap(live.tensor("output")), logsumexp: live.tensor("logsumexp"), descriptor: live.descriptor())
       try finish(commands)
       return live.complaint(roles: { !isBackward($0) }, refused: false)
@@ -24,7 +25,8 @@ final class ConformanceTests: XCTestCase {
         dIsGiven: live.c.flags & 1 != 0, clips: live.c.flags & 2 != 0)
       let commands = try attention.makeCommandBuffer()
       try attention.encodeBackward(
-        query: XCTUnwrap(live.tensor("query")), key: XCTUnwrap(live.tensor("key")), value: XCTUnwrap(live.tensor("value")),
+        query: XCTUnwrap(live.tensor("query")), key: XCTUnwrap(live.tensor("key")),
+        value: XCTUnwrap(live.tensor("value")),
         output: live.tensor("given_output"), gradOutput: XCTUnwrap(live.tensor("grad_output")),
         logsumexp: XCTUnwrap(live.tensor("given_logsumexp")), gradients: gradients, descriptor: live.descriptor(),
         into: commands)
@@ -58,8 +60,11 @@ final class ConformanceTests: XCTestCase {
         }
         return "was accepted"
       } catch let error as AttentionError {
-        if error.status.rawValue != live.c.status { return "status \(error.status), expected \(live.c.status): \(error)" }
-        return error.message.isEmpty ? "refused without a sentence" : live.complaint(roles: { _ in false }, refused: true)
+        if error.status.rawValue != live.c.status {
+          return "status \(error.status), expected \(live.c.status): \(error)"
+        }
+        return error.message.isEmpty
+          ? "refused without a message" : live.complaint(roles: { _ in false }, refused: true)
       }
     }
   }
@@ -68,8 +73,8 @@ final class ConformanceTests: XCTestCase {
     try AttentionContext(device: XCTUnwrap(AttentionDevice.all().first))
   }
 
-  /// Runs `body` on each case that is wanted, several at once; it returns what is wrong, or nil. What a device cannot do is a
-  /// failure.
+  /// Runs `body` on each case that is wanted, several at once; it returns what is wrong, or nil. What a device cannot
+  /// do is a failure.
   private func each(
     _ wanted: (VectorCase) -> Bool, _ body: @Sendable (LiveCase, QuantizedAttention) throws -> String?
   ) throws {

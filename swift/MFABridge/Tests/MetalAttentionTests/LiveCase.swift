@@ -138,7 +138,8 @@ struct LiveCase {
         granularity: try XCTUnwrap(QuantizationGranularity(rawValue: q.granularity)), blockRows: q.blockRows,
         groupSize: q.groupSize, isRotated: q.rotated == 1,
         scales: array(q.scaleBuffer, q.scaleOffset, q.scalePrecision == 1 ? 2 : 4), scaleStrides: q.scaleStrides,
-        zeroPoints: array(q.zeroPointBuffer, q.zeroPointOffset, q.zeroPointBytes), mean: array(q.meanBuffer, q.meanOffset, 4))
+        zeroPoints: array(q.zeroPointBuffer, q.zeroPointOffset, q.zeroPointBytes),
+        mean: array(q.meanBuffer, q.meanOffset, 4))
     }
     return AttentionTensor(
       buffer, precision, shape: shape, strides: strides, byteOffset: Int(tensor.byteOffset), quantization: parameters)
@@ -168,9 +169,9 @@ struct LiveCase {
     return result
   }
 
-  // MARK: What came out
+  // MARK: Results
 
-  /// Why results are wrong, or nil. `roles`: the results that the call writes.
+  /// The difference from the expected results, or nil. `roles`: the results that the call writes.
   func complaint(roles: (String) -> Bool, refused: Bool, report: QuantizationError? = nil) -> String? {
     if let complaint = touched(refused) { return complaint }
     if refused { return nil }
@@ -240,7 +241,9 @@ struct LiveCase {
   /// A byte that belongs to no result and was changed.
   private func touched(_ refused: Bool) -> String? {
     for (index, buffer) in c.buffers.enumerated() {
-      let isExact = c.expectations.contains { if case .bytes(let b, _) = $0 { return b == index } else { return false } }
+      let isExact = c.expectations.contains {
+        if case .bytes(let b, _) = $0 { return b == index } else { return false }
+      }
       if buffer.isRoom && isExact && !refused { continue }
       var own = [Bool](repeating: false, count: buffer.size)
       if buffer.isRoom && !refused {
@@ -249,7 +252,9 @@ struct LiveCase {
       let found = buffers[index].contents().assumingMemoryBound(to: UInt8.self)
       for i in 0..<buffer.size where !own[i] {
         let before = buffer.isRoom ? 0xFF : c.bytes[buffer.offset + i]
-        if found[i] != before { return "byte \(i) of \(buffer.isRoom ? "output" : "input") buffer \(index) was changed" }
+        if found[i] != before {
+          return "byte \(i) of \(buffer.isRoom ? "output" : "input") buffer \(index) was changed"
+        }
       }
     }
     return nil

@@ -65,7 +65,9 @@ final class QuantizedTensorTests: XCTestCase {
     let count = shape.reduce(1, *)
     func floats(_ phase: Float) throws -> AttentionTensor {
       let buffer = try XCTUnwrap(device.makeBuffer(length: 4 * count, options: .storageModeShared))
-      for i in 0..<count { buffer.contents().storeBytes(of: sin(Float(i) * 0.3 + phase), toByteOffset: 4 * i, as: Float.self) }
+      for i in 0..<count {
+        buffer.contents().storeBytes(of: sin(Float(i) * 0.3 + phase), toByteOffset: 4 * i, as: Float.self)
+      }
       return AttentionTensor(buffer, shape: shape)
     }
     let (q, k, v) = (try floats(0), try floats(1), try floats(2))
@@ -73,7 +75,7 @@ final class QuantizedTensorTests: XCTestCase {
     for granularity in [QuantizationGranularity.tensor, .row] {
       var options = QuantizationOptions(granularity: granularity)
       options.isAsymmetric = true
-      // Quantization and attention in one command buffer: the host has seen no scale when attention is encoded.
+      // Quantization and attention in one command buffer: the host has read no scale when attention is encoded.
       let commands = try attention.makeCommandBuffer()
       let key = try QuantizedTensor.encode(k, precision: .INT8, options: options, into: commands)
       let value = try QuantizedTensor.encode(v, precision: .INT4, options: options, into: commands)
@@ -94,7 +96,10 @@ final class QuantizedTensorTests: XCTestCase {
 
   func testRefusals() throws {
     let device = try XCTUnwrap(self.device)
-    func refused(_ x: [Float], _ shape: [Int], _ word: String, options: QuantizationOptions = .init(), _ precision: GEMMOperandPrecision = .INT8) {
+    func refused(
+      _ x: [Float], _ shape: [Int], _ word: String, options: QuantizationOptions = .init(),
+      _ precision: GEMMOperandPrecision = .INT8
+    ) {
       XCTAssertThrowsError(
         try QuantizedTensor.from(device: device, floatData: x, shape: shape, precision: precision, options: options)
       ) { XCTAssert("\($0)".contains(word), "\($0) does not say \(word)") }

@@ -4,12 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#define SM_SHARED(...)                                                                             \
-  __VA_ARGS__                                                                                      \
-  namespace embedded {                                                                             \
-  inline constexpr char abi[] = #__VA_ARGS__;                                                      \
+#define SM_SHARED(...)                                                                                                 \
+  __VA_ARGS__                                                                                                          \
+  namespace embedded {                                                                                                 \
+  inline constexpr char abi[] = #__VA_ARGS__;                                                                          \
   }
 
+// clang-format off: it does not read declarations in the arguments of a macro.
 SM_SHARED(
   enum { SM_MAX_BUFFERS = 31, SM_COSTS = 12, SM_MAX_THREADS = 1024 };
 
@@ -22,7 +23,7 @@ SM_SHARED(
   /* A record of the last access to four bytes (or one byte of a split word). */
   struct SmCell { uint64_t w; uint64_t r; };
 
-  /* One bound argument: `base` is already offset; `shadow` follows the allocation it lies in. */
+  /* One bound argument: `base` is already offset; `shadow` follows its allocation. */
   struct SmBinding {
     uint8_t *base; uint64_t length;
     uint8_t *allocation; SmCell *words; SmCell *bytes;
@@ -30,7 +31,8 @@ SM_SHARED(
 
   struct SmCounters {
     uint64_t threadgroups; uint64_t threads; uint64_t matrixMultiplies; uint64_t matrixLoads; uint64_t matrixStores;
-    uint64_t threadgroupBarriers; uint64_t simdgroupBarriers; uint64_t simdOperations; uint64_t atomics; uint64_t asyncCopies;
+    uint64_t threadgroupBarriers; uint64_t simdgroupBarriers; uint64_t simdOperations; uint64_t atomics;
+    uint64_t asyncCopies;
     uint64_t cost[SM_COSTS];
   };
 
@@ -50,7 +52,11 @@ SM_SHARED(
     uint64_t firstSerial; SmCounters counters; int32_t failed; SmFinding finding;
   };
 
-  /* What a kernel library asks for while it is loaded: function constants, sizes of threadgroup variables. */
+  /* The requests of a kernel library while it is loaded: function constants, sizes of threadgroup variables. */
   struct SmConstant { uint32_t index; uint32_t size; uint8_t value[32]; };
-  struct SmLoad { const SmConstant *constants; uint32_t count; uint32_t staticSizes[256]; int32_t mismatch; uint32_t expectedSize; uint32_t foundSize; };
+  struct SmLoad {
+    const SmConstant *constants; uint32_t count;
+    uint32_t staticSizes[256]; int32_t mismatch; uint32_t expectedSize; uint32_t foundSize;
+  };
 )
+// clang-format on

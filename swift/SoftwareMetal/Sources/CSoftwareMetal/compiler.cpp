@@ -18,40 +18,73 @@
 #include <unistd.h>
 
 namespace softmetal {
-std::string environment(const char *name) { const char *v = getenv(name); return v ? v : ""; }
+std::string environment(const char *name) {
+  const char *v = getenv(name);
+  return v ? v : "";
+}
 
 namespace {
-struct Compiler { std::string path, version; };
+struct Compiler {
+  std::string path, version;
+};
 const Compiler &compiler() {
   static const Compiler c = [] {
     std::vector<std::string> names = {"clang-19", "clang-20", "clang-21", "clang"};
     std::string wanted = environment("SOFTWARE_METAL_CLANG");
     if (!wanted.empty()) names = {wanted};
-    for (auto &n : names) { Result r = runProcess({n, "--version"}); if (r.status == 0) return Compiler{n, r.output}; }
+    for (auto &n : names) {
+      Result r = runProcess({n, "--version"});
+      if (r.status == 0) return Compiler{n, r.output};
+    }
     return Compiler{};
   }();
   return c;
 }
 std::string hash(const std::string &s) {
   uint64_t a = 1469598103934665603ull, b = 0x9e3779b97f4a7c15ull;
-  for (unsigned char c : s) { a = (a ^ c) * 1099511628211ull; b = (b + c) * 0xff51afd7ed558ccdull; b ^= b >> 29; }
-  char h[40]; snprintf(h, sizeof h, "%016llx%016llx", static_cast<unsigned long long>(a), static_cast<unsigned long long>(b));
+  for (unsigned char c : s) {
+    a = (a ^ c) * 1099511628211ull;
+    b = (b + c) * 0xff51afd7ed558ccdull;
+    b ^= b >> 29;
+  }
+  char h[40];
+  snprintf(h, sizeof h, "%016llx%016llx", static_cast<unsigned long long>(a), static_cast<unsigned long long>(b));
   return h;
 }
 bool exists(const std::string &p) { return access(p.c_str(), R_OK) == 0; }
-bool write(const std::string &p, const std::string &s) { std::ofstream f(p, std::ios::binary); f << s; return static_cast<bool>(f); }
-std::string slurp(const std::string &p) { std::ifstream f(p, std::ios::binary); std::stringstream s; s << f.rdbuf(); return s.str(); }
-std::string temporary(const std::string &base) { static std::atomic<unsigned> n{0}; return base + "." + std::to_string(getpid()) + "-" + std::to_string(n++); }
+bool write(const std::string &p, const std::string &s) {
+  std::ofstream f(p, std::ios::binary);
+  f << s;
+  return static_cast<bool>(f);
+}
+std::string slurp(const std::string &p) {
+  std::ifstream f(p, std::ios::binary);
+  std::stringstream s;
+  s << f.rdbuf();
+  return s.str();
+}
+std::string temporary(const std::string &base) {
+  static std::atomic<unsigned> n{0};
+  return base + "." + std::to_string(getpid()) + "-" + std::to_string(n++);
+}
 
-std::string missing() { return "the software Metal device needs clang 19: not found as clang-19 or clang; set SOFTWARE_METAL_CLANG to its path"; }
-std::vector<std::string> with(std::vector<std::string> a, const std::vector<std::string> &b) { a.insert(a.end(), b.begin(), b.end()); return a; }
+std::string missing() {
+  return "the software Metal device needs clang 19: not found as clang-19 or clang; set SOFTWARE_METAL_CLANG to its "
+         "path";
+}
+std::vector<std::string> with(std::vector<std::string> a, const std::vector<std::string> &b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
 
-/// Makes `path` with `make(temporary)` unless it exists. Threads and processes that want the same one at once wait for the first.
+/// Makes `path` with `make(temporary)` unless it exists. Threads and processes that want the same one at once wait for
+/// the first.
 template <class F> bool once(const std::string &path, F make) {
   if (exists(path)) return true;
   std::string lock = path + ".lock", t = temporary(path);
   int held = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (held >= 0) while (flock(held, LOCK_EX) != 0 && errno == EINTR) {}
+  if (held >= 0)
+    while (flock(held, LOCK_EX) != 0 && errno == EINTR) {}
   bool there = exists(path) || (make(t) && rename(t.c_str(), path.c_str()) == 0);
   unlink(t.c_str());
   unlink(lock.c_str()); // who waits for it finds `path`
@@ -59,21 +92,53 @@ template <class F> bool once(const std::string &path, F make) {
   return there;
 }
 const std::vector<std::string> &dialect() {
-  static const std::vector<std::string> f = {"-x", "clcpp", "-cl-std=CLC++2021", "-Xclang", "-ffake-address-space-map", "-cl-single-precision-constant", "-Xclang", "-cl-ext=+cl_khr_fp16", "-cl-no-stdinc",
-    "-ffp-contract=on", "-fno-strict-aliasing", "-fPIC", "-fvisibility=hidden", "-march=x86-64-v3", "-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none", "-fno-vectorize", "-fno-slp-vectorize", "-fno-math-errno",
-    "-w", "-Werror=return-type", "-Werror=uninitialized", "-fno-color-diagnostics", "-fno-caret-diagnostics"};
+  static const std::vector<std::string> f = {"-x",
+                                             "clcpp",
+                                             "-cl-std=CLC++2021",
+                                             "-Xclang",
+                                             "-ffake-address-space-map",
+                                             "-cl-single-precision-constant",
+                                             "-Xclang",
+                                             "-cl-ext=+cl_khr_fp16",
+                                             "-cl-no-stdinc",
+                                             "-ffp-contract=on",
+                                             "-fno-strict-aliasing",
+                                             "-fPIC",
+                                             "-fvisibility=hidden",
+                                             "-march=x86-64-v3",
+                                             "-Xclang",
+                                             "-ffloat16-excess-precision=none",
+                                             "-Xclang",
+                                             "-fbfloat16-excess-precision=none",
+                                             "-fno-vectorize",
+                                             "-fno-slp-vectorize",
+                                             "-fno-math-errno",
+                                             "-w",
+                                             "-Werror=return-type",
+                                             "-Werror=uninitialized",
+                                             "-fno-color-diagnostics",
+                                             "-fno-caret-diagnostics"};
   return f;
 }
-std::vector<std::string> optimization(Mode m) { return m == Mode::fast ? std::vector<std::string>{"-O2", "-g0"} : std::vector<std::string>{"-O1", "-gline-tables-only"}; }
+std::vector<std::string> optimization(Mode m) {
+  return m == Mode::fast ? std::vector<std::string>{"-O2", "-g0"}
+                         : std::vector<std::string>{"-O1", "-gline-tables-only"};
+}
 
 // The executor, compiled once: its path, or empty with `log` filled.
 std::string executorPath(std::string &log) {
-  if (compiler().path.empty()) { log = missing(); return ""; }
-  static const std::string source = text::executor(), path = cacheDirectory() + "/rt-" + hash(source + compiler().version) + ".so";
+  if (compiler().path.empty()) {
+    log = missing();
+    return "";
+  }
+  static const std::string source = text::executor(),
+                           path = cacheDirectory() + "/rt-" + hash(source + compiler().version) + ".so";
   bool ok = once(path, [&](const std::string &t) {
     std::string in = t + ".cpp";
     write(in, source);
-    Result r = runProcess({compiler().path, "-x", "c++", "-std=c++17", "-O2", "-g1", "-march=x86-64-v3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-exceptions", "-w", in, "-o", t, "-lstdc++", "-lpthread", "-lm"});
+    Result r =
+        runProcess({compiler().path, "-x", "c++", "-std=c++17", "-O2", "-g1", "-march=x86-64-v3", "-fPIC", "-shared",
+                    "-fvisibility=hidden", "-fno-exceptions", "-w", in, "-o", t, "-lstdc++", "-lpthread", "-lm"});
     if (r.status) log = "the executor does not compile: " + r.output;
     unlink(in.c_str());
     return r.status == 0;
@@ -83,7 +148,8 @@ std::string executorPath(std::string &log) {
 
 // clang, or the code generator, in a child of the compile worker.
 Result compile(const std::vector<std::string> &arguments) {
-  static const std::string source = text::worker, preload = cacheDirectory() + "/worker-" + hash(source + compiler().version) + ".so";
+  static const std::string source = text::worker,
+                           preload = cacheDirectory() + "/worker-" + hash(source + compiler().version) + ".so";
   std::string log;
   bool ok = once(preload, [&](const std::string &t) {
     std::string in = t + ".c";
@@ -93,20 +159,28 @@ Result compile(const std::vector<std::string> &arguments) {
     unlink(in.c_str());
     return r.status == 0;
   });
-  if (!ok) { Result r; r.output = log; return r; }
+  if (!ok) {
+    Result r;
+    r.output = log;
+    return r;
+  }
   return runWorker(compiler().path, preload, arguments);
 }
 
-// How clang would call the linker, asked once: a link of ours need not start clang. IN and OUT stand for files.
+// The linker command of clang, asked once: a link of ours need not start clang. IN and OUT stand for files.
 const std::vector<std::string> &linker(const std::string &executor) {
   static const std::vector<std::string> words = [&] {
     std::vector<std::string> w;
-    Result r = compile({compiler().path, "-###", "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", "-Wl,IN", executor, "-lm", "-o", "OUT"});
+    Result r = compile(
+        {compiler().path, "-###", "-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs", "-Wl,IN", executor, "-lm", "-o", "OUT"});
     size_t line = r.output.rfind("\n \"");
     for (size_t i = line + 1; line != std::string::npos && i < r.output.size(); ++i) {
       if (r.output[i] != '"') continue;
       std::string word;
-      for (++i; i < r.output.size() && r.output[i] != '"'; ++i) { if (r.output[i] == '\\') ++i; word += r.output[i]; }
+      for (++i; i < r.output.size() && r.output[i] != '"'; ++i) {
+        if (r.output[i] == '\\') ++i;
+        word += r.output[i];
+      }
       w.push_back(word);
     }
     return w;
@@ -115,14 +189,20 @@ const std::vector<std::string> &linker(const std::string &executor) {
 }
 Result link(const std::string &object, const std::string &executor, const std::string &out) {
   const std::vector<std::string> &all = linker(executor);
-  if (all.empty()) { Result r; r.output = compiler().path + " does not say how it links"; return r; }
+  if (all.empty()) {
+    Result r;
+    r.output = compiler().path + " does not say how it links";
+    return r;
+  }
   // Most kernels need the executor and libm only, and half of the linker's time goes to what else a library might need.
   std::vector<std::string> full, small;
   for (auto &w : all) {
     std::string word = w == "IN" ? object : w == "OUT" ? out : w;
     full.push_back(word);
     bool start = word.size() > 2 && word.compare(word.size() - 2, 2, ".o") == 0 && word != object;
-    if (!start && word != "-lgcc" && word != "-lgcc_s" && word != "-lc" && word != "--build-id" && word != "--eh-frame-hdr") small.push_back(word);
+    if (!start && word != "-lgcc" && word != "-lgcc_s" && word != "-lc" && word != "--build-id" &&
+        word != "--eh-frame-hdr")
+      small.push_back(word);
   }
   Result r = runProcess(small);
   return r.status == 0 ? r : runProcess(full);
@@ -134,20 +214,24 @@ std::string precompiled(Mode mode, const std::vector<std::string> &flags, std::s
   std::vector<std::string> all = with(with(dialect(), optimization(mode)), flags);
   for (auto &f : all) key += f + '\n';
   std::string base = cacheDirectory() + "/lib-" + hash(key), pch = base + ".pch", header = base + ".h";
-  bool ok = once(header, [&](const std::string &t) { return write(t, text::library()); }) && once(pch, [&](const std::string &t) {
-    Result r = compile(with(with({compiler().path}, all), {"-c", "-Xclang", "-emit-pch", header, "-o", t}));
-    log = r.output;
-    return r.status == 0;
-  });
+  bool ok = once(header, [&](const std::string &t) { return write(t, text::library()); }) &&
+            once(pch, [&](const std::string &t) {
+              Result r = compile(with(with({compiler().path}, all), {"-c", "-Xclang", "-emit-pch", header, "-o", t}));
+              log = r.output;
+              return r.status == 0;
+            });
   return ok ? pch : "";
 }
-// A line for each library that was wanted, in the file that SOFTWARE_METAL_LOG names: whether it was `made`, `found` or `refused`, its
-// mode and name, and where it was made seconds of the processor by stage. One write each: processes share the file.
+// A line for each requested library, in the file that SOFTWARE_METAL_LOG names: whether it was `made`, `found` or
+// `refused`, its mode and name, and where it was made seconds of the processor by stage. One write each: processes
+// share the file.
 void record(const char *what, Mode mode, const std::string &library, const std::string &stages) {
   static const std::string path = environment("SOFTWARE_METAL_LOG");
   if (path.empty()) return;
   static const char *const modes[] = {"fast", "counted", "checked"};
-  std::string name = library.substr(library.rfind('/') + 1), line = std::string(what) + " " + modes[static_cast<int>(mode)] + " " + name.substr(0, name.find('.')) + stages + "\n";
+  std::string name = library.substr(library.rfind('/') + 1), line = std::string(what) + " " +
+                                                                    modes[static_cast<int>(mode)] + " " +
+                                                                    name.substr(0, name.find('.')) + stages + "\n";
   int file = open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
   if (file < 0) return;
   if (::write(file, line.data(), line.size()) < 0) {}
@@ -165,8 +249,16 @@ std::string stage(const char *name, double seconds) {
 }
 // Diagnostics speak of MSL, not of what stands for it.
 std::string metalTerms(std::string s) {
-  static const std::pair<const char *, const char *> terms[] = {{"__attribute__((opencl_global_device)) ", "device "}, {"__global_device", "device"}, {"const __global", "constant"}, {"__global const", "constant"}, {"__global", "constant"},
-    {"__local", "threadgroup"}, {"__private", "thread"}, {"SM_DEVICE", "device"}, {"sm_make<", "<"}, {"OpenCL", "Metal"}};
+  static const std::pair<const char *, const char *> terms[] = {{"__attribute__((opencl_global_device)) ", "device "},
+                                                                {"__global_device", "device"},
+                                                                {"const __global", "constant"},
+                                                                {"__global const", "constant"},
+                                                                {"__global", "constant"},
+                                                                {"__local", "threadgroup"},
+                                                                {"__private", "thread"},
+                                                                {"SM_DEVICE", "device"},
+                                                                {"sm_make<", "<"},
+                                                                {"OpenCL", "Metal"}};
   for (auto &[from, to] : terms)
     for (size_t p = 0; (p = s.find(from, p)) != std::string::npos; p += strlen(to)) s.replace(p, strlen(from), to);
   return s;
@@ -175,10 +267,12 @@ std::string metalTerms(std::string s) {
 
 std::string cacheDirectory() {
   static const std::string directory = [] {
-    std::string d = environment("SOFTWARE_METAL_CACHE"), base = environment("XDG_CACHE_HOME"), home = environment("HOME");
+    std::string d = environment("SOFTWARE_METAL_CACHE"), base = environment("XDG_CACHE_HOME"),
+                home = environment("HOME");
     if (base.empty() && !home.empty()) base = home + "/.cache";
     if (d.empty()) d = base.empty() ? "/tmp/software-metal-" + std::to_string(getuid()) : base + "/software-metal";
-    for (size_t slash = 1; (slash = d.find('/', slash)) != std::string::npos; ++slash) mkdir(d.substr(0, slash).c_str(), 0755);
+    for (size_t slash = 1; (slash = d.find('/', slash)) != std::string::npos; ++slash)
+      mkdir(d.substr(0, slash).c_str(), 0755);
     mkdir(d.c_str(), 0755);
     // The worker stays in the folder where it was started.
     char *whole = realpath(d.c_str(), nullptr);
@@ -189,20 +283,38 @@ std::string cacheDirectory() {
   return directory;
 }
 
-bool preprocess(const std::string &source, const std::vector<std::string> &defines, std::string &out, std::string &log) {
-  if (compiler().path.empty()) { log = missing(); return false; }
+bool preprocess(const std::string &source, const std::vector<std::string> &defines, std::string &out,
+                std::string &log) {
+  if (compiler().path.empty()) {
+    log = missing();
+    return false;
+  }
   std::string key = source + compiler().version + text::macros;
   for (auto &d : defines) key += d + '\n';
-  std::string base = cacheDirectory() + "/e-" + hash(key), macros = cacheDirectory() + "/macros-" + hash(text::macros) + ".h", stubs = cacheDirectory() + "/include";
+  std::string base = cacheDirectory() + "/e-" + hash(key),
+              macros = cacheDirectory() + "/macros-" + hash(text::macros) + ".h", stubs = cacheDirectory() + "/include";
   mkdir(stubs.c_str(), 0755);
-  for (const char *n : {"stdlib", "math", "simdgroup", "simdgroup_matrix", "atomic", "compute", "common", "integer", "relational", "geometric", "matrix", "numeric", "limits", "type_traits", "pack", "quadgroup", "config", "array",
-                        "extended_vector", "types", "uniform", "half", "texture", "graphics", "tessellation", "command_buffer", "utility", "tuple", "initializer_list", "functional", "packed_vector"})
-    if (!once(stubs + "/metal_" + n, [&](const std::string &t) { return write(t, "\n"); })) { log = "cannot write " + stubs; return false; }
-  if (!once(macros, [&](const std::string &t) { return write(t, text::macros); })) { log = "cannot write " + macros; return false; }
+  for (const char *n : {"stdlib",         "math",    "simdgroup", "simdgroup_matrix", "atomic",
+                        "compute",        "common",  "integer",   "relational",       "geometric",
+                        "matrix",         "numeric", "limits",    "type_traits",      "pack",
+                        "quadgroup",      "config",  "array",     "extended_vector",  "types",
+                        "uniform",        "half",    "texture",   "graphics",         "tessellation",
+                        "command_buffer", "utility", "tuple",     "initializer_list", "functional",
+                        "packed_vector"})
+    if (!once(stubs + "/metal_" + n, [&](const std::string &t) { return write(t, "\n"); })) {
+      log = "cannot write " + stubs;
+      return false;
+    }
+  if (!once(macros, [&](const std::string &t) { return write(t, text::macros); })) {
+    log = "cannot write " + macros;
+    return false;
+  }
   bool ok = once(base + ".i", [&](const std::string &t) {
     std::string in = t + ".metal";
     write(in, "#line 1 \"program_source\"\n" + source);
-    Result r = compile(with({compiler().path, "-E", "-x", "c++", "-std=c++17", "-undef", "-nostdinc", "-I" + stubs, "-include", macros, "-fno-caret-diagnostics", "-fno-color-diagnostics"}, with(defines, {in, "-o", t})));
+    Result r = compile(with({compiler().path, "-E", "-x", "c++", "-std=c++17", "-undef", "-nostdinc", "-I" + stubs,
+                             "-include", macros, "-fno-caret-diagnostics", "-fno-color-diagnostics"},
+                            with(defines, {in, "-o", t})));
     unlink(in.c_str());
     log = r.output;
     return r.status == 0;
@@ -211,13 +323,23 @@ bool preprocess(const std::string &source, const std::vector<std::string> &defin
   return ok;
 }
 
-std::string compileKernels(const std::string &source, Mode mode, const std::vector<std::string> &flags, std::string &log) {
-  if (compiler().path.empty()) { log = missing(); return ""; }
+std::string compileKernels(const std::string &source, Mode mode, const std::vector<std::string> &flags,
+                           std::string &log) {
+  if (compiler().path.empty()) {
+    log = missing();
+    return "";
+  }
   std::string pch = precompiled(mode, flags, log);
-  if (pch.empty()) { log = "the stand-in for metal_stdlib does not compile: " + log; return ""; }
+  if (pch.empty()) {
+    log = "the stand-in for metal_stdlib does not compile: " + log;
+    return "";
+  }
   std::string executor = executorPath(log);
   if (executor.empty()) return "";
-  std::string library = cacheDirectory() + "/k-" + hash(source + pch + executor + text::worker + std::to_string(static_cast<int>(mode)) + instrumenterVersion) + ".so";
+  std::string library =
+      cacheDirectory() + "/k-" +
+      hash(source + pch + executor + text::worker + std::to_string(static_cast<int>(mode)) + instrumenterVersion) +
+      ".so";
   const char *outcome = "found";
   std::string stages;
   bool ok = once(library, [&](const std::string &t) {
@@ -240,22 +362,32 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
         stages += stage("instrument", processorSeconds() - begin);
         Result second = compile({"emit", "0", ir, object});
         stages += stage("emit", second.seconds);
-        if (second.status) { r.status = 255; r.output = "software device: instrumented code of " + ir + " does not compile: " + second.output; }
+        if (second.status) {
+          r.status = 255;
+          r.output = "software device: instrumented code of " + ir + " does not compile: " + second.output;
+        }
       }
       if (r.status != 255 && environment("SOFTWARE_METAL_KEEP").empty()) unlink(ir.c_str());
     }
     if (environment("SOFTWARE_METAL_KEEP").empty()) unlink(in.c_str());
-    if (r.status >= 128 && r.status != 255) log = "program_source:1:1: error: the compiler crashed on this program (mixed half and bfloat arithmetic does that)\n";
+    if (r.status >= 128 && r.status != 255)
+      log = "program_source:1:1: error: the compiler crashed on this program (mixed half and bfloat arithmetic does "
+            "that)\n";
     else log = metalTerms(r.output);
     if (r.status) return false;
     // Linked against the executor, so that a function without a body is an error here, as in Metal.
     Result linked = link(object, executor, t);
     unlink(object.c_str());
     stages += stage("link", linked.seconds);
-    if (linked.status == 0) { outcome = "made"; return true; }
+    if (linked.status == 0) {
+      outcome = "made";
+      return true;
+    }
     size_t p = linked.output.find("undefined reference to "), q = linked.output.find("undefined symbol: ");
     size_t at = p != std::string::npos ? p : q;
-    log = at == std::string::npos ? linked.output : "program_source:1:1: error: " + linked.output.substr(at, linked.output.find('\n', at) - at) + "\n";
+    log = at == std::string::npos
+              ? linked.output
+              : "program_source:1:1: error: " + linked.output.substr(at, linked.output.find('\n', at) - at) + "\n";
     return false;
   });
   record(outcome, mode, library, stages);

@@ -28,7 +28,10 @@ struct FunctionConstant {
 };
 
 /// A `threadgroup` variable in the body of a kernel.
-struct ThreadgroupVariable { int id; std::string kernel; };
+struct ThreadgroupVariable {
+  int id;
+  std::string kernel;
+};
 
 struct Unit {
   std::string text;
@@ -40,7 +43,9 @@ struct Unit {
   std::vector<std::string> errors; // "program_source:LINE:COL: error: …"
 };
 
-struct FrontendOptions { bool allowInlineAIR = true; };
+struct FrontendOptions {
+  bool allowInlineAIR = true;
+};
 
 Unit translate(const std::vector<Token> &tokens, const FrontendOptions &options);
 

@@ -24,7 +24,12 @@ long numberAfter(View s, View key, long otherwise) {
   return p == View::npos ? otherwise : atol(std::string(s.substr(p + key.size(), 20)).c_str());
 }
 
-struct Type { uint64_t bytes = 0; uint32_t lanes = 1; bool floating = false; size_t length = 0; };
+struct Type {
+  uint64_t bytes = 0;
+  uint32_t lanes = 1;
+  bool floating = false;
+  size_t length = 0;
+};
 // Reads a first-class type at the beginning of `s`.
 Type readType(View s) {
   if (startsWith(s, "<") || startsWith(s, "[")) {
@@ -38,77 +43,128 @@ Type readType(View s) {
     if (close == '>' && e.bytes == 0) bytes = (n + 7) / 8; // vectors of i1
     return {bytes, static_cast<uint32_t>(n * e.lanes), e.floating, end == View::npos ? 0 : end + 1};
   }
-  struct Named { const char *name; uint64_t bytes; bool floating; };
-  static const Named named[] = {{"half", 2, true}, {"bfloat", 2, true}, {"float", 4, true}, {"double", 8, true}, {"ptr", 8, false}};
-  for (auto &n : named) if (startsWith(s, n.name)) {
-    size_t l = strlen(n.name);
-    if (n.bytes == 8 && startsWith(s.substr(l), " addrspace(")) l = s.find(')', l) + 1;
-    return {n.bytes, 1, n.floating, l};
-  }
+  struct Named {
+    const char *name;
+    uint64_t bytes;
+    bool floating;
+  };
+  static const Named named[] = {
+      {"half", 2, true}, {"bfloat", 2, true}, {"float", 4, true}, {"double", 8, true}, {"ptr", 8, false}};
+  for (auto &n : named)
+    if (startsWith(s, n.name)) {
+      size_t l = strlen(n.name);
+      if (n.bytes == 8 && startsWith(s.substr(l), " addrspace(")) l = s.find(')', l) + 1;
+      return {n.bytes, 1, n.floating, l};
+    }
   if (startsWith(s, "i") && s.size() > 1 && isdigit(static_cast<unsigned char>(s[1]))) {
-    size_t e = 1; uint64_t bits = 0;
-    while (e < s.size() && isdigit(static_cast<unsigned char>(s[e]))) bits = bits * 10 + static_cast<uint64_t>(s[e++] - '0');
+    size_t e = 1;
+    uint64_t bits = 0;
+    while (e < s.size() && isdigit(static_cast<unsigned char>(s[e])))
+      bits = bits * 10 + static_cast<uint64_t>(s[e++] - '0');
     return {(bits + 7) / 8, 1, false, e};
   }
   if (startsWith(s, "{")) { // cmpxchg results and the like: only the length matters
-    int d = 0; size_t e = 0;
-    for (; e < s.size(); ++e) { if (s[e] == '{') ++d; if (s[e] == '}' && --d == 0) break; }
+    int d = 0;
+    size_t e = 0;
+    for (; e < s.size(); ++e) {
+      if (s[e] == '{') ++d;
+      if (s[e] == '}' && --d == 0) break;
+    }
     return {0, 1, false, e + 1};
   }
   return {};
 }
 // A pointer operand "ptr addrspace(5) %x": its space, its text, and where it ends.
-struct Pointer { int space = 0; View value; size_t length = 0; };
+struct Pointer {
+  int space = 0;
+  View value;
+  size_t length = 0;
+};
 Pointer readPointer(View s) {
-  Pointer p; size_t i = 3;
+  Pointer p;
+  size_t i = 3;
   if (!startsWith(s, "ptr")) return p;
-  if (startsWith(s.substr(3), " addrspace(")) { p.space = atoi(std::string(s.substr(14, 4)).c_str()); i = s.find(')') + 1; }
+  if (startsWith(s.substr(3), " addrspace(")) {
+    p.space = atoi(std::string(s.substr(14, 4)).c_str());
+    i = s.find(')') + 1;
+  }
   for (bool more = true; more;) { // attributes of arguments
     more = false;
     while (i < s.size() && s[i] == ' ') ++i;
-    for (View a : {"noundef", "nonnull", "nocapture", "readonly", "writeonly", "readnone", "noalias", "captures(none)", "returned", "immarg"})
-      if (startsWith(s.substr(i), a) && i + a.size() < s.size() && s[i + a.size()] == ' ') { i += a.size(); more = true; }
-    if (startsWith(s.substr(i), "align ")) { i += 6; while (isdigit(static_cast<unsigned char>(s[i]))) ++i; more = true; }
-    if (startsWith(s.substr(i), "dereferenceable")) { i = s.find(')', i) + 1; more = true; }
+    for (View a : {"noundef", "nonnull", "nocapture", "readonly", "writeonly", "readnone", "noalias", "captures(none)",
+                   "returned", "immarg"})
+      if (startsWith(s.substr(i), a) && i + a.size() < s.size() && s[i + a.size()] == ' ') {
+        i += a.size();
+        more = true;
+      }
+    if (startsWith(s.substr(i), "align ")) {
+      i += 6;
+      while (isdigit(static_cast<unsigned char>(s[i]))) ++i;
+      more = true;
+    }
+    if (startsWith(s.substr(i), "dereferenceable")) {
+      i = s.find(')', i) + 1;
+      more = true;
+    }
   }
-  size_t e = i; int depth = 0;
+  size_t e = i;
+  int depth = 0;
   for (; e < s.size(); ++e) {
     if (s[e] == '(') ++depth;
     if (s[e] == ')' && --depth < 0) break;
     if (s[e] == ',' && depth == 0) break;
   }
-  p.value = s.substr(i, e - i); p.length = e;
+  p.value = s.substr(i, e - i);
+  p.length = e;
   return p;
 }
 
-struct Location { uint32_t line = 0; int scope = -1, inlinedAt = -1; };
+struct Location {
+  uint32_t line = 0;
+  int scope = -1, inlinedAt = -1;
+};
 
 struct Instrumenter {
-  View ir; bool check;
+  View ir;
+  bool check;
   std::vector<View> lines;
   std::unordered_map<int, Location> locations;
   std::unordered_map<int, std::pair<int, int>> scopes; // id -> (file, parent scope)
   std::unordered_map<int, std::string> files;
-  std::unordered_map<std::string, std::pair<int, bool>> roots; // per function: value -> (space it was cast from, pointer text known)
+  std::unordered_map<std::string, std::pair<int, bool>>
+      roots; // per function: value -> (space it was cast from, pointer text known)
   std::string out;
   std::vector<uint32_t> costs, siteLines;
   std::map<uint32_t, uint32_t> siteOfLine;
   uint32_t block = 0;
   static constexpr size_t none = std::string::npos;
-  size_t blockStart = none; // in `out`, of the block that is being read
+  size_t blockStart = none;      // in `out`, of the block that is being read
   std::unordered_set<int> loops; // numbers of loops' metadata, which hold places in the text
 
   void split() {
     size_t i = 0;
-    while (i < ir.size()) { size_t e = ir.find('\n', i); if (e == View::npos) e = ir.size(); lines.push_back(ir.substr(i, e - i)); i = e + 1; }
+    while (i < ir.size()) {
+      size_t e = ir.find('\n', i);
+      if (e == View::npos) e = ir.size();
+      lines.push_back(ir.substr(i, e - i));
+      i = e + 1;
+    }
   }
   void readMetadata() {
     for (View l : lines) {
       if (l.size() < 4 || l[0] != '!' || !isdigit(static_cast<unsigned char>(l[1]))) continue;
       int id = atoi(std::string(l.substr(1, 10)).c_str());
-      if (contains(l, "!DILocation(")) locations[id] = {static_cast<uint32_t>(numberAfter(l, "line: ", 0)), static_cast<int>(numberAfter(l, "scope: !", -1)), static_cast<int>(numberAfter(l, "inlinedAt: !", -1))};
-      else if (contains(l, "!DISubprogram(") || contains(l, "!DILexicalBlock")) scopes[id] = {static_cast<int>(numberAfter(l, "file: !", -1)), static_cast<int>(numberAfter(l, "scope: !", -1))};
-      else if (contains(l, "!DIFile(")) { size_t a = l.find("filename: \"") + 11; files[id] = std::string(l.substr(a, l.find('"', a) - a)); }
+      if (contains(l, "!DILocation("))
+        locations[id] = {static_cast<uint32_t>(numberAfter(l, "line: ", 0)),
+                         static_cast<int>(numberAfter(l, "scope: !", -1)),
+                         static_cast<int>(numberAfter(l, "inlinedAt: !", -1))};
+      else if (contains(l, "!DISubprogram(") || contains(l, "!DILexicalBlock"))
+        scopes[id] = {static_cast<int>(numberAfter(l, "file: !", -1)),
+                      static_cast<int>(numberAfter(l, "scope: !", -1))};
+      else if (contains(l, "!DIFile(")) {
+        size_t a = l.find("filename: \"") + 11;
+        files[id] = std::string(l.substr(a, l.find('"', a) - a));
+      }
     }
   }
   const std::string &fileOf(int scope) {
@@ -135,7 +191,8 @@ struct Instrumenter {
   uint32_t site(uint32_t line) {
     auto [s, fresh] = siteOfLine.try_emplace(line, 0);
     // Sites of one line are distinct: each remembers the buffer it hit last.
-    (void)fresh; (void)s;
+    (void)fresh;
+    (void)s;
     siteLines.push_back(line);
     return static_cast<uint32_t>(siteLines.size());
   }
@@ -157,16 +214,23 @@ struct Instrumenter {
   int check_(const Pointer &p, uint64_t bytes, uint32_t kind, uint64_t align, uint32_t line) {
     int space = resolve(p);
     if (!check || space == stackSpace || bytes == 0) return space;
-    const char *f = space == groupSpace ? "sm_check_threadgroup" : space == genericSpace ? "sm_check_generic" : "sm_check_device";
+    const char *f = space == groupSpace     ? "sm_check_threadgroup"
+                    : space == genericSpace ? "sm_check_generic"
+                                            : "sm_check_device";
     if (align > 128) align = 128;
-    out += "  call void @" + std::string(f) + "(ptr addrspace(" + std::to_string(p.space) + ") " + std::string(p.value) + ", i32 " + std::to_string(bytes | kind << 16 | align << 20) + ", i32 " + std::to_string(site(line)) + ")\n";
+    out += "  call void @" + std::string(f) + "(ptr addrspace(" + std::to_string(p.space) + ") " +
+           std::string(p.value) + ", i32 " + std::to_string(bytes | kind << 16 | align << 20) + ", i32 " +
+           std::to_string(site(line)) + ")\n";
     return space;
   }
   void checkRange(const Pointer &p, View size, uint32_t kind, uint32_t line) {
     if (!check || resolve(p) == stackSpace) return;
     std::string value = "%sm.p" + std::to_string(siteLines.size());
-    if (p.space) out += "  " + value + " = addrspacecast ptr addrspace(" + std::to_string(p.space) + ") " + std::string(p.value) + " to ptr\n";
-    out += "  call void @sm_check_range(ptr " + (p.space ? value : std::string(p.value)) + ", i64 " + std::string(size) + ", i32 " + std::to_string(kind) + ", i32 " + std::to_string(site(line)) + ")\n";
+    if (p.space)
+      out += "  " + value + " = addrspacecast ptr addrspace(" + std::to_string(p.space) + ") " + std::string(p.value) +
+             " to ptr\n";
+    out += "  call void @sm_check_range(ptr " + (p.space ? value : std::string(p.value)) + ", i64 " +
+           std::string(size) + ", i32 " + std::to_string(kind) + ", i32 " + std::to_string(site(line)) + ")\n";
   }
   void beginBlock() {
     endBlock();
@@ -177,26 +241,41 @@ struct Instrumenter {
   // Counts the block that is behind us at its beginning; one that costs nothing is as good as uncounted.
   void endBlock() {
     auto first = costs.begin() + block * SM_COSTS;
-    if (blockStart == none || std::all_of(first, costs.end(), [](uint32_t c) { return c == 0; })) { blockStart = none; return; }
+    if (blockStart == none || std::all_of(first, costs.end(), [](uint32_t c) { return c == 0; })) {
+      blockStart = none;
+      return;
+    }
     std::string n = std::to_string(block);
-    out.insert(blockStart, "  %sm.b" + n + " = getelementptr inbounds i64, ptr %sm.counts, i64 " + n + "\n  %sm.v" + n + " = load i64, ptr %sm.b" + n + "\n  %sm.w" + n + " = add i64 %sm.v" + n +
-           ", 1\n  store i64 %sm.w" + n + ", ptr %sm.b" + n + "\n");
+    out.insert(blockStart, "  %sm.b" + n + " = getelementptr inbounds i64, ptr %sm.counts, i64 " + n + "\n  %sm.v" + n +
+                               " = load i64, ptr %sm.b" + n + "\n  %sm.w" + n + " = add i64 %sm.v" + n +
+                               ", 1\n  store i64 %sm.w" + n + ", ptr %sm.b" + n + "\n");
     blockStart = none;
   }
 
   void instruction(View l) {
-    View body = l; std::string result;
+    View body = l;
+    std::string result;
     size_t eq = body.find(" = ");
-    if (eq != View::npos && startsWith(body, "  %")) { result = std::string(body.substr(2, eq - 2)); body = body.substr(eq + 3); }
-    else body = body.substr(std::min(body.find_first_not_of(' '), body.size()));
-    bool runtime; uint32_t line = lineOf(l, runtime);
-    for (View q : {"tail ", "musttail ", "notail "}) if (startsWith(body, q)) body = body.substr(q.size());
+    if (eq != View::npos && startsWith(body, "  %")) {
+      result = std::string(body.substr(2, eq - 2));
+      body = body.substr(eq + 3);
+    } else body = body.substr(std::min(body.find_first_not_of(' '), body.size()));
+    bool runtime;
+    uint32_t line = lineOf(l, runtime);
+    for (View q : {"tail ", "musttail ", "notail "})
+      if (startsWith(body, q)) body = body.substr(q.size());
     View op = body.substr(0, body.find(' '));
     View rest = body.substr(std::min(op.size() + 1, body.size()));
     auto flags = [&](View s) { // fast-math and wrap flags
-      for (bool more = true; more;) { more = false;
-        for (View f : {"nuw ", "nsw ", "exact ", "fast ", "contract ", "nnan ", "ninf ", "nsz ", "arcp ", "afn ", "reassoc ", "disjoint ", "nneg ", "samesign ", "inbounds ", "volatile ", "atomic ", "weak "})
-          if (startsWith(s, f)) { s = s.substr(f.size()); more = true; } }
+      for (bool more = true; more;) {
+        more = false;
+        for (View f : {"nuw ", "nsw ", "exact ", "fast ", "contract ", "nnan ", "ninf ", "nsz ", "arcp ", "afn ",
+                       "reassoc ", "disjoint ", "nneg ", "samesign ", "inbounds ", "volatile ", "atomic ", "weak "})
+          if (startsWith(s, f)) {
+            s = s.substr(f.size());
+            more = true;
+          }
+      }
       return s;
     };
     if (op == "addrspacecast" && startsWith(rest, "ptr")) {
@@ -204,38 +283,65 @@ struct Instrumenter {
       roots[result] = {resolve(p), true};
     } else if (op == "getelementptr" || op == "phi" || op == "select" || op == "freeze") {
       size_t at = body.find("ptr addrspace(4) ");
-      if (at != View::npos && op != "phi" && op != "select") { Pointer p = readPointer(body.substr(at)); int s = resolve(p); if (s != genericSpace) roots[result] = {s, true}; }
+      if (at != View::npos && op != "phi" && op != "select") {
+        Pointer p = readPointer(body.substr(at));
+        int s = resolve(p);
+        if (s != genericSpace) roots[result] = {s, true};
+      }
     } else if (op == "load") {
-      bool atomic = startsWith(rest, "atomic "); View s = flags(rest); Type ty = readType(s);
+      bool atomic = startsWith(rest, "atomic ");
+      View s = flags(rest);
+      Type ty = readType(s);
       if (ty.length + 2 < s.size()) {
         Pointer p = readPointer(s.substr(ty.length + 2));
-        if (atomic) { size_t sp = p.value.find(' '); if (sp != View::npos) p.value = p.value.substr(0, sp); }
+        if (atomic) {
+          size_t sp = p.value.find(' ');
+          if (sp != View::npos) p.value = p.value.substr(0, sp);
+        }
         int space = check_(p, ty.bytes, atomic ? 3 : 0, static_cast<uint64_t>(numberAfter(s, ", align ", 1)), line);
         if (!runtime) account(space, ty.bytes, false);
       }
     } else if (op == "store") {
-      bool atomic = startsWith(rest, "atomic "); View s = flags(rest); Type ty = readType(s);
+      bool atomic = startsWith(rest, "atomic ");
+      View s = flags(rest);
+      Type ty = readType(s);
       size_t at = s.find(", ptr", ty.length); // constant vectors contain commas, but no pointers
       if (at != View::npos) {
         Pointer p = readPointer(s.substr(at + 2));
-        if (atomic) { size_t sp = p.value.find(' '); if (sp != View::npos) p.value = p.value.substr(0, sp); }
-        int space = check_(p, ty.bytes, atomic ? 4 : 1, static_cast<uint64_t>(numberAfter(s.substr(at), ", align ", 1)), line);
+        if (atomic) {
+          size_t sp = p.value.find(' ');
+          if (sp != View::npos) p.value = p.value.substr(0, sp);
+        }
+        int space =
+            check_(p, ty.bytes, atomic ? 4 : 1, static_cast<uint64_t>(numberAfter(s.substr(at), ", align ", 1)), line);
         if (!runtime) account(space, ty.bytes, true);
       }
     } else if (op == "atomicrmw" || op == "cmpxchg") {
-      size_t at = rest.find("ptr"); View s = rest.substr(at); Pointer p = readPointer(s);
+      size_t at = rest.find("ptr");
+      View s = rest.substr(at);
+      Pointer p = readPointer(s);
       Type ty = readType(s.substr(p.length + 2));
       int space = check_(p, ty.bytes, 2, ty.bytes, line);
-      if (!runtime) { account(space, ty.bytes, false); account(space, ty.bytes, true); }
+      if (!runtime) {
+        account(space, ty.bytes, false);
+        account(space, ty.bytes, true);
+      }
     } else if (op == "call") {
       call(rest, line, runtime);
     } else if (!runtime) {
       static const std::map<View, SmCost> kinds = {
-        {"fadd", SM_FLOAT_OPS}, {"fsub", SM_FLOAT_OPS}, {"fmul", SM_FLOAT_OPS}, {"fdiv", SM_FLOAT_OPS}, {"frem", SM_FLOAT_OPS}, {"fneg", SM_FLOAT_OPS}, {"fcmp", SM_FLOAT_OPS},
-        {"add", SM_INT_OPS}, {"sub", SM_INT_OPS}, {"mul", SM_INT_OPS}, {"udiv", SM_INT_OPS}, {"sdiv", SM_INT_OPS}, {"urem", SM_INT_OPS}, {"srem", SM_INT_OPS}, {"shl", SM_INT_OPS}, {"lshr", SM_INT_OPS},
-        {"ashr", SM_INT_OPS}, {"and", SM_INT_OPS}, {"or", SM_INT_OPS}, {"xor", SM_INT_OPS}, {"icmp", SM_INT_OPS}, {"select", SM_INT_OPS}, {"getelementptr", SM_INT_OPS},
-        {"br", SM_BRANCHES}, {"switch", SM_BRANCHES}, {"sitofp", SM_CONVERSIONS}, {"uitofp", SM_CONVERSIONS}, {"fptosi", SM_CONVERSIONS}, {"fptoui", SM_CONVERSIONS}, {"fpext", SM_CONVERSIONS},
-        {"fptrunc", SM_CONVERSIONS}, {"trunc", SM_CONVERSIONS}, {"zext", SM_CONVERSIONS}, {"sext", SM_CONVERSIONS}};
+          {"fadd", SM_FLOAT_OPS},      {"fsub", SM_FLOAT_OPS},        {"fmul", SM_FLOAT_OPS},
+          {"fdiv", SM_FLOAT_OPS},      {"frem", SM_FLOAT_OPS},        {"fneg", SM_FLOAT_OPS},
+          {"fcmp", SM_FLOAT_OPS},      {"add", SM_INT_OPS},           {"sub", SM_INT_OPS},
+          {"mul", SM_INT_OPS},         {"udiv", SM_INT_OPS},          {"sdiv", SM_INT_OPS},
+          {"urem", SM_INT_OPS},        {"srem", SM_INT_OPS},          {"shl", SM_INT_OPS},
+          {"lshr", SM_INT_OPS},        {"ashr", SM_INT_OPS},          {"and", SM_INT_OPS},
+          {"or", SM_INT_OPS},          {"xor", SM_INT_OPS},           {"icmp", SM_INT_OPS},
+          {"select", SM_INT_OPS},      {"getelementptr", SM_INT_OPS}, {"br", SM_BRANCHES},
+          {"switch", SM_BRANCHES},     {"sitofp", SM_CONVERSIONS},    {"uitofp", SM_CONVERSIONS},
+          {"fptosi", SM_CONVERSIONS},  {"fptoui", SM_CONVERSIONS},    {"fpext", SM_CONVERSIONS},
+          {"fptrunc", SM_CONVERSIONS}, {"trunc", SM_CONVERSIONS},     {"zext", SM_CONVERSIONS},
+          {"sext", SM_CONVERSIONS}};
       auto k = kinds.find(op);
       if (k != kinds.end()) {
         View s = flags(rest);
@@ -266,36 +372,65 @@ struct Instrumenter {
     size_t is = l.find(" = ");
     if (is == View::npos || l[0] != '!') return false;
     View value = l.substr(is + 3);
-    return startsWith(value, "!DI") || startsWith(value, "distinct !DI") || loops.count(atoi(std::string(l.substr(1, is - 1)).c_str())) != 0;
+    return startsWith(value, "!DI") || startsWith(value, "distinct !DI") ||
+           loops.count(atoi(std::string(l.substr(1, is - 1)).c_str())) != 0;
   }
   void call(View rest, uint32_t line, bool runtime) {
     size_t at = rest.find('@');
     if (at == View::npos) return;
     View name = rest.substr(at + 1, rest.find('(', at) - at - 1);
     if (startsWith(name, "llvm.memcpy") || startsWith(name, "llvm.memmove") || startsWith(name, "llvm.memset")) {
-      View args = rest.substr(rest.find('(', at) + 1); Pointer d = readPointer(args);
-      bool set = startsWith(name, "llvm.memset"); View tail = args.substr(d.length + 2); Pointer s;
-      if (!set) { s = readPointer(tail); tail = tail.substr(s.length + 2); } else tail = tail.substr(tail.find(',') + 2);
+      View args = rest.substr(rest.find('(', at) + 1);
+      Pointer d = readPointer(args);
+      bool set = startsWith(name, "llvm.memset");
+      View tail = args.substr(d.length + 2);
+      Pointer s;
+      if (!set) {
+        s = readPointer(tail);
+        tail = tail.substr(s.length + 2);
+      } else tail = tail.substr(tail.find(',') + 2);
       View size = tail.substr(4, tail.find(',') - 4); // "i64 N, i1 false)"
       checkRange(d, size, 1, line);
       if (!set) checkRange(s, size, 0, line);
       uint64_t n = strtoull(std::string(size).c_str(), nullptr, 10);
-      if (!runtime) { account(resolve(d), n, true); if (!set) account(resolve(s), n, false); }
+      if (!runtime) {
+        account(resolve(d), n, true);
+        if (!set) account(resolve(s), n, false);
+      }
       return;
     }
-    if (check && (startsWith(name, "sm_") || startsWith(name, "air.") || startsWith(name, "\"air.") || startsWith(name, "\"\\01air.")) && !startsWith(name, "sm_check") && !startsWith(name, "sm_entry") && !startsWith(name, "sm_register") && name != "sm_constant") {
+    if (check &&
+        (startsWith(name, "sm_") || startsWith(name, "air.") || startsWith(name, "\"air.") ||
+         startsWith(name, "\"\\01air.")) &&
+        !startsWith(name, "sm_check") && !startsWith(name, "sm_entry") && !startsWith(name, "sm_register") &&
+        name != "sm_constant") {
       if (startsWith(name, "sm_") || contains(name, "air.")) {
         std::string v = "%sm.s" + std::to_string(siteLines.size());
-        out += "  " + v + " = getelementptr inbounds i8, ptr %sm.lane, i64 20\n  store i32 " + std::to_string(site(line)) + ", ptr " + v + "\n";
+        out += "  " + v + " = getelementptr inbounds i8, ptr %sm.lane, i64 20\n  store i32 " +
+               std::to_string(site(line)) + ", ptr " + v + "\n";
       }
     }
     if (runtime) return;
     if (startsWith(name, "llvm.")) {
-      for (View f : {"llvm.fma", "llvm.fmuladd", "llvm.minnum", "llvm.maxnum", "llvm.fabs", "llvm.floor", "llvm.ceil", "llvm.rint", "llvm.round", "llvm.trunc", "llvm.copysign"})
-        if (startsWith(name, f)) { add(SM_FLOAT_OPS, contains(name, "fmuladd") || contains(name, "llvm.fma.") ? 2 : 1); return; }
-      for (View f : {"llvm.sqrt", "llvm.exp", "llvm.log", "llvm.pow", "llvm.sin", "llvm.cos"}) if (startsWith(name, f)) { add(SM_MATH_CALLS, 1); return; }
-      for (View f : {"llvm.umin", "llvm.umax", "llvm.smin", "llvm.smax", "llvm.ctpop", "llvm.ctlz", "llvm.cttz", "llvm.abs", "llvm.fshl", "llvm.bitreverse"}) if (startsWith(name, f)) { add(SM_INT_OPS, 1); return; }
-    } else if (name.size() > 2 && name.back() == 'f' && !startsWith(name, "_Z") && !startsWith(name, "sm_")) add(SM_MATH_CALLS, 1);
+      for (View f : {"llvm.fma", "llvm.fmuladd", "llvm.minnum", "llvm.maxnum", "llvm.fabs", "llvm.floor", "llvm.ceil",
+                     "llvm.rint", "llvm.round", "llvm.trunc", "llvm.copysign"})
+        if (startsWith(name, f)) {
+          add(SM_FLOAT_OPS, contains(name, "fmuladd") || contains(name, "llvm.fma.") ? 2 : 1);
+          return;
+        }
+      for (View f : {"llvm.sqrt", "llvm.exp", "llvm.log", "llvm.pow", "llvm.sin", "llvm.cos"})
+        if (startsWith(name, f)) {
+          add(SM_MATH_CALLS, 1);
+          return;
+        }
+      for (View f : {"llvm.umin", "llvm.umax", "llvm.smin", "llvm.smax", "llvm.ctpop", "llvm.ctlz", "llvm.cttz",
+                     "llvm.abs", "llvm.fshl", "llvm.bitreverse"})
+        if (startsWith(name, f)) {
+          add(SM_INT_OPS, 1);
+          return;
+        }
+    } else if (name.size() > 2 && name.back() == 'f' && !startsWith(name, "_Z") && !startsWith(name, "sm_"))
+      add(SM_MATH_CALLS, 1);
   }
 
   std::string run() {
@@ -305,36 +440,58 @@ struct Instrumenter {
     for (size_t n = 0; n < lines.size(); ++n) {
       View l = lines[n];
       if (!inFunction) {
-        if (startsWith(l, "@llvm.global_ctors")) { // clang writes the associated variable in its address space: not readable as text
+        if (startsWith(l, "@llvm.global_ctors")) { // clang writes the associated variable in its address space: not
+                                                   // readable as text
           std::string c(l);
-          for (size_t p; (p = c.find("ptr addrspace(1) @")) != std::string::npos;) { size_t e = c.find_first_of(" }", p + 18); c.replace(p, e - p, "ptr null"); }
+          for (size_t p; (p = c.find("ptr addrspace(1) @")) != std::string::npos;) {
+            size_t e = c.find_first_of(" }", p + 18);
+            c.replace(p, e - p, "ptr null");
+          }
           out += c + '\n';
           continue;
         }
         if (isDebug(l)) continue;
         emit(l);
         if (startsWith(l, "define ")) {
-          inFunction = true; roots.clear();
+          inFunction = true;
+          roots.clear();
           // Initialisers of program-scope variables run when the library is loaded, outside of any thread.
           skip = contains(l, "__cxx_global") || contains(l, "_GLOBAL__") || contains(l, "global_var_init");
           if (skip) continue;
-          if (n + 1 < lines.size() && !lines[n + 1].empty() && lines[n + 1].back() == ':' ) { out += lines[++n]; out += '\n'; }
-          out += "  %sm.counts = call ptr asm \"movq sm_tls_counts@gottpoff(%rip), $0\\0A\\09movq %fs:($0), $0\", \"=r\"()\n"
-                 "  %sm.lane = call ptr asm \"movq sm_tls_lane@gottpoff(%rip), $0\\0A\\09movq %fs:($0), $0\", \"=r\"()\n";
+          if (n + 1 < lines.size() && !lines[n + 1].empty() && lines[n + 1].back() == ':') {
+            out += lines[++n];
+            out += '\n';
+          }
+          out +=
+              "  %sm.counts = call ptr asm \"movq sm_tls_counts@gottpoff(%rip), $0\\0A\\09movq %fs:($0), $0\", "
+              "\"=r\"()\n"
+              "  %sm.lane = call ptr asm \"movq sm_tls_lane@gottpoff(%rip), $0\\0A\\09movq %fs:($0), $0\", \"=r\"()\n";
           beginBlock();
         }
         continue;
       }
-      if (l == "}") { inFunction = false; endBlock(); out += "}\n"; continue; }
-      if (skip) { emit(l); continue; }
+      if (l == "}") {
+        inFunction = false;
+        endBlock();
+        out += "}\n";
+        continue;
+      }
+      if (skip) {
+        emit(l);
+        continue;
+      }
       size_t colon = l.find(':');
       if (!l.empty() && l[0] != ' ' && colon != View::npos && l.substr(0, colon).find(' ') == View::npos) {
-        out += l; out += '\n';
+        out += l;
+        out += '\n';
         while (n + 1 < lines.size() && contains(lines[n + 1], " = phi ")) emit(lines[++n]);
         beginBlock();
         continue;
       }
-      if (startsWith(l, "    ") || l.empty() || startsWith(l, "  ]")) { emit(l); continue; } // cases of a switch
+      if (startsWith(l, "    ") || l.empty() || startsWith(l, "  ]")) {
+        emit(l);
+        continue;
+      } // cases of a switch
       instruction(l);
     }
     appendTables();
@@ -350,7 +507,9 @@ struct Instrumenter {
     table("sm_block_costs", costs);
     table("sm_site_lines", siteLines);
     table("sm_table_sizes", {static_cast<uint32_t>(costs.size() / SM_COSTS), static_cast<uint32_t>(siteLines.size())});
-    if (check) out += "declare void @sm_check_device(ptr, i32, i32)\ndeclare void @sm_check_threadgroup(ptr, i32, i32)\ndeclare void @sm_check_generic(ptr, i32, i32)\ndeclare void @sm_check_range(ptr, i64, i32, i32)\n";
+    if (check)
+      out += "declare void @sm_check_device(ptr, i32, i32)\ndeclare void @sm_check_threadgroup(ptr, i32, i32)\ndeclare "
+             "void @sm_check_generic(ptr, i32, i32)\ndeclare void @sm_check_range(ptr, i64, i32, i32)\n";
   }
 };
 } // namespace

@@ -39,12 +39,21 @@ struct Lexer {
     } else if (k != std::string::npos && text.compare(k, 4, "line") == 0) {
       line = atoi(text.c_str() + k + 4) - 1;
       space += text;
-    } else if (k == std::string::npos || text.compare(k, 6, "pragma") == 0 || (text.compare(k, 7, "include") == 0 && text.find("<metal_") != std::string::npos)) {
+    } else if (k == std::string::npos || text.compare(k, 6, "pragma") == 0 ||
+               (text.compare(k, 7, "include") == 0 && text.find("<metal_") != std::string::npos)) {
       // Directives over several lines keep their line count.
-      for (char c : text) if (c == '\n') { space += '\n'; ++line; }
+      for (char c : text)
+        if (c == '\n') {
+          space += '\n';
+          ++line;
+        }
     } else {
       out.needsPreprocessor = true;
-      for (char c : text) if (c == '\n') { space += '\n'; ++line; }
+      for (char c : text)
+        if (c == '\n') {
+          space += '\n';
+          ++line;
+        }
     }
     i = end;
     lineStart = i;
@@ -53,7 +62,9 @@ struct Lexer {
     size_t e = i;
     bool hex = s[i] == '0' && i + 1 < s.size() && (s[i + 1] == 'x' || s[i + 1] == 'X');
     while (e < s.size() && (identifierPart(s[e]) || s[e] == '.' || s[e] == '\'' ||
-           ((s[e] == '+' || s[e] == '-') && e > i && (hex ? s[e - 1] == 'p' || s[e - 1] == 'P' : s[e - 1] == 'e' || s[e - 1] == 'E')))) ++e;
+                            ((s[e] == '+' || s[e] == '-') && e > i &&
+                             (hex ? s[e - 1] == 'p' || s[e - 1] == 'P' : s[e - 1] == 'e' || s[e - 1] == 'E'))))
+      ++e;
     return e;
   }
   void run() {
@@ -61,29 +72,60 @@ struct Lexer {
     while (i < s.size()) {
       char c = s[i];
       char d = i + 1 < s.size() ? s[i + 1] : '\0';
-      if (c == '\n') { newline(); atLineStart = true; continue; }
-      if (isspace(static_cast<unsigned char>(c))) { space += c; ++i; continue; }
-      if (c == '\\' && d == '\n') { ++i; newline(); continue; }
-      if (c == '#' && atLineStart) { directive(); continue; }
+      if (c == '\n') {
+        newline();
+        atLineStart = true;
+        continue;
+      }
+      if (isspace(static_cast<unsigned char>(c))) {
+        space += c;
+        ++i;
+        continue;
+      }
+      if (c == '\\' && d == '\n') {
+        ++i;
+        newline();
+        continue;
+      }
+      if (c == '#' && atLineStart) {
+        directive();
+        continue;
+      }
       atLineStart = false;
-      if (c == '/' && d == '/') { while (i < s.size() && s[i] != '\n') ++i; continue; }
+      if (c == '/' && d == '/') {
+        while (i < s.size() && s[i] != '\n') ++i;
+        continue;
+      }
       if (c == '/' && d == '*') {
         space += ' ';
-        for (i += 2; i < s.size() && !(s[i] == '*' && i + 1 < s.size() && s[i + 1] == '/');) { if (s[i] == '\n') newline(); else ++i; }
+        for (i += 2; i < s.size() && !(s[i] == '*' && i + 1 < s.size() && s[i + 1] == '/');) {
+          if (s[i] == '\n') newline();
+          else ++i;
+        }
         i += 2;
         continue;
       }
-      if (identifierStart(c)) { size_t e = i; while (e < s.size() && identifierPart(s[e])) ++e; emit(Token::identifier, e); continue; }
-      if (isdigit(static_cast<unsigned char>(c)) || (c == '.' && isdigit(static_cast<unsigned char>(d)))) { emit(Token::number, numberEnd()); continue; }
+      if (identifierStart(c)) {
+        size_t e = i;
+        while (e < s.size() && identifierPart(s[e])) ++e;
+        emit(Token::identifier, e);
+        continue;
+      }
+      if (isdigit(static_cast<unsigned char>(c)) || (c == '.' && isdigit(static_cast<unsigned char>(d)))) {
+        emit(Token::number, numberEnd());
+        continue;
+      }
       if (c == '"' || c == '\'') {
         size_t e = i + 1;
         while (e < s.size() && s[e] != c) e += s[e] == '\\' ? 2 : 1;
         emit(Token::string, e + 1 < s.size() ? e + 1 : s.size());
         continue;
       }
-      static const char *pairs[] = {"::", "->", "<<", "<=", ">=", "==", "!=", "&&", "||", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "++", "--"};
+      static const char *pairs[] = {"::", "->", "<<", "<=", ">=", "==", "!=", "&&", "||", "+=",
+                                    "-=", "*=", "/=", "%=", "&=", "|=", "^=", "++", "--"};
       size_t n = 1;
-      for (const char *p : pairs) if (c == p[0] && d == p[1]) n = 2;
+      for (const char *p : pairs)
+        if (c == p[0] && d == p[1]) n = 2;
       emit(Token::punctuation, i + n); // ">>" stays two tokens: it may close two templates
     }
     out.tokens.push_back({Token::end, std::move(space), "", line, 1});
@@ -114,8 +156,9 @@ size_t closingAngle(const std::vector<Token> &t, size_t i) {
     const std::string &s = t[k].text;
     if (t[k].kind != Token::punctuation) continue;
     if (s == "<") ++depth;
-    else if (s == ">") { if (--depth == 0) return k + 1; }
-    else if (s == "(" || s == "[") k = closing(t, k) - 1;
+    else if (s == ">") {
+      if (--depth == 0) return k + 1;
+    } else if (s == "(" || s == "[") k = closing(t, k) - 1;
     else if (s == ";" || s == "{" || s == "}" || s == "&&" || s == "||" || s == ")") return i;
   }
   return i;

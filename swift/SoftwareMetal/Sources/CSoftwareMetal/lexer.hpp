@@ -17,7 +17,7 @@ struct Token {
 };
 
 struct LexResult {
-  std::vector<Token> tokens;     // the last one is of kind `end`
+  std::vector<Token> tokens;      // the last one is of kind `end`
   bool needsPreprocessor = false; // directives other than #pragma and #include <metal_…>
 };
 

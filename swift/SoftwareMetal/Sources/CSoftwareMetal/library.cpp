@@ -55,7 +55,8 @@ struct sm_library {
   Mode mode;
   std::string path;
   const Kernel *kernel(const char *name) const {
-    for (auto &k : unit.kernels) if (k.hostName == name) return &k;
+    for (auto &k : unit.kernels)
+      if (k.hostName == name) return &k;
     return nullptr;
   }
 };
@@ -69,7 +70,9 @@ struct sm_pipeline {
   uint32_t blocks = 0, sites = 0;
   const uint32_t *costs = nullptr, *lines = nullptr;
   const uint8_t *imageBegin = nullptr, *imageEnd = nullptr;
-  ~sm_pipeline() { if (handle) dlclose(handle); }
+  ~sm_pipeline() {
+    if (handle) dlclose(handle);
+  }
 };
 
 extern "C" {
@@ -85,7 +88,7 @@ sm_buffer *sm_buffer_create(uint64_t length) {
   if (!b->map) return nullptr;
   auto *first = static_cast<uint8_t *>(b->map) + page;
   if (mprotect(first, span, PROT_READ | PROT_WRITE) != 0) return nullptr;
-  // The end lies against the guard page, the start is aligned for every vector type.
+  // The end is at the guard page, the start is aligned for every vector type.
   b->base = first + ((span - length) & ~uint64_t(15));
   b->length = length;
   return b.release();
@@ -100,14 +103,18 @@ sm_buffer *sm_buffer_wrap(void *memory, uint64_t length) {
 void sm_buffer_destroy(sm_buffer *b) { delete b; }
 void *sm_buffer_contents(const sm_buffer *b) { return b->base; }
 
-sm_library *sm_library_create(const char *source, const char *const *macros, size_t count, int mode, int allowInlineAIR, char **error) {
+sm_library *sm_library_create(const char *source, const char *const *macros, size_t count, int mode, int allowInlineAIR,
+                              char **error) {
   std::vector<std::string> defines;
   for (size_t i = 0; i < count; ++i) defines.push_back("-D" + std::string(macros[i]));
   std::string text = source, log;
   LexResult lexed = lex(text);
   if (lexed.needsPreprocessor || !defines.empty()) {
     std::string expanded;
-    if (!preprocess(text, defines, expanded, log)) { *error = duplicate(log); return nullptr; }
+    if (!preprocess(text, defines, expanded, log)) {
+      *error = duplicate(log);
+      return nullptr;
+    }
     lexed = lex(expanded);
   }
   auto l = std::make_unique<sm_library>();
@@ -123,13 +130,18 @@ sm_library *sm_library_create(const char *source, const char *const *macros, siz
   std::vector<std::string> flags;
   if (l->unit.heldReferences) flags.push_back("-DSM_HELD_REFERENCES");
   l->path = compileKernels(l->unit.text, l->mode, flags, log);
-  if (l->path.empty()) { *error = duplicate(log); return nullptr; }
+  if (l->path.empty()) {
+    *error = duplicate(log);
+    return nullptr;
+  }
   return l.release();
 }
 void sm_library_destroy(sm_library *l) { delete l; }
 int sm_library_mode(const sm_library *l) { return static_cast<int>(l->mode); }
 size_t sm_library_kernel_count(const sm_library *l) { return l->unit.kernels.size(); }
-const char *sm_library_kernel_name(const sm_library *l, size_t i) { return i < l->unit.kernels.size() ? l->unit.kernels[i].hostName.c_str() : ""; }
+const char *sm_library_kernel_name(const sm_library *l, size_t i) {
+  return i < l->unit.kernels.size() ? l->unit.kernels[i].hostName.c_str() : "";
+}
 size_t sm_library_constant_count(const sm_library *l) { return l->unit.constants.size(); }
 const char *sm_library_constant_name(const sm_library *l, size_t i) { return l->unit.constants[i].name.c_str(); }
 const char *sm_library_constant_type(const sm_library *l, size_t i) { return l->unit.constants[i].type.c_str(); }
@@ -146,42 +158,71 @@ int sm_library_constant_required(const sm_library *l, const char *kernel, size_t
     work.pop_back();
     if (m == l->unit.mentions.end()) continue;
     if (m->second.count(c.name)) return 1;
-    for (auto &n : m->second) if (seen.insert(n).second) work.push_back(n);
+    for (auto &n : m->second)
+      if (seen.insert(n).second) work.push_back(n);
   }
   return 0;
 }
-size_t sm_library_argument_count(const sm_library *l, const char *k) { auto *f = l->kernel(k); return f ? f->arguments.size() : 0; }
-const char *sm_library_argument_name(const sm_library *l, const char *k, size_t i) { return l->kernel(k)->arguments[i].name.c_str(); }
-const char *sm_library_argument_attribute(const sm_library *l, const char *k, size_t i) { return l->kernel(k)->arguments[i].attribute.c_str(); }
+size_t sm_library_argument_count(const sm_library *l, const char *k) {
+  auto *f = l->kernel(k);
+  return f ? f->arguments.size() : 0;
+}
+const char *sm_library_argument_name(const sm_library *l, const char *k, size_t i) {
+  return l->kernel(k)->arguments[i].name.c_str();
+}
+const char *sm_library_argument_attribute(const sm_library *l, const char *k, size_t i) {
+  return l->kernel(k)->arguments[i].attribute.c_str();
+}
 int sm_library_argument_index(const sm_library *l, const char *k, size_t i) { return l->kernel(k)->arguments[i].index; }
-int sm_library_argument_writable(const sm_library *l, const char *k, size_t i) { return l->kernel(k)->arguments[i].writable; }
+int sm_library_argument_writable(const sm_library *l, const char *k, size_t i) {
+  return l->kernel(k)->arguments[i].writable;
+}
 
-sm_pipeline *sm_pipeline_create(sm_library *l, const char *name, const sm_constant_value *values, size_t count, char **error) {
+sm_pipeline *sm_pipeline_create(sm_library *l, const char *name, const sm_constant_value *values, size_t count,
+                                char **error) {
   static_assert(sizeof(sm_constant_value) == sizeof(SmConstant));
   static_assert(sizeof(sm_counters) == sizeof(SmCounters));
   static std::mutex lock; // loading runs initialisers that read one table
   std::string log;
   void *executor = executorHandle(log);
-  if (!executor) { *error = duplicate(log); return nullptr; }
+  if (!executor) {
+    *error = duplicate(log);
+    return nullptr;
+  }
   auto begin = reinterpret_cast<void (*)(SmLoad *)>(dlsym(executor, "sm_begin_load"));
   auto end = reinterpret_cast<void (*)()>(dlsym(executor, "sm_end_load"));
-  if (!begin || !end) { *error = duplicate("software device: the executor is damaged"); return nullptr; }
+  if (!begin || !end) {
+    *error = duplicate("software device: the executor is damaged");
+    return nullptr;
+  }
   auto p = std::make_unique<sm_pipeline>();
   p->run = reinterpret_cast<int (*)(SmDispatch *)>(dlsym(executor, "sm_run"));
-  auto kernel = std::find_if(l->unit.kernels.begin(), l->unit.kernels.end(), [&](const Kernel &k) { return k.hostName == name; });
-  if (kernel == l->unit.kernels.end()) { *error = duplicate(std::string("the library has no kernel named '") + name + "'"); return nullptr; }
-  p->kernel = name; p->mode = l->mode;
+  auto kernel =
+      std::find_if(l->unit.kernels.begin(), l->unit.kernels.end(), [&](const Kernel &k) { return k.hostName == name; });
+  if (kernel == l->unit.kernels.end()) {
+    *error = duplicate(std::string("the library has no kernel named '") + name + "'");
+    return nullptr;
+  }
+  p->kernel = name;
+  p->mode = l->mode;
   if (kernel->maxThreads) p->maxThreads = static_cast<uint32_t>(kernel->maxThreads);
 
   // A private copy of the image gives each pipeline its own function constants.
   // (The loader tells images apart by name and inode.)
   static std::atomic<unsigned> copies{0};
   std::string copy = cacheDirectory() + "/p-" + std::to_string(getpid()) + "-" + std::to_string(copies++) + ".so";
-  int from = open(l->path.c_str(), O_RDONLY | O_CLOEXEC), to = open(copy.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0700);
-  struct stat info {};
+  int from = open(l->path.c_str(), O_RDONLY | O_CLOEXEC),
+      to = open(copy.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0700);
+  struct stat info{};
   bool copied = from >= 0 && to >= 0 && fstat(from, &info) == 0;
-  for (off_t done = 0; copied && done < info.st_size;) { ssize_t n = sendfile(to, from, &done, static_cast<size_t>(info.st_size - done)); copied = n > 0; }
-  SmLoad load{}; load.constants = reinterpret_cast<const SmConstant *>(values); load.count = static_cast<uint32_t>(count); load.mismatch = -1;
+  for (off_t done = 0; copied && done < info.st_size;) {
+    ssize_t n = sendfile(to, from, &done, static_cast<size_t>(info.st_size - done));
+    copied = n > 0;
+  }
+  SmLoad load{};
+  load.constants = reinterpret_cast<const SmConstant *>(values);
+  load.count = static_cast<uint32_t>(count);
+  load.mismatch = -1;
   if (copied) {
     std::lock_guard<std::mutex> g(lock);
     begin(&load);
@@ -190,14 +231,26 @@ sm_pipeline *sm_pipeline_create(sm_library *l, const char *name, const sm_consta
     if (!p->handle) log = dlerror();
   } else log = "cannot copy " + l->path;
   if (from >= 0) close(from);
-  if (to >= 0) { close(to); unlink(copy.c_str()); }
-  if (!p->handle) { *error = duplicate("software device: " + log); return nullptr; }
-  if (load.mismatch >= 0) {
-    *error = duplicate("function constant " + std::to_string(load.mismatch) + " was set with a value of " + std::to_string(load.foundSize) + " bytes, its type in the program has " + std::to_string(load.expectedSize));
+  if (to >= 0) {
+    close(to);
+    unlink(copy.c_str());
+  }
+  if (!p->handle) {
+    *error = duplicate("software device: " + log);
     return nullptr;
   }
-  p->entry = reinterpret_cast<void (*)(void *)>(dlsym(p->handle, ("sm_entry" + std::to_string(kernel - l->unit.kernels.begin())).c_str()));
-  if (!p->entry) { *error = duplicate("software device: no entry for kernel '" + p->kernel + "'"); return nullptr; }
+  if (load.mismatch >= 0) {
+    *error = duplicate("function constant " + std::to_string(load.mismatch) + " was set with a value of " +
+                       std::to_string(load.foundSize) + " bytes, its type in the program has " +
+                       std::to_string(load.expectedSize));
+    return nullptr;
+  }
+  p->entry = reinterpret_cast<void (*)(void *)>(
+      dlsym(p->handle, ("sm_entry" + std::to_string(kernel - l->unit.kernels.begin())).c_str()));
+  if (!p->entry) {
+    *error = duplicate("software device: no entry for kernel '" + p->kernel + "'");
+    return nullptr;
+  }
   for (auto &v : l->unit.variables) {
     if (v.kernel != kernel->baseName) continue;
     p->sizes[v.id] = load.staticSizes[v.id];
@@ -206,25 +259,36 @@ sm_pipeline *sm_pipeline_create(sm_library *l, const char *name, const sm_consta
   p->statics = static_cast<uint32_t>(l->unit.variables.empty() ? 0 : l->unit.variables.back().id + 1);
   if (l->mode != Mode::fast) {
     auto *sizes = static_cast<const uint32_t *>(dlsym(p->handle, "sm_table_sizes"));
-    if (!sizes) { *error = duplicate("software device: the library of kernel '" + p->kernel + "' has no tables"); return nullptr; }
-    p->blocks = sizes[0]; p->sites = sizes[1];
+    if (!sizes) {
+      *error = duplicate("software device: the library of kernel '" + p->kernel + "' has no tables");
+      return nullptr;
+    }
+    p->blocks = sizes[0];
+    p->sites = sizes[1];
     p->costs = static_cast<const uint32_t *>(dlsym(p->handle, "sm_block_costs"));
     p->lines = static_cast<const uint32_t *>(dlsym(p->handle, "sm_site_lines"));
   }
   link_map *map = nullptr;
   if (dlinfo(p->handle, RTLD_DI_LINKMAP, &map) == 0 && map) {
-    struct Image { uintptr_t base; const uint8_t *low, *high; } image{map->l_addr, nullptr, nullptr};
-    dl_iterate_phdr([](dl_phdr_info *i, size_t, void *data) {
-      auto *im = static_cast<Image *>(data);
-      if (i->dlpi_addr != im->base) return 0;
-      for (int k = 0; k < i->dlpi_phnum; ++k) if (i->dlpi_phdr[k].p_type == PT_LOAD) {
-        auto *a = reinterpret_cast<const uint8_t *>(i->dlpi_addr + i->dlpi_phdr[k].p_vaddr);
-        if (!im->low || a < im->low) im->low = a;
-        im->high = std::max(im->high, a + i->dlpi_phdr[k].p_memsz);
-      }
-      return 1;
-    }, &image);
-    p->imageBegin = image.low; p->imageEnd = image.high;
+    struct Image {
+      uintptr_t base;
+      const uint8_t *low, *high;
+    } image{map->l_addr, nullptr, nullptr};
+    dl_iterate_phdr(
+        [](dl_phdr_info *i, size_t, void *data) {
+          auto *im = static_cast<Image *>(data);
+          if (i->dlpi_addr != im->base) return 0;
+          for (int k = 0; k < i->dlpi_phnum; ++k)
+            if (i->dlpi_phdr[k].p_type == PT_LOAD) {
+              auto *a = reinterpret_cast<const uint8_t *>(i->dlpi_addr + i->dlpi_phdr[k].p_vaddr);
+              if (!im->low || a < im->low) im->low = a;
+              im->high = std::max(im->high, a + i->dlpi_phdr[k].p_memsz);
+            }
+          return 1;
+        },
+        &image);
+    p->imageBegin = image.low;
+    p->imageEnd = image.high;
   }
   return p.release();
 }
@@ -238,9 +302,14 @@ int sm_pipeline_dispatch(sm_pipeline *p, sm_dispatch *s) {
   static uint8_t *const unbound = static_cast<uint8_t *>(reserve(stride * SM_MAX_BUFFERS, PROT_NONE));
   auto d = std::make_unique<SmDispatch>();
   memset(d.get(), 0, sizeof *d);
-  for (int i = 0; i < 3; ++i) { d->threads[i] = s->threads[i]; d->groups[i] = s->groups[i]; d->groupSize[i] = s->group_size[i]; }
+  for (int i = 0; i < 3; ++i) {
+    d->threads[i] = s->threads[i];
+    d->groups[i] = s->groups[i];
+    d->groupSize[i] = s->group_size[i];
+  }
   uint64_t groups = uint64_t(s->groups[0]) * s->groups[1] * s->groups[2];
-  d->unbound = unbound; d->unboundStride = stride;
+  d->unbound = unbound;
+  d->unboundStride = stride;
   d->checked = p->mode == Mode::checked;
   for (int i = 0; i < SM_MAX_BUFFERS; ++i) {
     d->dynamicLength[i] = s->dynamic_length[i];
@@ -249,19 +318,32 @@ int sm_pipeline_dispatch(sm_pipeline *p, sm_dispatch *s) {
     d->bindings[i].base = b->base + s->bindings[i].offset;
     d->bindings[i].length = s->bindings[i].length;
     if (d->checked && !b->shadow()) return 2;
-    d->bindings[i].allocation = b->aligned(); d->bindings[i].words = b->words; d->bindings[i].bytes = b->bytes;
+    d->bindings[i].allocation = b->aligned();
+    d->bindings[i].words = b->words;
+    d->bindings[i].bytes = b->bytes;
   }
   memcpy(d->tgSizes, p->sizes, sizeof p->sizes);
   d->tgStatics = p->statics;
-  d->workers = s->workers; d->order = s->order; d->seed = s->seed;
-  d->blocks = p->blocks; d->sites = p->sites; d->blockCosts = p->costs; d->siteLines = p->lines;
-  d->imageBegin = p->imageBegin; d->imageEnd = p->imageEnd;
-  d->entry = p->entry; d->kernel = p->kernel.c_str();
+  d->workers = s->workers;
+  d->order = s->order;
+  d->seed = s->seed;
+  d->blocks = p->blocks;
+  d->sites = p->sites;
+  d->blockCosts = p->costs;
+  d->siteLines = p->lines;
+  d->imageBegin = p->imageBegin;
+  d->imageEnd = p->imageEnd;
+  d->entry = p->entry;
+  d->kernel = p->kernel.c_str();
   d->firstSerial = serial.fetch_add(groups);
   int status = p->run(d.get());
   memcpy(&s->counters, &d->counters, sizeof s->counters);
   sm_finding &f = s->finding;
-  f.kind = d->finding.kind; f.buffer = d->finding.buffer; f.line = d->finding.line; f.simdgroup = d->finding.simdgroup; f.lane = d->finding.lane;
+  f.kind = d->finding.kind;
+  f.buffer = d->finding.buffer;
+  f.line = d->finding.line;
+  f.simdgroup = d->finding.simdgroup;
+  f.lane = d->finding.lane;
   memcpy(f.threadgroup, d->finding.threadgroup, sizeof f.threadgroup);
   memcpy(f.thread, d->finding.thread, sizeof f.thread);
   memcpy(f.message, d->finding.message, sizeof f.message);

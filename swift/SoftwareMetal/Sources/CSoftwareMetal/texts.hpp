@@ -46,10 +46,12 @@ inline const char *const worker =
 
 /// The executor, one C++ file.
 inline std::string executor() {
-  return std::string("#include <cstdint>\n#define SM_PLAIN\n") + embedded::abi + "\n" + kernelABI + core + rendezvous + memory + async + run + load;
+  return std::string("#include <cstdint>\n#define SM_PLAIN\n") + embedded::abi + "\n" + kernelABI + core + rendezvous +
+         memory + async + run + load;
 }
 /// The stand-in library. Counters leave out what belongs to sm_runtime, and count what belongs to sm_stdlib.
 inline std::string library() {
-  return std::string("#line 1 \"sm_stdlib\"\n") + types + "\n" + math + "\n#define SM_PLAIN __private\n#line 1 \"sm_runtime\"\n" + kernelABI + simd + matrix + macros;
+  return std::string("#line 1 \"sm_stdlib\"\n") + types + "\n" + math +
+         "\n#define SM_PLAIN __private\n#line 1 \"sm_runtime\"\n" + kernelABI + simd + matrix + macros;
 }
 } // namespace softmetal::text

@@ -1,13 +1,16 @@
 import CSoftwareMetal
 
-final class SoftwareCommandQueue: MTLCommandQueue, @unchecked Sendable { // the label and the order are locked
+final class SoftwareCommandQueue: MTLCommandQueue, @unchecked Sendable {  // the label and the order are locked
   private let owner: SoftwareDevice, text = Locked<String?>(nil)
   /// Command buffers in the order of enqueue(), committed or not.
   private let order = Locked<[SoftwareCommandBuffer]>([])
   private let serial = DispatchQueue(label: "SoftwareCommandQueue")
 
   init(device: SoftwareDevice) { owner = device }
-  var label: String? { get { text.value } set { text.value = newValue } }
+  var label: String? {
+    get { text.value }
+    set { text.value = newValue }
+  }
   var device: any MTLDevice { owner }
   func makeCommandBuffer() -> (any MTLCommandBuffer)? { SoftwareCommandBuffer(queue: self) }
   func makeCommandBufferWithUnretainedReferences() -> (any MTLCommandBuffer)? { SoftwareCommandBuffer(queue: self) }
@@ -24,19 +27,23 @@ final class SoftwareCommandQueue: MTLCommandQueue, @unchecked Sendable { // the 
   }
 }
 
-final class SoftwareCommandBuffer: MTLCommandBuffer, @unchecked Sendable { // `condition` guards what the executing thread shares
+final class SoftwareCommandBuffer: MTLCommandBuffer, @unchecked Sendable {  // `condition` guards what the executing thread shares
   typealias Command = () throws -> Void
   private let queue: SoftwareCommandQueue
   private let condition = NSCondition()
   private var state = MTLCommandBufferStatus.notEnqueued, failure: (any Error)?, text: String?
-  private var commands: [Command] = [], scheduledHandlers: [@Sendable (any MTLCommandBuffer) -> Void] = [], completedHandlers: [@Sendable (any MTLCommandBuffer) -> Void] = []
+  private var commands: [Command] = [], scheduledHandlers: [@Sendable (any MTLCommandBuffer) -> Void] = [],
+    completedHandlers: [@Sendable (any MTLCommandBuffer) -> Void] = []
   private var times = (kernelStart: 0.0, kernelEnd: 0.0, start: 0.0, end: 0.0)
   private var openEncoders = 0, misuse: String?, done: [SoftwareMetal.Dispatch] = []
 
   init(queue: SoftwareCommandQueue) { self.queue = queue }
   private func locked<R>(_ body: () -> R) -> R { condition.lock(); defer { condition.unlock() }; return body() }
 
-  var label: String? { get { locked { text } } set { locked { text = newValue } } }
+  var label: String? {
+    get { locked { text } }
+    set { locked { text = newValue } }
+  }
   var device: any MTLDevice { queue.device }
   var commandQueue: any MTLCommandQueue { queue }
   var retainedReferences: Bool { true }
@@ -56,13 +63,21 @@ final class SoftwareCommandBuffer: MTLCommandBuffer, @unchecked Sendable { // `c
   func closeEncoder() { locked { openEncoders -= 1 } }
   private func open() {
     locked {
-      if openEncoders > 0, misuse == nil { misuse = "a command encoder was made while another one of the command buffer is still encoding" }
-      if state.rawValue >= MTLCommandBufferStatus.committed.rawValue, misuse == nil { misuse = "a command encoder was made after commit" }
+      if openEncoders > 0, misuse == nil {
+        misuse = "a command encoder was made while another one of the command buffer is still encoding"
+      }
+      if state.rawValue >= MTLCommandBufferStatus.committed.rawValue, misuse == nil {
+        misuse = "a command encoder was made after commit"
+      }
       openEncoders += 1
     }
   }
-  func makeComputeCommandEncoder() -> (any MTLComputeCommandEncoder)? { open(); return SoftwareComputeEncoder(buffer: self, dispatchType: .serial) }
-  func makeComputeCommandEncoder(dispatchType: MTLDispatchType) -> (any MTLComputeCommandEncoder)? { open(); return SoftwareComputeEncoder(buffer: self, dispatchType: dispatchType) }
+  func makeComputeCommandEncoder() -> (any MTLComputeCommandEncoder)? {
+    open(); return SoftwareComputeEncoder(buffer: self, dispatchType: .serial)
+  }
+  func makeComputeCommandEncoder(dispatchType: MTLDispatchType) -> (any MTLComputeCommandEncoder)? {
+    open(); return SoftwareComputeEncoder(buffer: self, dispatchType: dispatchType)
+  }
   func makeBlitCommandEncoder() -> (any MTLBlitCommandEncoder)? { open(); return SoftwareBlitEncoder(buffer: self) }
 
   func encodeSignalEvent(_ event: any MTLEvent, value: UInt64) {
@@ -71,7 +86,8 @@ final class SoftwareCommandBuffer: MTLCommandBuffer, @unchecked Sendable { // `c
   func encodeWaitForEvent(_ event: any MTLEvent, value: UInt64) {
     append {
       guard let e = event as? SoftwareEvent, e.wait(untilSignaledValue: value, timeoutMS: 60_000) else {
-        throw MTLCommandBufferError(code: .timeout, description: "the event did not reach \(value) within a minute", finding: nil)
+        throw MTLCommandBufferError(
+          code: .timeout, description: "the event did not reach \(value) within a minute", finding: nil)
       }
     }
   }
@@ -89,7 +105,9 @@ final class SoftwareCommandBuffer: MTLCommandBuffer, @unchecked Sendable { // `c
   func commit() {
     enqueue()
     locked {
-      if state.rawValue >= MTLCommandBufferStatus.committed.rawValue { if misuse == nil { misuse = "commit was called twice" }; return }
+      if state.rawValue >= MTLCommandBufferStatus.committed.rawValue {
+        if misuse == nil { misuse = "commit was called twice" }; return
+      }
       if openEncoders > 0, misuse == nil { misuse = "commit was called before endEncoding" }
       state = .committed
     }
@@ -148,6 +166,6 @@ final class SoftwareCommandBuffer: MTLCommandBuffer, @unchecked Sendable { // `c
       return list
     }
     for h in finished { h(self) }
-    locked { condition.broadcast() } // waiters return after the handlers, as in Metal
+    locked { condition.broadcast() }  // waiters return after the handlers, as in Metal
   }
 }

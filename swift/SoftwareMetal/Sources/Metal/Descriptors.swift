@@ -18,9 +18,13 @@ public final class MTLCompileOptions: NSObject, NSCopying {
   public override init() {}
   public func copy(with zone: NSZone? = nil) -> Any {
     let o = MTLCompileOptions()
-    (o.preprocessorMacros, o.languageVersion, o.mathMode, o.mathFloatingPointFunctions) = (preprocessorMacros, languageVersion, mathMode, mathFloatingPointFunctions)
+    (o.preprocessorMacros, o.languageVersion, o.mathMode, o.mathFloatingPointFunctions) = (
+      preprocessorMacros, languageVersion, mathMode, mathFloatingPointFunctions
+    )
     (o.optimizationLevel, o.libraryType, o.preserveInvariance) = (optimizationLevel, libraryType, preserveInvariance)
-    (o.allowReferencingUndefinedSymbols, o.maxTotalThreadsPerThreadgroup) = (allowReferencingUndefinedSymbols, maxTotalThreadsPerThreadgroup)
+    (o.allowReferencingUndefinedSymbols, o.maxTotalThreadsPerThreadgroup) = (
+      allowReferencingUndefinedSymbols, maxTotalThreadsPerThreadgroup
+    )
     return o
   }
 }
@@ -30,7 +34,9 @@ public final class MTLFunctionConstant: NSObject, Sendable {
   public let type: MTLDataType
   public let index: Int
   public let required: Bool
-  init(name: String, type: MTLDataType, index: Int, required: Bool) { (self.name, self.type, self.index, self.required) = (name, type, index, required) }
+  init(name: String, type: MTLDataType, index: Int, required: Bool) {
+    (self.name, self.type, self.index, self.required) = (name, type, index, required)
+  }
 }
 
 public final class MTLFunctionConstantValues: NSObject, NSCopying {
@@ -44,8 +50,12 @@ public final class MTLFunctionConstantValues: NSObject, NSCopying {
     (o.byIndex, o.byName) = (byIndex, byName)
     return o
   }
-  public func setConstantValue(_ value: UnsafeRawPointer, type: MTLDataType, index: Int) { byIndex[index] = read(value, type) }
-  public func setConstantValue(_ value: UnsafeRawPointer, type: MTLDataType, withName name: String) { byName[name] = read(value, type) }
+  public func setConstantValue(_ value: UnsafeRawPointer, type: MTLDataType, index: Int) {
+    byIndex[index] = read(value, type)
+  }
+  public func setConstantValue(_ value: UnsafeRawPointer, type: MTLDataType, withName name: String) {
+    byName[name] = read(value, type)
+  }
   public func setConstantValues(_ values: UnsafeRawPointer, type: MTLDataType, range: Range<Int>) {
     guard let n = type.byteCount else { return }
     for (i, index) in range.enumerated() { byIndex[index] = read(values + i * n, type) }
@@ -78,8 +88,12 @@ public final class MTLComputePipelineDescriptor: NSObject, NSCopying {
   }
   public func copy(with zone: NSZone? = nil) -> Any {
     let o = MTLComputePipelineDescriptor()
-    (o.label, o.computeFunction, o.threadGroupSizeIsMultipleOfThreadExecutionWidth) = (label, computeFunction, threadGroupSizeIsMultipleOfThreadExecutionWidth)
-    (o.maxTotalThreadsPerThreadgroup, o.supportIndirectCommandBuffers) = (maxTotalThreadsPerThreadgroup, supportIndirectCommandBuffers)
+    (o.label, o.computeFunction, o.threadGroupSizeIsMultipleOfThreadExecutionWidth) = (
+      label, computeFunction, threadGroupSizeIsMultipleOfThreadExecutionWidth
+    )
+    (o.maxTotalThreadsPerThreadgroup, o.supportIndirectCommandBuffers) = (
+      maxTotalThreadsPerThreadgroup, supportIndirectCommandBuffers
+    )
     return o
   }
 }
@@ -96,7 +110,9 @@ final class SoftwareBinding: MTLBinding {
   let name: String, type: MTLBindingType, access: MTLBindingAccess, index: Int
   var isUsed: Bool { true }
   var isArgument: Bool { true }
-  init(name: String, type: MTLBindingType, access: MTLBindingAccess, index: Int) { (self.name, self.type, self.access, self.index) = (name, type, access, index) }
+  init(name: String, type: MTLBindingType, access: MTLBindingAccess, index: Int) {
+    (self.name, self.type, self.access, self.index) = (name, type, access, index)
+  }
 }
 public final class MTLComputePipelineReflection: NSObject {
   public let bindings: [any MTLBinding]

@@ -44,43 +44,75 @@ final class SoftwareDevice: MTLDevice {
     b.contents().copyMemory(from: pointer, byteCount: length)
     return b
   }
-  func makeBuffer(bytesNoCopy pointer: UnsafeMutableRawPointer, length: Int, options: MTLResourceOptions, deallocator: ((UnsafeMutableRawPointer, Int) -> Void)?) -> (any MTLBuffer)? {
+  func makeBuffer(
+    bytesNoCopy pointer: UnsafeMutableRawPointer, length: Int, options: MTLResourceOptions,
+    deallocator: ((UnsafeMutableRawPointer, Int) -> Void)?
+  ) -> (any MTLBuffer)? {
     // As in Metal: whole pages, or nothing.
     let page = UInt(sm_page_size())
-    guard length > 0, UInt(bitPattern: pointer) % page == 0, UInt(length) % page == 0, let b = sm_buffer_wrap(pointer, UInt64(length)) else { return nil }
-    return SoftwareBuffer(device: self, handle: b, length: length, options: options, deallocator: deallocator ?? { _, _ in })
+    guard length > 0, UInt(bitPattern: pointer) % page == 0, UInt(length) % page == 0,
+      let b = sm_buffer_wrap(pointer, UInt64(length))
+    else { return nil }
+    return SoftwareBuffer(
+      device: self, handle: b, length: length, options: options, deallocator: deallocator ?? { _, _ in })
   }
   func makeDefaultLibrary() -> (any MTLLibrary)? { nil }
 
   func makeLibrary(source: String, options: MTLCompileOptions?) throws -> any MTLLibrary {
     let macros = (options?.preprocessorMacros ?? [:]).sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }
-    return try SoftwareLibrary(device: self, source: source, macros: macros, languageVersion: options?.languageVersion ?? .version3_1)
+    return try SoftwareLibrary(
+      device: self, source: source, macros: macros, languageVersion: options?.languageVersion ?? .version3_1)
   }
-  func makeLibrary(source: String, options: MTLCompileOptions?, completionHandler: @escaping @Sendable ((any MTLLibrary)?, (any Error)?) -> Void) {
+  func makeLibrary(
+    source: String, options: MTLCompileOptions?,
+    completionHandler: @escaping @Sendable ((any MTLLibrary)?, (any Error)?) -> Void
+  ) {
     let macros = (options?.preprocessorMacros ?? [:]).sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }
     let version = options?.languageVersion ?? .version3_1
     DispatchQueue.global().async {
-      do { completionHandler(try SoftwareLibrary(device: self, source: source, macros: macros, languageVersion: version), nil) } catch { completionHandler(nil, error) }
+      do {
+        completionHandler(
+          try SoftwareLibrary(device: self, source: source, macros: macros, languageVersion: version), nil)
+      } catch { completionHandler(nil, error) }
     }
   }
 
   func makeComputePipelineState(function computeFunction: any MTLFunction) throws -> any MTLComputePipelineState {
     try pipeline(computeFunction, label: nil, maxThreads: 0, reflection: nil)
   }
-  func makeComputePipelineState(function computeFunction: any MTLFunction, options: MTLPipelineOption, reflection: UnsafeMutablePointer<MTLComputePipelineReflection?>?) throws -> any MTLComputePipelineState {
+  func makeComputePipelineState(
+    function computeFunction: any MTLFunction, options: MTLPipelineOption,
+    reflection: UnsafeMutablePointer<MTLComputePipelineReflection?>?
+  ) throws -> any MTLComputePipelineState {
     try pipeline(computeFunction, label: nil, maxThreads: 0, reflection: reflection)
   }
-  func makeComputePipelineState(descriptor: MTLComputePipelineDescriptor, options: MTLPipelineOption, reflection: UnsafeMutablePointer<MTLComputePipelineReflection?>?) throws -> any MTLComputePipelineState {
-    guard let f = descriptor.computeFunction else { throw MTLLibraryError(code: .functionNotFound, description: "computeFunction of the pipeline descriptor is nil") }
-    return try pipeline(f, label: descriptor.label, maxThreads: descriptor.maxTotalThreadsPerThreadgroup, reflection: reflection)
+  func makeComputePipelineState(
+    descriptor: MTLComputePipelineDescriptor, options: MTLPipelineOption,
+    reflection: UnsafeMutablePointer<MTLComputePipelineReflection?>?
+  ) throws -> any MTLComputePipelineState {
+    guard let f = descriptor.computeFunction else {
+      throw MTLLibraryError(code: .functionNotFound, description: "computeFunction of the pipeline descriptor is nil")
+    }
+    return try pipeline(
+      f, label: descriptor.label, maxThreads: descriptor.maxTotalThreadsPerThreadgroup, reflection: reflection)
   }
-  func makeComputePipelineState(function computeFunction: any MTLFunction, completionHandler: @escaping @Sendable ((any MTLComputePipelineState)?, (any Error)?) -> Void) {
+  func makeComputePipelineState(
+    function computeFunction: any MTLFunction,
+    completionHandler: @escaping @Sendable ((any MTLComputePipelineState)?, (any Error)?) -> Void
+  ) {
     DispatchQueue.global().async {
-      do { completionHandler(try self.pipeline(computeFunction, label: nil, maxThreads: 0, reflection: nil), nil) } catch { completionHandler(nil, error) }
+      do {
+        completionHandler(try self.pipeline(computeFunction, label: nil, maxThreads: 0, reflection: nil), nil)
+      } catch { completionHandler(nil, error) }
     }
   }
-  private func pipeline(_ f: any MTLFunction, label: String?, maxThreads: Int, reflection: UnsafeMutablePointer<MTLComputePipelineReflection?>?) throws -> any MTLComputePipelineState {
-    guard let f = f as? SoftwareFunction else { throw MTLLibraryError(code: .unsupported, description: "the function belongs to another device") }
+  private func pipeline(
+    _ f: any MTLFunction, label: String?, maxThreads: Int,
+    reflection: UnsafeMutablePointer<MTLComputePipelineReflection?>?
+  ) throws -> any MTLComputePipelineState {
+    guard let f = f as? SoftwareFunction else {
+      throw MTLLibraryError(code: .unsupported, description: "the function belongs to another device")
+    }
     let p = try SoftwarePipeline(function: f, label: label, maxThreads: maxThreads)
     reflection?.pointee = MTLComputePipelineReflection(bindings: f.bindings)
     return p
@@ -97,9 +129,14 @@ final class SoftwareBuffer: MTLBuffer {
   var label: String?
 
   /// A buffer without a deallocator owns its memory.
-  init?(device: SoftwareDevice, handle: OpaquePointer, length: Int, options: MTLResourceOptions, deallocator: ((UnsafeMutableRawPointer, Int) -> Void)?) {
+  init?(
+    device: SoftwareDevice, handle: OpaquePointer, length: Int, options: MTLResourceOptions,
+    deallocator: ((UnsafeMutableRawPointer, Int) -> Void)?
+  ) {
     guard let p = sm_buffer_contents(handle) else { sm_buffer_destroy(handle); return nil }
-    (owner, self.handle, self.length, self.options, self.deallocator, pointer) = (device, handle, length, options, deallocator, p)
+    (owner, self.handle, self.length, self.options, self.deallocator, pointer) = (
+      device, handle, length, options, deallocator, p
+    )
     if deallocator == nil { device.account(length) }
   }
   deinit {
@@ -109,7 +146,9 @@ final class SoftwareBuffer: MTLBuffer {
   var device: any MTLDevice { owner }
   var storageMode: MTLStorageMode { MTLStorageMode(rawValue: options.rawValue >> 4 & 15) ?? .shared }
   var cpuCacheMode: MTLCPUCacheMode { MTLCPUCacheMode(rawValue: options.rawValue & 15) ?? .defaultCache }
-  var hazardTrackingMode: MTLHazardTrackingMode { MTLHazardTrackingMode(rawValue: options.rawValue >> 8 & 3) ?? .default }
+  var hazardTrackingMode: MTLHazardTrackingMode {
+    MTLHazardTrackingMode(rawValue: options.rawValue >> 8 & 3) ?? .default
+  }
   var resourceOptions: MTLResourceOptions { options }
   var allocatedSize: Int { length }
   var gpuAddress: UInt64 { UInt64(UInt(bitPattern: pointer)) }
@@ -118,7 +157,7 @@ final class SoftwareBuffer: MTLBuffer {
   func didModifyRange(_ range: Range<Int>) {}
 }
 
-final class SoftwareEvent: MTLSharedEvent, @unchecked Sendable { // `condition` guards every stored property
+final class SoftwareEvent: MTLSharedEvent, @unchecked Sendable {  // `condition` guards every stored property
   private let condition = NSCondition()
   private var value: UInt64 = 0, text: String?
   private var waiting: [(value: UInt64, run: @Sendable (UInt64) -> Void)] = []
@@ -140,7 +179,10 @@ final class SoftwareEvent: MTLSharedEvent, @unchecked Sendable { // `condition` 
       for w in due { w.run(newValue) }
     }
   }
-  func notify(_ listener: MTLSharedEventListener, atValue wanted: UInt64, block: @escaping @Sendable (any MTLSharedEvent, UInt64) -> Void) {
+  func notify(
+    _ listener: MTLSharedEventListener, atValue wanted: UInt64,
+    block: @escaping @Sendable (any MTLSharedEvent, UInt64) -> Void
+  ) {
     let run: @Sendable (UInt64) -> Void = { v in listener.dispatchQueue.async { block(self, v) } }
     condition.lock()
     let now = value

@@ -33,7 +33,9 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
     super.init(buffer: buffer)
   }
   func setComputePipelineState(_ state: any MTLComputePipelineState) {
-    guard let p = state as? SoftwarePipeline else { misuse("setComputePipelineState: the pipeline belongs to another device"); return }
+    guard let p = state as? SoftwarePipeline else {
+      misuse("setComputePipelineState: the pipeline belongs to another device"); return
+    }
     pipeline = p
   }
   private func valid(_ index: Int, _ what: String) -> Bool {
@@ -43,15 +45,23 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
   }
   func setBytes(_ bytes: UnsafeRawPointer, length: Int, index: Int) {
     guard valid(index, "setBytes") else { return }
-    guard length > 0, length <= 4096 else { misuse("setBytes: length \(length), must be between 1 and 4096 bytes"); return }
-    guard let b = buffer.device.makeBuffer(bytes: bytes, length: length) as? SoftwareBuffer else { misuse("setBytes: out of memory"); return }
+    guard length > 0, length <= 4096 else {
+      misuse("setBytes: length \(length), must be between 1 and 4096 bytes"); return
+    }
+    guard let b = buffer.device.makeBuffer(bytes: bytes, length: length) as? SoftwareBuffer else {
+      misuse("setBytes: out of memory"); return
+    }
     slots[index] = Slot(buffer: b, offset: 0)
   }
   func setBuffer(_ buffer: (any MTLBuffer)?, offset: Int, index: Int) {
     guard valid(index, "setBuffer") else { return }
     guard let buffer else { slots[index] = nil; return }
-    guard let b = buffer as? SoftwareBuffer else { misuse("setBuffer: buffer \(index) belongs to another device"); return }
-    guard offset >= 0, offset < b.length else { misuse("setBuffer: offset \(offset) of buffer \(index) must be less than its length, \(b.length)"); return }
+    guard let b = buffer as? SoftwareBuffer else {
+      misuse("setBuffer: buffer \(index) belongs to another device"); return
+    }
+    guard offset >= 0, offset < b.length else {
+      misuse("setBuffer: offset \(offset) of buffer \(index) must be less than its length, \(b.length)"); return
+    }
     slots[index] = Slot(buffer: b, offset: offset)
   }
   func setBufferOffset(_ offset: Int, index: Int) {
@@ -60,12 +70,16 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
     setBuffer(s.buffer, offset: offset, index: index)
   }
   func setBuffers(_ buffers: [(any MTLBuffer)?], offsets: [Int], range: Range<Int>) {
-    guard buffers.count == range.count, offsets.count == range.count else { misuse("setBuffers: \(buffers.count) buffers and \(offsets.count) offsets for a range of \(range.count)"); return }
+    guard buffers.count == range.count, offsets.count == range.count else {
+      misuse("setBuffers: \(buffers.count) buffers and \(offsets.count) offsets for a range of \(range.count)"); return
+    }
     for (i, index) in range.enumerated() { setBuffer(buffers[i], offset: offsets[i], index: index) }
   }
   func setThreadgroupMemoryLength(_ length: Int, index: Int) {
     guard valid(index, "setThreadgroupMemoryLength") else { return }
-    guard length >= 0, length % 16 == 0 else { misuse("setThreadgroupMemoryLength: \(length) at index \(index) must be a multiple of 16 bytes"); return }
+    guard length >= 0, length % 16 == 0 else {
+      misuse("setThreadgroupMemoryLength: \(length) at index \(index) must be a multiple of 16 bytes"); return
+    }
     groupMemory[index] = length
   }
   func memoryBarrier(scope: MTLBarrierScope) {}
@@ -74,38 +88,66 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
   func useResources(_ resources: [any MTLResource], usage: MTLResourceUsage) {}
 
   func dispatchThreadgroups(_ groups: MTLSize, threadsPerThreadgroup size: MTLSize) {
-    dispatch(size) { (groups, MTLSize(width: groups.width * size.width, height: groups.height * size.height, depth: groups.depth * size.depth)) }
+    dispatch(size) {
+      (
+        groups,
+        MTLSize(width: groups.width * size.width, height: groups.height * size.height, depth: groups.depth * size.depth)
+      )
+    }
   }
   func dispatchThreads(_ threads: MTLSize, threadsPerThreadgroup size: MTLSize) {
     func up(_ a: Int, _ b: Int) -> Int { b > 0 ? (a + b - 1) / b : 0 }
-    let groups = MTLSize(width: up(threads.width, size.width), height: up(threads.height, size.height), depth: up(threads.depth, size.depth))
+    let groups = MTLSize(
+      width: up(threads.width, size.width), height: up(threads.height, size.height),
+      depth: up(threads.depth, size.depth))
     dispatch(size) { (groups, threads) }
   }
-  func dispatchThreadgroups(indirectBuffer: any MTLBuffer, indirectBufferOffset offset: Int, threadsPerThreadgroup size: MTLSize) {
+  func dispatchThreadgroups(
+    indirectBuffer: any MTLBuffer, indirectBufferOffset offset: Int, threadsPerThreadgroup size: MTLSize
+  ) {
     guard let b = indirectBuffer as? SoftwareBuffer, offset >= 0, offset % 4 == 0, offset + 12 <= b.length else {
-      misuse("dispatchThreadgroups: 12 bytes at offset \(offset) must lie in the indirect buffer, aligned to 4 bytes"); return
+      misuse("dispatchThreadgroups: 12 bytes at offset \(offset) must lie in the indirect buffer, aligned to 4 bytes");
+      return
     }
     dispatch(size) {
       let n = (0..<3).map { Int(b.contents().load(fromByteOffset: offset + 4 * $0, as: UInt32.self)) }
-      return (MTLSize(width: n[0], height: n[1], depth: n[2]), MTLSize(width: n[0] * size.width, height: n[1] * size.height, depth: n[2] * size.depth))
+      return (
+        MTLSize(width: n[0], height: n[1], depth: n[2]),
+        MTLSize(width: n[0] * size.width, height: n[1] * size.height, depth: n[2] * size.depth)
+      )
     }
   }
   /// The grid is known when the dispatch is executed.
   private func dispatch(_ size: MTLSize, grid: @escaping () -> (groups: MTLSize, threads: MTLSize)) {
     guard let pipeline else { misuse("dispatch: no compute pipeline state is set"); return }
-    let perGroup = size.width.multipliedReportingOverflow(by: size.height).partialValue.multipliedReportingOverflow(by: size.depth).partialValue
-    guard size.width > 0, size.height > 0, size.depth > 0, perGroup <= pipeline.maxTotalThreadsPerThreadgroup, size.width <= 1024, size.height <= 1024, size.depth <= 1024 else {
-      misuse("dispatch of '\(pipeline.function.name)': (\(size.width), \(size.height), \(size.depth)) threads per threadgroup; at least one and at most \(pipeline.maxTotalThreadsPerThreadgroup) are allowed"); return
+    let perGroup = size.width.multipliedReportingOverflow(by: size.height).partialValue.multipliedReportingOverflow(
+      by: size.depth
+    ).partialValue
+    guard size.width > 0, size.height > 0, size.depth > 0, perGroup <= pipeline.maxTotalThreadsPerThreadgroup,
+      size.width <= 1024, size.height <= 1024, size.depth <= 1024
+    else {
+      misuse(
+        "dispatch of '\(pipeline.function.name)': (\(size.width), \(size.height), \(size.depth)) threads per "
+          + "threadgroup; at least one and at most \(pipeline.maxTotalThreadsPerThreadgroup) are allowed"
+      ); return
     }
     let memory = groupMemory.reduce(0, +) + pipeline.staticThreadgroupMemoryLength
     guard memory <= device.maxThreadgroupMemoryLength else {
-      misuse("dispatch of '\(pipeline.function.name)': \(memory) bytes of threadgroup memory, the device has \(device.maxThreadgroupMemoryLength)"); return
+      misuse(
+        "dispatch of '\(pipeline.function.name)': \(memory) bytes of threadgroup memory, "
+          + "the device has \(device.maxThreadgroupMemoryLength)"
+      ); return
     }
     let (slots, groupMemory, command) = (self.slots, self.groupMemory, self.buffer)
     encode { [unowned command] in
       let (groups, threads) = grid()
-      guard [groups.width, groups.height, groups.depth].allSatisfy({ $0 >= 0 && $0 <= Int(UInt32.max) }), [threads.width, threads.height, threads.depth].allSatisfy({ $0 >= 0 && $0 <= Int(UInt32.max) }) else {
-        throw MTLCommandBufferError.invalid("dispatch of '\(pipeline.function.name)': the grid of (\(threads.width), \(threads.height), \(threads.depth)) threads does not fit in 32 bits")
+      guard [groups.width, groups.height, groups.depth].allSatisfy({ $0 >= 0 && $0 <= Int(UInt32.max) }),
+        [threads.width, threads.height, threads.depth].allSatisfy({ $0 >= 0 && $0 <= Int(UInt32.max) })
+      else {
+        throw MTLCommandBufferError.invalid(
+          "dispatch of '\(pipeline.function.name)': the grid of (\(threads.width), \(threads.height), "
+            + "\(threads.depth)) threads does not fit in 32 bits"
+        )
       }
       guard groups.width > 0, groups.height > 0, groups.depth > 0 else { return }
       var d = sm_dispatch()
@@ -117,7 +159,9 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
       }
       withUnsafeMutableBytes(of: &d.bindings) { raw in
         let p = raw.bindMemory(to: sm_bound.self)
-        for case (let i, let s?) in slots.enumerated() { p[i] = sm_bound(buffer: s.buffer.handle, offset: UInt64(s.offset), length: UInt64(s.buffer.length - s.offset)) }
+        for case (let i, let s?) in slots.enumerated() {
+          p[i] = sm_bound(buffer: s.buffer.handle, offset: UInt64(s.offset), length: UInt64(s.buffer.length - s.offset))
+        }
       }
       let options = SoftwareMetal.options
       d.workers = UInt32(clamping: max(1, options.workers))
@@ -128,28 +172,46 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
       }
       let start = monotonicSeconds()
       let status = withExtendedLifetime(slots) { sm_pipeline_dispatch(pipeline.handle, &d) }
-      command.record(SoftwareMetal.Dispatch(kernel: pipeline.function.name, threadgroups: groups, threadsPerThreadgroup: size, counters: SoftwareMetal.Counters(d.counters), seconds: monotonicSeconds() - start))
+      command.record(
+        SoftwareMetal.Dispatch(
+          kernel: pipeline.function.name, threadgroups: groups, threadsPerThreadgroup: size,
+          counters: SoftwareMetal.Counters(d.counters), seconds: monotonicSeconds() - start))
       switch status {
       case 0: break
       case 1:
         let f = SoftwareMetal.Finding(d.finding, kernel: pipeline.function.name)
-        throw MTLCommandBufferError(code: f.kind == .outOfBounds || f.kind == .unboundBuffer ? .pageFault : .internal, description: f.description, finding: f)
-      default: throw MTLCommandBufferError(code: .outOfMemory, description: "dispatch of '\(pipeline.function.name)': the software device is out of memory", finding: nil)
+        throw MTLCommandBufferError(
+          code: f.kind == .outOfBounds || f.kind == .unboundBuffer ? .pageFault : .internal, description: f.description,
+          finding: f)
+      default:
+        throw MTLCommandBufferError(
+          code: .outOfMemory,
+          description: "dispatch of '\(pipeline.function.name)': the software device is out of memory", finding: nil)
       }
     }
   }
 }
 
 final class SoftwareBlitEncoder: SoftwareEncoder, MTLBlitCommandEncoder {
-  func copy(from sourceBuffer: any MTLBuffer, sourceOffset: Int, to destinationBuffer: any MTLBuffer, destinationOffset: Int, size: Int) {
-    func inside(_ b: any MTLBuffer, _ offset: Int) -> Bool { offset >= 0 && size >= 0 && offset <= b.length && size <= b.length - offset }
+  func copy(
+    from sourceBuffer: any MTLBuffer, sourceOffset: Int, to destinationBuffer: any MTLBuffer, destinationOffset: Int,
+    size: Int
+  ) {
+    func inside(_ b: any MTLBuffer, _ offset: Int) -> Bool {
+      offset >= 0 && size >= 0 && offset <= b.length && size <= b.length - offset
+    }
     guard inside(sourceBuffer, sourceOffset), inside(destinationBuffer, destinationOffset) else {
-      misuse("blit copy of \(size) bytes: offset \(sourceOffset) of \(sourceBuffer.length) to offset \(destinationOffset) of \(destinationBuffer.length) is out of bounds"); return
+      misuse(
+        "blit copy of \(size) bytes: offset \(sourceOffset) of \(sourceBuffer.length) to offset \(destinationOffset) "
+          + "of \(destinationBuffer.length) is out of bounds"
+      ); return
     }
     encode { memmove(destinationBuffer.contents() + destinationOffset, sourceBuffer.contents() + sourceOffset, size) }
   }
   func fill(buffer target: any MTLBuffer, range: Range<Int>, value: UInt8) {
-    guard range.lowerBound >= 0, range.upperBound <= target.length else { misuse("blit fill of \(range) in a buffer of \(target.length) bytes is out of bounds"); return }
+    guard range.lowerBound >= 0, range.upperBound <= target.length else {
+      misuse("blit fill of \(range) in a buffer of \(target.length) bytes is out of bounds"); return
+    }
     encode { memset(target.contents() + range.lowerBound, Int32(value), range.count) }
   }
   func synchronize(resource: any MTLResource) {}

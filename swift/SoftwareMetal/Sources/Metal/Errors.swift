@@ -5,7 +5,9 @@ public let MTLCommandBufferErrorDomain = "MTLCommandBufferErrorDomain"
 public let MTLCommandBufferEncoderInfoErrorKey = "MTLCommandBufferEncoderInfoErrorKey"
 
 public struct MTLLibraryError: CustomNSError, LocalizedError, CustomStringConvertible, Sendable {
-  public enum Code: Int, Sendable { case unsupported = 1, `internal`, compileFailure, compileWarning, functionNotFound, fileNotFound }
+  public enum Code: Int, Sendable {
+    case unsupported = 1, `internal`, compileFailure, compileWarning, functionNotFound, fileNotFound
+  }
   public let code: Code
   public let description: String
   public static var errorDomain: String { MTLLibraryErrorDomain }
@@ -16,16 +18,19 @@ public struct MTLLibraryError: CustomNSError, LocalizedError, CustomStringConver
 
 public struct MTLCommandBufferError: CustomNSError, LocalizedError, CustomStringConvertible, Sendable {
   public enum Code: Int, Sendable {
-    case none = 0, `internal`, timeout, pageFault, accessRevoked, notPermitted = 7, outOfMemory, invalidResource, memoryless, deviceRemoved, stackOverflow
+    case none = 0, `internal`, timeout, pageFault, accessRevoked, notPermitted = 7, outOfMemory, invalidResource,
+      memoryless, deviceRemoved, stackOverflow
   }
   public let code: Code
   public let description: String
-  /// What checked mode found, if that ended the command buffer.
+  /// The finding of checked mode, if one ended the command buffer.
   public let finding: SoftwareMetal.Finding?
   public static var errorDomain: String { MTLCommandBufferErrorDomain }
   public var errorCode: Int { code.rawValue }
   public var errorDescription: String? { description }
   public var errorUserInfo: [String: Any] { [NSLocalizedDescriptionKey: description] }
 
-  static func invalid(_ text: String) -> MTLCommandBufferError { MTLCommandBufferError(code: .invalidResource, description: text, finding: nil) }
+  static func invalid(_ text: String) -> MTLCommandBufferError {
+    MTLCommandBufferError(code: .invalidResource, description: text, finding: nil)
+  }
 }

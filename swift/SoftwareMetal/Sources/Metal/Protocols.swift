@@ -19,21 +19,38 @@ public protocol MTLDevice: AnyObject, Sendable {
   func makeCommandQueue(maxCommandBufferCount: Int) -> (any MTLCommandQueue)?
   func makeBuffer(length: Int, options: MTLResourceOptions) -> (any MTLBuffer)?
   func makeBuffer(bytes pointer: UnsafeRawPointer, length: Int, options: MTLResourceOptions) -> (any MTLBuffer)?
-  func makeBuffer(bytesNoCopy pointer: UnsafeMutableRawPointer, length: Int, options: MTLResourceOptions, deallocator: ((UnsafeMutableRawPointer, Int) -> Void)?) -> (any MTLBuffer)?
+  func makeBuffer(
+    bytesNoCopy pointer: UnsafeMutableRawPointer, length: Int, options: MTLResourceOptions,
+    deallocator: ((UnsafeMutableRawPointer, Int) -> Void)?
+  ) -> (any MTLBuffer)?
   func makeDefaultLibrary() -> (any MTLLibrary)?
   func makeLibrary(source: String, options: MTLCompileOptions?) throws -> any MTLLibrary
-  func makeLibrary(source: String, options: MTLCompileOptions?, completionHandler: @escaping @Sendable ((any MTLLibrary)?, (any Error)?) -> Void)
+  func makeLibrary(
+    source: String, options: MTLCompileOptions?,
+    completionHandler: @escaping @Sendable ((any MTLLibrary)?, (any Error)?) -> Void)
   func makeComputePipelineState(function computeFunction: any MTLFunction) throws -> any MTLComputePipelineState
-  func makeComputePipelineState(function computeFunction: any MTLFunction, options: MTLPipelineOption, reflection: UnsafeMutablePointer<MTLComputePipelineReflection?>?) throws -> any MTLComputePipelineState
-  func makeComputePipelineState(descriptor: MTLComputePipelineDescriptor, options: MTLPipelineOption, reflection: UnsafeMutablePointer<MTLComputePipelineReflection?>?) throws -> any MTLComputePipelineState
-  func makeComputePipelineState(function computeFunction: any MTLFunction, completionHandler: @escaping @Sendable ((any MTLComputePipelineState)?, (any Error)?) -> Void)
+  func makeComputePipelineState(
+    function computeFunction: any MTLFunction, options: MTLPipelineOption,
+    reflection: UnsafeMutablePointer<MTLComputePipelineReflection?>?
+  ) throws -> any MTLComputePipelineState
+  func makeComputePipelineState(
+    descriptor: MTLComputePipelineDescriptor, options: MTLPipelineOption,
+    reflection: UnsafeMutablePointer<MTLComputePipelineReflection?>?
+  ) throws -> any MTLComputePipelineState
+  func makeComputePipelineState(
+    function computeFunction: any MTLFunction,
+    completionHandler: @escaping @Sendable ((any MTLComputePipelineState)?, (any Error)?) -> Void)
   func makeEvent() -> (any MTLEvent)?
   func makeSharedEvent() -> (any MTLSharedEvent)?
 }
 extension MTLDevice {
   public func makeBuffer(length: Int) -> (any MTLBuffer)? { makeBuffer(length: length, options: []) }
-  public func makeBuffer(bytes pointer: UnsafeRawPointer, length: Int) -> (any MTLBuffer)? { makeBuffer(bytes: pointer, length: length, options: []) }
-  public func makeBuffer(bytesNoCopy pointer: UnsafeMutableRawPointer, length: Int, options: MTLResourceOptions = []) -> (any MTLBuffer)? {
+  public func makeBuffer(bytes pointer: UnsafeRawPointer, length: Int) -> (any MTLBuffer)? {
+    makeBuffer(bytes: pointer, length: length, options: [])
+  }
+  public func makeBuffer(
+    bytesNoCopy pointer: UnsafeMutableRawPointer, length: Int, options: MTLResourceOptions = []
+  ) -> (any MTLBuffer)? {
     makeBuffer(bytesNoCopy: pointer, length: length, options: options, deallocator: nil)
   }
 }
@@ -139,7 +156,9 @@ public protocol MTLComputeCommandEncoder: MTLCommandEncoder {
   func useResources(_ resources: [any MTLResource], usage: MTLResourceUsage)
 }
 public protocol MTLBlitCommandEncoder: MTLCommandEncoder {
-  func copy(from sourceBuffer: any MTLBuffer, sourceOffset: Int, to destinationBuffer: any MTLBuffer, destinationOffset: Int, size: Int)
+  func copy(
+    from sourceBuffer: any MTLBuffer, sourceOffset: Int, to destinationBuffer: any MTLBuffer, destinationOffset: Int,
+    size: Int)
   func fill(buffer: any MTLBuffer, range: Range<Int>, value: UInt8)
   func synchronize(resource: any MTLResource)
 }
@@ -150,7 +169,9 @@ public protocol MTLEvent: AnyObject, Sendable {
 }
 public protocol MTLSharedEvent: MTLEvent {
   var signaledValue: UInt64 { get set }
-  func notify(_ listener: MTLSharedEventListener, atValue value: UInt64, block: @escaping @Sendable (any MTLSharedEvent, UInt64) -> Void)
+  func notify(
+    _ listener: MTLSharedEventListener, atValue value: UInt64,
+    block: @escaping @Sendable (any MTLSharedEvent, UInt64) -> Void)
   func wait(untilSignaledValue value: UInt64, timeoutMS milliseconds: UInt64) -> Bool
 }
 public final class MTLSharedEventListener: Sendable {

@@ -1,8 +1,9 @@
 import CSoftwareMetal
 
-/// What Metal itself does not have: how the software device runs, what it counts and what it finds.
+/// The software device's own interface: options, counters and findings.
 public enum SoftwareMetal {
-  /// `fast`: nothing is observed. `counted`: counters of instructions and bytes. `checked`: counters, and every access is checked.
+  /// `fast`: nothing is observed. `counted`: counters of instructions and bytes. `checked`: counters, and every access
+  /// is checked.
   public enum Mode: Int32, Sendable { case fast = 0, counted, checked }
 
   /// The order in which a threadgroup's SIMD groups, and the threadgroups themselves, are begun.
@@ -19,10 +20,13 @@ public enum SoftwareMetal {
     /// Accept functions declared by AIR name, as older kernels do; recent compilers refuse them.
     public var allowsInlineAIR: Bool
 
-    /// From SOFTWARE_METAL_MODE (fast, counted, checked), _WORKERS, _SCHEDULE (forward, reversed, or a seed), _FAMILY (7, 8, 9), _INLINE_AIR (0, 1).
+    /// From SOFTWARE_METAL_MODE (fast, counted, checked), _WORKERS, _SCHEDULE (forward, reversed, or a seed), _FAMILY
+    /// (7, 8, 9), _INLINE_AIR (0, 1).
     public static func fromEnvironment() -> Options {
       let e = ProcessInfo.processInfo.environment
-      var o = Options(mode: .checked, workers: ProcessInfo.processInfo.activeProcessorCount, schedule: .forward, family: .apple9, allowsInlineAIR: true)
+      var o = Options(
+        mode: .checked, workers: ProcessInfo.processInfo.activeProcessorCount, schedule: .forward, family: .apple9,
+        allowsInlineAIR: true)
       switch e["SOFTWARE_METAL_MODE"] {
       case "fast": o.mode = .fast
       case "counted": o.mode = .counted
@@ -46,7 +50,8 @@ public enum SoftwareMetal {
     set { current.value = newValue }
   }
 
-  /// Counts of one dispatch, or of several added up. Bytes and operations need `counted` or `checked`, except those of matrices.
+  /// Counts of one dispatch, or of several added up. Bytes and operations need `counted` or `checked`, except those of
+  /// matrices.
   public struct Counters: Equatable, Sendable, CustomStringConvertible {
     public var threadgroups: UInt64 = 0, threads: UInt64 = 0
     /// 8×8×8 multiply-accumulates, 8×8 loads and stores, each once per SIMD group.
@@ -56,7 +61,8 @@ public enum SoftwareMetal {
     public var deviceBytesRead: UInt64 = 0, deviceBytesWritten: UInt64 = 0
     public var threadgroupBytesRead: UInt64 = 0, threadgroupBytesWritten: UInt64 = 0
     public var constantBytesRead: UInt64 = 0, threadMemoryBytes: UInt64 = 0
-    /// Per-thread work outside of matrix operations, in LLVM instructions after optimization (vector ones once per element).
+    /// Per-thread work outside of matrix operations, in LLVM instructions after optimization (vector ones once per
+    /// element).
     public var integerOperations: UInt64 = 0, floatOperations: UInt64 = 0, mathFunctionCalls: UInt64 = 0
     public var branches: UInt64 = 0, conversions: UInt64 = 0, otherOperations: UInt64 = 0
 
@@ -64,23 +70,37 @@ public enum SoftwareMetal {
     init(_ c: sm_counters) {
       (threadgroups, threads) = (c.threadgroups, c.threads)
       (matrixMultiplies, matrixLoads, matrixStores) = (c.matrix_multiplies, c.matrix_loads, c.matrix_stores)
-      (threadgroupBarriers, simdgroupBarriers, simdOperations) = (c.threadgroup_barriers, c.simdgroup_barriers, c.simd_operations)
+      (threadgroupBarriers, simdgroupBarriers, simdOperations) = (
+        c.threadgroup_barriers, c.simdgroup_barriers, c.simd_operations
+      )
       (atomicOperations, asyncCopies) = (c.atomics, c.async_copies)
       (integerOperations, floatOperations, mathFunctionCalls, branches) = (c.cost.0, c.cost.1, c.cost.2, c.cost.3)
-      (deviceBytesRead, deviceBytesWritten, threadgroupBytesRead, threadgroupBytesWritten) = (c.cost.4, c.cost.5, c.cost.6, c.cost.7)
+      (deviceBytesRead, deviceBytesWritten, threadgroupBytesRead, threadgroupBytesWritten) = (
+        c.cost.4, c.cost.5, c.cost.6, c.cost.7
+      )
       (constantBytesRead, threadMemoryBytes, conversions, otherOperations) = (c.cost.8, c.cost.9, c.cost.10, c.cost.11)
     }
     private static let fields: [(String, any WritableKeyPath<Counters, UInt64> & Sendable)] = [
-      ("threadgroups", \.threadgroups), ("threads", \.threads), ("matrixMultiplies", \.matrixMultiplies), ("matrixLoads", \.matrixLoads), ("matrixStores", \.matrixStores),
-      ("threadgroupBarriers", \.threadgroupBarriers), ("simdgroupBarriers", \.simdgroupBarriers), ("simdOperations", \.simdOperations), ("atomicOperations", \.atomicOperations),
-      ("asyncCopies", \.asyncCopies), ("deviceBytesRead", \.deviceBytesRead), ("deviceBytesWritten", \.deviceBytesWritten), ("threadgroupBytesRead", \.threadgroupBytesRead),
-      ("threadgroupBytesWritten", \.threadgroupBytesWritten), ("constantBytesRead", \.constantBytesRead), ("threadMemoryBytes", \.threadMemoryBytes), ("integerOperations", \.integerOperations),
-      ("floatOperations", \.floatOperations), ("mathFunctionCalls", \.mathFunctionCalls), ("branches", \.branches), ("conversions", \.conversions), ("otherOperations", \.otherOperations),
+      ("threadgroups", \.threadgroups), ("threads", \.threads), ("matrixMultiplies", \.matrixMultiplies),
+      ("matrixLoads", \.matrixLoads), ("matrixStores", \.matrixStores),
+      ("threadgroupBarriers", \.threadgroupBarriers), ("simdgroupBarriers", \.simdgroupBarriers),
+      ("simdOperations", \.simdOperations), ("atomicOperations", \.atomicOperations),
+      ("asyncCopies", \.asyncCopies), ("deviceBytesRead", \.deviceBytesRead),
+      ("deviceBytesWritten", \.deviceBytesWritten), ("threadgroupBytesRead", \.threadgroupBytesRead),
+      ("threadgroupBytesWritten", \.threadgroupBytesWritten), ("constantBytesRead", \.constantBytesRead),
+      ("threadMemoryBytes", \.threadMemoryBytes), ("integerOperations", \.integerOperations),
+      ("floatOperations", \.floatOperations), ("mathFunctionCalls", \.mathFunctionCalls), ("branches", \.branches),
+      ("conversions", \.conversions), ("otherOperations", \.otherOperations),
     ]
     public static func += (a: inout Counters, b: Counters) { for (_, f) in fields { a[keyPath: f] &+= b[keyPath: f] } }
-    public var description: String { Counters.fields.filter { self[keyPath: $0.1] != 0 }.map { "\($0.0) \(self[keyPath: $0.1])" }.joined(separator: ", ") }
+    public var description: String {
+      Counters.fields.filter { self[keyPath: $0.1] != 0 }.map { "\($0.0) \(self[keyPath: $0.1])" }.joined(
+        separator: ", ")
+    }
     /// Everything a thread does outside of matrix operations and memory.
-    public var scalarOperations: UInt64 { integerOperations + floatOperations + mathFunctionCalls + branches + conversions + otherOperations }
+    public var scalarOperations: UInt64 {
+      integerOperations + floatOperations + mathFunctionCalls + branches + conversions + otherOperations
+    }
   }
 
   /// One dispatch as it ran.
@@ -91,10 +111,11 @@ public enum SoftwareMetal {
     public let seconds: Double
   }
 
-  /// What checked mode found. It ends the dispatch, and becomes the command buffer's error.
+  /// A finding of checked mode. It ends the dispatch, and becomes the command buffer's error.
   public struct Finding: Equatable, Sendable, CustomStringConvertible {
     public enum Kind: UInt32, Sendable {
-      case outOfBounds = 1, uninitializedThreadgroupMemory, race, divergence, misaligned, unboundBuffer, deadlock, limit, asyncCopy, nullAccess
+      case outOfBounds = 1, uninitializedThreadgroupMemory, race, divergence, misaligned, unboundBuffer, deadlock,
+        limit, asyncCopy, nullAccess
     }
     public let kind: Kind
     public let kernel: String
@@ -119,7 +140,9 @@ public enum SoftwareMetal {
     public var description: String {
       func text(_ s: MTLSize) -> String { "(\(s.width), \(s.height), \(s.depth))" }
       let place = line.map { " at program_source:\($0)" } ?? ""
-      return "kernel '\(kernel)'\(place): \(message) [threadgroup \(text(threadgroup)), thread \(text(threadInThreadgroup)), SIMD group \(simdgroup), lane \(lane)]"
+      return
+        "kernel '\(kernel)'\(place): \(message) [threadgroup \(text(threadgroup)), "
+          + "thread \(text(threadInThreadgroup)), SIMD group \(simdgroup), lane \(lane)]"
     }
   }
 
@@ -127,7 +150,11 @@ public enum SoftwareMetal {
   /// Counters of all dispatches of the process since the last reset, their number, and the time they took.
   public static var totals: (counters: Counters, dispatches: Int, seconds: Double) { sum.value }
   public static func resetTotals() { sum.value = (Counters(), 0, 0) }
-  static func record(_ d: Dispatch) { sum.update { $0.counters += d.counters; $0.dispatches += 1; $0.seconds += d.seconds } }
+  static func record(_ d: Dispatch) {
+    sum.update {
+      $0.counters += d.counters; $0.dispatches += 1; $0.seconds += d.seconds
+    }
+  }
 }
 
 extension MTLCommandBuffer {
@@ -136,7 +163,7 @@ extension MTLCommandBuffer {
 }
 
 /// A value behind a lock.
-final class Locked<Value>: @unchecked Sendable { // every access to `stored` holds `lock`
+final class Locked<Value>: @unchecked Sendable {  // every access to `stored` holds `lock`
   private let lock = NSLock()
   private var stored: Value
   init(_ value: Value) { stored = value }
@@ -144,7 +171,9 @@ final class Locked<Value>: @unchecked Sendable { // every access to `stored` hol
     get { lock.lock(); defer { lock.unlock() }; return stored }
     set { lock.lock(); defer { lock.unlock() }; stored = newValue }
   }
-  func update<R>(_ body: (inout Value) throws -> R) rethrows -> R { lock.lock(); defer { lock.unlock() }; return try body(&stored) }
+  func update<R>(_ body: (inout Value) throws -> R) rethrows -> R {
+    lock.lock(); defer { lock.unlock() }; return try body(&stored)
+  }
 }
 
 func takeText(_ p: UnsafeMutablePointer<CChar>?) -> String {

@@ -7,7 +7,9 @@ public struct MTLSize: Equatable, Hashable, Sendable {
   public init() { self.init(width: 0, height: 0, depth: 0) }
   public init(width: Int, height: Int, depth: Int) { (self.width, self.height, self.depth) = (width, height, depth) }
 }
-public func MTLSizeMake(_ width: Int, _ height: Int, _ depth: Int) -> MTLSize { MTLSize(width: width, height: height, depth: depth) }
+public func MTLSizeMake(_ width: Int, _ height: Int, _ depth: Int) -> MTLSize {
+  MTLSize(width: width, height: height, depth: depth)
+}
 
 public struct MTLOrigin: Equatable, Hashable, Sendable {
   public var x: Int, y: Int, z: Int
@@ -22,7 +24,7 @@ public struct MTLRegion: Equatable, Hashable, Sendable {
   public init(origin: MTLOrigin, size: MTLSize) { (self.origin, self.size) = (origin, size) }
 }
 
-/// What an indirect dispatch reads from its buffer.
+/// The arguments of an indirect dispatch, as in its buffer.
 public struct MTLDispatchThreadgroupsIndirectArguments: Sendable {
   public var threadgroupsPerGrid: (UInt32, UInt32, UInt32)
   public init() { threadgroupsPerGrid = (0, 0, 0) }
@@ -82,7 +84,8 @@ public enum MTLGPUFamily: Int, Sendable {
   case metal3 = 5001, metal4
 }
 public enum MTLLanguageVersion: UInt, Sendable, Comparable {
-  case version1_1 = 0x10001, version1_2, version2_0 = 0x20000, version2_1, version2_2, version2_3, version2_4, version3_0 = 0x30000, version3_1, version3_2, version4_0 = 0x40000
+  case version1_1 = 0x10001, version1_2, version2_0 = 0x20000, version2_1, version2_2, version2_3, version2_4,
+    version3_0 = 0x30000, version3_1, version3_2, version4_0 = 0x40000
   public static func < (a: MTLLanguageVersion, b: MTLLanguageVersion) -> Bool { a.rawValue < b.rawValue }
 }
 public enum MTLMathMode: Int, Sendable { case safe, relaxed, fast }
@@ -90,7 +93,9 @@ public enum MTLMathFloatingPointFunctions: Int, Sendable { case fast, precise }
 public enum MTLLibraryOptimizationLevel: Int, Sendable { case `default`, size }
 public enum MTLLibraryType: Int, Sendable { case executable, dynamic }
 public enum MTLFunctionType: UInt, Sendable { case vertex = 1, fragment, kernel }
-public enum MTLCommandBufferStatus: UInt, Sendable { case notEnqueued, enqueued, committed, scheduled, completed, error }
+public enum MTLCommandBufferStatus: UInt, Sendable {
+  case notEnqueued, enqueued, committed, scheduled, completed, error
+}
 public enum MTLArgumentBuffersTier: UInt, Sendable { case tier1, tier2 }
 public enum MTLBindingAccess: UInt, Sendable { case readOnly, readWrite, writeOnly }
 public enum MTLBindingType: Int, Sendable { case buffer, threadgroupMemory }
@@ -116,7 +121,9 @@ public enum MTLDataType: UInt, Sendable {
       (3, "float", 4), (16, "half", 2), (29, "int", 4), (33, "uint", 4), (37, "short", 2), (41, "ushort", 2),
       (45, "char", 1), (49, "uchar", 1), (53, "bool", 1), (81, "long", 8), (85, "ulong", 8), (121, "bfloat", 2),
     ]
-    for (first, name, size) in table where rawValue >= first && rawValue < first + 4 { return (name, size, Int(rawValue - first) + 1) }
+    for (first, name, size) in table where rawValue >= first && rawValue < first + 4 {
+      return (name, size, Int(rawValue - first) + 1)
+    }
     return nil
   }
   /// Bytes of a value: vectors of three take the room of four.

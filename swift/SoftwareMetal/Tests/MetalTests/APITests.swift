@@ -3,7 +3,9 @@ import Metal
 import XCTest
 
 final class APITests: XCTestCase {
-  static let source = "using namespace metal;\nkernel void twice(device float *a [[buffer(0)]], constant float &f [[buffer(1)]], uint t [[thread_position_in_grid]]) { a[t] *= f; }"
+  static let source =
+    "using namespace metal;\nkernel void twice(device float *a [[buffer(0)]], constant float &f [[buffer(1)]], "
+      + "uint t [[thread_position_in_grid]]) { a[t] *= f; }"
 
   func testCommandBuffersRunInOrderWithHandlersAndTimes() throws {
     let h = try Harness(), a = try h.buffer([Float](repeating: 1, count: 32)), p = try h.pipeline(Self.source, "twice")
@@ -23,7 +25,7 @@ final class APITests: XCTestCase {
       c.addCompletedHandler { b in lock.withLock { list.add("completed \(i) \(b.status == .completed)") } }
       buffers.append(c)
     }
-    buffers[1].enqueue() // the order is that of enqueue, not of commit
+    buffers[1].enqueue()  // the order is that of enqueue, not of commit
     for c in buffers.reversed() { c.commit() }
     for c in buffers { c.waitUntilCompleted() }
     XCTAssertEqual(a.array(of: Float.self), [Float](repeating: 120, count: 32))
@@ -38,13 +40,43 @@ final class APITests: XCTestCase {
   func testMisuseBecomesTheError() throws {
     let h = try Harness(), p = try h.pipeline(Self.source, "twice"), b = try h.buffer([Float(1)])
     let cases: [(String, (any MTLCommandBuffer, any MTLComputeCommandEncoder) -> Void)] = [
-      ("index 31", { _, e in e.setBuffer(b, offset: 0, index: 31) }), ("offset 4", { _, e in e.setBuffer(b, offset: 4, index: 0) }), ("length 5000", { _, e in e.setBytes(b.contents(), length: 5000, index: 0) }),
-      ("no compute pipeline", { _, e in e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(1, 1, 1)) }),
-      ("threads per threadgroup", { _, e in e.setComputePipelineState(p); e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(2048, 1, 1)) }),
-      ("threads per threadgroup", { _, e in e.setComputePipelineState(p); e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(0, 1, 1)) }),
-      ("threadgroup memory", { _, e in e.setComputePipelineState(p); e.setThreadgroupMemoryLength(65536, index: 0); e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(1, 1, 1)) }),
-      ("multiple of 16", { _, e in e.setThreadgroupMemoryLength(10, index: 0) }), ("still encoding", { c, _ in _ = c.makeComputeCommandEncoder() }),
-      ("after endEncoding", { _, e in e.endEncoding(); e.setComputePipelineState(p); e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(1, 1, 1)) }),
+      ("index 31", { _, e in e.setBuffer(b, offset: 0, index: 31) }),
+      ("offset 4", { _, e in e.setBuffer(b, offset: 4, index: 0) }),
+      ("length 5000", { _, e in e.setBytes(b.contents(), length: 5000, index: 0) }),
+      (
+        "no compute pipeline",
+        { _, e in e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(1, 1, 1)) }
+      ),
+      (
+        "threads per threadgroup",
+        { _, e in
+          e.setComputePipelineState(p);
+          e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(2048, 1, 1))
+        }
+      ),
+      (
+        "threads per threadgroup",
+        { _, e in
+          e.setComputePipelineState(p);
+          e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(0, 1, 1))
+        }
+      ),
+      (
+        "threadgroup memory",
+        { _, e in
+          e.setComputePipelineState(p); e.setThreadgroupMemoryLength(65536, index: 0);
+          e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(1, 1, 1))
+        }
+      ),
+      ("multiple of 16", { _, e in e.setThreadgroupMemoryLength(10, index: 0) }),
+      ("still encoding", { c, _ in _ = c.makeComputeCommandEncoder() }),
+      (
+        "after endEncoding",
+        { _, e in
+          e.endEncoding(); e.setComputePipelineState(p);
+          e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(1, 1, 1))
+        }
+      ),
     ]
     for (text, act) in cases {
       let c = try XCTUnwrap(h.queue.makeCommandBuffer()), e = try XCTUnwrap(c.makeComputeCommandEncoder())
@@ -57,7 +89,8 @@ final class APITests: XCTestCase {
     }
   }
   func testEventsOrderQueues() throws {
-    let h = try Harness(), other = try XCTUnwrap(h.device.makeCommandQueue()), event = try XCTUnwrap(h.device.makeSharedEvent())
+    let h = try Harness(), other = try XCTUnwrap(h.device.makeCommandQueue()),
+      event = try XCTUnwrap(h.device.makeSharedEvent())
     let a = try h.buffer([UInt8](repeating: 0, count: 16))
     let first = try XCTUnwrap(h.queue.makeCommandBuffer()), second = try XCTUnwrap(other.makeCommandBuffer())
     second.encodeWaitForEvent(event, value: 1)
@@ -76,7 +109,8 @@ final class APITests: XCTestCase {
     XCTAssertFalse(event.wait(untilSignaledValue: 2, timeoutMS: 10))
   }
   func testCallersMemory() throws {
-    let h = try Harness(), page = Int(getpagesize()), memory = UnsafeMutableRawPointer.allocate(byteCount: page, alignment: page)
+    let h = try Harness(), page = Int(getpagesize()),
+      memory = UnsafeMutableRawPointer.allocate(byteCount: page, alignment: page)
     memory.initializeMemory(as: Float.self, repeating: 2, count: page / 4)
     let freed = expectation(description: "deallocator")
     XCTAssertNil(h.device.makeBuffer(bytesNoCopy: memory + 4, length: page, options: []))
@@ -96,13 +130,15 @@ final class APITests: XCTestCase {
     memory.deallocate()
   }
   func testIndirectDispatchAndReflection() throws {
-    let h = try Harness(), a = try h.buffer([Float](repeating: 1, count: 64)), grid = try h.buffer([UInt32(0), 2, 1, 1])
+    let h = try Harness(), a = try h.buffer([Float](repeating: 1, count: 64)),
+      grid = try h.buffer([UInt32(0), 2, 1, 1])
     let d = MTLComputePipelineDescriptor()
     d.computeFunction = try h.library(Self.source).makeFunction(name: "twice")
     d.maxTotalThreadsPerThreadgroup = 64
     var reflection: MTLComputePipelineReflection?
     let p = try h.device.makeComputePipelineState(descriptor: d, options: .bindingInfo, reflection: &reflection)
-    XCTAssertEqual([p.maxTotalThreadsPerThreadgroup, p.threadExecutionWidth, p.staticThreadgroupMemoryLength], [64, 32, 0])
+    XCTAssertEqual(
+      [p.maxTotalThreadsPerThreadgroup, p.threadExecutionWidth, p.staticThreadgroupMemoryLength], [64, 32, 0])
     XCTAssertEqual(reflection?.bindings.map(\.name), ["a", "f"])
     XCTAssertEqual(reflection?.bindings.map(\.access), [.readWrite, .readOnly])
     let c = try XCTUnwrap(h.queue.makeCommandBuffer()), e = try XCTUnwrap(c.makeComputeCommandEncoder())
@@ -121,7 +157,10 @@ final class APITests: XCTestCase {
     DispatchQueue.concurrentPerform(iterations: 8) { i in
       do {
         let h = try Harness(), b = try h.buffer([Float(i)])
-        let p = try h.device.makeComputePipelineState(function: XCTUnwrap(h.device.makeLibrary(source: "kernel void k(device float *a) { a[0] += \(i % 4); }", options: nil).makeFunction(name: "k")))
+        let p = try h.device.makeComputePipelineState(
+          function: XCTUnwrap(
+            h.device.makeLibrary(source: "kernel void k(device float *a) { a[0] += \(i % 4); }", options: nil)
+              .makeFunction(name: "k")))
         for _ in 0..<5 { _ = try h.run(p, [b], groups: 1, threads: 1) }
         if b.array(of: Float.self) != [Float(i + 5 * (i % 4))] { failures.add("\(i)") }
       } catch { failures.add("\(error)") }
@@ -137,7 +176,7 @@ final class APITests: XCTestCase {
     do { let b = d.makeBuffer(length: 1 << 20); XCTAssertEqual(d.currentAllocatedSize, before + 1 << 20); _ = b }
     XCTAssertEqual(d.currentAllocatedSize, before)
   }
-  final class Locker: @unchecked Sendable { // every access holds the lock
+  final class Locker: @unchecked Sendable {  // every access holds the lock
     private let lock = NSLock()
     private var list: [String] = []
     func add(_ s: String) { lock.withLock { list.append(s) } }

@@ -14,8 +14,12 @@ struct Harness {
     defer { SoftwareMetal.options.mode = .checked }
     return try device.makeLibrary(source: source, options: nil)
   }
-  func pipeline(_ source: String, _ name: String, constants: MTLFunctionConstantValues = MTLFunctionConstantValues(), mode: SoftwareMetal.Mode = .checked) throws -> any MTLComputePipelineState {
-    try device.makeComputePipelineState(function: library(source, mode: mode).makeFunction(name: name, constantValues: constants))
+  func pipeline(
+    _ source: String, _ name: String, constants: MTLFunctionConstantValues = MTLFunctionConstantValues(),
+    mode: SoftwareMetal.Mode = .checked
+  ) throws -> any MTLComputePipelineState {
+    try device.makeComputePipelineState(
+      function: library(source, mode: mode).makeFunction(name: name, constantValues: constants))
   }
   func buffer<T>(_ values: [T]) throws -> any MTLBuffer {
     try XCTUnwrap(values.withUnsafeBytes { device.makeBuffer(bytes: $0.baseAddress!, length: $0.count) })
@@ -25,8 +29,12 @@ struct Harness {
   }
 
   @discardableResult
-  func run(_ pipeline: any MTLComputePipelineState, _ buffers: [(any MTLBuffer)?], groups: MTLSize, threads: MTLSize, memory: [Int] = []) throws -> any MTLCommandBuffer {
-    let commands = try XCTUnwrap(queue.makeCommandBuffer()), encoder = try XCTUnwrap(commands.makeComputeCommandEncoder())
+  func run(
+    _ pipeline: any MTLComputePipelineState, _ buffers: [(any MTLBuffer)?], groups: MTLSize, threads: MTLSize,
+    memory: [Int] = []
+  ) throws -> any MTLCommandBuffer {
+    let commands = try XCTUnwrap(queue.makeCommandBuffer()),
+      encoder = try XCTUnwrap(commands.makeComputeCommandEncoder())
     encoder.setComputePipelineState(pipeline)
     for (i, b) in buffers.enumerated() { encoder.setBuffer(b, offset: 0, index: i) }
     for (i, n) in memory.enumerated() { encoder.setThreadgroupMemoryLength(n, index: i) }
@@ -37,13 +45,22 @@ struct Harness {
     if let e = commands.error { throw e }
     return commands
   }
-  func run(_ pipeline: any MTLComputePipelineState, _ buffers: [(any MTLBuffer)?], groups: Int, threads: Int, memory: [Int] = []) throws -> SoftwareMetal.Counters {
-    let commands = try run(pipeline, buffers, groups: MTLSizeMake(groups, 1, 1), threads: MTLSizeMake(threads, 1, 1), memory: memory)
+  func run(
+    _ pipeline: any MTLComputePipelineState, _ buffers: [(any MTLBuffer)?], groups: Int, threads: Int,
+    memory: [Int] = []
+  ) throws -> SoftwareMetal.Counters {
+    let commands = try run(
+      pipeline, buffers, groups: MTLSizeMake(groups, 1, 1), threads: MTLSizeMake(threads, 1, 1), memory: memory)
     return try XCTUnwrap(commands.softwareDispatches.first).counters
   }
-  /// What checked mode reports of a kernel, or nil.
-  func finding(_ source: String, _ name: String, _ buffers: [(any MTLBuffer)?], groups: Int = 1, threads: Int = 32, memory: [Int] = []) throws -> SoftwareMetal.Finding? {
-    do { _ = try run(pipeline(source, name), buffers, groups: groups, threads: threads, memory: memory) } catch let e as MTLCommandBufferError {
+  /// The finding of checked mode in a kernel, or nil.
+  func finding(
+    _ source: String, _ name: String, _ buffers: [(any MTLBuffer)?], groups: Int = 1, threads: Int = 32,
+    memory: [Int] = []
+  ) throws -> SoftwareMetal.Finding? {
+    do { _ = try run(pipeline(source, name), buffers, groups: groups, threads: threads, memory: memory) } catch let e
+      as MTLCommandBufferError
+    {
       return try XCTUnwrap(e.finding, "\(e)")
     }
     return nil
@@ -51,7 +68,9 @@ struct Harness {
 }
 
 extension MTLBuffer {
-  func array<T>(of type: T.Type) -> [T] { Array(UnsafeRawBufferPointer(start: contents(), count: length).bindMemory(to: T.self)) }
+  func array<T>(of type: T.Type) -> [T] {
+    Array(UnsafeRawBufferPointer(start: contents(), count: length).bindMemory(to: T.self))
+  }
 }
 /// A small generator with a fixed sequence.
 struct Sequence64: RandomNumberGenerator {

@@ -1,9 +1,9 @@
 import Metal
 
-/// What attention means, beside its operands: S = scale · Q Kᵀ; S = c · tanh(S / c) if there is a softcap; S += mask and
+/// The options of attention: S = scale · Q Kᵀ; S = c · tanh(S / c) if there is a softcap; S += mask and
 /// ALiBi; P = softmax(S); O = P V.
 public struct AttentionDescriptor {
-  /// Where the diagonal of causal masks, windows and ALiBi lies: query row i stands at key position i + shift.
+  /// The diagonal of causal masks, windows and ALiBi: query row i has key position i + shift.
   public enum Alignment: Int32, Sendable {
     /// shift = 0, as PyTorch's `is_causal`.
     case topLeft = 0
@@ -30,10 +30,10 @@ public struct AttentionDescriptor {
   public var softmaxScale: Float?
   /// 0: none.
   public var softcap: Float = 0
-  /// Row i sees key positions ≤ i + shift.
+  /// Row i attends to key positions ≤ i + shift.
   public var isCausal = false
   public var alignment = Alignment.topLeft
-  /// Key positions that row i sees before and after its own; nil: no limit.
+  /// Key positions in row i's range before and after its own; nil: no limit.
   public var windowLeft: Int?
   public var windowRight: Int?
   /// Booleans (true = attend), or numbers that are added: `[batch, heads, rows of query, rows of key]`, dimensions of 1

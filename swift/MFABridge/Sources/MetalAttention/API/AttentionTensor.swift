@@ -1,7 +1,7 @@
 import AttentionKernels
 import Metal
 
-/// What attention reads and writes: a view of a Metal buffer as `[batch, heads, rows, columns]`.
+/// An operand or result of attention: a view of a Metal buffer as `[batch, heads, rows, columns]`.
 public struct AttentionTensor {
   public enum Element: Sendable {
     case number(GEMMOperandPrecision)
@@ -59,7 +59,8 @@ public struct AttentionTensor {
     case .bool: result.precision = ElementPrecision.bool.rawValue
     }
     result.shape = try fullShape(shape, what)
-    result.strides = try strides.map { (given) throws(AttentionError) in try four(given, "\(what): strides") }
+    result.strides =
+      try strides.map { (given) throws(AttentionError) in try four(given, "\(what): strides") }
       ?? contiguous(result.shape)
     if let quantization { result.quantization = .present(try quantization.description(isPending: isPending)) }
     return result

@@ -1,7 +1,7 @@
 import AttentionKernels
 import Metal
 
-/// How the stored integers of a tensor stand for real numbers.
+/// The mapping from the stored integers of a tensor to real numbers.
 ///
 /// With the stored integer n, real = scale · (n − zero point); then each row is multiplied by the Hadamard matrix if
 /// ``isRotated``; then the column's mean is added if there is a ``mean``.

@@ -10,10 +10,10 @@ import Metal
 /// commands.commit()
 /// ```
 ///
-/// Methods that return a command buffer have encoded all of the work and not committed it, so that more can be added; the
-/// `encode` methods add to a command buffer of the caller's. Everything is checked as it is encoded: what is refused throws an
-/// ``AttentionError`` and encodes nothing that matters. What goes wrong on the device is the command buffer's error.
-/// May be used from any thread.
+/// Methods that return a command buffer have encoded all of the work and not committed it, so that more can be added;
+/// the `encode` methods add to a command buffer of the caller's. Everything is checked as it is encoded: what is
+/// refused throws an ``AttentionError`` and encodes nothing with an effect. An error on the device is the command
+/// buffer's error. May be used from any thread.
 public final class QuantizedAttention: @unchecked Sendable {  // immutable; Metal's queues may be used from any thread
   let device: AttentionDevice
   private let queue: any MTLCommandQueue
@@ -47,18 +47,21 @@ public final class QuantizedAttention: @unchecked Sendable {  // immutable; Meta
   ///   - output: `[batch, heads, rows of query, value columns]`, FP32, FP16 or BF16; written.
   ///   - logsumexp: FP32 `[batch, heads, rows of query, 1]`, natural logarithm; written.
   public func forward(
-    query: some AttentionOperandConvertible, key: some AttentionOperandConvertible, value: some AttentionOperandConvertible,
+    query: some AttentionOperandConvertible, key: some AttentionOperandConvertible,
+    value: some AttentionOperandConvertible,
     output: AttentionTensor, logsumexp: AttentionTensor? = nil, descriptor: AttentionDescriptor = AttentionDescriptor()
   ) throws(AttentionError) -> any MTLCommandBuffer {
     let commands = try makeCommandBuffer()
     try encodeForward(
-      query: query, key: key, value: value, output: output, logsumexp: logsumexp, descriptor: descriptor, into: commands)
+      query: query, key: key, value: value, output: output, logsumexp: logsumexp, descriptor: descriptor, into: commands
+    )
     return commands
   }
 
   /// As ``forward(query:key:value:output:logsumexp:descriptor:)``, into a command buffer of the caller's.
   public func encodeForward(
-    query: some AttentionOperandConvertible, key: some AttentionOperandConvertible, value: some AttentionOperandConvertible,
+    query: some AttentionOperandConvertible, key: some AttentionOperandConvertible,
+    value: some AttentionOperandConvertible,
     output: AttentionTensor, logsumexp: AttentionTensor? = nil, descriptor: AttentionDescriptor = AttentionDescriptor(),
     into commands: any MTLCommandBuffer
   ) throws(AttentionError) {
@@ -86,7 +89,8 @@ public final class QuantizedAttention: @unchecked Sendable {  // immutable; Meta
   ///   - dValues: D = rowsum(dO ∘ O), FP32 `[batch, heads, rows of query, 1]`; written.
   ///   - output: O of forward; nil: D is computed from P and dP, at the cost of a pass over the keys.
   public func backwardQuery(
-    query: some AttentionOperandConvertible, key: some AttentionOperandConvertible, value: some AttentionOperandConvertible,
+    query: some AttentionOperandConvertible, key: some AttentionOperandConvertible,
+    value: some AttentionOperandConvertible,
     gradOutput: AttentionTensor, logsumexp: AttentionTensor, gradQuery: AttentionTensor, dValues: AttentionTensor,
     output: AttentionTensor? = nil, descriptor: AttentionDescriptor = AttentionDescriptor()
   ) throws(AttentionError) -> any MTLCommandBuffer {
@@ -105,7 +109,8 @@ public final class QuantizedAttention: @unchecked Sendable {  // immutable; Meta
   ///   - gradKey: FP32, in the shape of the key; written.
   ///   - gradValue: FP32, in the shape of the value; written.
   public func backwardKeyValue(
-    query: some AttentionOperandConvertible, key: some AttentionOperandConvertible, value: some AttentionOperandConvertible,
+    query: some AttentionOperandConvertible, key: some AttentionOperandConvertible,
+    value: some AttentionOperandConvertible,
     gradOutput: AttentionTensor, logsumexp: AttentionTensor, dValues: AttentionTensor, gradKey: AttentionTensor,
     gradValue: AttentionTensor, descriptor: AttentionDescriptor = AttentionDescriptor()
   ) throws(AttentionError) -> any MTLCommandBuffer {
@@ -119,8 +124,10 @@ public final class QuantizedAttention: @unchecked Sendable {  // immutable; Meta
 
   /// Any of the gradients, into a command buffer of the caller's.
   public func encodeBackward(
-    query: some AttentionOperandConvertible, key: some AttentionOperandConvertible, value: some AttentionOperandConvertible,
-    output: AttentionTensor? = nil, gradOutput: AttentionTensor, logsumexp: AttentionTensor, gradients: AttentionGradients,
+    query: some AttentionOperandConvertible, key: some AttentionOperandConvertible,
+    value: some AttentionOperandConvertible,
+    output: AttentionTensor? = nil, gradOutput: AttentionTensor, logsumexp: AttentionTensor,
+    gradients: AttentionGradients,
     descriptor: AttentionDescriptor = AttentionDescriptor(), into commands: any MTLCommandBuffer
   ) throws(AttentionError) {
     var call = BackwardDescription()
@@ -145,8 +152,8 @@ public final class QuantizedAttention: @unchecked Sendable {  // immutable; Meta
   }
 }
 
-/// Where gradients go. All are FP32, with respect to the real values of the operands, overwritten; those that are nil are not
-/// computed. None may share an element with another or with an operand.
+/// The outputs of backward. All are FP32, with respect to the real values of the operands, overwritten; those that are
+/// nil are not computed. None may share an element with another or with an operand.
 public struct AttentionGradients {
   public var query: AttentionTensor?
   public var key: AttentionTensor?
@@ -162,7 +169,8 @@ public struct AttentionGradients {
   public var clips: Bool
 
   public init(
-    query: AttentionTensor? = nil, key: AttentionTensor? = nil, value: AttentionTensor? = nil, mask: AttentionTensor? = nil,
+    query: AttentionTensor? = nil, key: AttentionTensor? = nil, value: AttentionTensor? = nil,
+    mask: AttentionTensor? = nil,
     sinks: AttentionTensor? = nil, dValues: AttentionTensor? = nil, dIsGiven: Bool = false, clips: Bool = false
   ) {
     self.query = query
@@ -179,7 +187,8 @@ public struct AttentionGradients {
 extension AttentionDevice {
   /// Adds a compute encoder's work to a command buffer.
   func encode<Result>(
-    into commands: any MTLCommandBuffer, _ work: (Residency, any MTLComputeCommandEncoder) throws(AttentionError) -> Result
+    into commands: any MTLCommandBuffer,
+    _ work: (Residency, any MTLComputeCommandEncoder) throws(AttentionError) -> Result
   ) throws(AttentionError) -> Result {
     guard let encoder = commands.makeComputeCommandEncoder() else {
       throw AttentionError(.bufferAllocation, "the device \(metal.name) made no compute encoder")

@@ -1,7 +1,7 @@
 import AttentionKernels
 import Metal
 
-/// How a tensor is quantized, beside its precision.
+/// Options of quantization, beside the precision.
 public struct QuantizationOptions: Sendable {
   public var granularity = QuantizationGranularity.tensor
   /// Rows that share a scale: granularities block and channel.
@@ -28,10 +28,10 @@ public struct QuantizationOptions: Sendable {
 public final class QuantizedTensor: AttentionOperandConvertible {
   /// The integers, contiguous `[batch, heads, rows, columns]`; of INT4, two to a byte.
   public let data: any MTLBuffer
-  /// With the arrays of scales, zero points and means. Of granularity tensor, `scale` and `zeroPoint` hold once the device
-  /// has run and ``finish()`` was called (``from(device:floatData:shape:precision:options:)`` has done both).
+  /// With the arrays of scales, zero points and means. Of granularity tensor, `scale` and `zeroPoint` hold once the
+  /// device has run and ``finish()`` was called (``from(device:floatData:shape:precision:options:)`` has done both).
   public private(set) var parameters: QuantizationParameters
-  /// What rounding did; nil until ``finish()``.
+  /// The error of rounding; nil until ``finish()``.
   public private(set) var error: QuantizationError?
 
   private let run: QuantizeRun
@@ -74,9 +74,9 @@ public final class QuantizedTensor: AttentionOperandConvertible {
     return tensor
   }
 
-  /// Encodes the quantization of a tensor of the device's. The result may be used at once by attention that is encoded later
-  /// into the same command buffer: one submission, and the host does not wait. If the source holds NaN or an infinity, nothing
-  /// is written; ``finish()`` tells.
+  /// Encodes the quantization of a tensor of the device's. The result may be used at once by attention that is encoded
+  /// later into the same command buffer: one submission, and the host does not wait. If the source holds NaN or an
+  /// infinity, nothing is written; ``finish()`` throws the reason.
   public static func encode(
     _ source: AttentionTensor, precision: GEMMOperandPrecision, options: QuantizationOptions = QuantizationOptions(),
     into commands: any MTLCommandBuffer
@@ -97,7 +97,8 @@ public final class QuantizedTensor: AttentionOperandConvertible {
     let perHead: Int
     switch options.granularity {
     case .tensor: perHead = 0
-    case .row: perHead = sizes[2] &* ceilingQuotient(sizes[3], options.groupSize > 0 ? options.groupSize : max(sizes[3], 1))
+    case .row:
+      perHead = sizes[2] &* ceilingQuotient(sizes[3], options.groupSize > 0 ? options.groupSize : max(sizes[3], 1))
     case .block: perHead = blocks
     case .channel: perHead = blocks &* sizes[3]
     }
@@ -124,14 +125,15 @@ public final class QuantizedTensor: AttentionOperandConvertible {
     return QuantizedTensor(data, parameters, run)
   }
 
-  /// Takes the outcome, once the command buffer has completed: throws if the source was refused; otherwise ``error`` and, of
-  /// granularity tensor, `scale` and `zeroPoint` of ``parameters`` are known.
+  /// Takes the outcome, once the command buffer has completed: throws if the source was refused; otherwise ``error``
+  /// and, of granularity tensor, `scale` and `zeroPoint` of ``parameters`` are known.
   public func finish() throws(AttentionError) {
     try run.expectAccepted()
     error = run.error()
     if parameters.granularity == .tensor, let scales = parameters.scales {
       let found = scales.buffer.contents()
-      parameters.scale = scales.bytesPerElement == 2 ? float(half: found.load(as: UInt16.self)) : found.load(as: Float.self)
+      parameters.scale =
+        scales.bytesPerElement == 2 ? float(half: found.load(as: UInt16.self)) : found.load(as: Float.self)
       parameters.zeroPoint = parameters.zeroPoints?.buffer.contents().load(as: Int32.self) ?? 0
       (parameters.scales, parameters.zeroPoints) = (nil, nil)
     }
@@ -158,7 +160,8 @@ public final class QuantizedTensor: AttentionOperandConvertible {
 extension MTLDevice {
   /// Memory that host and device share, zero-filled.
   func allocate(_ bytes: Int) throws(AttentionError) -> any MTLBuffer {
-    guard bytes >= 0, bytes <= maxBufferLength, let buffer = makeBuffer(length: max(bytes, 16), options: .storageModeShared)
+    guard bytes >= 0, bytes <= maxBufferLength,
+      let buffer = makeBuffer(length: max(bytes, 16), options: .storageModeShared)
     else { throw AttentionError(.bufferAllocation, "\(bytes) bytes could not be allocated on the device") }
     return buffer
   }

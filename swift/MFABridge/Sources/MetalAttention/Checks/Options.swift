@@ -1,4 +1,4 @@
-/// The meaning of the attention, checked: see `mfa_attention_options`.
+/// The options of attention, checked: see `mfa_attention_options`.
 package struct Options: Sendable {
   package var scale: Float
   package var softcap: Float = 0
@@ -11,7 +11,7 @@ package struct Options: Sendable {
   package var alibi: Tensor?
   package var sinks: Tensor?
 
-  /// Whether causality or window hides any key.
+  /// Causality or a window can mask a key.
   package var hasDiagonal: Bool { causal || left != nil || right != nil }
 }
 
@@ -72,7 +72,9 @@ extension Options {
     return width >= 0 ? width : nil
   }
 
-  private static func perHead(_ view: TensorDescription, _ what: String, _ shape: SIMD4<Int>) throws(AttentionError) -> Tensor? {
+  private static func perHead(
+    _ view: TensorDescription, _ what: String, _ shape: SIMD4<Int>
+  ) throws(AttentionError) -> Tensor? {
     try Tensor.optional(view, what, ElementPrecision.floats)?.broadcast(what, shape)
   }
 }

@@ -1,6 +1,6 @@
 // Whether two views have an element in common.
 
-/// A view with its name in sentences; nil: absent.
+/// A view with its name in messages; nil: absent.
 typealias NamedTensor = (tensor: Tensor?, name: String)
 
 /// Demands that none of `results` shares an element with another one, or with any of `operands`.
@@ -26,8 +26,8 @@ private struct Term {
   let high: Int
 }
 
-/// Whether an element of `a` lies where one of `b` does. Exact for views that nest their dimensions, as Q, K and V of one
-/// packed buffer do: there the bytes between first and last element overlap, and the elements do not.
+/// Tests whether `a` and `b` have an element in common. Exact for views that nest their dimensions, as Q, K and V of
+/// one packed buffer do: there the bytes between first and last element overlap, and the elements do not.
 func shareElements(_ a: Tensor, _ b: Tensor) -> Bool {
   let (bytesA, bytesB) = (addresses(a), addresses(b))
   guard let bytesA, let bytesB, bytesA.overlaps(bytesB) else { return false }
@@ -39,7 +39,9 @@ func shareElements(_ a: Tensor, _ b: Tensor) -> Bool {
   for axis in 0..<4 {
     let (na, nb) = (a.shape[axis] &- 1, b.shape[axis] &- 1)
     let (sa, sb) = (a.strides[axis], b.strides[axis])
-    let ranges = sa == sb ? [Term(stride: sa, low: -nb, high: na)]
+    let ranges =
+      sa == sb
+      ? [Term(stride: sa, low: -nb, high: na)]
       : [Term(stride: sa, low: 0, high: na), Term(stride: sb, low: -nb, high: 0)]
     terms += ranges.filter { $0.stride != 0 && $0.low != $0.high }
   }

@@ -1,8 +1,9 @@
 import AttentionKernels
 
-/// What forward and backward share, checked once: every shape, option and precision is legal from here on.
+/// The inputs that forward and backward share, checked once: every shape, option and precision is legal from here on.
 package struct Problem: Sendable {
-  /// The largest head dimension of the contract. Past 512 a call is refused where its kernels find no room in threadgroup memory.
+  /// The largest head dimension of the contract. Past 512 a call is refused where its kernels find no room in
+  /// threadgroup memory.
   package static let maxHeadDimension = AttentionKernelDescriptor.maxHeadDimension
 
   package let q: Tensor
@@ -21,7 +22,8 @@ package struct Problem: Sendable {
   package var group: Int { k.heads == 0 ? 0 : q.heads / k.heads }
 
   static func check(
-    _ query: TensorDescription, _ key: TensorDescription, _ value: TensorDescription, _ options: Optionally<OptionsDescription>
+    _ query: TensorDescription, _ key: TensorDescription, _ value: TensorDescription,
+    _ options: Optionally<OptionsDescription>
   ) throws(AttentionError) -> Problem {
     var q = try Tensor.required(query, "query", ElementPrecision.operands)
     var k = try Tensor.required(key, "key", ElementPrecision.operands)
@@ -47,10 +49,11 @@ package struct Problem: Sendable {
     return Problem(q: q, k: k, v: v, options: checked.options, sequences: checked.sequences)
   }
 
-  /// What is read, by name, beside what backward reads alone.
+  /// The inputs by name, without those of backward alone.
   var inputs: [NamedTensor] {
     [
-      (q, "query"), (k, "key"), (v, "value"), (options.mask, "mask"), (options.alibi, "alibi_slopes"), (options.sinks, "sinks"),
+      (q, "query"), (k, "key"), (v, "value"), (options.mask, "mask"), (options.alibi, "alibi_slopes"),
+      (options.sinks, "sinks"),
     ]
   }
 }

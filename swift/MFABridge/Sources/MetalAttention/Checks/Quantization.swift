@@ -19,7 +19,7 @@ public enum QuantizationGranularity: Int32, Sendable, CustomStringConvertible {
   }
 }
 
-/// How the integers of a tensor stand for real numbers, checked.
+/// The mapping from the integers of a tensor to real numbers, checked.
 package struct Quantization: Sendable {
   /// Scales and zero points.
   package enum Parameters: Sendable {
@@ -66,7 +66,8 @@ package struct Quantization: Sendable {
 
   /// Checks a quantization of a tensor of the given shape and strides.
   static func check(
-    _ view: QuantizationDescription, _ what: String, _ precision: ElementPrecision, _ shape: SIMD4<Int>, _ strides: SIMD4<Int>
+    _ view: QuantizationDescription, _ what: String, _ precision: ElementPrecision, _ shape: SIMD4<Int>,
+    _ strides: SIMD4<Int>
   ) throws(AttentionError) -> Quantization {
     guard let granularity = QuantizationGranularity(rawValue: view.granularity) else {
       throw AttentionError(
@@ -76,7 +77,9 @@ package struct Quantization: Sendable {
     let blocked = granularity == .block || granularity == .channel
     try ensure(
       blocked == (view.blockRows > 0), .invalidArgument,
-      "\(what): block_rows is \(view.blockRows) with granularity \(granularity); expected \(blocked ? "at least 1" : "0")")
+      "\(what): block_rows is \(view.blockRows) with granularity \(granularity); "
+        + "expected \(blocked ? "at least 1" : "0")"
+    )
     try ensure(
       view.groupSize == 0 || (granularity == .row && (view.groupSize == 32 || view.groupSize == 64)), .invalidArgument,
       "\(what): group_size is \(view.groupSize) with granularity \(granularity); "
@@ -105,7 +108,8 @@ package struct Quantization: Sendable {
       result.parameters = .one(scale: view.scale, zeroPoint: view.zeroPoint)
     } else {
       try ensure(
-        view.scaleStrides != SIMD4(repeating: 0) || saturatedProduct(scaleShape.list) <= 1 || isContiguous(shape, strides),
+        view.scaleStrides != SIMD4(repeating: 0) || saturatedProduct(scaleShape.list) <= 1
+          || isContiguous(shape, strides),
         .invalidArgument,
         "\(what): strides \(strides.list) of shape \(shape.list) are those of a view, without scale_strides; expected "
           + "the strides of its scales \(scaleShape.list)")
@@ -116,12 +120,13 @@ package struct Quantization: Sendable {
     let mean = try ArrayView.check(
       view.meanBuffer, offset: view.meanOffset, bytes: saturatedProduct(4, means), alignment: 4, "\(what): mean_buffer")
     return Quantization(
-      granularity: granularity, blockRows: blockRows, group: group, parameters: result.parameters, rotated: result.rotated,
+      granularity: granularity, blockRows: blockRows, group: group, parameters: result.parameters,
+      rotated: result.rotated,
       mean: mean, isPending: view.isPending)
   }
 
-  /// Checks what the arrays hold, as far as a wrong value would give a wrong result rather than NaN: reads each zero point.
-  /// For a tensor-wise scale, takes the two numbers out of their arrays.
+  /// Checks what the arrays hold, as far as a wrong value would give a wrong result rather than NaN: reads each zero
+  /// point. For a tensor-wise scale, takes the two numbers out of their arrays.
   mutating func checkValues(_ what: String, _ precision: ElementPrecision, _ shape: SIMD4<Int>) throws(AttentionError) {
     guard case .many(let arrays) = parameters, !isPending, !arrays.areImagined else { return }
     if granularity == .tensor {
@@ -130,7 +135,9 @@ package struct Quantization: Sendable {
       try expectZeroPoint(zeroPoint, what, precision)
       parameters = .one(scale: scale, zeroPoint: zeroPoint)
     } else if arrays.zeroPoints != nil && (precision == .int4 || arrays.zeroPointBytes == 4) {
-      try arrays.forEach { (index) throws(AttentionError) in try expectZeroPoint(arrays.zeroPoint(at: index), what, precision) }
+      try arrays.forEach { (index) throws(AttentionError) in
+        try expectZeroPoint(arrays.zeroPoint(at: index), what, precision)
+      }
     }
   }
 
@@ -201,7 +208,9 @@ extension Quantization.Arrays {
     }
     var count: UInt64 = 0
     if !shape.list.contains(0) {
-      for axis in 0..<4 { count = saturatedSum(count, saturatedProduct(UInt64(shape[axis] - 1), UInt64(strides[axis]))) }
+      for axis in 0..<4 {
+        count = saturatedSum(count, saturatedProduct(UInt64(shape[axis] - 1), UInt64(strides[axis])))
+      }
       count = saturatedSum(count, 1)
     }
     let size = half ? 2 : 4
@@ -218,12 +227,14 @@ extension Quantization.Arrays {
         alignment: Int(bytes), "\(what): zero_point_buffer")
     }
     return Quantization.Arrays(
-      scales: scales, half: half, zeroPoints: zeroPoints, zeroPointBytes: zeroPoints == nil ? 0 : Int(view.zeroPointBytes),
+      scales: scales, half: half, zeroPoints: zeroPoints,
+      zeroPointBytes: zeroPoints == nil ? 0 : Int(view.zeroPointBytes),
       shape: shape, strides: strides)
   }
 
-  /// Calls `check` with the index of each scale: what a stride of 0 repeats once, and in time that depends on the memory that the array
-  /// spans. Where strides let scales overlap, that is with each index from the first scale's to the last's.
+  /// Calls `check` with the index of each scale: what a stride of 0 repeats once, and in time that depends on the
+  /// memory that the array spans. Where strides let scales overlap, that is with each index from the first scale's to
+  /// the last's.
   func forEach(_ check: (_ index: Int) throws(AttentionError) -> Void) throws(AttentionError) {
     if shape.list.contains(0) { return }
     guard areApart(shape, strides) else {

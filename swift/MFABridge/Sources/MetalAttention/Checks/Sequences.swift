@@ -27,7 +27,8 @@ final class CheckedNumbers: @unchecked Sendable {  // filled before it is shared
   var bytes: UnsafeRawBufferPointer { .init(start: numbers, count: 4 * count) }
 }
 
-/// Where sequences lie: one per batch element, or packed along the rows. Those that are alike take no memory, however many there are.
+/// The sequences: one per batch element, or packed along the rows. Those that are alike take no memory, however many
+/// there are.
 package struct Sequences: Sendable {
   /// Those that the caller named.
   package let named: Int
@@ -45,7 +46,9 @@ package struct Sequences: Sendable {
 
   package var isPacked: Bool { bounds != nil }
   /// Bytes of the lists.
-  var bytes: Int { saturatedSum([bounds?.q.bytes.count ?? 0, bounds?.k.bytes.count ?? 0, keyLengths?.bytes.count ?? 0]) }
+  var bytes: Int {
+    saturatedSum([bounds?.q.bytes.count ?? 0, bounds?.k.bytes.count ?? 0, keyLengths?.bytes.count ?? 0])
+  }
 
   static func check(_ view: OptionsDescription?, _ q: Tensor, _ k: Tensor) throws(AttentionError) -> Sequences {
     guard let view else { return Sequences(batch: q.batch, q: q.rows, k: k.rows, bottomRight: false) }

@@ -1,7 +1,7 @@
 /// The dimensions of a view, in order.
 private let axes = ["batch", "heads", "rows", "columns"]
 
-/// A checked view: every element that it names lies inside its buffer.
+/// A checked view: all its elements are inside its buffer.
 package struct Tensor: Sendable {
   package let buffer: AttentionBuffer
   /// Of element [0, 0, 0, 0].
@@ -25,14 +25,16 @@ package struct Tensor: Sendable {
     return ((last.wrappedSum() &+ 1) &* precision.bits &+ 7) / 8
   }
 
-  /// Checks a view that must be there, of one of the precisions `allowed`. `what` names it in sentences.
+  /// Checks a view that must be there, of one of the precisions `allowed`. `what` names it in messages.
   package static func required(
     _ view: TensorDescription, _ what: String, _ allowed: [ElementPrecision]
   ) throws(AttentionError) -> Tensor {
     let buffer = try view.buffer.required(what)
     try ensure(
       view.precision != ElementPrecision.fp64Code, .unsupported,
-      "\(what): FP64 is not computed on this device; expected \(allowed.map(\.description).joined(separator: ", ")), or the CPU driver")
+      "\(what): FP64 is not computed on this device; expected \(allowed.map(\.description).joined(separator: ", ")), "
+        + "or the CPU driver"
+    )
     guard let precision = ElementPrecision(rawValue: view.precision) else {
       throw AttentionError(
         .invalidArgument,
@@ -54,15 +56,18 @@ package struct Tensor: Sendable {
       try ensure(
         !precision.isQuantized, .invalidArgument, "\(what): \(precision) without quantization; expected scales")
     }
-    // An empty view may lie anywhere: it is never read.
+    // An empty view may have any offset: it is never read.
     let offset = Int(exactly: view.byteOffset) ?? 0
     return Tensor(
-      buffer: buffer, byteOffset: offset, precision: precision, shape: shape, strides: strides, quantization: quantization)
+      buffer: buffer, byteOffset: offset, precision: precision, shape: shape, strides: strides,
+      quantization: quantization)
   }
 
   /// A view of a checked array.
   init(over array: ArrayView, _ precision: ElementPrecision, shape: SIMD4<Int>, strides: SIMD4<Int>) {
-    (buffer, byteOffset, self.precision, self.shape, self.strides) = (array.buffer, array.offset, precision, shape, strides)
+    (buffer, byteOffset, self.precision, self.shape, self.strides) = (
+      array.buffer, array.offset, precision, shape, strides
+    )
   }
 
   private init(
@@ -90,7 +95,9 @@ package struct Tensor: Sendable {
   func expectWritable(_ what: String) throws(AttentionError) {
     try ensure(
       isEmpty || areApart(shape, strides, repeats: false), .invalidDimensions,
-      "\(what): strides \(strides.list) let elements of shape \(shape.list) overlap; expected distinct elements in an output")
+      "\(what): strides \(strides.list) let elements of shape \(shape.list) overlap; "
+        + "expected distinct elements in an output"
+    )
   }
 
   /// The same tensor with each dimension of size 1 stretched to `target` by a stride of 0.
@@ -109,11 +116,12 @@ package struct Tensor: Sendable {
   }
 }
 
-/// Whether elements lie apart, as strides show that nest: each steps over all that the smaller ones reach. `repeats`: strides of 0 may
-/// name the same element again.
+/// Tests that elements are apart, for strides that nest: each steps over all that the smaller ones reach. `repeats`:
+/// strides of 0 may name the same element again.
 func areApart(_ shape: SIMD4<Int>, _ strides: SIMD4<Int>, repeats: Bool = true) -> Bool {
   var span = 1
-  for (stride, size) in zip(strides.list, shape.list).filter({ $0.1 > 1 }).sorted(by: { $0 < $1 }) where !(repeats && stride == 0) {
+  for (stride, size) in zip(strides.list, shape.list).filter({ $0.1 > 1 }).sorted(by: { $0 < $1 })
+  where !(repeats && stride == 0) {
     if stride < span { return false }
     span = span &+ stride &* (size &- 1)
   }

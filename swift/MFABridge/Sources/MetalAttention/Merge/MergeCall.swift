@@ -78,7 +78,8 @@ struct MergeBackwardCall: Sendable {
     try gradOutput.expect("grad_output", shape: parts.shape)
     let gradLogsumexp = try Tensor.optional(view.gradLogsumexp, "grad_logsumexp", [.fp32])
     try gradLogsumexp?.expect("grad_logsumexp", shape: parts.perRow)
-    func written(_ views: [TensorDescription], _ what: String, _ shape: SIMD4<Int>) throws(AttentionError) -> [Tensor?] {
+    func written(_ views: [TensorDescription], _ what: String, _ shape: SIMD4<Int>) throws(AttentionError) -> [Tensor?]
+    {
       var result: [Tensor?] = []
       for index in parts.outputs.indices {
         guard index < views.count, let tensor = try Tensor.optional(views[index], "\(what)[\(index)]", [.fp32]) else {
@@ -97,7 +98,8 @@ struct MergeBackwardCall: Sendable {
     let operands = parts.outputs.map { ($0, "outputs") } + parts.logsumexps.map { ($0, "logsumexps") } as [NamedTensor]
     try expectApart(results, from: [(gradOutput, "grad_output"), (gradLogsumexp, "grad_logsumexp")] + operands)
     return MergeBackwardCall(
-      parts: parts, gradOutput: gradOutput, gradLogsumexp: gradLogsumexp, gradOutputs: gradOutputs, gradLogsumexps: gradLogsumexps)
+      parts: parts, gradOutput: gradOutput, gradLogsumexp: gradLogsumexp, gradOutputs: gradOutputs,
+      gradLogsumexps: gradLogsumexps)
   }
 }
 

@@ -1,7 +1,7 @@
 import Foundation
 import Metal
 
-/// Where elements lie, for the kernels of merges: the mirror of their `View`.
+/// Offset, strides and precision of a tensor, for the kernels of merges: the mirror of their `View`.
 private struct MergeView {
   var numbers = [Int64](repeating: 0, count: 6)
 
@@ -25,10 +25,13 @@ private struct MergeSteps {
   let nothing: any MTLBuffer
 
   init(
-    _ parts: MergeParts, on device: AttentionDevice, _ residency: Residency, _ encoder: any MTLComputeCommandEncoder, scratch: Int
+    _ parts: MergeParts, on device: AttentionDevice, _ residency: Residency, _ encoder: any MTLComputeCommandEncoder,
+    scratch: Int
   ) throws(AttentionError) {
     (self.device, self.encoder, self.residency, self.parts) = (device, encoder, residency, parts)
-    for (size, what) in zip(parts.shape.list, ["batches", "heads", "rows", "columns"]) { _ = try kernelSize(size, what) }
+    for (size, what) in zip(parts.shape.list, ["batches", "heads", "rows", "columns"]) {
+      _ = try kernelSize(size, what)
+    }
     nothing = try residency.nothing()
     let rows = saturatedProduct(Array(parts.perRow.list))
     encoder.setBuffer(try residency.allocate(saturatedProduct([rows, 8])), offset: 0, index: 2)
@@ -36,7 +39,9 @@ private struct MergeSteps {
     for index in 4...7 { encoder.setBuffer(nothing, offset: 0, index: index) }
   }
 
-  func run(_ step: MergeText.Step, part: Int, output: Tensor?, logsumexp: Tensor?, has: (output: Bool, logsumexp: Bool)) throws(AttentionError) {
+  func run(
+    _ step: MergeText.Step, part: Int, output: Tensor?, logsumexp: Tensor?, has: (output: Bool, logsumexp: Bool)
+  ) throws(AttentionError) {
     encoder.setComputePipelineState(try device.pipelines.pipeline(.merge(step)).state)
     encoder.setBuffer(try residency.read(parts.outputs[part]).buffer, offset: 0, index: 0)
     encoder.setBuffer(try residency.read(parts.logsumexps[part]).buffer, offset: 0, index: 1)
@@ -48,7 +53,8 @@ private struct MergeSteps {
       if let start = bytes.baseAddress { encoder.setBytes(start, length: bytes.count, index: 8) }
     }
     encoder.dispatchThreadgroups(
-      MTLSize(width: shape.z, height: shape.y, depth: shape.x), threadsPerThreadgroup: MTLSize(width: 32, height: 1, depth: 1))
+      MTLSize(width: shape.z, height: shape.y, depth: shape.x),
+      threadsPerThreadgroup: MTLSize(width: 32, height: 1, depth: 1))
   }
 }
 
@@ -61,7 +67,9 @@ extension AttentionContext {
       let steps = try MergeSteps(parts, on: device, residency, encoder, scratch: parts.shape.w)
       let has = (output: true, logsumexp: logsumexp != nil)
       for step in [MergeText.Step.join, .add] {
-        for part in parts.outputs.indices { try steps.run(step, part: part, output: output, logsumexp: logsumexp, has: has) }
+        for part in parts.outputs.indices {
+          try steps.run(step, part: part, output: output, logsumexp: logsumexp, has: has)
+        }
       }
       encoder.setBuffer(try residency.write(output).buffer, offset: 0, index: 4)
       if let logsumexp { encoder.setBuffer(try residency.write(logsumexp).buffer, offset: 0, index: 5) }
@@ -78,7 +86,7 @@ extension AttentionContext {
       encoder.setBuffer(try residency.read(dO).buffer, offset: 0, index: 4)
       if let dL { encoder.setBuffer(try residency.read(dL).buffer, offset: 0, index: 5) }
       let has = (output: false, logsumexp: dL != nil)
-      for step in [MergeText.Step.join, .meet] {
+      for step in [MergeText.Step.join, .dot] {
         for part in parts.outputs.indices { try steps.run(step, part: part, output: dO, logsumexp: dL, has: has) }
       }
       for part in parts.outputs.indices {
@@ -90,7 +98,8 @@ extension AttentionContext {
           if let start = bytes.baseAddress { encoder.setBytes(start, length: bytes.count, index: 9) }
         }
         if gradient == nil && sums == nil { continue }
-        try steps.run(.gradients, part: part, output: dO, logsumexp: dL, has: (output: gradient != nil, logsumexp: dL != nil))
+        try steps.run(
+          .gradients, part: part, output: dO, logsumexp: dL, has: (output: gradient != nil, logsumexp: dL != nil))
       }
     }
   }

@@ -1,5 +1,5 @@
-/// The MSL of merges: a SIMD group a row, a dispatch a part. The state of a row is the largest logsumexp so far and the sum of
-/// the others' exponentials above it.
+/// The MSL of merges: a SIMD group a row, a dispatch a part. The state of a row is the largest logsumexp so far and the
+/// sum of the others' exponentials above it.
 enum MergeText {
   enum Step: String, CaseIterable {
     /// Takes a part's logsumexp into the state; the first begins it.
@@ -9,7 +9,7 @@ enum MergeText {
     /// Writes output and logsumexp.
     case end = "merge_end"
     /// Adds dO · O of a part, weighted, to a number of scratch a row.
-    case meet = "merge_meet"
+    case dot = "merge_meet"
     /// Writes a part's gradients.
     case gradients = "merge_gradients"
   }
@@ -32,7 +32,8 @@ enum MergeText {
     };
 
     static long place(constant View &view, uint3 at, long column) {
-      return view.offset + long(at.z) * view.batch + long(at.y) * view.head + long(at.x) * view.row + column * view.column;
+      return view.offset + long(at.z) * view.batch + long(at.y) * view.head + long(at.x) * view.row \
+    + column * view.column;
     }
 
     static float element(device const uchar *data, constant View &view, uint3 at, long column) {
@@ -49,7 +50,8 @@ enum MergeText {
       else ((device bfloat *)data)[index] = bfloat(x);
     }
 
-    static long row_of(constant Arguments &args, uint3 at) { return (long(at.z) * args.heads + at.y) * args.rows + at.x; }
+    static long row_of(constant Arguments &args, uint3 at) { return (long(at.z) * args.heads + at.y) * args.rows \
+    + at.x; }
 
     // What a part of logsumexp l weighs. One that saw no key weighs nothing.
     static float weight(float l, float2 state) {
@@ -97,9 +99,11 @@ enum MergeText {
     }
 
     // dO . O of a part, or of what is lost in it.
-    static float meeting(device const uchar *part, device const uchar *gradient, constant Arguments &args, uint3 at, uint lane) {
+    static float meeting(device const uchar *part, device const uchar *gradient, constant Arguments &args, uint3 at, \
+    uint lane) {
       float sum = 0;
-      for (long c = lane; c < args.columns; c += 32) sum += element(gradient, args.output, at, c) * element(part, args.part, at, c);
+      for (long c = lane; c < args.columns; c += 32) sum += element(gradient, args.output, at, c) * element(part, \
+    args.part, at, c);
       return simd_sum(sum);
     }
 

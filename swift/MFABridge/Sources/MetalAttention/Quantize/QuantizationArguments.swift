@@ -1,5 +1,5 @@
-/// The run-time data of the quantization kernels. `fields` is the one definition of the layout: `bytes` and `structText` are
-/// made from it.
+/// The run-time data of the quantization kernels. `fields` is the one definition of the layout: `bytes` and
+/// `structText` are made from it.
 struct QuantizationArguments {
   /// Elements from the start of a buffer.
   struct Strides {
@@ -75,7 +75,8 @@ struct QuantizationArguments {
   static var structText: String {
     let none = Strides(offset: 0, steps: SIMD4(repeating: 0))
     let blank = QuantizationArguments(
-      shape: none.steps, source: none, sourcePrecision: .fp32, codes: none, codePrecision: .int8, scales: none, scaleBytes: 4,
+      shape: none.steps, source: none, sourcePrecision: .fp32, codes: none, codePrecision: .int8, scales: none,
+      scaleBytes: 4,
       blockRows: 1, group: 1)
     let members = blank.fields.map { field in
       if case .strides = field.value { return "  Strides \(field.name);" }

@@ -1,7 +1,7 @@
 /// The MSL of quantization and dequantization.
 ///
-/// One row is the work of one SIMD group. Rows that are stored rotated pass through threadgroup memory; others are read where
-/// they lie. What needs more than FP32 (means, the width of a range, a zero point) is carried as the unevaluated sum of
+/// One row is the work of one SIMD group. Rows that are stored rotated pass through threadgroup memory; others are read
+/// in place. What needs more than FP32 (means, the width of a range, a zero point) is carried as the unevaluated sum of
 /// two floats, so that scales and zero points are those of the contract to the bit. Needs safe mathematics.
 enum QuantizationText {
   /// Kernels by the step they do.
@@ -85,7 +85,8 @@ enum QuantizationText {
       return view.offset + batch * view.batch + head * view.head + row * view.row + column * view.column;
     }
 
-    static int code_at(device const uchar *data, constant Arguments &args, long batch, long head, long row, long column) {
+    static int code_at(device const uchar *data, constant Arguments &args, long batch, long head, long row, \
+    long column) {
       long index = place(args.codes, batch, head, row, column);
       if (uint(args.code_precision) != INT4) return ((device const char *)data)[index];
       int byte = ((device const char *)data)[index / 2];
@@ -109,7 +110,8 @@ enum QuantizationText {
         + group * args.scales.column;
     }
 
-    // Rotates a row: blocks of the largest power of two that divides its length, by the Sylvester matrix over the root of its size.
+    // Rotates a row: blocks of the largest power of two that divides its length, \
+    by the Sylvester matrix over the root of its size.
     static void rotate(threadgroup float *row, constant Arguments &args, uint lane) {
       long size = args.rotation;
       for (long half_size = 1; half_size < size; half_size *= 2) {
@@ -131,7 +133,8 @@ enum QuantizationText {
     }
 
     // Reads the row that is rounded into threadgroup memory, if it is rotated.
-    static void prepare(device const uchar *source, device const float *mean, constant Arguments &args, threadgroup float *row,
+    static void prepare(device const uchar *source, device const float *mean, constant Arguments &args, \
+    threadgroup float *row,
                         long batch, long head, long n, uint lane) {
       if (args.rotation == 0) return;
       threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -169,7 +172,8 @@ enum QuantizationText {
     }
 
     kernel void quantize_judge(device const RowMagnitude *rows [[buffer(1)]], device Verdict &verdict [[buffer(2)]],
-                               constant Arguments &args [[buffer(8)]], uint thread_index [[thread_index_in_threadgroup]]) {
+                               constant Arguments &args [[buffer(8)]], \
+    uint thread_index [[thread_index_in_threadgroup]]) {
       threadgroup float largest_of[256];
       threadgroup long bad_of[256];
       long count = args.batches * args.heads * args.rows, bad = count;
@@ -187,7 +191,8 @@ enum QuantizationText {
         bad = min(bad, bad_of[i]);
       }
       bool overflows = args.limits_scale && !(largest < as_type<float>(int(args.largest_allowed)));
-      verdict = {bad < count ? NOT_FINITE : overflows ? SCALE_OVERFLOW : ALL_FINITE, bad < count ? rows[bad].bad_column : 0,
+      verdict = {bad < count ? NOT_FINITE : overflows ? SCALE_OVERFLOW : ALL_FINITE, bad < count \
+    ? rows[bad].bad_column : 0,
                  ulong(bad), largest, 0};
     }
 
@@ -209,11 +214,13 @@ enum QuantizationText {
         sum = added(sum, parts[i][lane].high);
         sum = added(sum, parts[i][lane].low);
       }
-      mean[args.mean_offset + (batch * args.heads + head) * args.columns + column] = quotient(sum, float(max(args.rows, 1l))).high;
+      mean[args.mean_offset + (batch * args.heads + head) * args.columns + column] = quotient(sum, \
+    float(max(args.rows, 1l))).high;
     }
 
     // Scale and zero point of a group whose numbers span low ... high.
-    static void write_parameters(device uchar *scales, device uchar *zero_points, constant Arguments &args, long index, float low,
+    static void write_parameters(device uchar *scales, device uchar *zero_points, constant Arguments &args, \
+    long index, float low,
                                  float high) {
       bool is_int4 = uint(args.code_precision) == INT4;
       float lowest = is_int4 ? -8 : -128, steps = is_int4 ? 15 : 255;
@@ -276,9 +283,11 @@ enum QuantizationText {
       if (lane == 0) ranges[(batch * args.heads + head) * args.rows + n] = float2(low, high);
     }
 
-    kernel void quantize_tensor_parameters(device const Verdict &verdict [[buffer(2)]], device const float2 *ranges [[buffer(4)]],
+    kernel void quantize_tensor_parameters(device const Verdict &verdict [[buffer(2)]], device const float2 *ranges \
+    [[buffer(4)]],
                                            device uchar *scales [[buffer(5)]], device uchar *zero_points [[buffer(6)]],
-                                           constant Arguments &args [[buffer(8)]], uint lane [[thread_index_in_threadgroup]]) {
+                                           constant Arguments &args [[buffer(8)]], \
+    uint lane [[thread_index_in_threadgroup]]) {
       if (verdict.state != ALL_FINITE) return;
       float low = 0, high = 0;
       for (long i = lane; i < args.batches * args.heads * args.rows * min(args.columns, 1l); i += 32) {
@@ -290,10 +299,13 @@ enum QuantizationText {
       if (lane == 0) write_parameters(scales, zero_points, args, 0, low, high);
     }
 
-    kernel void quantize_group_parameters(device const uchar *source [[buffer(0)]], device const Verdict &verdict [[buffer(2)]],
+    kernel void quantize_group_parameters(device const uchar *source [[buffer(0)]], device const Verdict &verdict \
+    [[buffer(2)]],
                                           device const float *mean [[buffer(3)]], device uchar *scales [[buffer(5)]],
-                                          device uchar *zero_points [[buffer(6)]], constant Arguments &args [[buffer(8)]],
-                                          threadgroup float *row [[threadgroup(0)]], uint3 at [[threadgroup_position_in_grid]],
+                                          device uchar *zero_points [[buffer(6)]], constant Arguments &args \
+    [[buffer(8)]],
+                                          threadgroup float *row [[threadgroup(0)]], \
+    uint3 at [[threadgroup_position_in_grid]],
                                           uint lane [[thread_index_in_threadgroup]]) {
       if (verdict.state != ALL_FINITE) return;
       long batch = at.z, head = at.y, first = long(at.x) * args.block_rows;
@@ -334,7 +346,8 @@ enum QuantizationText {
         }
         low = simd_min(low);
         high = simd_max(high);
-        if (lane == 0) write_parameters(scales, zero_points, args, scale_index(args, batch, head, first, group), low, high);
+        if (lane == 0) write_parameters(scales, zero_points, args, scale_index(args, batch, head, first, group), low, \
+    high);
       }
     }
     """
@@ -349,7 +362,8 @@ enum QuantizationText {
       return int(rint(clamp(q, float(lowest - zero_point), float(highest - zero_point)))) + zero_point;
     }
 
-    // Per row: largest |difference|, its scaled sum of squares, largest |source|, its scaled sum of squares. Scaled by the square
+    // Per row: largest |difference|, its scaled sum of squares, largest |source|, its scaled sum of squares. \
+    Scaled by the square
     // of the largest, so that tiny numbers do not vanish.
     kernel void quantize_round(device const uchar *source [[buffer(0)]], device float4 *errors [[buffer(1)]],
                                device const Verdict &verdict [[buffer(2)]], device const float *mean [[buffer(3)]],
@@ -393,7 +407,8 @@ enum QuantizationText {
             long index = scale_index(args, batch, head, n, c / args.group);
             float scale = scale_at(scales, args, index);
             int zero_point = zero_point_at(zero_points, args, index);
-            back = float(code_of(x - mean_at(mean, args, batch, head, c), scale, zero_point, args) - zero_point) * scale;
+            back = float(code_of(x - mean_at(mean, args, batch, head, c), scale, zero_point, \
+    args) - zero_point) * scale;
           }
           back += mean_at(mean, args, batch, head, c);
           float2 both = float2(fabs(back - x), fabs(x));

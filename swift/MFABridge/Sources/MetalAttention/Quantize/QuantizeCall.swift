@@ -45,7 +45,9 @@ package struct QuantizeCall: Sendable {
     if scaleGiven { try quantization.expectGiven("destination", destination.precision) }
     let arrayViews = quantization.arrays
     var (results, operands): ([NamedTensor], [NamedTensor]) = ([(destination, "destination")], [(source, "source")])
-    for (array, isGiven) in [(arrayViews.scales, scaleGiven), (arrayViews.zeroPoints, scaleGiven), (arrayViews.mean, meanGiven)] {
+    for (array, isGiven) in [
+      (arrayViews.scales, scaleGiven), (arrayViews.zeroPoints, scaleGiven), (arrayViews.mean, meanGiven),
+    ] {
       if isGiven {
         operands.append(array)
       } else {
@@ -86,7 +88,7 @@ package struct DequantizeCall: Sendable {
   }
 }
 
-/// What rounding did to a tensor, over all its elements.
+/// The error of rounding, over all elements of a tensor.
 public struct QuantizationError: Sendable, Equatable {
   /// √ mean (dequantized − source)²
   public var rmse = 0.0

@@ -12,11 +12,12 @@ final class QuantizeRun {
 
   /// Encodes the steps. `residency` keeps what they use.
   init(
-    _ call: QuantizeCall, on device: AttentionDevice, wantsError: Bool, residency: Residency, into encoder: any MTLComputeCommandEncoder
+    _ call: QuantizeCall, on device: AttentionDevice, wantsError: Bool, residency: Residency,
+    into encoder: any MTLComputeCommandEncoder
   ) throws(AttentionError) {
-    let arrays = call.arrays
     var shape = call.source.shape
-    // No elements are no rows: means are then 0, and a tensor-wise scale 1. But for missing rows there are no means either.
+    // No elements are no rows: means are then 0, and a tensor-wise scale 1. But for missing rows there are no means
+    // either.
     if shape.x == 0 || shape.y == 0 || shape.w == 0 { shape = SIMD4() }
     try expectGrid(shape)
     let rows = shape.x &* shape.y &* shape.z
@@ -25,39 +26,33 @@ final class QuantizeRun {
     arguments.asymmetric = call.asymmetric
     arguments.largestAllowed = call.halfScaleLimit
     arguments.wantsError = wantsError
-
-    let source = try residency.read(call.source)
-    let codes = try residency.write(call.destination)
-    let scales = call.scaleGiven ? try residency.read(arrays.scales) : try residency.update(arrays.scales)
-    var zeroPoints: Residency.Place?
-    if let array = arrays.zeroPoints {
-      zeroPoints = call.scaleGiven ? try residency.read(array) : try residency.update(array)
-    }
-    var mean: Residency.Place?
-    if let array = call.quantization.mean {
-      mean = call.meanGiven ? try residency.read(array) : try residency.update(array)
-    }
-    arguments.source.offset = source.offset / call.source.precision.bytes
-    arguments.codes.offset = codes.offset * 8 / call.destination.precision.bits
-    arguments.scales.offset = scales.offset / arguments.scaleBytes
-    if let zeroPoints { arguments.zeroPointOffset = zeroPoints.offset / max(arguments.zeroPointBytes, 1) }
-    if let mean { arguments.meanOffset = mean.offset / 4 }
+    let places = try QuantizePlaces(call, residency)
+    places.setOffsets(of: &arguments, call)
 
     let magnitudes = try residency.allocate(8 &* rows)
     let verdict = try residency.allocate(32)
     let errors = wantsError ? try residency.allocate(16 &* rows) : nil
     (self.call, self.verdict, self.errors) = (call, verdict, errors)
 
-    let nothing = Residency.Place(buffer: try residency.nothing(), offset: 0)
-    let steps = Steps(device: device, encoder: encoder, arguments: arguments)
-    func bind(_ place: Residency.Place?, _ index: Int) { encoder.setBuffer((place ?? nothing).buffer, offset: 0, index: index) }
-    bind(source, 0)
+    let nothing = try residency.nothing()
+    encoder.setBuffer(places.source.buffer, offset: 0, index: 0)
     encoder.setBuffer(magnitudes, offset: 0, index: 1)
     encoder.setBuffer(verdict, offset: 0, index: 2)
-    bind(mean, 3)
-    bind(scales, 5)
-    bind(zeroPoints, 6)
+    encoder.setBuffer(places.mean?.buffer ?? nothing, offset: 0, index: 3)
+    encoder.setBuffer(places.scales.buffer, offset: 0, index: 5)
+    encoder.setBuffer(places.zeroPoints?.buffer ?? nothing, offset: 0, index: 6)
 
+    let steps = Steps(device: device, encoder: encoder, arguments: arguments)
+    try Self.encodeParameters(call, steps, shape, residency)
+    encoder.setBuffer(errors ?? nothing, offset: 0, index: 1)
+    encoder.setBuffer(places.codes.buffer, offset: 0, index: 4)
+    try steps.run(.round, MTLSize(width: shape.z, height: shape.y, depth: shape.x))
+  }
+
+  /// The steps before rounding: inspection of the source, then means and scales that are not given.
+  private static func encodeParameters(
+    _ call: QuantizeCall, _ steps: Steps, _ shape: SIMD4<Int>, _ residency: Residency
+  ) throws(AttentionError) {
     let everyRow = MTLSize(width: shape.z, height: shape.y, depth: shape.x)
     let one = MTLSize(width: 1, height: 1, depth: 1)
     try steps.run(.inspect, everyRow)
@@ -66,19 +61,15 @@ final class QuantizeRun {
       let tiles = MTLSize(width: ceilingQuotient(shape.w, 32), height: shape.y, depth: shape.x)
       try steps.run(.mean, tiles, threads: 256)
     }
-    if !call.scaleGiven {
-      if call.quantization.granularity == .tensor {
-        encoder.setBuffer(try residency.allocate(8 &* rows), offset: 0, index: 4)
-        try steps.run(.range, everyRow)
-        try steps.run(.tensorParameters, one)
-      } else {
-        let blocks = ceilingQuotient(shape.z, call.quantization.blockRows)
-        try steps.run(.groupParameters, MTLSize(width: blocks, height: shape.y, depth: shape.x))
-      }
+    if call.scaleGiven { return }
+    if call.quantization.granularity == .tensor {
+      steps.encoder.setBuffer(try residency.allocate(8 &* shape.x &* shape.y &* shape.z), offset: 0, index: 4)
+      try steps.run(.range, everyRow)
+      try steps.run(.tensorParameters, one)
+    } else {
+      let blocks = ceilingQuotient(shape.z, call.quantization.blockRows)
+      try steps.run(.groupParameters, MTLSize(width: blocks, height: shape.y, depth: shape.x))
     }
-    encoder.setBuffer(errors ?? nothing.buffer, offset: 0, index: 1)
-    bind(codes, 4)
-    try steps.run(.round, everyRow)
   }
 
   /// Throws if the source was refused; the device must be done. Outputs are then as they were.
@@ -101,7 +92,7 @@ final class QuantizeRun {
     }
   }
 
-  /// What rounding did; the device must be done.
+  /// The error of rounding; the device must be done.
   func error() -> QuantizationError {
     guard let errors, !call.source.isEmpty else { return QuantizationError() }
     let (rows, columns) = (call.source.batch &* call.source.heads &* call.source.rows, Double(call.source.columns))
@@ -118,6 +109,36 @@ final class QuantizeRun {
     result.rmse = (squares / (Double(rows) * columns)).squareRoot()
     result.relativeRMSE = sourceSquares == 0 ? 0 : (squares / sourceSquares).squareRoot()
     return result
+  }
+}
+
+/// The memory of a quantization's tensors on the device.
+private struct QuantizePlaces {
+  let source, codes, scales: Residency.Place
+  private(set) var zeroPoints: Residency.Place?
+  private(set) var mean: Residency.Place?
+
+  /// Parameters that are given are read; others are written.
+  init(_ call: QuantizeCall, _ residency: Residency) throws(AttentionError) {
+    let arrays = call.arrays
+    source = try residency.read(call.source)
+    codes = try residency.write(call.destination)
+    scales = call.scaleGiven ? try residency.read(arrays.scales) : try residency.update(arrays.scales)
+    if let array = arrays.zeroPoints {
+      zeroPoints = call.scaleGiven ? try residency.read(array) : try residency.update(array)
+    }
+    if let array = call.quantization.mean {
+      mean = call.meanGiven ? try residency.read(array) : try residency.update(array)
+    }
+  }
+
+  /// Converts byte offsets to elements.
+  func setOffsets(of arguments: inout QuantizationArguments, _ call: QuantizeCall) {
+    arguments.source.offset = source.offset / call.source.precision.bytes
+    arguments.codes.offset = codes.offset * 8 / call.destination.precision.bits
+    arguments.scales.offset = scales.offset / arguments.scaleBytes
+    if let zeroPoints { arguments.zeroPointOffset = zeroPoints.offset / max(arguments.zeroPointBytes, 1) }
+    if let mean { arguments.meanOffset = mean.offset / 4 }
   }
 }
 
@@ -192,7 +213,8 @@ private func quantizationArguments(
   _ real: Tensor, _ stored: Tensor
 ) throws(AttentionError) -> QuantizationArguments {
   guard let quantization = stored.quantization else {
-    throw AttentionError(.invalidArgument, "destination: no quantization; expected one that names the buffer for scales")
+    throw AttentionError(
+      .invalidArgument, "destination: no quantization; expected one that names the buffer for scales")
   }
   var (steps, scaleBytes, zeroPointBytes) = (SIMD4<Int>(), 4, 0)
   if case .many(let arrays) = quantization.parameters {

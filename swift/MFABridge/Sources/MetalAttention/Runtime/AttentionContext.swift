@@ -76,6 +76,8 @@ extension MTLCommandBuffer {
     if let error {
       throw AttentionError(.kernelExecution, "the device stopped: \(error)")
     }
-    try ensure(status == .completed, .kernelExecution, "the device left the work in state \(status.rawValue); expected completed")
+    try ensure(
+      status == .completed, .kernelExecution, "the device left the work in state \(status.rawValue); expected completed"
+    )
   }
 }

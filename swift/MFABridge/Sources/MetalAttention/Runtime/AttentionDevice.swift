@@ -67,7 +67,7 @@ package final class AttentionDevice: @unchecked Sendable {  // immutable; Metal'
 }
 
 extension DeviceProfile {
-  /// What can be asked of a device. Metal does not tell the number of cores; the default stands for it.
+  /// The profile of a device. Metal does not report the number of cores; the default is used.
   init(device: any MTLDevice) {
     let family: Family = device.supportsFamily(.apple9) ? .apple9 : device.supportsFamily(.apple8) ? .apple8 : .apple7
     self.init(family: family, threadgroupMemory: device.maxThreadgroupMemoryLength)

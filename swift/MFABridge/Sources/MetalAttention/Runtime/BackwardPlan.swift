@@ -1,13 +1,13 @@
 import AttentionKernels
 import Metal
 
-/// How a backward call runs. Made without a device.
+/// The plan of a backward call: kernels, arguments, scratch. Made without a device.
 package struct BackwardPlan: Sendable {
   let call: BackwardCall
   /// In the order in which they run: D is written before it is read.
   let kernels: [AttentionKernelDescriptor]
   let arguments: AttentionArguments
-  /// Whether D lies in scratch memory, contiguous.
+  /// D is stored in scratch memory, contiguous.
   private let keepsD: Bool
 
   package init(_ call: BackwardCall, profile: DeviceProfile) throws(AttentionError) {
@@ -48,7 +48,8 @@ package struct BackwardPlan: Sendable {
   }
 
   /// One descriptor for each pass, without what does not concern it: fewer pipelines.
-  private static func kernels(_ shared: AttentionKernelDescriptor, _ call: BackwardCall) -> [AttentionKernelDescriptor] {
+  private static func kernels(_ shared: AttentionKernelDescriptor, _ call: BackwardCall) -> [AttentionKernelDescriptor]
+  {
     var query = shared
     (query.gradients.key, query.gradients.value) = (false, false)
     var rest = shared
@@ -79,7 +80,8 @@ package struct BackwardPlan: Sendable {
 
   private var copiedBytes: Int {
     let tensors = [
-      call.output, call.gradOutput, call.logsumexp, call.gradLogsumexp, call.dValues, call.gradQuery, call.gradKey, call.gradValue, call.gradMask,
+      call.output, call.gradOutput, call.logsumexp, call.gradLogsumexp, call.dValues, call.gradQuery, call.gradKey,
+      call.gradValue, call.gradMask,
       call.gradSinks,
     ]
     return saturatedSum([call.problem.copiedBytes] + tensors.map { $0?.copiedBytes ?? 0 })

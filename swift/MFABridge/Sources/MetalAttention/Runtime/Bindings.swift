@@ -5,14 +5,14 @@ extension Tensor {
   /// Bytes from the start of the device's buffer to the first element: see `Residency`.
   var deviceOffset: Int { buffer.isDevice && !isEmpty ? byteOffset : 0 }
 
-  /// Where elements lie, for a kernel.
+  /// Offset and strides for a kernel, in elements.
   var kernelView: TensorView {
     TensorView(
       offset: Int64(deviceOffset) &* 8 / Int64(precision.bits), batch: Int64(strides.x), head: Int64(strides.y),
       row: Int64(strides.z), column: Int64(columns == 1 ? 1 : strides.w))
   }
 
-  /// What kernels may count on of the strides.
+  /// The promise about the strides for which a kernel is made.
   var access: AttentionKernelDescriptor.Access {
     if columns == 1 || strides.w == 1 {
       let steps = [deviceOffset &* 8 / precision.bits] + strides.list.dropLast()
@@ -23,7 +23,8 @@ extension Tensor {
 
   /// The form of a stored operand that a kernel is made for.
   var kernelOperand: AttentionKernelDescriptor.Operand {
-    .init(GEMMOperandPrecision(rawValue: precision.rawValue) ?? .FP32, access: access, quantization: quantization?.layout)
+    .init(
+      GEMMOperandPrecision(rawValue: precision.rawValue) ?? .FP32, access: access, quantization: quantization?.layout)
   }
 
   /// Bytes that a call copies because the memory is not the device's.
@@ -58,7 +59,7 @@ extension Quantization {
   var kernelBlockRows: UInt32 { UInt32(clamping: blockRows) }
 }
 
-/// What is bound to a kernel's buffers, by role.
+/// The contents of a kernel's bindings, by role.
 struct BindingTable {
   enum Content {
     case buffer(any MTLBuffer)

@@ -10,13 +10,14 @@ extension Problem {
     ] + meaning
   }
 
-  /// What scores become before their softmax, and which keys a row sees: a line for each option that is set.
+  /// The score modification and the key range: a line for each option that is set.
   private var meaning: [String] {
     var lines = ["scale: \(text(options.scale))"]
     if options.softcap > 0 { lines.append("softcap: \(text(options.softcap))") }
     if sequences.isPacked || sequences.keyLengths != nil {
       lines.append(
-        "sequences: \(sequences.named)\(sequences.isPacked ? " packed" : ""), of at most \(sequences.longestQ) queries and "
+        "sequences: \(sequences.named)\(sequences.isPacked ? " packed" : ""), of at most \(sequences.longestQ) "
+          + "queries and "
           + "\(sequences.longestK) keys")
     }
     func limit(_ width: Int64?) -> String { width.map(String.init) ?? "any" }
@@ -24,28 +25,33 @@ extension Problem {
       lines.append("window: \(limit(options.left)) keys before the diagonal, \(limit(options.right)) after it")
     }
     if options.hasDiagonal || options.alibi != nil {
-      lines.append("diagonal: \(sequences.bottomRight ? "bottom right" : "top left")\(options.causal ? ", causal" : "")\(example)")
+      lines.append(
+        "diagonal: \(sequences.bottomRight ? "bottom right" : "top left")\(options.causal ? ", causal" : "")\(example)")
     }
-    if let mask = options.mask { lines.append("mask: \(mask.precision) (\(mask.precision == .bool ? "true attends" : "added"))") }
+    if let mask = options.mask {
+      lines.append("mask: \(mask.precision) (\(mask.precision == .bool ? "true attends" : "added"))")
+    }
     if let alibi = options.alibi { lines.append("alibi: \(alibi.precision)") }
     if let sinks = options.sinks { lines.append("sinks: \(sinks.precision)") }
     return lines
   }
 
-  /// What the first and the last row see of the first sequence that has any.
+  /// The key ranges of the first and the last row of the first sequence that has any.
   private var example: String {
     guard let (rows, keys) = sequences.firstWithRows else { return "" }
     let shift = sequences.bottomRight ? Int64(keys) - Int64(rows) : 0
-    func sees(_ row: Int) -> String {
+    func keyRange(_ row: Int) -> String {
       let position = Int64(row) + shift
-      func bounded(_ sum: (partialValue: Int64, overflow: Bool), _ end: Int64) -> Int64 { sum.overflow ? end : sum.partialValue }
+      func bounded(_ sum: (partialValue: Int64, overflow: Bool), _ end: Int64) -> Int64 {
+        sum.overflow ? end : sum.partialValue
+      }
       var (low, high) = (Int64(0), Int64(keys))
       if options.causal { high = min(high, position + 1) }
       if let right = options.right { high = min(high, bounded((position + 1).addingReportingOverflow(right), high)) }
       if let left = options.left { low = max(low, bounded(position.subtractingReportingOverflow(left), 0)) }
       return low < high ? "row \(row) sees keys \(low) to \(high - 1)" : "row \(row) sees no key"
     }
-    return "; " + sees(0) + (rows > 1 ? ", " + sees(rows - 1) : "") + ", of \(keys)"
+    return "; " + keyRange(0) + (rows > 1 ? ", " + keyRange(rows - 1) : "") + ", of \(keys)"
   }
 }
 

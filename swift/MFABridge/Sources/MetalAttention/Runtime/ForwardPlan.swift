@@ -1,12 +1,12 @@
 import AttentionKernels
 import Metal
 
-/// How a forward call runs: which kernels, on what. Made without a device.
+/// The plan of a forward call: kernels, arguments, scratch. Made without a device.
 package struct ForwardPlan: Sendable {
   let call: ForwardCall
   let descriptor: AttentionKernelDescriptor
   let arguments: AttentionArguments
-  /// Why the schedule was taken.
+  /// The reason of the schedule.
   let reason: String
 
   package init(_ call: ForwardCall, profile: DeviceProfile) throws(AttentionError) {

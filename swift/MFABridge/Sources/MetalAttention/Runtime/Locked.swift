@@ -7,7 +7,8 @@ package final class Locked<Value>: @unchecked Sendable {  // every access to `st
 
   package init(_ value: Value) { stored = value }
 
-  package func update<Result, Failure: Error>(_ body: (inout Value) throws(Failure) -> Result) throws(Failure) -> Result {
+  package func update<Result, Failure: Error>(_ body: (inout Value) throws(Failure) -> Result) throws(Failure) -> Result
+  {
     lock.lock()
     defer { lock.unlock() }
     return try body(&stored)

@@ -9,8 +9,8 @@ struct Pipeline: @unchecked Sendable {  // Metal's pipeline states may be used f
   let kernel: AttentionKernel?
 }
 
-/// Pipelines of a device by what they do. A pipeline is compiled once, by the thread that asks first; others that need the
-/// same one wait for it, and those that need another do not.
+/// Pipelines of a device by what they do. A pipeline is compiled once, by the thread that asks first; others that need
+/// the same one wait for it, and those that need another do not.
 final class PipelineCache: Sendable {
   enum Key: Hashable, Sendable {
     case attention(AttentionKernelDescriptor)
@@ -91,14 +91,16 @@ final class PipelineCache: Sendable {
   private func compiled(_ source: String) throws(AttentionError) -> any MTLLibrary {
     let options = MTLCompileOptions()
     options.languageVersion = .version3_1
-    // Kernels tell NaN and infinities from numbers, and count on correctly rounded division.
+    // Kernels distinguish NaN and infinities from numbers, and rely on correctly rounded division.
     if #available(macOS 15, iOS 18, *) { options.mathMode = .safe } else { options.fastMathEnabled = false }
     do { return try handle.device.makeLibrary(source: source, options: options) } catch {
       throw AttentionError(.kernelExecution, "the device refused a kernel's text: \(error)")
     }
   }
 
-  private func pipelineState(_ library: any MTLLibrary, _ name: String) throws(AttentionError) -> any MTLComputePipelineState {
+  private func pipelineState(
+    _ library: any MTLLibrary, _ name: String
+  ) throws(AttentionError) -> any MTLComputePipelineState {
     guard let function = library.makeFunction(name: name) else {
       throw AttentionError(.kernelExecution, "the library has no function '\(name)'")
     }

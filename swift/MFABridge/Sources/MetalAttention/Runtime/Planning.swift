@@ -137,6 +137,7 @@ func expectRoom(_ kernels: [AttentionKernelDescriptor], _ profile: DeviceProfile
 /// Sizes and positions that kernels count in 32 bits.
 func kernelSize(_ count: Int, _ what: String) throws(AttentionError) -> UInt32 {
   let most = Int(AttentionArguments.unlimited)
-  try ensure(count < most, .unsupported, "\(count) \(what) are more than the device counts; expected fewer than \(most)")
+  try ensure(
+    count < most, .unsupported, "\(count) \(what) are more than the device counts; expected fewer than \(most)")
   return UInt32(count)
 }

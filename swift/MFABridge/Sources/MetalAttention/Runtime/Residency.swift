@@ -1,10 +1,10 @@
 import Foundation
 import Metal
 
-/// Where the memory of one call is on the device: Metal buffers as they are, and copies of what is not one.
+/// The memory of one call on the device: Metal buffers as they are, and copies of other memory.
 ///
-/// A copy has exactly the bytes from a tensor's first element to its last. Results are copied back element by element, so
-/// that gaps between them, which may be another's, are not written.
+/// A copy has exactly the bytes from a tensor's first element to its last. Results are copied back element by element,
+/// so that gaps between them, which may be another's, are not written.
 final class Residency {
   struct Place {
     let buffer: any MTLBuffer
@@ -50,7 +50,8 @@ final class Residency {
 
   /// Scratch memory.
   func allocate(_ bytes: Int) throws(AttentionError) -> any MTLBuffer {
-    guard bytes >= 0, bytes <= device.maxBufferLength, let buffer = device.makeBuffer(length: max(bytes, 16), options: .storageModeShared)
+    guard bytes >= 0, bytes <= device.maxBufferLength,
+      let buffer = device.makeBuffer(length: max(bytes, 16), options: .storageModeShared)
     else { throw AttentionError(.bufferAllocation, "\(bytes) bytes could not be allocated on the device") }
     return buffer
   }
@@ -60,13 +61,15 @@ final class Residency {
     let buffer = try allocate(saturatedSum(lists.map(\.bytes.count)))
     var offset = 0
     for list in lists {
-      if let start = list.bytes.baseAddress { (buffer.contents() + offset).copyMemory(from: start, byteCount: list.bytes.count) }
+      if let start = list.bytes.baseAddress {
+        (buffer.contents() + offset).copyMemory(from: start, byteCount: list.bytes.count)
+      }
       offset += list.bytes.count
     }
     return buffer
   }
 
-  /// What is bound where there are no elements: zeros.
+  /// The buffer that is bound where there are no elements: zeros.
   func nothing() throws(AttentionError) -> any MTLBuffer {
     if let blank { return blank }
     let new = try allocate(16)
@@ -81,7 +84,7 @@ final class Residency {
     return copy
   }
 
-  /// Brings results to where the caller wants them; after the device is done.
+  /// Copies results to the caller's memory; after the device is done.
   func finish() {
     for (tensor, copy) in results { copyElements(of: tensor, from: copy.contents()) }
     for (array, copy) in arrayResults {

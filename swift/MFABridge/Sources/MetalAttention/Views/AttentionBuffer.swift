@@ -1,20 +1,20 @@
 import Foundation
 import Metal
 
-/// Memory that operands and results lie in: a Metal buffer, or memory of the caller's.
+/// The memory of operands and results: a Metal buffer, or memory of the caller's.
 ///
-/// The caller's memory becomes a Metal buffer without a copy where Metal takes it; otherwise what a call uses of it is copied
-/// to and from the device by that call.
+/// The caller's memory becomes a Metal buffer without a copy where Metal takes it; otherwise what a call uses of it is
+/// copied to and from the device by that call.
 public final class AttentionBuffer: @unchecked Sendable {  // immutable; Metal buffers may be used from any thread
   /// The Metal buffer, if the memory is one.
   package let metal: (any MTLBuffer)?
-  /// The first byte, as the host sees it; nil if there are no bytes, or they are private to the device.
+  /// The first byte, in the host's address space; nil if there are no bytes, or they are private to the device.
   package let contents: UnsafeMutableRawPointer?
   /// Bytes that may be used.
   public let size: Int
 
   /// A Metal buffer, which is retained. What the host must read before the device runs (tensor-wise scales, bounds of
-  /// sequences) cannot lie in private storage.
+  /// sequences) cannot be in private storage.
   public init(_ buffer: any MTLBuffer) {
     let isVisible = buffer.storageMode != .private && buffer.storageMode != .memoryless
     (metal, contents, size) = (buffer, isVisible ? buffer.contents() : nil, buffer.length)
@@ -25,10 +25,10 @@ public final class AttentionBuffer: @unchecked Sendable {  // immutable; Metal b
   var isImagined: Bool { self === Self.imagined }
   private init() { (metal, contents, size) = (nil, nil, .max) }
 
-  /// Whether kernels use it in place.
+  /// Kernels use it in place.
   var isDevice: Bool { metal != nil || isImagined }
 
-  /// Where the first byte lies, in the address space of the host or else of the device.
+  /// The address of the first byte, in the address space of the host or else of the device.
   var address: UInt { contents.map { UInt(bitPattern: $0) } ?? UInt(metal?.gpuAddress ?? 0) }
 
   /// New zero-filled memory of `size` bytes.
@@ -54,14 +54,17 @@ public final class AttentionBuffer: @unchecked Sendable {  // immutable; Metal b
   }
 
   /// A Metal buffer over whole pages of the caller's; nil where they are not whole, or the device refuses.
-  private static func noCopy(_ device: any MTLDevice, _ data: UnsafeMutableRawPointer, _ length: Int) -> (any MTLBuffer)? {
+  private static func noCopy(
+    _ device: any MTLDevice, _ data: UnsafeMutableRawPointer, _ length: Int
+  ) -> (any MTLBuffer)? {
     let page = Int(getpagesize())
     guard length > 0, Int(bitPattern: data) % page == 0 else { return nil }
     #if canImport(Darwin)
       // The rest of the last page belongs to the same allocation or to nobody.
       let pages = ceilingQuotient(length, page).multipliedReportingOverflow(by: page)
       guard !pages.overflow, pages.partialValue <= device.maxBufferLength else { return nil }
-      return device.makeBuffer(bytesNoCopy: data, length: pages.partialValue, options: .storageModeShared, deallocator: nil)
+      return device.makeBuffer(
+        bytesNoCopy: data, length: pages.partialValue, options: .storageModeShared, deallocator: nil)
     #else
       // The device in software knows a buffer's exact bounds: rounding up would blunt its checks.
       guard length % page == 0 else { return nil }

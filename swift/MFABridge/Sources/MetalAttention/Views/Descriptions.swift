@@ -1,4 +1,4 @@
-// What a caller says, before anything of it is believed: the contract's structs with their handles looked up. A handle or a
+// A caller's descriptors, before any check: the contract's structs with their handles looked up. A handle or a
 // struct that was no good is carried along, and refused where the check reaches it, so that every caller gets the
 // same refusal in the same order.
 
@@ -14,7 +14,7 @@ package enum BufferReference: Sendable {
     return false
   }
 
-  /// The buffer, which must be there; `what` names it in sentences.
+  /// The buffer, which must be there; `what` names it in messages.
   package func required(_ what: String) throws(AttentionError) -> AttentionBuffer {
     switch self {
     case .present(let buffer): return buffer
@@ -23,7 +23,9 @@ package enum BufferReference: Sendable {
     case .unknown(let handle):
       throw AttentionError(
         .invalidArgument,
-        "\(what): \(pointerText(handle)) is not a live buffer; expected a handle from mfa_create_buffer that was not destroyed")
+        "\(what): \(pointerText(handle)) is not a live buffer; expected a handle from mfa_create_buffer that was not "
+          + "destroyed"
+      )
     }
   }
 }

@@ -1,14 +1,35 @@
 R"SM(
-// What kernel code and executor see of a thread and of its SIMD group. Both compile this text.
+// The state that kernel code and executor share of a thread and of its SIMD group. Both compile this text.
 #pragma once
 // SM_PLAIN: the address space of everything that is neither device nor threadgroup memory.
 enum { SM_LOG = 256, SM_LANES = 32 };
-enum SmKind { SM_DEPOSIT = 1, SM_MMA, SM_LOAD, SM_STORE, SM_FILL, SM_DIAGONAL,
-              SM_SHUFFLE, SM_REDUCE, SM_BALLOT, SM_BARRIER, SM_COPY, SM_WAIT };
+enum SmKind {
+  SM_DEPOSIT = 1,
+  SM_MMA,
+  SM_LOAD,
+  SM_STORE,
+  SM_FILL,
+  SM_DIAGONAL,
+  SM_SHUFFLE,
+  SM_REDUCE,
+  SM_BALLOT,
+  SM_BARRIER,
+  SM_COPY,
+  SM_WAIT
+};
 enum SmElement { SM_FLOAT, SM_HALF, SM_BFLOAT };
 
-struct SmLogEntry { unsigned long key; unsigned id; unsigned value; };
-struct SmSlot { unsigned refs; unsigned short deposits; unsigned char ready; unsigned char element; };
+struct SmLogEntry {
+  unsigned long key;
+  unsigned id;
+  unsigned value;
+};
+struct SmSlot {
+  unsigned refs;
+  unsigned short deposits;
+  unsigned char ready;
+  unsigned char element;
+};
 
 // Matrices of a SIMD group are immutable values in numbered slots, 64 floats each. Every lane runs the same
 // sequence of matrix operations, kept in `log`: the first lane to reach one logs and executes it for all 32,

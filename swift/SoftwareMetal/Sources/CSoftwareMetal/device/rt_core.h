@@ -1,5 +1,6 @@
 R"SM(
-// Executor, part 1: fibers. Each thread of a threadgroup is a fiber; a worker (an OS thread) runs one threadgroup at a time.
+// Executor, part 1: fibers. Each thread of a threadgroup is a fiber; a worker (an OS thread) runs one threadgroup at a
+// time.
 #include <algorithm>
 #include <atomic>
 #include <cstdarg>
@@ -48,38 +49,82 @@ enum State : uint8_t { READY, AT_SIMD, AT_GROUP, AT_SLOT, AT_LOG, DONE };
 constexpr size_t STACK = 256 << 10;
 constexpr uint32_t MAX_SLOTS = 65536;
 enum FindingKind : uint32_t {
-  F_NONE, F_BOUNDS, F_UNINITIALIZED, F_RACE, F_DIVERGENCE, F_MISALIGNED, F_UNBOUND, F_DEADLOCK, F_LIMIT, F_ASYNC, F_NULL
+  F_NONE,
+  F_BOUNDS,
+  F_UNINITIALIZED,
+  F_RACE,
+  F_DIVERGENCE,
+  F_MISALIGNED,
+  F_UNBOUND,
+  F_DEADLOCK,
+  F_LIMIT,
+  F_ASYNC,
+  F_NULL
 };
 
 struct Fiber {
-  SmLane lane;                       // first: sm_tls_lane is a Fiber
-  void *sp; char *stack;
-  State state; uint32_t gen; uint32_t slot;
+  SmLane lane; // first: sm_tls_lane is a Fiber
+  void *sp;
+  char *stack;
+  State state;
+  uint32_t gen;
+  uint32_t slot;
   uint64_t deviceHorizon, tgHorizon; // accesses of the own SIMD group before this clock are ordered
 };
-struct AsyncCopy { uint64_t id, element; uint8_t *dst; const uint8_t *src; uint64_t dstRow, srcRow, dx, dy, sx, sy; int clamp; bool toGroup; uint32_t site; };
-struct Pending { uint32_t kind, result, a, b, c, site; uint8_t *ptr; uint64_t stride; bool transpose, device; uint32_t element; };
+struct AsyncCopy {
+  uint64_t id, element;
+  uint8_t *dst;
+  const uint8_t *src;
+  uint64_t dstRow, srcRow, dx, dy, sx, sy;
+  int clamp;
+  bool toGroup;
+  uint32_t site;
+};
+struct Pending {
+  uint32_t kind, result, a, b, c, site;
+  uint8_t *ptr;
+  uint64_t stride;
+  bool transpose, device;
+  uint32_t element;
+};
 
 struct Simd : SmSimd {
   uint32_t limit, gen, kind, barrierFlags, firstLane, lanes;
-  uint32_t used;                    // slots ever handed out in this threadgroup
-  std::vector<Pending> pending; size_t pendingHead;
-  std::vector<AsyncCopy> copies; uint64_t copyResult; AsyncCopy copyArgs;
+  uint32_t used; // slots ever handed out in this threadgroup
+  std::vector<Pending> pending;
+  size_t pendingHead;
+  std::vector<AsyncCopy> copies;
+  uint64_t copyResult;
+  AsyncCopy copyArgs;
 };
 
-struct Block { uint32_t offset, length; int32_t index; }; // index >= 0: threadgroup(n); otherwise a static array
+struct Block {
+  uint32_t offset, length;
+  int32_t index;
+}; // index >= 0: threadgroup(n); otherwise a static array
 
 struct Worker {
-  void *mainSp = nullptr; Fiber *cur = nullptr; SmDispatch *d = nullptr;
-  std::vector<Fiber> fibers; std::vector<Simd *> simds; std::vector<uint32_t> order; std::vector<char *> stacks;
+  void *mainSp = nullptr;
+  Fiber *cur = nullptr;
+  SmDispatch *d = nullptr;
+  std::vector<Fiber> fibers;
+  std::vector<Simd *> simds;
+  std::vector<uint32_t> order;
+  std::vector<char *> stacks;
   uint32_t threads = 0, simdCount = 0, live = 0, arrived = 0, gen = 0, groupFlags = 0, barrierLine = 0;
-  uint8_t *tg = nullptr; size_t tgUsed = 0; uint8_t *tgDynamic[SM_MAX_BUFFERS]; uint8_t *buffers[SM_MAX_BUFFERS];
+  uint8_t *tg = nullptr;
+  size_t tgUsed = 0;
+  uint8_t *tgDynamic[SM_MAX_BUFFERS];
+  uint8_t *buffers[SM_MAX_BUFFERS];
   std::vector<Block> blocks;
   SmCell *tgWords = nullptr, *tgBytes = nullptr;
   uint64_t serial = 0, clock = 1, deviceHorizon = 1, tgHorizon = 1; // of the whole threadgroup
   uint64_t nextCopy = 1;
-  SmCounters counters; std::vector<uint64_t> blockCounts; std::vector<uint8_t> siteBinding;
-  SmFinding finding; bool failed = false;
+  SmCounters counters;
+  std::vector<uint64_t> blockCounts;
+  std::vector<uint8_t> siteBinding;
+  SmFinding finding;
+  bool failed = false;
   ~Worker();
 };
 thread_local Worker *W = nullptr;
@@ -92,7 +137,9 @@ void *reserve(size_t n) {
 Worker::~Worker() {
   for (char *s : stacks) munmap(s, STACK);
   for (Simd *s : simds) {
-    munmap(s->slots, MAX_SLOTS * sizeof(SmSlot)); munmap(s->values, MAX_SLOTS * 256ul); munmap(s->freeList, MAX_SLOTS * 2ul);
+    munmap(s->slots, MAX_SLOTS * sizeof(SmSlot));
+    munmap(s->values, MAX_SLOTS * 256ul);
+    munmap(s->freeList, MAX_SLOTS * 2ul);
     delete s;
   }
   if (tg) munmap(tg, TG_CAPACITY);
@@ -106,11 +153,16 @@ bool runnable(Worker *w, Fiber &f) {
   case AT_SIMD: return w->simds[f.lane.simdIndex]->gen != f.gen;
   case AT_GROUP: return w->gen != f.gen;
   case AT_SLOT: return f.lane.simd->slots[f.slot].ready;
-  case AT_LOG: { Simd *s = w->simds[f.lane.simdIndex];
+  case AT_LOG: {
+    Simd *s = w->simds[f.lane.simdIndex];
     if (f.lane.pos != s->head) return true; // it can follow what another lane has logged
     uint32_t low = s->head;
-    for (uint32_t i = 0; i < s->lanes; ++i) { Fiber &g = w->fibers[s->firstLane + i]; if (g.state != DONE) low = std::min(low, g.lane.pos); }
-    return s->head - low < SM_LOG - 1; }
+    for (uint32_t i = 0; i < s->lanes; ++i) {
+      Fiber &g = w->fibers[s->firstLane + i];
+      if (g.state != DONE) low = std::min(low, g.lane.pos);
+    }
+    return s->head - low < SM_LOG - 1;
+  }
   case DONE: return false;
   }
   return false;
@@ -118,39 +170,73 @@ bool runnable(Worker *w, Fiber &f) {
 
 inline void go(Worker *w, Fiber *to) {
   Fiber *from = w->cur;
-  w->cur = to; sm_tls_lane = &to->lane;
+  w->cur = to;
+  sm_tls_lane = &to->lane;
   sm_switch(&from->sp, to->sp);
 }
-[[noreturn]] void leave(Worker *w) { void *ignored; sm_switch(&ignored, w->mainSp); __builtin_trap(); }
+[[noreturn]] void leave(Worker *w) {
+  void *ignored;
+  sm_switch(&ignored, w->mainSp);
+  __builtin_trap();
+}
 
 Fiber *next(Worker *w, Fiber *f) {
   Simd *s = w->simds[f->lane.simdIndex];
-  Fiber *base = &w->fibers[s->firstLane]; uint32_t n = s->lanes, at = f->lane.lane;
-  for (uint32_t i = 1; i < n; ++i) { Fiber *g = base + (at + i < n ? at + i : at + i - n); if (runnable(w, *g)) return g; }
+  Fiber *base = &w->fibers[s->firstLane];
+  uint32_t n = s->lanes, at = f->lane.lane;
+  for (uint32_t i = 1; i < n; ++i) {
+    Fiber *g = base + (at + i < n ? at + i : at + i - n);
+    if (runnable(w, *g)) return g;
+  }
   uint32_t k = 0;
   while (w->order[k] != f->lane.simdIndex) ++k;
   for (uint32_t j = 1; j < w->simdCount; ++j) {
     Simd *o = w->simds[w->order[(k + j) % w->simdCount]];
-    for (uint32_t i = 0; i < o->lanes; ++i) { Fiber &g = w->fibers[o->firstLane + i]; if (runnable(w, g)) return &g; }
+    for (uint32_t i = 0; i < o->lanes; ++i) {
+      Fiber &g = w->fibers[o->firstLane + i];
+      if (runnable(w, g)) return &g;
+    }
   }
   return runnable(w, *f) ? f : nullptr;
 }
 
 const char *kindName(uint32_t k) {
-  static const char *names[] = {"none", "matrix elements", "simdgroup_multiply", "simdgroup_load", "simdgroup_store", "make_filled_simdgroup_matrix",
-    "diagonal simdgroup_matrix", "simd shuffle", "simd reduction", "simd ballot", "simdgroup_barrier", "simdgroup async copy", "simdgroup event wait"};
+  static const char *names[] = {"none",
+                                "matrix elements",
+                                "simdgroup_multiply",
+                                "simdgroup_load",
+                                "simdgroup_store",
+                                "make_filled_simdgroup_matrix",
+                                "diagonal simdgroup_matrix",
+                                "simd shuffle",
+                                "simd reduction",
+                                "simd ballot",
+                                "simdgroup_barrier",
+                                "simdgroup async copy",
+                                "simdgroup event wait"};
   return k < sizeof names / sizeof *names ? names[k] : "unknown";
 }
 
 // Records the first finding of the threadgroup, and abandons the threadgroup.
 [[noreturn]] void fail(Worker *w, uint32_t kind, int buffer, uint32_t site, const char *format, ...) {
   if (!w->failed) {
-    w->failed = true; Fiber *f = w->cur; SmFinding &g = w->finding;
+    w->failed = true;
+    Fiber *f = w->cur;
+    SmFinding &g = w->finding;
     memset(&g, 0, sizeof g);
-    g.kind = kind; g.buffer = buffer; g.simdgroup = f->lane.simdIndex; g.lane = f->lane.lane;
+    g.kind = kind;
+    g.buffer = buffer;
+    g.simdgroup = f->lane.simdIndex;
+    g.lane = f->lane.lane;
     if (site && w->d->siteLines && site <= w->d->sites) g.line = w->d->siteLines[site - 1];
-    for (int i = 0; i < 3; ++i) { g.threadgroup[i] = f->lane.groupInGrid[i]; g.thread[i] = f->lane.threadInGroup[i]; }
-    va_list a; va_start(a, format); vsnprintf(g.message, sizeof g.message, format, a); va_end(a);
+    for (int i = 0; i < 3; ++i) {
+      g.threadgroup[i] = f->lane.groupInGrid[i];
+      g.thread[i] = f->lane.threadInGroup[i];
+    }
+    va_list a;
+    va_start(a, format);
+    vsnprintf(g.message, sizeof g.message, format, a);
+    va_end(a);
   }
   leave(w);
 }
@@ -163,12 +249,18 @@ void waitHere(Worker *w, Fiber *f, State state) {
     if (!n) {
       Simd *s = w->simds[f->lane.simdIndex];
       if (state == AT_GROUP) {
-        for (auto &g : w->fibers) if (g.lane.index < w->threads && g.state == AT_SIMD)
-          fail(w, F_DIVERGENCE, -1, f->lane.site, "threadgroup_barrier was reached by only a part of the threadgroup: thread %u waits in %s", g.lane.threadIndex, kindName(w->simds[g.lane.simdIndex]->kind));
-        fail(w, F_DIVERGENCE, -1, f->lane.site, "threadgroup_barrier was reached by %u of %u threads of the threadgroup", w->arrived, w->live);
+        for (auto &g : w->fibers)
+          if (g.lane.index < w->threads && g.state == AT_SIMD)
+            fail(w, F_DIVERGENCE, -1, f->lane.site,
+                 "threadgroup_barrier was reached by only a part of the threadgroup: thread %u waits in %s",
+                 g.lane.threadIndex, kindName(w->simds[g.lane.simdIndex]->kind));
+        fail(w, F_DIVERGENCE, -1, f->lane.site,
+             "threadgroup_barrier was reached by %u of %u threads of the threadgroup", w->arrived, w->live);
       }
-      fail(w, F_DIVERGENCE, -1, f->lane.site, "%s was reached by %u of %u lanes of the SIMD group (divergent control flow)",
-           state == AT_SIMD ? kindName(s->kind) : "a SIMD-group matrix operation", state == AT_SIMD ? s->arrived : 1u, s->live);
+      fail(w, F_DIVERGENCE, -1, f->lane.site,
+           "%s was reached by %u of %u lanes of the SIMD group (divergent control flow)",
+           state == AT_SIMD ? kindName(s->kind) : "a SIMD-group matrix operation", state == AT_SIMD ? s->arrived : 1u,
+           s->live);
     }
     if (n == f) break;
     go(w, n);

@@ -2,7 +2,7 @@ R"SM(
 // Executor, part 3: checked mode. Every access of the kernel to device, constant and threadgroup memory comes here.
 //
 // A cell records the last write and the last read: serial of the threadgroup (28 bits), logical clock (25), who (11).
-// The clock advances at every barrier, so an access is ordered before the present one if its clock lies below the
+// The clock advances at every barrier, so an access is ordered before the present one if its clock is below the
 // horizon that the last barrier with the right memory flag set: per SIMD group, or for the whole threadgroup.
 // Serials are unique over dispatches: nothing is ever cleared.
 namespace {
@@ -17,24 +17,32 @@ inline uint64_t get(const uint64_t &x) { return __atomic_load_n(&x, __ATOMIC_REL
 inline void put(uint64_t &x, uint64_t v) { __atomic_store_n(&x, v, __ATOMIC_RELAXED); }
 
 struct Region {
-  SmCell *words, *bytes; bool device;
+  SmCell *words, *bytes;
+  bool device;
   uint64_t groupHorizon, simdHorizon;
-  int buffer; uint64_t offset; // for messages: buffer index or -1, and the byte that is being touched
+  int buffer;
+  uint64_t offset; // for messages: buffer index or -1, and the byte that is being touched
 };
 [[noreturn]] void race(Worker *w, const Region &r, uint64_t record, bool recordStores, uint32_t access, uint32_t site) {
-  char who[96]; uint32_t code = record & 2047; uint64_t serial = record >> 36;
+  char who[96];
+  uint32_t code = record & 2047;
+  uint64_t serial = record >> 36;
   if (serial == ALL_GROUPS) snprintf(who, sizeof who, "several threadgroups");
-  else if (serial != w->serial) snprintf(who, sizeof who, "a thread of another threadgroup (%u)", uint32_t(serial - w->d->firstSerial));
+  else if (serial != w->serial)
+    snprintf(who, sizeof who, "a thread of another threadgroup (%u)", uint32_t(serial - w->d->firstSerial));
   else if (code < SM_MAX_THREADS) snprintf(who, sizeof who, "thread %u", code);
   else if (code == ATOMIC) snprintf(who, sizeof who, "an atomic operation");
   else if (code == MANY) snprintf(who, sizeof who, "several SIMD groups");
   else snprintf(who, sizeof who, "SIMD group %u", code - SM_MAX_THREADS);
-  fail(w, F_RACE, r.buffer, site, "race in %s memory at byte %llu: %s by %s, then %s by thread %u, with no barrier between that orders %s memory",
-       r.device ? "device" : "threadgroup", (unsigned long long)r.offset, recordStores ? "store" : "load", who, accessName(access), w->cur->lane.threadIndex, r.device ? "device" : "threadgroup");
+  fail(w, F_RACE, r.buffer, site,
+       "race in %s memory at byte %llu: %s by %s, then %s by thread %u, with no barrier between that orders %s memory",
+       r.device ? "device" : "threadgroup", (unsigned long long)r.offset, recordStores ? "store" : "load", who,
+       accessName(access), w->cur->lane.threadIndex, r.device ? "device" : "threadgroup");
 }
-// Whether `record` is unordered with an access by `code` of the current thread.
+// Tests whether `record` is unordered with an access by `code` of the current thread.
 inline bool unordered(Worker *w, Fiber *f, const Region &r, uint64_t record, uint32_t code) {
-  uint64_t serial = record >> 36, clock = record >> 11 & ((1u << 25) - 1); uint32_t who = record & 2047;
+  uint64_t serial = record >> 36, clock = record >> 11 & ((1u << 25) - 1);
+  uint32_t who = record & 2047;
   if (serial == w->serial) {
     if (who == code) return false;
     if (who >= ATOMIC) return clock >= r.groupHorizon;
@@ -50,9 +58,12 @@ inline bool unordered(Worker *w, Fiber *f, const Region &r, uint64_t record, uin
 inline void touch(Worker *w, Fiber *f, SmCell &c, const Region &r, uint32_t access, uint32_t code, uint32_t site) {
   const uint64_t written = get(c.w), mine = w->serial << 36 | w->clock << 11 | code;
   const bool store = access == STORE || access == ATOMIC_UPDATE || access == ATOMIC_STORE;
-  if (written == REDZONE) fail(w, F_BOUNDS, r.buffer, site, "threadgroup %s out of bounds at byte %llu of threadgroup memory", accessName(access), (unsigned long long)r.offset);
+  if (written == REDZONE)
+    fail(w, F_BOUNDS, r.buffer, site, "threadgroup %s out of bounds at byte %llu of threadgroup memory",
+         accessName(access), (unsigned long long)r.offset);
   if (!r.device && access != STORE && access != ATOMIC_STORE && written >> 36 != w->serial)
-    fail(w, F_UNINITIALIZED, r.buffer, site, "%s of threadgroup memory that no thread has written, at byte %llu", accessName(access), (unsigned long long)r.offset);
+    fail(w, F_UNINITIALIZED, r.buffer, site, "%s of threadgroup memory that no thread has written, at byte %llu",
+         accessName(access), (unsigned long long)r.offset);
   if (written != mine && written && unordered(w, f, r, written, code)) race(w, r, written, true, access, site);
   const uint64_t read = get(c.r);
   if (store) {
@@ -71,7 +82,8 @@ inline void touch(Worker *w, Fiber *f, SmCell &c, const Region &r, uint32_t acce
     if (now != read) put(c.r, now);
   }
 }
-void touchRange(Worker *w, Fiber *f, Region r, uint64_t cell, uint64_t n, uint32_t access, uint32_t code, uint32_t site) {
+void touchRange(Worker *w, Fiber *f, Region r, uint64_t cell, uint64_t n, uint32_t access, uint32_t code,
+                uint32_t site) {
   // The common loads in two comparisons: nothing unordered was written, and this read adds nothing to the record.
   const uint64_t group = w->serial << 36, mine = group | w->clock << 11 | code, first = w->d->firstSerial << 36;
   const uint64_t everyone = ALL_GROUPS << 36 | (w->d->firstSerial & ((1u << 25) - 1)) << 11 | MANY;
@@ -81,20 +93,41 @@ void touchRange(Worker *w, Fiber *f, Region r, uint64_t cell, uint64_t n, uint32
     bool whole = cell % 4 == 0 && n >= 4;
     if (whole && access == LOAD && get(word.w) - base < below) {
       uint64_t read = get(word.r);
-      if (read == mine || (r.device && read == everyone)) { cell += 4; r.offset += 4; n -= 4; continue; }
+      if (read == mine || (r.device && read == everyone)) {
+        cell += 4;
+        r.offset += 4;
+        n -= 4;
+        continue;
+      }
     }
-    if (whole && get(word.w) != SPLIT) { touch(w, f, word, r, access, code, site); cell += 4; r.offset += 4; n -= 4; continue; }
+    if (whole && get(word.w) != SPLIT) {
+      touch(w, f, word, r, access, code, site);
+      cell += 4;
+      r.offset += 4;
+      n -= 4;
+      continue;
+    }
     SmCell *b = r.bytes + cell / 4 * 4;
-    if (get(word.w) != SPLIT) { SmCell c{get(word.w), get(word.r)}; for (int i = 0; i < 4; ++i) b[i] = c; put(word.w, SPLIT); }
+    if (get(word.w) != SPLIT) {
+      SmCell c{get(word.w), get(word.r)};
+      for (int i = 0; i < 4; ++i) b[i] = c;
+      put(word.w, SPLIT);
+    }
     uint64_t k = std::min<uint64_t>(n, 4 - cell % 4);
     for (uint64_t i = 0; i < k; ++i, ++r.offset) touch(w, f, b[cell % 4 + i], r, access, code, site);
-    if (whole && access == STORE && b[0].r == b[1].r && b[0].r == b[2].r && b[0].r == b[3].r) { put(word.r, b[0].r); put(word.w, get(b[0].w)); }
-    cell += k; n -= k;
+    if (whole && access == STORE && b[0].r == b[1].r && b[0].r == b[2].r && b[0].r == b[3].r) {
+      put(word.r, b[0].r);
+      put(word.w, get(b[0].w));
+    }
+    cell += k;
+    n -= k;
   }
 }
-inline void checkGroup(Worker *w, Fiber *f, const uint8_t *p, uint32_t n, uint32_t access, uint32_t code, uint32_t site) {
+inline void checkGroup(Worker *w, Fiber *f, const uint8_t *p, uint32_t n, uint32_t access, uint32_t code,
+                       uint32_t site) {
   uint64_t o = uint64_t(p - w->tg);
-  if (__builtin_expect(o >= TG_CAPACITY - n, 0)) fail(w, F_BOUNDS, -1, site, "threadgroup %s of %u bytes outside of threadgroup memory", accessName(access), n);
+  if (__builtin_expect(o >= TG_CAPACITY - n, 0))
+    fail(w, F_BOUNDS, -1, site, "threadgroup %s of %u bytes outside of threadgroup memory", accessName(access), n);
   touchRange(w, f, Region{w->tgWords, w->tgBytes, false, w->tgHorizon, f->tgHorizon, -1, o}, o, n, access, code, site);
 }
 [[noreturn]] void outOfBounds(Worker *w, const uint8_t *p, uint32_t n, uint32_t access, uint32_t site) {
@@ -103,69 +136,93 @@ inline void checkGroup(Worker *w, Fiber *f, const uint8_t *p, uint32_t n, uint32
     int i = int((p - d->unbound) / d->unboundStride);
     fail(w, F_UNBOUND, i, site, "%s through buffer(%d), which is not bound", accessName(access), i);
   }
-  int best = -1; int64_t off = 0;
-  for (int i = 0; i < SM_MAX_BUFFERS; ++i) if (d->bindings[i].base) {
-    int64_t o = p - d->bindings[i].base, len = int64_t(d->bindings[i].length);
-    int64_t dist = o < 0 ? -o : o - len, bestDist = best < 0 ? INT64_MAX : off < 0 ? -off : off - int64_t(d->bindings[best].length);
-    if (dist < bestDist) { best = i; off = o; }
-  }
-  if (best < 0) fail(w, F_BOUNDS, -1, site, "%s of %u bytes outside of every buffer (none is bound)", accessName(access), n);
-  fail(w, F_BOUNDS, best, site, "%s of %u bytes at offset %lld of buffer(%d), which has %llu bytes after its binding offset", accessName(access), n,
-       (long long)off, best, (unsigned long long)d->bindings[best].length);
+  int best = -1;
+  int64_t off = 0;
+  for (int i = 0; i < SM_MAX_BUFFERS; ++i)
+    if (d->bindings[i].base) {
+      int64_t o = p - d->bindings[i].base, len = int64_t(d->bindings[i].length);
+      int64_t dist = o < 0 ? -o : o - len, bestDist = best < 0  ? INT64_MAX
+                                                      : off < 0 ? -off
+                                                                : off - int64_t(d->bindings[best].length);
+      if (dist < bestDist) {
+        best = i;
+        off = o;
+      }
+    }
+  if (best < 0)
+    fail(w, F_BOUNDS, -1, site, "%s of %u bytes outside of every buffer (none is bound)", accessName(access), n);
+  fail(w, F_BOUNDS, best, site,
+       "%s of %u bytes at offset %lld of buffer(%d), which has %llu bytes after its binding offset", accessName(access),
+       n, (long long)off, best, (unsigned long long)d->bindings[best].length);
 }
 // Index of the binding that holds [p, p+n), or -1. Sites keep their last answer.
 inline int findBinding(Worker *w, const uint8_t *p, uint32_t n, uint32_t site) {
-  SmDispatch *d = w->d; uint8_t &hint = w->siteBinding[site < w->siteBinding.size() ? site : 0];
+  SmDispatch *d = w->d;
+  uint8_t &hint = w->siteBinding[site < w->siteBinding.size() ? site : 0];
   const SmBinding &b = d->bindings[hint];
   if (__builtin_expect(uint64_t(p - b.base) < b.length && uint64_t(p - b.base) + n <= b.length, 1)) return hint;
   for (int i = 0; i < SM_MAX_BUFFERS; ++i) {
     const SmBinding &c = d->bindings[i];
-    if (c.base && uint64_t(p - c.base) < c.length && uint64_t(p - c.base) + n <= c.length) { hint = uint8_t(i); return i; }
+    if (c.base && uint64_t(p - c.base) < c.length && uint64_t(p - c.base) + n <= c.length) {
+      hint = uint8_t(i);
+      return i;
+    }
   }
   return -1;
 }
-inline void checkDevice(Worker *w, Fiber *f, const uint8_t *p, uint32_t n, uint32_t access, uint32_t code, uint32_t site) {
+inline void checkDevice(Worker *w, Fiber *f, const uint8_t *p, uint32_t n, uint32_t access, uint32_t code,
+                        uint32_t site) {
   int i = findBinding(w, p, n, site);
   if (__builtin_expect(i < 0, 0)) {
     if ((access == LOAD) && p >= w->d->imageBegin && p + n <= w->d->imageEnd) return; // program-scope constants
     outOfBounds(w, p, n, access, site);
   }
   const SmBinding &b = w->d->bindings[i];
-  if (b.words) touchRange(w, f, Region{b.words, b.bytes, true, w->deviceHorizon, f->deviceHorizon, i, uint64_t(p - b.base)}, uint64_t(p - b.allocation), n, access, code, site);
+  if (b.words)
+    touchRange(w, f, Region{b.words, b.bytes, true, w->deviceHorizon, f->deviceHorizon, i, uint64_t(p - b.base)},
+               uint64_t(p - b.allocation), n, access, code, site);
 }
-void accessMatrix(Worker *w, const uint8_t *p, uint32_t bytes, bool store, bool deviceSpace, uint32_t site, uint32_t code) {
+void accessMatrix(Worker *w, const uint8_t *p, uint32_t bytes, bool store, bool deviceSpace, uint32_t site,
+                  uint32_t code) {
   if (deviceSpace) checkDevice(w, w->cur, p, bytes, store ? STORE : LOAD, code, site);
   else checkGroup(w, w->cur, p, bytes, store ? STORE : LOAD, code, site);
 }
 inline void checkAlignment(Worker *w, const uint8_t *p, uint32_t packed, uint32_t site) {
   uint32_t align = packed >> 20 & 255;
   if (__builtin_expect(reinterpret_cast<uintptr_t>(p) & (align - 1), 0))
-    fail(w, F_MISALIGNED, -1, site, "%s of %u bytes from an address that is not a multiple of %u", accessName(packed >> 16 & 7), packed & 0xffff, align);
+    fail(w, F_MISALIGNED, -1, site, "%s of %u bytes from an address that is not a multiple of %u",
+         accessName(packed >> 16 & 7), packed & 0xffff, align);
 }
 inline uint32_t codeOf(Fiber *f, uint32_t access) { return access >= ATOMIC_UPDATE ? ATOMIC : f->lane.threadIndex; }
 } // namespace
 
 // packed: size in bytes (16 bits), kind of access (4), alignment the type asks for (8)
 SM_EXPORT void sm_check_device(const uint8_t *p, uint32_t packed, uint32_t site) {
-  Worker *w = W; Fiber *f = w->cur; uint32_t a = packed >> 16 & 7;
+  Worker *w = W;
+  Fiber *f = w->cur;
+  uint32_t a = packed >> 16 & 7;
   checkAlignment(w, p, packed, site);
   if (a == ATOMIC_UPDATE || a == ATOMIC_STORE) ++w->counters.atomics;
   checkDevice(w, f, p, packed & 0xffff, a, codeOf(f, a), site);
 }
 SM_EXPORT void sm_check_threadgroup(const uint8_t *p, uint32_t packed, uint32_t site) {
-  Worker *w = W; Fiber *f = w->cur; uint32_t a = packed >> 16 & 7;
+  Worker *w = W;
+  Fiber *f = w->cur;
+  uint32_t a = packed >> 16 & 7;
   checkAlignment(w, p, packed, site);
   if (a == ATOMIC_UPDATE || a == ATOMIC_STORE) ++w->counters.atomics;
   checkGroup(w, f, p, packed & 0xffff, a, codeOf(f, a), site);
 }
 SM_EXPORT void sm_check_generic(const uint8_t *p, uint32_t packed, uint32_t site) {
-  Worker *w = W; Fiber *f = w->cur;
+  Worker *w = W;
+  Fiber *f = w->cur;
   if (reinterpret_cast<const char *>(p) >= f->stack && reinterpret_cast<const char *>(p) < f->stack + STACK) return;
   if (p >= w->tg && p < w->tg + TG_CAPACITY) sm_check_threadgroup(p, packed, site);
   else sm_check_device(p, packed, site);
 }
 // A block copy or fill; size known only now.
 SM_EXPORT void sm_check_range(const uint8_t *p, uint64_t n, uint32_t access, uint32_t site) {
-  for (uint64_t i = 0; i < n; i += 4096) sm_check_generic(p + i, uint32_t(std::min<uint64_t>(n - i, 4096)) | access << 16 | 1 << 20, site);
+  for (uint64_t i = 0; i < n; i += 4096)
+    sm_check_generic(p + i, uint32_t(std::min<uint64_t>(n - i, 4096)) | access << 16 | 1 << 20, site);
 }
 )SM"

@@ -20,8 +20,10 @@ void sm_buffer_destroy(sm_buffer *);
 void *sm_buffer_contents(const sm_buffer *);
 uint64_t sm_page_size(void);
 
-/* mode: 0 fast, 1 counted, 2 checked. `macros`: NAME=VALUE strings. On failure NULL, and *error to be freed with sm_free. */
-sm_library *sm_library_create(const char *source, const char *const *macros, size_t macro_count, int mode, int allow_inline_air, char **error);
+/* mode: 0 fast, 1 counted, 2 checked. `macros`: NAME=VALUE strings. On failure NULL, and *error to be freed with
+ * sm_free. */
+sm_library *sm_library_create(const char *source, const char *const *macros, size_t macro_count, int mode,
+                              int allow_inline_air, char **error);
 void sm_library_destroy(sm_library *);
 int sm_library_mode(const sm_library *);
 size_t sm_library_kernel_count(const sm_library *);
@@ -30,7 +32,7 @@ size_t sm_library_constant_count(const sm_library *);
 const char *sm_library_constant_name(const sm_library *, size_t index);
 const char *sm_library_constant_type(const sm_library *, size_t index);
 int sm_library_constant_index(const sm_library *, size_t index);
-/* Whether the kernel mentions the constant without asking first whether it is defined. */
+/* The kernel mentions the constant without asking first whether it is defined. */
 int sm_library_constant_required(const sm_library *, const char *kernel, size_t index);
 size_t sm_library_argument_count(const sm_library *, const char *kernel);
 const char *sm_library_argument_name(const sm_library *, const char *kernel, size_t index);
@@ -38,20 +40,29 @@ const char *sm_library_argument_attribute(const sm_library *, const char *kernel
 int sm_library_argument_index(const sm_library *, const char *kernel, size_t index);
 int sm_library_argument_writable(const sm_library *, const char *kernel, size_t index);
 
-typedef struct { uint32_t index, size; uint8_t value[32]; } sm_constant_value;
-sm_pipeline *sm_pipeline_create(sm_library *, const char *kernel, const sm_constant_value *values, size_t count, char **error);
+typedef struct {
+  uint32_t index, size;
+  uint8_t value[32];
+} sm_constant_value;
+sm_pipeline *sm_pipeline_create(sm_library *, const char *kernel, const sm_constant_value *values, size_t count,
+                                char **error);
 void sm_pipeline_destroy(sm_pipeline *);
 uint32_t sm_pipeline_static_length(const sm_pipeline *);
 uint32_t sm_pipeline_max_threads(const sm_pipeline *);
 
-typedef struct { sm_buffer *buffer; uint64_t offset, length; } sm_bound; /* length: bytes usable from `offset` */
+typedef struct {
+  sm_buffer *buffer;
+  uint64_t offset, length;
+} sm_bound; /* length: bytes usable from `offset` */
 typedef struct {
   uint64_t threadgroups, threads, matrix_multiplies, matrix_loads, matrix_stores;
   uint64_t threadgroup_barriers, simdgroup_barriers, simd_operations, atomics, async_copies;
   uint64_t cost[SM_COST_COUNT];
 } sm_counters;
 typedef struct {
-  uint32_t kind; int32_t buffer; uint32_t line, simdgroup, lane;
+  uint32_t kind;
+  int32_t buffer;
+  uint32_t line, simdgroup, lane;
   uint32_t threadgroup[3], thread[3];
   char message[768];
 } sm_finding;
