@@ -21,9 +21,11 @@ const BYTES: usize = 4 << 20;
 /// The vectors, all together: each time they are made again they stay in the history.
 const VECTOR_BYTES: usize = 8 << 20;
 const VECTORS: &str = "tests/conformance/vectors/";
-/// Lines of these are no longer than so many characters; formatters see to the other languages.
+/// Lines of these have at most so many characters; formatters wrap the other languages.
 const COLUMNS: usize = 120;
-const WRAPPED: [&str; 6] = ["swift", "c", "h", "m", "cpp", "hpp"];
+const WRAPPED: [&str; 5] = ["swift", "m", "cpp", "hpp", "h"];
+/// The contract, and its C tests and examples, have a form of their own.
+const UNWRAPPED: [&str; 3] = ["crates/", "tests/", "examples/"];
 
 /// One tracked text file.
 struct Source {
@@ -41,7 +43,7 @@ const RULES: [Rule; 6] = [
     ),
     ("no file is longer than 600 lines", length),
     (
-        "no line of Swift, C, C++ and Objective-C is longer than 120 characters",
+        "no line of Swift, C++ and Objective-C is longer than 120 characters",
         columns,
     ),
     ("no work is left as a note", notes),
@@ -183,7 +185,8 @@ fn length(source: &Source, problems: &mut Vec<String>) {
 }
 
 fn columns(source: &Source, problems: &mut Vec<String>) {
-    if !source.is(&WRAPPED) || source.generated() {
+    let exempt = (UNWRAPPED.iter()).any(|folder| source.path.starts_with(folder));
+    if !source.is(&WRAPPED) || exempt || source.generated() {
         return;
     }
     for (number, line) in source.lines() {

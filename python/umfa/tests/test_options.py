@@ -217,8 +217,8 @@ def test_layout_at_the_doors_of_torch(normal: Draw) -> None:
         q, k = (normal(*shape) for shape in shapes)
         bias = normal(q.shape[-3], k.shape[-3])
         grouped = q.shape[-2] != k.shape[-2]
-        turned = [x.swapaxes(-2, -3) for x in (q, k)]
-        expected = umfa.sdpa(turned[0], turned[1], turned[1], bias, enable_gqa=grouped)
+        swapped = [x.swapaxes(-2, -3) for x in (q, k)]
+        expected = umfa.sdpa(swapped[0], swapped[1], swapped[1], bias, enable_gqa=grouped)
         found = umfa.sdpa(q, k, k, attn_mask=bias, enable_gqa=grouped, layout="BNHD")
         np.testing.assert_array_equal(found.swapaxes(-2, -3), expected)
     with pytest.raises(umfa.InvalidDimensions, match='did you mean layout="BNHD"'):

@@ -85,9 +85,9 @@ def test_masks_of_more_batches(torch: Any) -> None:
         bias = torch.randn(shape)
         expected = torch.nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=bias)
         torch.testing.assert_close(sdpa(q, k, k, attn_mask=bias), expected, rtol=1e-5, atol=1e-5)
-    turned = q.transpose(0, 1)
-    expected = torch.nn.functional.scaled_dot_product_attention(turned, turned, turned)
-    torch.testing.assert_close(sdpa(turned, turned, turned), expected, rtol=1e-5, atol=1e-5)
+    transposed = q.transpose(0, 1)
+    expected = torch.nn.functional.scaled_dot_product_attention(transposed, transposed, transposed)
+    torch.testing.assert_close(sdpa(transposed, transposed, transposed), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kv_heads", "v_heads"), [(2, 2), (1, 1), (2, 3), (6, 6)])

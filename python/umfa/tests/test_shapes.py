@@ -92,8 +92,8 @@ def test_ranks_have_one_meaning(normal: Draw) -> None:
     # BNHD: rows, heads, columns, packed or not
     none: dict[str, Any] = {}
     for options in (none, ends):
-        turned = umfa.attention(*(x[1].swapaxes(0, 1) for x in (q, k, v)), layout="BNHD", **options)
-        np.testing.assert_allclose(turned.swapaxes(0, 1), full[1], rtol=1e-5, atol=1e-6)
+        swapped = umfa.attention(*(x[1].swapaxes(0, 1) for x in (q, k, v)), layout="BNHD", **options)
+        np.testing.assert_allclose(swapped.swapaxes(0, 1), full[1], rtol=1e-5, atol=1e-6)
 
 
 SIZES = {
@@ -173,9 +173,9 @@ def test_sizes_of_zero_at_the_other_doors(
     for backward in (False, True):
         assert umfa.workspace_size(q, k, v, backward=backward) >= 0
         assert ": " in umfa.explain(q, k, v, backward=backward)
-    turned = [np.swapaxes(x, -3, -2) if x.ndim > 2 else x for x in (q, k, v)]
+    swapped = [np.swapaxes(x, -3, -2) if x.ndim > 2 else x for x in (q, k, v)]
     if q.ndim == 4:
-        found = umfa.attention(turned[0], turned[1], turned[2], layout="BNHD")
+        found = umfa.attention(swapped[0], swapped[1], swapped[2], layout="BNHD")
         np.testing.assert_array_equal(found.swapaxes(1, 2), expected)
     quantized: Any = {"precision": "int8", "granularity": "row"}
     assert umfa.attention(q, k, v, **quantized).shape == expected.shape

@@ -146,11 +146,11 @@ impl Pass<'_> {
         match &self.call.d_values {
             Some(tensor) => tensor.get([b, h, row, 0]),
             // SAFETY: a row of the problem; the array is there where D is needed.
-            None => unsafe { self.kept_d(b, h, row).read() },
+            None => unsafe { self.saved_d(b, h, row).read() },
         }
     }
 
-    fn kept_d(&self, b: usize, h: usize, row: usize) -> *mut f64 {
+    fn saved_d(&self, b: usize, h: usize, row: usize) -> *mut f64 {
         let [_, heads, rows, _] = self.call.problem.q.shape;
         self.room.d.wrapping_add((b * heads + h) * rows + row)
     }
@@ -159,7 +159,7 @@ impl Pass<'_> {
         match &self.call.d_values {
             Some(tensor) => tensor.set([b, h, row, 0], x),
             // SAFETY: as for `stored_d`; a row belongs to one item.
-            None => unsafe { self.kept_d(b, h, row).write(x) },
+            None => unsafe { self.saved_d(b, h, row).write(x) },
         }
     }
 

@@ -8,7 +8,7 @@ enum QuantizationText {
   enum Step: String, CaseIterable {
     /// Per row: the largest magnitude and the first column that is not finite.
     case inspect = "quantize_inspect"
-    /// Of all rows: the verdict, on which the steps that write depend.
+    /// Of all rows: the outcome, on which the steps that write depend.
     case judge = "quantize_judge"
     case mean = "quantize_mean"
     /// Per row: smallest and largest number, for a tensor-wise scale.
@@ -39,7 +39,7 @@ enum QuantizationText {
     constant uint ALL_FINITE = 0, NOT_FINITE = 1, SCALE_OVERFLOW = 2;
 
     // What quantize_judge found.
-    struct Verdict {
+    struct Outcome {
       uint state;
       uint column;  // of the first element that is not finite,
       ulong row;    // counted over batches and heads
@@ -171,10 +171,10 @@ enum QuantizationText {
       if (lane == 0) rows[(batch * args.heads + head) * args.rows + n] = {largest, bad};
     }
 
-    kernel void quantize_judge(device const RowMagnitude *rows [[buffer(1)]], device Verdict &verdict [[buffer(2)]],
+    kernel void quantize_judge(device const RowMagnitude *rows [[buffer(1)]], device Outcome &outcome [[buffer(2)]],
                                constant Arguments &args [[buffer(8)]], \
     uint thread_index [[thread_index_in_threadgroup]]) {
-      threadgroup float largest_of[256];
+      threadgroup float largest_values[256];
       threadgroup long bad_of[256];
       long count = args.batches * args.heads * args.rows, bad = count;
       float largest = 0;
@@ -182,26 +182,26 @@ enum QuantizationText {
         largest = max(largest, rows[i].largest);
         if (rows[i].bad_column != ~0u && i < bad) bad = i;
       }
-      largest_of[thread_index] = largest;
+      largest_values[thread_index] = largest;
       bad_of[thread_index] = bad;
       threadgroup_barrier(mem_flags::mem_threadgroup);
       if (thread_index != 0) return;
       for (uint i = 1; i < 256; i++) {
-        largest = max(largest, largest_of[i]);
+        largest = max(largest, largest_values[i]);
         bad = min(bad, bad_of[i]);
       }
       bool overflows = args.limits_scale && !(largest < as_type<float>(int(args.largest_allowed)));
-      verdict = {bad < count ? NOT_FINITE : overflows ? SCALE_OVERFLOW : ALL_FINITE, bad < count \
+      outcome = {bad < count ? NOT_FINITE : overflows ? SCALE_OVERFLOW : ALL_FINITE, bad < count \
     ? rows[bad].bad_column : 0,
                  ulong(bad), largest, 0};
     }
 
-    kernel void quantize_mean(device const uchar *source [[buffer(0)]], device const Verdict &verdict [[buffer(2)]],
+    kernel void quantize_mean(device const uchar *source [[buffer(0)]], device const Outcome &outcome [[buffer(2)]],
                               device float *mean [[buffer(3)]], constant Arguments &args [[buffer(8)]],
                               uint3 at [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
                               uint stripe [[simdgroup_index_in_threadgroup]]) {
       threadgroup Pair parts[8][32];
-      if (verdict.state != ALL_FINITE) return;
+      if (outcome.state != ALL_FINITE) return;
       long batch = at.z, head = at.y, column = long(at.x) * 32 + lane;
       Pair sum = {0, 0};
       if (column < args.columns)
@@ -265,11 +265,11 @@ enum QuantizationText {
       else ((device int *)zero_points)[args.zero_point_offset + index] = zero_point;
     }
 
-    kernel void quantize_range(device const uchar *source [[buffer(0)]], device const Verdict &verdict [[buffer(2)]],
+    kernel void quantize_range(device const uchar *source [[buffer(0)]], device const Outcome &outcome [[buffer(2)]],
                                device const float *mean [[buffer(3)]], device float2 *ranges [[buffer(4)]],
                                constant Arguments &args [[buffer(8)]], threadgroup float *row [[threadgroup(0)]],
                                uint3 at [[threadgroup_position_in_grid]], uint lane [[thread_index_in_threadgroup]]) {
-      if (verdict.state != ALL_FINITE) return;
+      if (outcome.state != ALL_FINITE) return;
       long batch = at.z, head = at.y, n = at.x;
       prepare(source, mean, args, row, batch, head, n, lane);
       float low = 0, high = 0;
@@ -283,12 +283,12 @@ enum QuantizationText {
       if (lane == 0) ranges[(batch * args.heads + head) * args.rows + n] = float2(low, high);
     }
 
-    kernel void quantize_tensor_parameters(device const Verdict &verdict [[buffer(2)]], device const float2 *ranges \
+    kernel void quantize_tensor_parameters(device const Outcome &outcome [[buffer(2)]], device const float2 *ranges \
     [[buffer(4)]],
                                            device uchar *scales [[buffer(5)]], device uchar *zero_points [[buffer(6)]],
                                            constant Arguments &args [[buffer(8)]], \
     uint lane [[thread_index_in_threadgroup]]) {
-      if (verdict.state != ALL_FINITE) return;
+      if (outcome.state != ALL_FINITE) return;
       float low = 0, high = 0;
       for (long i = lane; i < args.batches * args.heads * args.rows * min(args.columns, 1l); i += 32) {
         low = min(low, ranges[i].x);
@@ -299,7 +299,7 @@ enum QuantizationText {
       if (lane == 0) write_parameters(scales, zero_points, args, 0, low, high);
     }
 
-    kernel void quantize_group_parameters(device const uchar *source [[buffer(0)]], device const Verdict &verdict \
+    kernel void quantize_group_parameters(device const uchar *source [[buffer(0)]], device const Outcome &outcome \
     [[buffer(2)]],
                                           device const float *mean [[buffer(3)]], device uchar *scales [[buffer(5)]],
                                           device uchar *zero_points [[buffer(6)]], constant Arguments &args \
@@ -307,7 +307,7 @@ enum QuantizationText {
                                           threadgroup float *row [[threadgroup(0)]], \
     uint3 at [[threadgroup_position_in_grid]],
                                           uint lane [[thread_index_in_threadgroup]]) {
-      if (verdict.state != ALL_FINITE) return;
+      if (outcome.state != ALL_FINITE) return;
       long batch = at.z, head = at.y, first = long(at.x) * args.block_rows;
       long end = min(first + args.block_rows, args.rows);
       if (args.group == 1) {
@@ -366,12 +366,12 @@ enum QuantizationText {
     Scaled by the square
     // of the largest, so that tiny numbers do not vanish.
     kernel void quantize_round(device const uchar *source [[buffer(0)]], device float4 *errors [[buffer(1)]],
-                               device const Verdict &verdict [[buffer(2)]], device const float *mean [[buffer(3)]],
+                               device const Outcome &outcome [[buffer(2)]], device const float *mean [[buffer(3)]],
                                device uchar *codes [[buffer(4)]], device const uchar *scales [[buffer(5)]],
                                device const uchar *zero_points [[buffer(6)]], constant Arguments &args [[buffer(8)]],
                                threadgroup float *row [[threadgroup(0)]], uint3 at [[threadgroup_position_in_grid]],
                                uint lane [[thread_index_in_threadgroup]]) {
-      if (verdict.state != ALL_FINITE) return;
+      if (outcome.state != ALL_FINITE) return;
       long batch = at.z, head = at.y, n = at.x;
       prepare(source, mean, args, row, batch, head, n, lane);
       // Two neighbours a lane: of INT4, a byte.
