@@ -1,8 +1,10 @@
-//! What a refused or failed call says.
+//! Errors of refused and failed calls.
+
+#![forbid(unsafe_code)]
 
 use mfa_sys as sys;
 
-/// A status of the contract with the message for `mfa_last_error`.
+/// A status of the contract, and the message for `mfa_last_error`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Error {
     pub status: i32,

@@ -3,9 +3,10 @@
 //! As a Rust library it offers one function, [`api`]: the table of its C functions, which the crate `mfa` wraps. As a C
 //! library it exports exactly the functions of the header.
 //!
-//! How a call travels: `ffi` turns handles and descriptors into a checked `problem`, `plan` decides, `forward` runs; `backward` has a check and a
-//! plan of its own.
-//! The instruction set is chosen once per process, or forced by `MFA_CPU_ISA`; see `kernels`.
+//! The path of a call: `ffi` resolves handles and descriptors; `contract` and the operation's check make a legal call of them;
+//! its plan chooses arithmetic, blocks and workers; its loops run on micro-kernels. `forward`, `backward` and `quantize` are
+//! such operations, over `operands` and `runtime`. The instruction set is chosen once per process, or forced by
+//! `MFA_CPU_ISA`: see `mfa-kernels`.
 
 mod backward;
 mod contract;

@@ -22,7 +22,7 @@ struct Parts {
     parts: Vec<Part>,
     /// Batch, heads, rows and columns.
     shape: [usize; 4],
-    /// How the numbers that are not rounded are stored: FP64 beside FP64 outputs, else FP32.
+    /// Precision of logsumexp and gradients: FP64 beside FP64 outputs, else FP32.
     exact: Precision,
 }
 
@@ -42,9 +42,9 @@ pub(crate) struct MergeBackward {
     grad_logsumexps: Vec<Option<Tensor>>,
 }
 
-/// Rows of an item.
+/// Rows of an item. Chosen by model, not measured.
 const CHUNK: usize = 64;
-/// Columns that are summed at a time.
+/// Columns that are summed at a time, on the stack.
 const RUN: usize = 128;
 
 impl Parts {
@@ -114,7 +114,7 @@ impl Parts {
         [batch, heads, rows, 1]
     }
 
-    /// Precisions of what stands beside the outputs.
+    /// Precisions of tensors beside the outputs.
     fn floats(&self) -> &'static [Precision] {
         precision::floats_beside(self.exact)
     }
@@ -152,10 +152,10 @@ impl Parts {
     }
 }
 
-/// Below this many numbers a second thread costs more than it brings.
+/// Elements below which one thread merges, because a second one costs more than it brings. Chosen by model, not measured.
 const INLINE_WORK: f64 = 1e5;
 
-/// What a part of logsumexp `l` weighs in one of `all`. A part that saw no key weighs nothing.
+/// The weight of a part of logsumexp `l` in the whole, of logsumexp `all`: 0 for a part without keys.
 fn weight(l: f64, all: f64) -> f64 {
     if l == f64::NEG_INFINITY {
         0.0
@@ -181,7 +181,7 @@ impl Merge {
         let results = [(Some(&output), "output"), (logsumexp.as_ref(), "logsumexp")];
         overlap::expect_apart(&results, &[])?;
         for part in &parts.parts {
-            // A row is read before it is written: the same elements may be one and the other.
+            // A row is read before it is written, so that an output may be one of the operands.
             for (result, what) in results {
                 let Some(result) = result else { continue };
                 for (operand, name) in [(&part.output, "outputs"), (&part.logsumexp, "logsumexps")]
@@ -207,12 +207,12 @@ impl Merge {
             let all = self.parts.logsumexp([b, h, n]);
             for first in (0..columns).step_by(RUN) {
                 let count = RUN.min(columns - first);
-                let (mut sum, mut line) = ([0.0; RUN], [0.0; RUN]);
+                let (mut sum, mut values) = ([0.0; RUN], [0.0; RUN]);
                 for part in &self.parts.parts {
                     let w = weight(part.logsumexp.get([b, h, n, 0]), all);
                     if w != 0.0 {
-                        part.output.get_row([b, h, n, first], &mut line[..count]);
-                        (sum.iter_mut().zip(&line)).for_each(|(sum, x)| *sum += w * x);
+                        part.output.get_row([b, h, n, first], &mut values[..count]);
+                        (sum.iter_mut().zip(&values)).for_each(|(sum, x)| *sum += w * x);
                     }
                 }
                 for (c, x) in sum[..count].iter().enumerate() {
@@ -305,16 +305,16 @@ impl MergeBackward {
             let weight = |part: &Part| weight(part.logsumexp.get([b, h, n, 0]), all);
             let grad = |c: usize| self.grad_output.get([b, h, n, c]);
             // dO . O, with O = sum w O_i.
-            let meets = |part: &Part| -> f64 {
+            let dot_output = |part: &Part| -> f64 {
                 (0..columns)
                     .map(|c| grad(c) * part.output.get([b, h, n, c]))
                     .sum()
             };
-            let mut whole = 0.0;
+            let mut dot_merged = 0.0;
             for part in &self.parts.parts {
                 let w = weight(part);
                 if w != 0.0 {
-                    whole += w * meets(part);
+                    dot_merged += w * dot_output(part);
                 }
             }
             let grad_logsumexp = self.grad_logsumexp.as_ref();
@@ -335,7 +335,7 @@ impl MergeBackward {
                     let x = if w == 0.0 {
                         0.0
                     } else {
-                        w * (dl + meets(part) - whole)
+                        w * (dl + dot_output(part) - dot_merged)
                     };
                     gradient.set([b, h, n, 0], x);
                 }

@@ -28,7 +28,7 @@ mod scratch;
 
 pub(crate) use check::Backward;
 pub(crate) use epilogue::clear_spare_keys;
-pub(crate) use plan::{Algorithm, AlgorithmReason, BackwardPlan, DSource};
+pub(crate) use plan::{Algorithm, AlgorithmReason, BackwardPlan, Bf16Plan, DSource};
 pub(crate) use row_statistics::sink;
 
 use crate::runtime::memory::{Aligned, Arena, PerWorker};

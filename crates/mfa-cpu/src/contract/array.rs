@@ -1,4 +1,6 @@
-//! Arrays inside buffers, checked once, and what a call does with the memory of its operands.
+//! Arrays inside buffers, checked once, and the access of a call to its buffers.
+
+#![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
@@ -14,12 +16,12 @@ pub(crate) struct Array {
     pub(super) owner: Option<Arc<Buffer>>,
 }
 
-/// What a call does with the memory of its tensors.
+/// The access of a call to the memory of its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Reads and writes it.
+    /// The call reads and writes it.
     Run,
-    /// Nothing: tensors need none. One without a buffer is absent only if its shape is zero.
+    /// Only a plan is made: tensors need no memory, and one without a buffer is absent only if its shape is zero.
     Plan,
 }
 
@@ -65,7 +67,7 @@ impl Access {
     }
 }
 
-/// The address `offset` bytes into a buffer; NULL where there is none.
+/// The address `offset` bytes into a buffer; NULL without a buffer.
 pub(super) fn first_byte(buffer: Option<&Buffer>, offset: u64) -> *mut u8 {
     buffer.map_or(std::ptr::null_mut(), |buffer| {
         buffer.ptr().wrapping_add(offset as usize)
@@ -73,7 +75,7 @@ pub(super) fn first_byte(buffer: Option<&Buffer>, offset: u64) -> *mut u8 {
 }
 
 impl Array {
-    /// Whether there is memory behind it.
+    /// Whether the array has memory.
     pub(crate) fn has_memory(&self) -> bool {
         self.owner.is_some()
     }

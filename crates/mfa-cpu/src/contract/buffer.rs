@@ -1,4 +1,4 @@
-//! Buffers: memory of ours, or the caller's wrapped in place.
+//! Buffers: memory of this library, or the caller's memory, wrapped in place.
 
 use std::ffi::c_void;
 use std::sync::Arc;

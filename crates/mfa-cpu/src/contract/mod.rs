@@ -1,4 +1,4 @@
-//! What a legal call is: buffers, tensors, quantization, options and sequences, checked once.
+//! Legal calls: buffers, tensors, quantization, options and sequences, checked once.
 
 pub(crate) mod array;
 pub(crate) mod buffer;

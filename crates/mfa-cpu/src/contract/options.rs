@@ -1,5 +1,7 @@
 //! The options of attention, checked once, and the ranges of keys and queries that attend to each other under them.
 
+#![forbid(unsafe_code)]
+
 use mfa_sys as sys;
 
 use crate::contract::array::Access;

@@ -1,4 +1,6 @@
-//! Whether two views have an element in common.
+//! Tests whether two views share an element.
+
+#![forbid(unsafe_code)]
 
 use crate::contract::tensor::Tensor;
 use crate::error::{Result, ensure};
@@ -22,7 +24,7 @@ pub(crate) fn expect_apart(
     Ok(())
 }
 
-/// Steps of the search, at most: views that occur need a few, and undecided ones are the caller's promise.
+/// Steps of the search, at most. Usual views need a few. Undecided ones pass: the caller promises that they share nothing.
 const STEPS: usize = 10_000;
 
 /// One term of the distance between two elements: any of `low..=high` times `stride`.
@@ -32,8 +34,8 @@ struct Term {
     high: i128,
 }
 
-/// Whether an element of `a` lies where one of `b` does. Exact for views that nest their dimensions, as Q, K and V of one
-/// packed buffer do: there the bytes between first and last element overlap, and the elements do not.
+/// Whether `a` and `b` share an element. Exact for views that nest their dimensions, as Q, K and V of one packed buffer do:
+/// there the bytes between first and last element overlap, and the elements do not.
 pub(crate) fn shared(a: &Tensor, b: &Tensor) -> bool {
     if !a.has_memory() || !b.has_memory() {
         return false;
@@ -74,7 +76,7 @@ fn add(terms: &mut Vec<Term>, stride: i128, low: i128, high: i128) {
     }
 }
 
-/// First byte and the byte after the last; `None` where there are no elements.
+/// First byte and the byte after the last; `None` without elements.
 fn span(tensor: &Tensor) -> Option<(usize, usize)> {
     if tensor.shape.contains(&0) {
         return None;

@@ -1,4 +1,6 @@
-//! Which precisions may stand beside each other in a call.
+//! The precisions that tensors of a call may have together.
+
+#![forbid(unsafe_code)]
 
 use mfa_kernels::Precision;
 
@@ -15,7 +17,7 @@ pub(crate) const OPERANDS: [Precision; 5] = [
     Precision::I4,
 ];
 
-/// The precisions that float tensors beside an operand may have: FP64 beside an FP64 one, and only there.
+/// The precisions of float tensors beside an operand: FP64 beside FP64, and only there.
 pub(crate) fn floats_beside(operand: Precision) -> &'static [Precision] {
     match operand {
         Precision::F64 => &[Precision::F64],
@@ -23,7 +25,7 @@ pub(crate) fn floats_beside(operand: Precision) -> &'static [Precision] {
     }
 }
 
-/// The precisions that statistics and gradients beside an operand may have.
+/// The precisions of statistics and gradients beside an operand.
 pub(crate) fn exact_beside(operand: Precision) -> &'static [Precision] {
     match operand {
         Precision::F64 => &[Precision::F64],

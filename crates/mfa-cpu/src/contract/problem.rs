@@ -6,6 +6,7 @@ use crate::contract::array::Access;
 use crate::contract::options::Options;
 use crate::contract::precision;
 use crate::contract::sequences::Sequences;
+use crate::contract::sized::sized;
 use crate::contract::tensor::Tensor;
 use crate::error::{Result, ensure};
 use mfa_kernels::Precision;
@@ -13,12 +14,12 @@ use mfa_kernels::Precision;
 /// The largest head dimension.
 pub(crate) const MAX_HEAD_DIM: usize = 1024;
 
-/// What forward and backward share.
+/// The operands and options that forward and backward calls share.
 pub(crate) struct Problem {
     pub q: Tensor,
     pub k: Tensor,
     pub v: Tensor,
-    /// Columns of Q and K: 1 of zeros where the caller's have none.
+    /// Columns of Q and K; one of zeros if the caller's have none.
     pub d: usize,
     /// The caller's columns of Q and K.
     pub columns: usize,
@@ -76,12 +77,12 @@ impl Problem {
             }
         }
         if columns == 0 {
-            // A product without terms is 0: what a column of zeros gives.
+            // A product without terms is 0, as that of a column of zeros.
             q = Tensor::zeros(q.precision, [batch, heads, rows, 1]);
             k = Tensor::zeros(k.precision, [batch, kv_heads, nk, 1]);
         }
         // SAFETY: the contract makes `options` NULL or the address of a struct whose struct_size is true.
-        let raw = unsafe { crate::contract::sized::sized(options, "options")? };
+        let raw = unsafe { sized(options, "options")? };
         let (options, sequences) = Options::check(raw.as_ref(), &q, &k, access)?;
         Ok(Problem {
             d: q.shape[3],
@@ -98,17 +99,17 @@ impl Problem {
         })
     }
 
-    /// Whether the operands are FP64, and everything is computed in FP64.
+    /// Whether the operands are FP64, so that everything is computed in FP64.
     pub(crate) fn is_fp64(&self) -> bool {
         self.v.precision == Precision::F64
     }
 
-    /// What outputs and their gradients may be stored in.
+    /// The precisions of outputs and their gradients.
     pub(crate) fn floats(&self) -> &'static [Precision] {
         precision::floats_beside(self.v.precision)
     }
 
-    /// What logsumexp, D and the gradients of operands are stored in.
+    /// The precisions of logsumexp, D and the gradients of operands.
     pub(crate) fn exact(&self) -> &'static [Precision] {
         precision::exact_beside(self.v.precision)
     }

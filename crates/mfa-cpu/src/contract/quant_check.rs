@@ -1,5 +1,7 @@
 //! The checks of quantizations.
 
+#![forbid(unsafe_code)]
+
 use mfa_sys as sys;
 
 use crate::contract::array::{Access, Array};

@@ -130,7 +130,7 @@ impl Quant {
         }
     }
 
-    /// Scales of rows `n..n + out.len()`, for granularities whose scale holds for a row.
+    /// Scales of rows `n..n + out.len()`, for granularities with one scale per row.
     pub(crate) fn row_scales(&self, b: usize, h: usize, n: usize, out: &mut [f32]) {
         match &self.params {
             Params::PerTensor { scale, .. } => out.fill(*scale),
@@ -164,7 +164,7 @@ impl Quant {
             .for_each(|(i, x)| *x = self.zero(b, h, n + i, 0) as f32);
     }
 
-    /// The one scale and zero point of all rows, if there is one.
+    /// The scale and zero point that all elements share, if they do.
     pub(crate) fn constant(&self) -> Option<(f32, f32)> {
         match self.params {
             Params::PerTensor { scale, zero } => Some((scale, zero as f32)),

@@ -1,4 +1,4 @@
-//! The sequences of a call: batch elements, or runs of rows of a packed batch.
+//! The sequences of a call: batch elements, or spans of rows of a packed batch.
 
 use std::ops::Range;
 
@@ -26,30 +26,30 @@ pub(crate) struct Sequence {
 /// All sequences of a call. Batch elements that are alike take no memory, however many there are.
 pub(crate) struct Sequences {
     kind: Kind,
-    /// Those that the caller named: rows after the last packed one are one more, without keys.
+    /// Sequences that the caller named. Rows after the last packed one are one more sequence, without keys.
     pub named: usize,
     pub bottom_right: bool,
-    /// Of all sequences.
+    /// Longest of all sequences.
     pub most_q: usize,
     pub most_k: usize,
-    /// The same of keys as they are stored, which masks have columns for.
+    /// The same with keys that are stored and belong to no sequence: masks have columns for them.
     pub most_stored_k: usize,
     pub total_q: usize,
     pub total_k: usize,
-    /// Pairs of a query and a key, over one head.
+    /// Pairs of a query and a key, of one head.
     pub pairs: f64,
 }
 
 enum Kind {
-    /// Batch elements, of as many keys as are stored.
+    /// Batch elements that use all stored keys.
     Alike { count: usize, nq: usize, nk: usize },
-    /// Batch elements, of as many keys as the list says.
+    /// Batch elements whose numbers of keys are listed.
     Lengths {
         nq: usize,
         stored: usize,
         lengths: Vec<usize>,
     },
-    /// Runs of rows, from one bound to the next; of as many keys as the list says, if there is one.
+    /// Rows from each bound to the next; if `lengths` is there, of so many keys.
     Packed {
         q: Vec<usize>,
         k: Vec<usize>,
@@ -122,7 +122,7 @@ impl Sequences {
         let mut k = bounds(n, k, rows.1, "cu_seqlens_k")?;
         let mut lengths = lengths(raw, n, |index| k[index + 1] - k[index])?;
         if q[n] < rows.0 || k[n] < rows.1 {
-            // Rows after the last sequence are one more, without keys.
+            // Rows after the last sequence form one more, without keys.
             let mut some = match lengths {
                 Some(lengths) => lengths,
                 None => {
@@ -144,7 +144,7 @@ impl Sequences {
     }
 
     fn listed(kind: Kind, named: usize, bottom_right: bool) -> Self {
-        // Batch elements have their rows, even where there are none of them.
+        // Batch elements have rows, even in a batch of size 0.
         let (most_q, most_stored_k) = match &kind {
             Kind::Lengths { nq, stored, .. } => (*nq, *stored),
             _ => (0, 0),
@@ -207,7 +207,7 @@ impl Sequences {
         }
     }
 
-    /// Rows of the key tensor that are stored with a sequence, whether they belong to it or not.
+    /// Rows of the key tensor that are stored for a sequence, used or not.
     fn stored_keys(&self, index: usize) -> usize {
         match &self.kind {
             Kind::Alike { nk, .. } => *nk,
@@ -216,7 +216,7 @@ impl Sequences {
         }
     }
 
-    /// Rows of the key tensor that are stored with a sequence and do not belong to it.
+    /// Rows of the key tensor that are stored for a sequence and not used.
     pub(crate) fn spare_keys(&self, index: usize) -> Range<usize> {
         let sequence = self.get(index);
         sequence.k0 + sequence.nk..sequence.k0 + self.stored_keys(index)
@@ -231,7 +231,7 @@ impl Sequences {
         }
     }
 
-    /// Whether they are runs of rows of one batch element.
+    /// Whether they are spans of rows of one batch element.
     pub(crate) fn are_packed(&self) -> bool {
         matches!(self.kind, Kind::Packed { .. })
     }
@@ -245,7 +245,7 @@ impl Sequences {
     pub(crate) fn of_row(&self, batch: usize, row: usize) -> Option<Sequence> {
         match &self.kind {
             Kind::Alike { .. } | Kind::Lengths { .. } => Some(self.get(batch)),
-            // The last of those that begin here: the others are empty.
+            // Of several sequences that begin here, all but the last are empty.
             Kind::Packed { q, .. } => {
                 let index = q.partition_point(|&first| first <= row).checked_sub(1)?;
                 (index + 1 < q.len()).then(|| self.get(index))
@@ -295,10 +295,10 @@ fn bounds(
         "{what}: begins with {}; expected 0",
         bounds[0]
     );
-    // Workspace for one more: see `Sequences::packed`.
+    // Capacity for one more: see `Sequences::packed`.
     let mut out = reserve(n + 2, "sequences")?;
     for &bound in bounds {
-        // What was copied is checked, not what is read again.
+        // The copy is checked: the caller's memory could change between two reads.
         let last = out.last().copied().unwrap_or(0);
         ensure!(
             bound >= 0 && bound as usize >= last,
@@ -350,15 +350,15 @@ fn lengths(
 
 /// Items of all sequences, numbered one sequence after the other.
 pub(crate) struct Numbering<'a> {
-    /// Items of each sequence, where all have the same number.
+    /// Items of each sequence, if all have the same number.
     each: usize,
-    /// The first item of each sequence, and the total, where they have not.
+    /// Otherwise the first item of each sequence, then the total.
     first: &'a [usize],
     total: usize,
 }
 
 impl<'a> Numbering<'a> {
-    /// Takes the room that [`Numbering::new`] needs.
+    /// Takes the memory that [`Numbering::new`] needs.
     pub(crate) fn allocate(arena: &mut Arena, sequences: &Sequences) -> *mut usize {
         arena.alloc(Self::len(sequences))
     }
@@ -374,9 +374,9 @@ impl<'a> Numbering<'a> {
     /// Numbers `items` of each sequence.
     ///
     /// # Safety
-    /// `room` is what `allocate` gave for these sequences, in memory that nobody else uses for `'a`.
+    /// `memory` came from `allocate` for these sequences, and nobody else uses it for `'a`.
     pub(crate) unsafe fn new(
-        room: *mut usize,
+        memory: *mut usize,
         sequences: &Sequences,
         items: impl Fn(&Sequence) -> usize,
     ) -> Self {
@@ -393,7 +393,7 @@ impl<'a> Numbering<'a> {
             };
         }
         // SAFETY: by this function's contract.
-        let first: &'a mut [usize] = unsafe { std::slice::from_raw_parts_mut(room, n) };
+        let first: &'a mut [usize] = unsafe { std::slice::from_raw_parts_mut(memory, n) };
         let mut total = 0;
         first[0] = 0;
         for index in 0..n - 1 {
@@ -411,8 +411,8 @@ impl<'a> Numbering<'a> {
         self.total
     }
 
-    /// The sequence of an item, its head, and its rows, where the items of a sequence are the blocks of `length` of its
-    /// `rows`, head by head.
+    /// The sequence of an item, its head, and its rows. The items of a sequence are blocks of `length` of its `rows`, head by
+    /// head.
     pub(crate) fn block(
         &self,
         number: usize,

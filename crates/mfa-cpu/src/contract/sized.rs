@@ -20,13 +20,13 @@ unsafe impl SizedStruct for sys::mfa_forward_desc {}
 unsafe impl SizedStruct for sys::mfa_backward_desc {}
 // SAFETY: as above.
 unsafe impl SizedStruct for sys::mfa_quantize_desc {}
-
 // SAFETY: as above.
 unsafe impl SizedStruct for sys::mfa_merge_desc {}
 // SAFETY: as above.
 unsafe impl SizedStruct for sys::mfa_merge_backward_desc {}
 
-/// Reads a sized struct: what the caller's version lacks is zero; what ours lacks must be zero. NULL is `None`.
+/// Reads a sized struct. Fields that the caller's version lacks are zero; fields that this version lacks must be zero. NULL is
+/// `None`.
 ///
 /// # Safety
 /// `from` is NULL or the address of at least `struct_size` readable bytes.
@@ -58,7 +58,7 @@ pub(crate) unsafe fn sized<T: SizedStruct>(from: *const T, what: &str) -> Result
     }
 }
 
-/// Reads a sized struct that must be there.
+/// Reads a sized struct; refuses NULL.
 ///
 /// # Safety
 /// As for [`sized`].

@@ -93,7 +93,7 @@ pub extern "C" fn mfa_destroy_buffer(buffer: *mut c_void) -> i32 {
             buffer::buffer(buffer, "buffer")?;
             BUFFERS.remove(buffer);
             CONTEXTS.each(|context| {
-                // Whoever held the records of a parent's context as it forked is not here to let go of them.
+                // The thread that locked the records of a parent's context at the fork is not in this process.
                 if context.is_of_this_process() {
                     let unnamed = |record: &Record| !record.operands.contains(&buffer);
                     context.records().retain(unnamed);

@@ -1,4 +1,6 @@
-//! The plan as text.
+//! Plans as text, for `mfa_explain`.
+
+#![forbid(unsafe_code)]
 
 use std::fmt::Write;
 
@@ -53,11 +55,11 @@ fn problem_lines(problem: &Problem) -> String {
         problem.kv_heads,
         problem.dv,
     );
-    operands + &meaning(problem)
+    operands + &option_lines(problem)
 }
 
-/// What the scores become before their softmax, and which keys a row sees: a line for each option that is set.
-fn meaning(problem: &Problem) -> String {
+/// The options that are set, a line each: score modifications, and the keys that rows attend to.
+fn option_lines(problem: &Problem) -> String {
     let (options, sequences) = (&problem.options, &problem.sequences);
     let mut text = format!("scale: {}\n", options.scale);
     if options.softcap > 0.0 {
@@ -100,13 +102,13 @@ fn meaning(problem: &Problem) -> String {
             .map(|index| sequences.get(index))
             .find(|sequence| sequence.nq > 0);
         if let Some(sequence) = sequence {
-            let seen = |row: usize| match options.key_range(&sequence, row) {
+            let keys = |row: usize| match options.key_range(&sequence, row) {
                 (lo, hi) if lo < hi => format!("row {row} sees keys {lo} to {}", hi - 1),
                 _ => format!("row {row} sees no key"),
             };
-            let _ = write!(text, "; {}", seen(0));
+            let _ = write!(text, "; {}", keys(0));
             if sequence.nq > 1 {
-                let _ = write!(text, ", {}", seen(sequence.nq - 1));
+                let _ = write!(text, ", {}", keys(sequence.nq - 1));
             }
             let _ = write!(text, ", of {}", sequence.nk);
         }
@@ -128,9 +130,57 @@ fn meaning(problem: &Problem) -> String {
     text
 }
 
-/// Lines of `key: value`; a reason follows what it explains.
+/// A line of a plan: `key: value (reason)`.
+struct Line {
+    key: &'static str,
+    value: String,
+    /// Empty: none.
+    reason: String,
+}
+
+fn line(key: &'static str, value: impl Into<String>, reason: impl Into<String>) -> Line {
+    Line {
+        key,
+        value: value.into(),
+        reason: reason.into(),
+    }
+}
+
+/// The reason for the number of threads.
+fn inline_reason(inline: bool) -> &'static str {
+    if inline {
+        "too little work to share"
+    } else {
+        ""
+    }
+}
+
+/// The text of a plan.
+fn render(
+    operation: &str,
+    problem: &Problem,
+    kernels: &Kernels,
+    lines: &[Line],
+    bytes: usize,
+) -> String {
+    let mut text = format!(
+        "operation: {operation}\ndevice: CPU\nisa: {}\n",
+        kernels.isa
+    );
+    text += &problem_lines(problem);
+    for Line { key, value, reason } in lines {
+        let _ = match reason.is_empty() {
+            true => writeln!(text, "{key}: {value}"),
+            false => writeln!(text, "{key}: {value} ({reason})"),
+        };
+    }
+    let _ = writeln!(text, "workspace: {bytes} bytes");
+    text
+}
+
+/// The plan of a forward call.
 pub(crate) fn forward(call: &Forward, plan: &ForwardPlan<'_>, kernels: &Kernels) -> String {
-    let (problem, why) = (&call.problem, &plan.reasons);
+    let reasons = &plan.reasons;
     let (path, because) = match plan.path {
         Algorithm::Prefill => (
             format!(
@@ -141,103 +191,82 @@ pub(crate) fn forward(call: &Forward, plan: &ForwardPlan<'_>, kernels: &Kernels)
         ),
         Algorithm::Decode => ("decode".into(), "K and V are read once, where they lie"),
     };
-    let (scores, values) = (plan.scores.describe(), plan.values.describe());
-    let mut text = format!("operation: forward\ndevice: CPU\nisa: {}\n", kernels.isa);
-    text += &problem_lines(problem);
-    let _ = writeln!(
-        text,
-        "loop: {path} ({} rows per key/value head: {because})",
-        why.rows
-    );
-    let _ = writeln!(text, "scores: {scores} ({})", why.scores);
-    let _ = writeln!(text, "values: {values} ({})", why.values);
-    let _ = write!(text, "threads: {}", plan.workers);
-    text += if why.inline {
-        " (too little work to share)\n"
-    } else {
-        "\n"
-    };
+    let rows = format!("{} rows per key/value head: {because}", reasons.rows);
+    let mut lines = vec![
+        line("loop", path, rows),
+        line("scores", plan.scores.describe(), reasons.scores),
+        line("values", plan.values.describe(), reasons.values),
+        line(
+            "threads",
+            plan.workers.to_string(),
+            inline_reason(reasons.inline),
+        ),
+    ];
     if plan.splits > 1 {
-        let _ = writeln!(
-            text,
-            "splits: {} of {} keys ({} tiles do not fill {} workers)",
-            plan.splits, plan.split_keys, plan.tiles, plan.workers
-        );
+        let (tiles, workers) = (plan.tiles, plan.workers);
+        lines.push(line(
+            "splits",
+            format!("{} of {} keys", plan.splits, plan.split_keys),
+            format!("{tiles} tiles do not fill {workers} workers"),
+        ));
     }
-    let _ = writeln!(
-        text,
-        "workspace: {} bytes",
-        crate::forward::allocated(problem, plan, kernels)
-    );
-    text
+    let bytes = crate::forward::allocated(&call.problem, plan, kernels);
+    render("forward", &call.problem, kernels, &lines, bytes)
 }
 
-/// The same for a backward call.
+/// The plan of a backward call.
 pub(crate) fn backward(
     call: &Backward,
     plan: &backward::BackwardPlan<'_>,
     kernels: &Kernels,
 ) -> String {
-    let value = |key: &str| match key {
-        "loop" => {
-            let blocks = format!(
-                "blocks of {} queries and {} keys",
-                plan.block_queries, plan.block_keys
-            );
-            match plan.path {
-                backward::Algorithm::Fused => format!("fused, {blocks}"),
-                backward::Algorithm::Split => format!("split, {blocks}"),
-            }
-        }
-        "scores" => plan.bf16.map_or(plan.scores.describe(), |bf16| {
-            bf16.products.scores.describe()
-        }),
-        "products" => plan
-            .bf16
-            .map_or("FP32 products".into(), |bf16| bf16.products.describe()),
-        "d" => match plan.d {
-            DSource::Nowhere => "not computed".into(),
-            DSource::Given => "given".into(),
-            DSource::Output => "from O and dO".into(),
-            DSource::Weights => "from P and dP".into(),
-        },
-        "threads" => plan.workers.to_string(),
-        _ => String::new(),
+    let (reasons, workers) = (&plan.reasons, plan.workers);
+    let path = match plan.path {
+        backward::Algorithm::Fused => "fused",
+        backward::Algorithm::Split => "split",
     };
-    let workers = plan.workers;
-    let reason = |key: &str| match (key, plan.reasons.path) {
-        ("loop", AlgorithmReason::OnePass) => {
+    let path_reason = match reasons.path {
+        AlgorithmReason::OnePass => {
             "only one of the passes is needed: dQ, or dK and dV".to_string()
         }
-        ("loop", AlgorithmReason::OneWorker) => "one worker: five products are fewest".into(),
-        ("loop", AlgorithmReason::Heads { busy, count }) => format!(
+        AlgorithmReason::OneWorker => "one worker: five products are fewest".into(),
+        AlgorithmReason::Heads { busy, count } => format!(
             "{count} key/value heads {} {workers} workers busy",
             if busy { "keep" } else { "do not keep" }
         ),
-        ("scores", _) => plan.reasons.scores.into(),
-        ("d", _) => plan.reasons.d.into(),
-        ("threads", _) if plan.reasons.inline => "too little work to share".into(),
-        _ => String::new(),
     };
-    let mut text = format!("operation: backward\ndevice: CPU\nisa: {}\n", kernels.isa);
-    text += &problem_lines(&call.problem);
-    for key in ["loop", "scores", "products", "d", "threads"] {
-        let _ = write!(text, "{key}: {}", value(key));
-        let reason = reason(key);
-        if !reason.is_empty() {
-            let _ = write!(text, " ({reason})");
+    let (scores, products) = match plan.bf16 {
+        Some(backward::Bf16Plan { products, .. }) => {
+            (products.scores.describe(), products.describe())
         }
-        text.push('\n');
-    }
-    let _ = writeln!(
-        text,
-        "workspace: {} bytes",
-        backward::allocated(call, plan, kernels)
+        None => (plan.scores.describe(), "FP32 products".into()),
+    };
+    let d = match plan.d {
+        DSource::Nowhere => "not computed",
+        DSource::Given => "given",
+        DSource::Output => "from O and dO",
+        DSource::Weights => "from P and dP",
+    };
+    let blocks = format!(
+        "{path}, blocks of {} queries and {} keys",
+        plan.block_queries, plan.block_keys
     );
-    text
+    let lines = [
+        line("loop", blocks, path_reason),
+        line("scores", scores, reasons.scores),
+        line("products", products, ""),
+        line("d", d, reasons.d),
+        line(
+            "threads",
+            workers.to_string(),
+            inline_reason(reasons.inline),
+        ),
+    ];
+    let bytes = backward::allocated(call, plan, kernels);
+    render("backward", &call.problem, kernels, &lines, bytes)
 }
 
-/// The same for a call on FP64 operands.
+/// The plan of a call on FP64 operands.
 pub(crate) fn fp64(operation: &str, problem: &Problem, workers: usize, bytes: usize) -> String {
     format!(
         "operation: {operation}\ndevice: CPU\n{}loop: plain tiles (FP64 operands: exact, and slow)\nscores: FP64 products\n\

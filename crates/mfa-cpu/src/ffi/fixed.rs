@@ -119,7 +119,7 @@ impl Record {
         }
     }
 
-    /// FP32 in the layout of output (`operand` 0) or of an operand.
+    /// An FP32 tensor in the layout of the output (`operand` 0) or of an operand.
     fn like(
         &self,
         operand: usize,
@@ -191,7 +191,7 @@ impl Record {
     }
 }
 
-/// Refuses NULL where a pass must write or read.
+/// Refuses NULL for a buffer that a pass writes or reads.
 fn expect_buffers(buffers: &[(*mut c_void, &str)]) -> Result<()> {
     for (buffer, what) in buffers {
         buffer::buffer(*buffer, what)?;

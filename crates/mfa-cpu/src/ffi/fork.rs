@@ -1,11 +1,12 @@
-//! Forks: the child has a copy of all memory, and of all threads only the one that forked.
+//! Forks: the child has a copy of all memory, and of the threads only the one that forked.
 //!
-//! The tables of handles are held around a fork, or the child would wait for ever for a thread that it does not have.
+//! The forking thread locks the tables of handles. Otherwise the child could wait for ever for a lock of a thread that it does
+//! not have.
 
 #[cfg(unix)]
 pub(crate) use unix::prepare;
 
-/// Nothing forks.
+/// Nothing forks on this platform.
 #[cfg(not(unix))]
 pub(crate) fn prepare() {}
 
@@ -22,16 +23,16 @@ mod unix {
     use crate::runtime::handle::Held;
 
     thread_local! {
-        /// The tables, while this thread forks.
+        /// The locked tables, while this thread forks.
         static HELD: RefCell<Option<(Held<Context>, Held<Buffer>)>> = const { RefCell::new(None) };
     }
 
-    /// Makes forks safe from now on.
+    /// Registers the handlers that make forks safe.
     pub(crate) fn prepare() {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
             // SAFETY: functions that neither unwind nor wait for threads that wait for this one.
-            // It can fail only for want of memory: then forks are as they were.
+            // It fails only without memory: then forks do not lock the tables.
             let _ = unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
         });
     }

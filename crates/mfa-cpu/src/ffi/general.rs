@@ -109,14 +109,14 @@ pub unsafe extern "C" fn mfa_merge_backward(
     })
 }
 
-/// The descriptor of the two that was given.
+/// A checked forward or backward call.
 enum Call {
     Forward(Box<Forward>),
     Backward(Box<Backward>),
 }
 
 impl Call {
-    /// Bytes of memory that the call would need, and its plan as text.
+    /// Bytes of memory that the call would need, and the text of its plan.
     fn describe(&self, context: &Context) -> Result<(usize, String)> {
         let (kernels, threads) = (context.kernels, context.lock().threads());
         let problem = match self {

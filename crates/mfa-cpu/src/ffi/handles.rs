@@ -1,5 +1,7 @@
 //! Context handles.
 
+#![forbid(unsafe_code)]
+
 use std::ffi::c_void;
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The C edge: handles to objects, panics to statuses, messages to `mfa_last_error`.
+//! The C interface: handles of objects, statuses instead of panics, messages for `mfa_last_error`.
 
 mod buffers;
 mod contexts;
@@ -27,7 +27,7 @@ thread_local! {
     static LAST: RefCell<CString> = RefCell::default();
 }
 
-/// Runs an operation of the contract: its status, with the message kept for the calling thread.
+/// Runs an operation of the contract. Returns its status, and stores the message for the calling thread.
 fn guard(operation: impl FnOnce() -> Result<()>) -> i32 {
     let result = catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|panic| {
         Err(Error::execution(format!(
@@ -39,7 +39,7 @@ fn guard(operation: impl FnOnce() -> Result<()>) -> i32 {
         Ok(()) => sys::MFA_SUCCESS,
         Err(error) => {
             let text = CString::new(error.message.replace('\0', " ")).unwrap_or_default();
-            // A thread that is ending has no message to keep; the status stands.
+            // A thread that ends cannot store a message. The status is returned anyway.
             let _ = LAST.try_with(|last| *last.borrow_mut() = text);
             error.status
         }
@@ -77,7 +77,7 @@ pub extern "C" fn mfa_error_string(status: i32) -> *const c_char {
     text.as_ptr()
 }
 
-/// Writes through a pointer that must be there.
+/// Writes through a pointer; refuses NULL.
 ///
 /// # Safety
 /// `to` is NULL or valid for writing.
@@ -95,7 +95,7 @@ unsafe fn write<T>(to: *mut T, value: T, what: &str) -> Result<()> {
 /// Copies text to a caller's array as the contract describes.
 ///
 /// # Safety
-/// `to` is NULL or has room for `capacity` bytes; `length` is NULL or valid for writing.
+/// `to` is NULL or has memory for `capacity` bytes; `length` is NULL or valid for writing.
 unsafe fn write_text(
     text: &str,
     to: *mut c_char,

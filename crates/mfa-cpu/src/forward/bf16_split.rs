@@ -1,8 +1,8 @@
 //! A strip on products of BF16 slices: see [`mfa_kernels::bf16_split`].
 
 use crate::forward::masked_keys::MaskedKeys;
-use crate::forward::prefill::StripBlock;
 use crate::forward::scratch::Prefill;
+use crate::forward::strip::StripBlock;
 use crate::operands::arithmetic::ValueArithmetic;
 use mfa_kernels::bf16_split::{
     Bf16Kernels, Bf16Products, STEP, exact_dot, long_row_len, panel_len, restore, row_len,

@@ -1,5 +1,7 @@
 //! Sizes of the forward pass's tiles and blocks, from the bytes that their packed operands take of the second-level cache.
 
+#![forbid(unsafe_code)]
+
 use crate::contract::problem::Problem;
 use crate::contract::sequences::Sequence;
 use crate::operands::arithmetic::{ScoreArithmetic, ValueArithmetic};

@@ -1,5 +1,7 @@
 //! The check of a forward call: every shape, option and precision is legal from here on.
 
+#![forbid(unsafe_code)]
+
 use mfa_sys as sys;
 
 use crate::contract::array::Access;

@@ -139,7 +139,7 @@ impl Decode<'_> {
         masked
     }
 
-    /// Subtracts from O what zero points of V added to every column.
+    /// Subtracts the terms of V's zero points from O.
     unsafe fn subtract_zeros(&self, rows: usize) {
         let (scratch, ldo) = (self.scratch, padded(self.problem.dv, self.kernels));
         for r in 0..rows {
@@ -165,8 +165,8 @@ impl Decode<'_> {
         self.problem.q.is_rotated() && !self.problem.k.is_rotated()
     }
 
-    /// Loads the query rows, times the softmax scale and the scale of K if all keys share it. What its zero point and mean add
-    /// to the scores goes into `q_add`.
+    /// Loads the query rows, times the softmax scale and the scale of K if all keys share it. `q_add` receives the terms of
+    /// K's zero point and mean.
     unsafe fn load_q(&self, rows: &TileRows) {
         let (problem, scratch) = (self.problem, self.scratch);
         let (q, k, d) = (&problem.q, &problem.k, problem.d);
@@ -274,7 +274,7 @@ impl Decode<'_> {
         }
     }
 
-    /// Adds the weighted values to O, without what [`deferred`] leaves to the epilogue. Skips `masked` keys.
+    /// Adds the weighted values to O, but for the scale and mean of [`deferred`]. Skips `masked` keys.
     unsafe fn add_values(&self, keys: KeyBlock, masked: Option<&MaskedKeys<DECODE_ROWS>>) {
         let (kernels, scratch, v, dv) =
             (self.kernels, self.scratch, &self.problem.v, self.problem.dv);
@@ -323,7 +323,7 @@ impl Decode<'_> {
         }
     }
 
-    /// Multiplies weights by the scales of V that differ by key, and sums what zero points add to every column.
+    /// Multiplies weights by the scales of V that differ by key, and sums the terms of V's zero points.
     unsafe fn scale_weights(&self, KeyBlock { at, row, n, rows }: KeyBlock, skip_masked: bool) {
         let scratch = self.scratch;
         // SAFETY: buffers hold BLOCK_N floats; weights are those of `rows` rows.

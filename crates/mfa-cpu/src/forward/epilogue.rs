@@ -27,8 +27,8 @@ pub(crate) struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    /// Writes one row: `n` is its row in the tensors.
-    pub(crate) fn row(&self, b: usize, head: usize, n: usize, part: PartialRow<'_>) {
+    /// Writes the results of a row: `n` is its row in the tensors.
+    pub(crate) fn write_row(&self, b: usize, head: usize, n: usize, partial: PartialRow<'_>) {
         let problem = &self.call.problem;
         let sink = problem
             .options
@@ -39,54 +39,58 @@ impl Epilogue<'_> {
         let top = if sink.is_nan() {
             sink
         } else {
-            part.m.max(sink)
+            partial.m.max(sink)
         };
         let finite_top = if top == f32::NEG_INFINITY { 0.0 } else { top };
         let (weight, l) = if sink == f32::NEG_INFINITY {
-            (1.0, part.l)
+            (1.0, partial.l)
         } else {
-            let weight = (part.m - finite_top).exp2();
-            (weight, part.l * weight + (sink - finite_top).exp2())
+            let weight = (partial.m - finite_top).exp2();
+            (weight, partial.l * weight + (sink - finite_top).exp2())
         };
         let factor = if l == 0.0 { 0.0 } else { weight / l };
         if let Some(lse) = &self.call.logsumexp {
             // log2 in f64: of a sum just beside 1, f32 would lose the small term beside a large maximum.
-            let sum = f64::from(l) + f64::from(weight) * f64::from(part.left);
+            let sum = f64::from(l) + f64::from(weight) * f64::from(partial.left);
             let value = to_natural(finite_top, sum.log2());
             // SAFETY: the view was checked to be [batch, heads, rows, 1] floats; each row is written once.
             unsafe { lse.at(b, head, n, 0).cast::<f32>().write(value as f32) };
         }
         let (scale, output) = (factor * self.v_scale, &self.call.output);
         if self.v_mean.is_none() && !problem.v.is_rotated() {
-            return store_scaled_row(self.kernels, output, b, head, n, part.o, scale);
+            return store_scaled_row(self.kernels, output, b, head, n, partial.o, scale);
         }
-        let x = part.o.as_mut_ptr();
+        let x = partial.o.as_mut_ptr();
         // SAFETY: a row, in place.
-        unsafe { (self.kernels.scale)(x, part.o.len(), scale, x) };
+        unsafe { (self.kernels.scale)(x, partial.o.len(), scale, x) };
         if let Some(mean) = &self.v_mean {
-            let share = factor * part.l;
-            part.o
+            let share = factor * partial.l;
+            partial
+                .o
                 .iter_mut()
                 .zip(mean.iter())
                 .for_each(|(x, m)| *x += share * m);
         }
         if problem.v.is_rotated() {
-            hadamard::rotate(part.o);
+            hadamard::rotate(partial.o);
         }
-        store_row(self.kernels, output, b, head, n, part.o);
+        store_row(self.kernels, output, b, head, n, partial.o);
     }
 }
 
-/// Merges `part` into `into`. The bits of the sum depend on the order.
-pub(crate) fn merge(into: &mut PartialRow<'_>, part: &PartialRow<'_>) {
-    let top = into.m.max(part.m);
+/// Merges `partial` into `into`. The bits of the sum depend on the order.
+pub(crate) fn merge(into: &mut PartialRow<'_>, partial: &PartialRow<'_>) {
+    let top = into.m.max(partial.m);
     let finite_top = if top == f32::NEG_INFINITY { 0.0 } else { top };
-    let (a, b) = ((into.m - finite_top).exp2(), (part.m - finite_top).exp2());
+    let (a, b) = (
+        (into.m - finite_top).exp2(),
+        (partial.m - finite_top).exp2(),
+    );
     into.m = top;
-    into.l = into.l * a + part.l * b;
-    into.left = into.left * a + part.left * b;
+    into.l = into.l * a + partial.l * b;
+    into.left = into.left * a + partial.left * b;
     into.o
         .iter_mut()
-        .zip(part.o.iter())
+        .zip(partial.o.iter())
         .for_each(|(x, y)| *x = *x * a + *y * b);
 }

@@ -12,6 +12,7 @@ mod prefill;
 mod schedule;
 mod score_mod;
 mod scratch;
+mod strip;
 
 pub(crate) use check::Forward;
 
@@ -178,15 +179,15 @@ impl Run<'_> {
     /// Keeps the rows of an item until [`Run::merge_splits`].
     fn store_partials(&self, number: usize, rows: usize, scratch: &ForwardScratch) {
         for r in 0..rows {
-            let part = self.row(scratch, r);
+            let row = self.row(scratch, r);
             let out = self.partial(number, r);
             // SAFETY: the item's own partial results.
             unsafe {
-                out.write(part.m);
-                out.add(1).write(part.l);
-                out.add(2).write(part.left);
-                let o = part.o.as_ptr();
-                o.copy_to_nonoverlapping(out.add(3), part.o.len());
+                out.write(row.m);
+                out.add(1).write(row.l);
+                out.add(2).write(row.left);
+                let o = row.o.as_ptr();
+                o.copy_to_nonoverlapping(out.add(3), row.o.len());
             }
         }
     }
@@ -261,8 +262,8 @@ impl Run<'_> {
     }
 }
 
-fn write_row(epilogue: &Epilogue<'_>, item: &WorkTile, r: usize, part: PartialRow<'_>) {
+fn write_row(epilogue: &Epilogue<'_>, item: &WorkTile, r: usize, row: PartialRow<'_>) {
     let (head, i) = item.rows.head_and_row(r);
     let sequence = &item.rows.sequence;
-    epilogue.row(sequence.batch, head, sequence.q0 + i, part);
+    epilogue.write_row(sequence.batch, head, sequence.q0 + i, row);
 }

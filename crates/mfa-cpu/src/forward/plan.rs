@@ -1,5 +1,7 @@
 //! The plan of a forward call: a pure function of the checked call, the kernels and the number of threads.
 
+#![forbid(unsafe_code)]
+
 use crate::forward::block_sizes;
 use crate::forward::check::Forward;
 use crate::operands::arithmetic::{self, ScoreArithmetic, ScorePass, ValueArithmetic};

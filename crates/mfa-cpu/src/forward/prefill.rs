@@ -21,35 +21,13 @@
 use std::ptr::null;
 
 use crate::forward::masked_keys::MaskedKeys;
-use crate::forward::pack::PackedBlock;
-use crate::forward::schedule::{TileRows, WorkTile};
+use crate::forward::schedule::WorkTile;
 use crate::forward::scratch::Prefill;
+use crate::forward::strip::StripBlock;
 use crate::operands::arithmetic::{ScoreArithmetic, ValueArithmetic};
 use crate::operands::dequantize::Domain;
 use mfa_kernels::bf16_split::TileConfigGuard;
-use mfa_kernels::{P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales};
-
-/// A strip of query rows and the keys of a block that some of them attend to.
-pub(super) struct StripBlock<'a> {
-    rows: &'a TileRows,
-    pub block: &'a PackedBlock,
-    /// First row of the strip, in the tile.
-    pub strip: usize,
-    /// Rows of the strip.
-    pub n_rows: usize,
-    /// Keys of the block before the first one: whole panels.
-    pub skipped: usize,
-    /// First key, in the sequence.
-    first: usize,
-    pub n: usize,
-    /// Whether some row does not attend to some of these keys because of causality or window.
-    is_boundary: bool,
-    /// Running softmax statistics of the strip.
-    pub state: RowState,
-    /// Unnormalised O of the strip, rows `ldo` apart.
-    pub o: *mut f32,
-    pub ldo: usize,
-}
+use mfa_kernels::{P8_LD, P16_LD, SCORE_LD, ScoreScales};
 
 impl Prefill<'_> {
     /// Computes the item's unnormalised O, maxima and sums into the scratch.
@@ -109,48 +87,6 @@ impl Prefill<'_> {
         }
     }
 
-    /// The part of a block that a strip attends to, if any.
-    #[inline(always)]
-    fn strip_block<'a>(
-        &self,
-        rows: &'a TileRows,
-        strip: usize,
-        block: &'a PackedBlock,
-        ldo: usize,
-    ) -> Option<StripBlock<'a>> {
-        let (options, scratch, nr) = (&self.problem.options, self.scratch, self.kernels.nr);
-        let n_rows = self.kernels.mr.min(rows.len() - strip);
-        let end = block.first + block.n;
-        let (low, high) = rows.row_range(strip, strip + n_rows);
-        let first_range = options.key_range(&rows.sequence, low);
-        let last_range = options.key_range(&rows.sequence, high);
-        let from = first_range.0.clamp(block.first, end);
-        let to = last_range.1.clamp(block.first, end);
-        if from >= to {
-            return None;
-        }
-        let skipped = (from - block.first) / nr * nr;
-        let first = block.first + skipped;
-        Some(StripBlock {
-            rows,
-            block,
-            strip,
-            n_rows,
-            skipped,
-            first,
-            n: to - first,
-            is_boundary: first < last_range.0 || to > first_range.1,
-            state: RowState {
-                m: scratch.m.wrapping_add(strip),
-                l: scratch.l.wrapping_add(strip),
-                alpha: scratch.alpha,
-                left: scratch.left.wrapping_add(strip),
-            },
-            o: scratch.o.wrapping_add(strip * ldo),
-            ldo,
-        })
-    }
-
     /// Adds the keys of a block to the results of a strip.
     #[inline(always)]
     unsafe fn attend(&self, at: &StripBlock<'_>) {
@@ -174,20 +110,10 @@ impl Prefill<'_> {
         }
     }
 
-    /// Whether some scores of the strip need more than their product.
-    pub(super) fn modifies(&self, at: &StripBlock<'_>) -> bool {
-        at.is_boundary || self.score_mod.needs_score_pass
-    }
-
-    /// The flags of masked keys.
-    pub(super) fn masked_keys(&self) -> MaskedKeys<1> {
-        MaskedKeys::new(self.scratch.masked)
-    }
-
     /// Applies softcap, ALiBi, masks and limits. Beside NaN or infinities in V, returns the masked keys, if any can be.
     #[inline(always)]
     unsafe fn modify_scores(&self, at: &StripBlock<'_>) -> Option<MaskedKeys<1>> {
-        if !self.modifies(at) {
+        if !at.is_boundary && !self.score_mod.needs_score_pass {
             return None;
         }
         let scratch = self.scratch;
@@ -208,11 +134,6 @@ impl Prefill<'_> {
                 masked
             })
         }
-    }
-
-    /// Panels of keys.
-    pub(super) fn key_panels(&self, at: &StripBlock<'_>) -> usize {
-        at.n.div_ceil(self.kernels.nr)
     }
 
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! The memory of a worker of the forward pass, and the loops' view of a call.
 
+#![forbid(unsafe_code)]
+
 use crate::contract::problem::Problem;
 use crate::forward::block_sizes::{k_row_bytes, q_row_bytes, v_row_bytes};
 use crate::forward::plan::{Algorithm, ForwardPlan};
@@ -109,7 +111,7 @@ scratch! {
     pub(super) struct DecodeScratch {
         /// Q times softmax scale, and times the scale of K if it has one; rows [`dequantized_ld`] apart.
         pub q: [f32; DECODE_ROWS * dequantized_ld(problem.d)],
-        /// Sum of the columns of `q`, per row: what a zero point of K is multiplied by.
+        /// Sum of the columns of `q`, per row: the factor of a zero point of K.
         pub q_sum: [f32; DECODE_ROWS],
         /// Added to the scores, per row: from the mean and the zero point of K.
         pub q_add: [f32; DECODE_ROWS],

@@ -1,12 +1,14 @@
 //! The arithmetic of the products Q Kᵀ and P V, chosen here for both passes.
 
+#![forbid(unsafe_code)]
+
 use crate::contract::problem::Problem;
 use crate::contract::quant_scheme::{Granularity, Quant};
 use crate::operands::dequantize::ScaleLayout;
 use mfa_kernels::bf16_split::{Bf16Kernels, Bf16Products};
 use mfa_kernels::{Kernels, Precision};
 
-/// The arithmetic of S = Q Kᵀ, with what its kernels need.
+/// The arithmetic of S = Q Kᵀ, with its kernels or quantizations.
 #[derive(Clone, Copy)]
 pub(crate) enum ScoreArithmetic<'a> {
     /// FP32 products.
@@ -24,7 +26,7 @@ pub(crate) struct Int8Scores<'a> {
     pub k: &'a Quant,
 }
 
-/// The arithmetic of O = P V, with what its kernels need.
+/// The arithmetic of O = P V, with its kernels or quantization.
 #[derive(Clone, Copy)]
 pub(crate) enum ValueArithmetic<'a> {
     /// FP32 products.
@@ -164,7 +166,7 @@ fn has_one_zero(quant: &Quant) -> bool {
     !quant.has_zeros() || quant.granularity == Granularity::Tensor
 }
 
-/// The fewest products of slices that keep what FP32 products of Q and K keep.
+/// The fewest products of slices that are as exact as FP32 products of Q and K.
 ///
 /// Of the softmax kernels only that of slices multiplies the scores. The others take scores in base 2, for which Q is
 /// multiplied while it is packed, and then has all the bits of an FP32.

@@ -1,7 +1,7 @@
-//! From stored rows to rows that kernels take: f32 in a common domain, or i8.
+//! Conversion of stored rows to rows that kernels take: FP32 in a common domain, or INT8.
 //!
-//! A *domain* says what an dequantized row is: quantized rows stay rotated if they are stored so, and the column means are
-//! rotated to match; a row that meets a rotated partner is rotated after it was dequantized.
+//! A *domain* is original or rotated. Rows that are stored rotated stay rotated, and their column means are rotated to match.
+//! If the other operand of a product is rotated, rows are rotated after they were dequantized.
 
 use half::{bf16, f16};
 
@@ -26,12 +26,12 @@ pub(crate) enum ScaleLayout<'a> {
     WithinRow,
 }
 
-/// How rows of a tensor are dequantized.
+/// The domain that rows of a tensor are dequantized into.
 #[derive(Clone, Copy)]
 pub(crate) struct Domain {
     /// Rotate rows after dequantizing them.
     pub rotate: bool,
-    /// Added to each row before that: the mean in the stored domain; null: nothing.
+    /// Added to each row before that: the column means in the stored domain. Null: none.
     pub mean: *const f32,
 }
 
@@ -66,12 +66,12 @@ impl Tensor {
         self.shape[3] == 1 || self.strides[3] == 1
     }
 
-    /// Whether rows can be used as they lie, as floats.
+    /// Whether kernels can read the rows where they are stored, as FP32.
     pub(crate) fn is_plain_f32(&self) -> bool {
         self.precision == Precision::F32 && self.has_dense_rows()
     }
 
-    /// The rows from `n` on where they lie, if they are floats whose columns follow one another.
+    /// The rows from `n` on where they are stored, if they are floats whose columns follow one another.
     pub(crate) fn plain_floats(&self, b: usize, h: usize, n: usize) -> Option<FloatRows> {
         let floats = [Precision::F32, Precision::F16, Precision::Bf16];
         (floats.contains(&self.precision) && self.has_dense_rows()).then(|| FloatRows {
@@ -108,10 +108,10 @@ impl Tensor {
         true
     }
 
-    /// Expands `count` rows from row `n` to f32, `ld` apart.
+    /// Dequantizes `count` rows from row `n` on to FP32, `ld` apart.
     ///
     /// # Safety
-    /// `out` has room for `count` rows of `ld >= columns` floats; the rows are inside the tensor.
+    /// `out` has memory for `count` rows of `ld >= columns` floats; the rows are inside the tensor.
     pub(crate) unsafe fn dequantize_rows(
         &self,
         kernels: &Kernels,
@@ -123,9 +123,9 @@ impl Tensor {
         ld: usize,
     ) {
         let columns = self.shape[3];
-        // SAFETY: rows are inside the tensor, and `out` holds them, both by this function's contract.
+        // SAFETY: rows are inside the tensor, and `out` has memory for them, by this function's contract.
         unsafe {
-            self.widen(kernels, (b, h), n, count, out, ld);
+            self.to_f32_rows(kernels, (b, h), n, count, out, ld);
             if self.quant.is_none() && domain.mean.is_null() && !domain.rotate {
                 return;
             }
@@ -143,8 +143,28 @@ impl Tensor {
         }
     }
 
-    /// Converts stored numbers to f32, without scales.
-    unsafe fn widen(
+    /// Dequantizes row `n` of a head, adds `mean`, and rotates the row if `rotate`.
+    pub(crate) fn dequantize_row(
+        &self,
+        kernels: &Kernels,
+        at: (usize, usize),
+        n: usize,
+        (mean, rotate): (Option<&[f32]>, bool),
+        row: &mut [f32],
+    ) {
+        let [batch, heads, rows, columns] = self.shape;
+        assert!(at.0 < batch && at.1 < heads && n < rows && row.len() == columns);
+        assert!(mean.is_none_or(|mean| mean.len() == columns));
+        let domain = Domain {
+            rotate,
+            mean: mean.map_or(std::ptr::null(), <[f32]>::as_ptr),
+        };
+        // SAFETY: a row of the tensor into as many floats.
+        unsafe { self.dequantize_rows(kernels, at, n, 1, domain, row.as_mut_ptr(), columns) };
+    }
+
+    /// Converts stored numbers to FP32, without scales.
+    unsafe fn to_f32_rows(
         &self,
         kernels: &Kernels,
         (b, h): (usize, usize),
@@ -154,22 +174,22 @@ impl Tensor {
         ld: usize,
     ) {
         let columns = self.shape[3];
-        let widen = *kernels.to_f32.of(self.precision);
-        // SAFETY: as for `expand`; `widen` reads `columns` consecutive elements where the column stride is 1, or `count`
+        let to_f32 = *kernels.to_f32.of(self.precision);
+        // SAFETY: as for `dequantize_rows`; `to_f32` reads `columns` consecutive elements where the column stride is 1, or `count`
         // consecutive rows where the row stride is.
         unsafe {
             if self.strides[3] == 1 && self.strides[2] == columns && ld == columns {
-                widen(self.at(b, h, n, 0), count * columns, out);
+                to_f32(self.at(b, h, n, 0), count * columns, out);
             } else if self.has_dense_rows() {
                 for i in 0..count {
-                    widen(self.at(b, h, n + i, 0), columns, out.add(i * ld));
+                    to_f32(self.at(b, h, n + i, 0), columns, out.add(i * ld));
                 }
             } else if self.strides[2] == 1 || count == 1 {
                 let mut column = [0f32; 64];
                 for c in 0..columns {
                     for from in (0..count).step_by(column.len()) {
                         let run = (count - from).min(column.len());
-                        widen(self.at(b, h, n + from, c), run, column.as_mut_ptr());
+                        to_f32(self.at(b, h, n + from, c), run, column.as_mut_ptr());
                         for (i, x) in column[..run].iter().enumerate() {
                             *out.add((from + i) * ld + c) = *x;
                         }
@@ -185,13 +205,13 @@ impl Tensor {
         }
     }
 
-    /// The number of a head, of a tensor that has one for each.
+    /// The number of a head, in a tensor of one number per head.
     pub(crate) fn number(&self, b: usize, h: usize) -> f32 {
         // SAFETY: a checked view holds this element.
         unsafe { self.element(self.at(b, h, 0, 0)) }
     }
 
-    /// One number of a tensor of floats. For what is not worth a kernel.
+    /// One number of a tensor of floats, where speed does not matter.
     pub(crate) fn get(&self, [b, h, n, c]: [usize; 4]) -> f64 {
         let at = self.at(b, h, n, c);
         // SAFETY: a checked view holds this element, aligned to its size.
@@ -245,7 +265,7 @@ impl Tensor {
         }
     }
 
-    /// Scales a row of stored integers to real numbers.
+    /// Applies scales and zero points to a row of stored integers.
     pub(crate) fn apply_scales(&self, (b, h): (usize, usize), n: usize, row: &mut [f32]) {
         let Some(quant) = &self.quant else { return };
         if quant.granularity == Granularity::Channel {
@@ -254,9 +274,9 @@ impl Tensor {
             }
             return;
         }
-        for (g, part) in row.chunks_mut(quant.group).enumerate() {
+        for (g, columns) in row.chunks_mut(quant.group).enumerate() {
             let (scale, zero) = (quant.scale(b, h, n, g), quant.zero(b, h, n, g) as f32);
-            part.iter_mut().for_each(|x| *x = (*x - zero) * scale);
+            columns.iter_mut().for_each(|x| *x = (*x - zero) * scale);
         }
     }
 
@@ -275,7 +295,7 @@ impl Tensor {
     ) {
         let columns = self.shape[3];
         for i in 0..count {
-            // SAFETY: rows are inside the tensor, and `out` holds them, both by this function's contract.
+            // SAFETY: rows are inside the tensor, and `out` has memory for them, by this function's contract.
             unsafe {
                 let row = out.add(i * ld);
                 if self.precision == Precision::I4 {
@@ -293,7 +313,7 @@ impl Tensor {
         }
     }
 
-    /// Whether rows can be used as they lie, as i8.
+    /// Whether kernels can read the rows where they are stored, as INT8.
     pub(crate) fn is_plain_i8(&self) -> bool {
         self.precision == Precision::I8 && self.has_dense_rows()
     }

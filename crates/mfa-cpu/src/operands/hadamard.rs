@@ -1,5 +1,7 @@
 //! The orthonormal Hadamard rotation of a row: see `mfa_quantization`.
 
+#![forbid(unsafe_code)]
+
 /// Rotates a row in place: blocks of the largest power of two that divides its length, each by the Sylvester matrix over
 /// the square root of its size. The rotation is its own inverse.
 pub(crate) fn rotate(row: &mut [f32]) {

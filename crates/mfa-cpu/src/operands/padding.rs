@@ -1,5 +1,7 @@
 //! Padding of operands to whole panels.
 
+#![forbid(unsafe_code)]
+
 use mfa_kernels::Kernels;
 
 /// Columns, padded to whole panels.

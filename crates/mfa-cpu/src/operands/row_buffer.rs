@@ -1,10 +1,12 @@
-//! A row of an operand on the stack: what a run needs now and then, and must not allocate.
+//! A row of an operand on the stack, because running calls do not allocate.
+
+#![forbid(unsafe_code)]
 
 use std::ops::{Deref, DerefMut};
 
 use crate::contract::problem::MAX_HEAD_DIM;
 
-/// As many numbers as an operand has columns.
+/// A number per column of an operand.
 #[derive(Clone, Copy)]
 pub(crate) struct RowBuffer<T = f32> {
     values: [T; MAX_HEAD_DIM],
@@ -35,7 +37,7 @@ impl<T> DerefMut for RowBuffer<T> {
     }
 }
 
-/// Rows of a block that are out of the ordinary, by number.
+/// A set of rows of a block, by number.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct RowSet([u64; RowSet::MOST / 64]);
 

@@ -1,13 +1,12 @@
-//! Rows of float tensors: written in the precision of the tensor, read, cleared.
+//! Rows of float tensors: stored in the tensor's precision, loaded, cleared.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::contract::tensor::Tensor;
-use mfa_kernels::Kernels;
-use mfa_kernels::Precision;
+use mfa_kernels::{Kernels, Precision};
 
-/// Writes `factor` times a row of floats in the tensor's precision. The row may be changed.
+/// Stores `factor` times a row of floats in the tensor's precision. `row` is scratch afterwards.
 pub(crate) fn store_scaled_row(
     kernels: &Kernels,
     tensor: &Tensor,
@@ -29,7 +28,7 @@ pub(crate) fn store_scaled_row(
     }
 }
 
-/// Writes a row of floats in the tensor's precision.
+/// Stores a row of floats in the tensor's precision.
 pub(crate) fn store_row(
     kernels: &Kernels,
     tensor: &Tensor,
@@ -84,7 +83,7 @@ pub(crate) fn clear_row(tensor: &Tensor, b: usize, h: usize, n: usize) {
     }
 }
 
-/// Reads a row of a gradient.
+/// Loads a row of a gradient, FP32.
 pub(crate) fn load_row(tensor: &Tensor, b: usize, h: usize, n: usize, row: &mut [f32]) {
     let at = tensor.at(b, h, n, 0).cast::<f32>();
     if tensor.strides[3] == 1 {

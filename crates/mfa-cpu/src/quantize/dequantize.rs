@@ -1,5 +1,7 @@
 //! Dequantization: real numbers from a quantized tensor.
 
+#![forbid(unsafe_code)]
+
 use mfa_sys as sys;
 
 use super::CHUNK;
@@ -9,7 +11,6 @@ use crate::contract::overlap;
 use crate::contract::precision;
 use crate::contract::tensor::Tensor;
 use crate::error::Result;
-use crate::operands::dequantize::Domain;
 use crate::operands::rows::store_row;
 use crate::runtime::memory::Aligned;
 use crate::runtime::pool::Pool;
@@ -51,7 +52,7 @@ impl Dequantize {
 
     pub(crate) fn run(&self, kernels: &Kernels, pool: &Pool, threads: usize, memory: &Aligned) {
         let workspace = Workspace::new(memory, self.source.shape[3]);
-        let [batch, heads, rows, columns] = self.source.shape;
+        let [batch, heads, rows, _] = self.source.shape;
         if self.source.shape.contains(&0) {
             return;
         }
@@ -65,27 +66,9 @@ impl Dequantize {
                 ..
             } = workspace.of(worker);
             let has_mean = self.source.mean_into(b, h, mean);
-            let domain = Domain {
-                rotate: self.source.is_rotated(),
-                mean: if has_mean {
-                    mean.as_ptr()
-                } else {
-                    std::ptr::null()
-                },
-            };
+            let domain = (has_mean.then_some(&*mean), self.source.is_rotated());
             for n in chunk * CHUNK..((chunk + 1) * CHUNK).min(rows) {
-                // SAFETY: one row of the source into a row of floats.
-                unsafe {
-                    self.source.dequantize_rows(
-                        kernels,
-                        (b, h),
-                        n,
-                        1,
-                        domain,
-                        row.as_mut_ptr(),
-                        columns,
-                    )
-                };
+                (self.source).dequantize_row(kernels, (b, h), n, domain, row);
                 store_row(kernels, &self.destination, b, h, n, row);
             }
         });

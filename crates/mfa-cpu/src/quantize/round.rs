@@ -1,5 +1,7 @@
 //! Scales, zero points and codes: the integers that a tensor stores.
 
+#![forbid(unsafe_code)]
+
 use half::f16;
 
 use super::statistics::ValueRange;

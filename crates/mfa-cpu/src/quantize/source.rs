@@ -1,7 +1,8 @@
 //! Rows of the tensor that is quantized.
 
+#![forbid(unsafe_code)]
+
 use crate::contract::tensor::Tensor;
-use crate::operands::dequantize::Domain;
 use crate::operands::hadamard;
 use mfa_kernels::Kernels;
 
@@ -20,12 +21,7 @@ pub(super) struct SourceHead<'a> {
 impl SourceHead<'_> {
     /// Reads row `n` as floats, as it is stored. `row` has as many columns.
     pub(super) fn read(&self, n: usize, row: &mut [f32]) {
-        assert!(row.len() == self.source.shape[3] && n < self.source.shape[2]);
-        let (out, ld) = (row.as_mut_ptr(), row.len());
-        // SAFETY: one row of the source into a row of floats.
-        unsafe {
-            (self.source).dequantize_rows(self.kernels, self.at, n, 1, Domain::STORED, out, ld);
-        }
+        (self.source).dequantize_row(self.kernels, self.at, n, (None, false), row);
     }
 
     /// Reads row `n` less the mean, rotated: the row that is rounded.

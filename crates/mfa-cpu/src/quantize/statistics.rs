@@ -1,5 +1,7 @@
 //! Sums and extremes over rows. Workers collect them and one joins them in order, so that results do not depend on timing.
 
+#![forbid(unsafe_code)]
+
 use std::sync::OnceLock;
 
 use crate::error::Result;

@@ -1,5 +1,7 @@
 //! A context: its kernels, worker threads, scratch memory and the record of forward calls.
 
+#![forbid(unsafe_code)]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -15,7 +17,7 @@ pub(crate) struct Context {
     pub kernels: &'static Kernels,
     /// Locked during a call: calls on one context run one after another.
     state: Mutex<State>,
-    /// Apart from the state, so that a buffer can be destroyed during a call.
+    /// Not in the state, so that a buffer can be destroyed during a call.
     records: Mutex<Vec<Record>>,
     /// Bits of the seconds that the last operation took.
     latency: AtomicU64,
@@ -23,7 +25,7 @@ pub(crate) struct Context {
     generation: usize,
 }
 
-/// What a running call owns.
+/// The state that a running call owns.
 pub(crate) struct State {
     threads: usize,
     pool: Option<Pool>,
@@ -47,7 +49,7 @@ impl Context {
         })
     }
 
-    /// Whether its worker threads can be there: a fork leaves them in the parent.
+    /// Whether it was made in this process: a child of a fork has no worker threads of its parent.
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.generation == fork::generation()
     }
@@ -64,7 +66,7 @@ impl Context {
         f64::from_bits(self.latency.load(Ordering::Relaxed))
     }
 
-    /// Runs `work` as the context's only call and takes its time.
+    /// Runs `work` as the context's only call, and records its time.
     pub(crate) fn timed<T>(&self, work: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         let mut state = self.lock();
         let start = Instant::now();
@@ -76,7 +78,7 @@ impl Context {
 }
 
 impl Context {
-    /// Runs `work` on all workers, with as much memory as `bytes` says for their number.
+    /// Runs `work` on all workers, with the `bytes` of memory that so many workers need.
     pub(crate) fn on_workers<T>(
         &self,
         bytes: impl FnOnce(usize) -> usize,
@@ -94,7 +96,7 @@ impl Drop for Context {
     fn drop(&mut self) {
         if !self.is_of_this_process() {
             let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-            // To drop it would be to wait for threads that this process does not have.
+            // Dropping it would wait for threads that this process does not have.
             std::mem::forget(state.pool.take());
         }
     }

@@ -1,12 +1,15 @@
-//! Handles: numbers that are looked up, never dereferenced, so that a destroyed or foreign handle is refused.
+//! Handles: numbers that are looked up and never dereferenced, so that a destroyed or foreign handle is refused.
+
+#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockWriteGuard};
 
-/// Handles of one process never repeat; the step keeps them apart from small integers and aligned like pointers.
+/// The next handle. Handles of one process never repeat, and begin above small integers.
 static NEXT: AtomicUsize = AtomicUsize::new(0x1000);
+/// Distance of handles: they are aligned like pointers.
 const STEP: usize = 16;
 
 /// The live objects of one kind.
@@ -14,7 +17,7 @@ pub(crate) struct Table<T> {
     live: LazyLock<RwLock<HashMap<usize, Arc<T>>>>,
 }
 
-/// A table that nobody else can look into.
+/// Exclusive access to a table.
 pub(crate) type Held<T> = RwLockWriteGuard<'static, HashMap<usize, Arc<T>>>;
 
 impl<T> Table<T> {
@@ -41,7 +44,7 @@ impl<T> Table<T> {
             .cloned()
     }
 
-    /// Keeps all others out until the guard is dropped.
+    /// Locks the table until the guard is dropped.
     pub(crate) fn hold(&'static self) -> Held<T> {
         self.live.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -63,7 +66,7 @@ impl<T> Table<T> {
     }
 }
 
-/// The message of a handle that names no live object of its kind.
+/// The message for a handle that names no live object of its kind.
 pub(crate) fn complaint(kind: &str, maker: &str, handle: *const c_void) -> String {
     if handle.is_null() {
         format!("the {kind} is NULL; expected a handle from {maker}")

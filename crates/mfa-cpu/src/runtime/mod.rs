@@ -1,4 +1,4 @@
-//! The side of the machine: memory, worker threads, contexts, handles, processes.
+//! Memory, worker threads, contexts, handles, forks.
 
 pub(crate) mod context;
 pub(crate) mod fork;

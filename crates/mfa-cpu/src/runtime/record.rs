@@ -1,4 +1,4 @@
-//! What the training entries of the contract need to know of the forward call.
+//! Records of forward calls, which the training entries of the contract read.
 
 use std::ffi::c_void;
 
@@ -24,7 +24,7 @@ pub(crate) struct Record {
     pub causal: bool,
 }
 
-// SAFETY: handles are numbers; nothing behind them is touched through a record.
+// SAFETY: handles are numbers; a record dereferences none.
 unsafe impl Send for Record {}
 
 /// The names of the operands.
@@ -45,8 +45,8 @@ impl Record {
         Precision::from_code(self.precisions[operand]).is_some_and(Precision::is_quantized)
     }
 
-    /// Demands the shape of the recorded call, and its scale and zero point for the quantized ones of `given`: those of
-    /// query, key and value, as far as the call has them.
+    /// Demands the shape of the recorded call, and its scales and zero points. `given` are those of query, key and value, as
+    /// far as the call has them.
     pub(crate) fn expect(
         &self,
         shape: [u32; 4],
@@ -83,7 +83,7 @@ impl Record {
     }
 }
 
-/// Records that a context keeps at most; the oldest goes first.
+/// Records that a context keeps, at most. The oldest is removed first.
 const KEPT: usize = 4096;
 
 /// Adds a record, in place of an earlier one of the same operands.
