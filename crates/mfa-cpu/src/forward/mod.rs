@@ -50,6 +50,7 @@ pub(crate) fn workspace(problem: &Problem, plan: &ForwardPlan<'_>, kernels: &Ker
 /// The memory of a call.
 struct Workspace {
     workers: PerWorker,
+    /// First tile of each sequence: see [`Schedule::allocate`].
     schedule: *mut usize,
     /// Partial results of all splits, `[tiles][splits][tile_rows][partial_len]`; of one split: empty.
     partials: *mut f32,
