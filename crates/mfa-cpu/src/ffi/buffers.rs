@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use super::handles::{self, CONTEXTS};
 use super::{guard, write};
-use crate::contract::buffer::Buffer;
-use crate::contract::buffer::{self, BUFFERS};
-use crate::error::ensure;
+use crate::contract::buffer::{self, BUFFERS, Buffer};
+use crate::error::{Result, ensure};
 use crate::runtime::record::Record;
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mfa_create_buffer(
+/// Makes a buffer, and writes its handle.
+///
+/// # Safety
+/// `buffer` is NULL or valid for writing.
+unsafe fn create(
     context: *mut c_void,
-    size: u64,
     buffer: *mut *mut c_void,
+    make: impl FnOnce() -> Result<Buffer>,
 ) -> i32 {
     guard(|| {
         handles::context(context)?;
@@ -24,10 +26,20 @@ pub unsafe extern "C" fn mfa_create_buffer(
             argument,
             "buffer is NULL; expected where to write the handle"
         );
-        let new = Buffer::new(size)?;
-        // SAFETY: checked above.
-        unsafe { write(buffer, BUFFERS.insert(Arc::new(new)), "buffer") }
+        let new = Arc::new(make()?);
+        // SAFETY: by this function's contract.
+        unsafe { write(buffer, BUFFERS.insert(new), "buffer") }
     })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_create_buffer(
+    context: *mut c_void,
+    size: u64,
+    buffer: *mut *mut c_void,
+) -> i32 {
+    // SAFETY: NULL or valid for writing, by contract.
+    unsafe { create(context, buffer, || Buffer::new(size)) }
 }
 
 #[unsafe(no_mangle)]
@@ -37,17 +49,8 @@ pub unsafe extern "C" fn mfa_buffer_from_ptr(
     size: u64,
     buffer: *mut *mut c_void,
 ) -> i32 {
-    guard(|| {
-        handles::context(context)?;
-        ensure!(
-            !buffer.is_null(),
-            argument,
-            "buffer is NULL; expected where to write the handle"
-        );
-        let new = Buffer::wrap(data.cast(), size)?;
-        // SAFETY: checked above.
-        unsafe { write(buffer, BUFFERS.insert(Arc::new(new)), "buffer") }
-    })
+    // SAFETY: as above.
+    unsafe { create(context, buffer, || Buffer::wrap(data.cast(), size)) }
 }
 
 #[cfg(target_vendor = "apple")]

@@ -50,6 +50,7 @@ pub(crate) fn workspace(problem: &Problem, plan: &ForwardPlan<'_>, kernels: &Ker
 /// The memory of a call.
 struct Workspace {
     workers: PerWorker,
+    /// First tile of each sequence: see [`Schedule::allocate`].
     schedule: *mut usize,
     /// Partial results of all splits, `[tiles][splits][tile_rows][partial_len]`; of one split: empty.
     partials: *mut f32,
@@ -95,7 +96,7 @@ impl Workspace {
 }
 
 /// A call that runs.
-struct Run<'a> {
+struct ForwardRun<'a> {
     call: &'a Forward,
     plan: &'a ForwardPlan<'a>,
     kernels: &'a Kernels,
@@ -116,7 +117,7 @@ pub(crate) fn run(
     let workspace = Workspace::allocate(&mut Arena::new(memory.ptr()), problem, plan, kernels);
     // SAFETY: allocated for this problem, in memory that this call owns.
     let schedule = unsafe { Schedule::new(problem, plan, workspace.schedule) };
-    let run = Run {
+    let run = ForwardRun {
         call,
         plan,
         kernels,
@@ -134,7 +135,7 @@ pub(crate) fn run(
     }
 }
 
-impl Run<'_> {
+impl ForwardRun<'_> {
     /// Computes an item, and stores its rows: the results, or those of a split.
     fn run_item(&self, worker: usize, number: usize) {
         let (problem, plan, kernels) = (&self.call.problem, self.plan, self.kernels);
@@ -176,7 +177,7 @@ impl Run<'_> {
         }
     }
 
-    /// Keeps the rows of an item until [`Run::merge_splits`].
+    /// Keeps the rows of an item until [`ForwardRun::merge_splits`].
     fn store_partials(&self, number: usize, rows: usize, scratch: &ForwardScratch) {
         for r in 0..rows {
             let row = self.row(scratch, r);

@@ -15,12 +15,12 @@ pub(crate) struct Quantize {
     pub(super) source: Tensor,
     pub(super) destination: Tensor,
     pub(super) quant: Quant,
-    pub(super) flags: Flags,
+    pub(super) flags: QuantizeFlags,
 }
 
 /// `mfa_quantize_desc.flags`.
 #[derive(Clone, Copy)]
-pub(super) struct Flags {
+pub(super) struct QuantizeFlags {
     pub asymmetric: bool,
     pub smooth: bool,
     pub mean_given: bool,
@@ -30,7 +30,7 @@ pub(super) struct Flags {
 /// The checks, in their order.
 impl Quantize {
     pub(crate) fn check(desc: &sys::mfa_quantize_desc) -> Result<Self> {
-        let flags = Flags::check(desc.flags)?;
+        let flags = QuantizeFlags::check(desc.flags)?;
         let source = Access::Run.required(&desc.source, "source", &precision::FLOATS)?;
         let (destination, quant) = check_destination(&desc.destination, &source)?;
         flags.check_mean(&quant)?;
@@ -93,7 +93,7 @@ fn check_destination(view: &sys::mfa_tensor, source: &Tensor) -> Result<(Tensor,
     Ok((destination, quant))
 }
 
-impl Flags {
+impl QuantizeFlags {
     fn check(flags: u32) -> Result<Self> {
         let known = sys::MFA_QUANTIZE_ASYMMETRIC
             | sys::MFA_QUANTIZE_SMOOTH
@@ -105,7 +105,7 @@ impl Flags {
             "quantize: flags is {flags:#x}; expected bits of {known:#x}"
         );
         let has = |flag: u32| flags & flag != 0;
-        Ok(Flags {
+        Ok(QuantizeFlags {
             asymmetric: has(sys::MFA_QUANTIZE_ASYMMETRIC),
             smooth: has(sys::MFA_QUANTIZE_SMOOTH),
             mean_given: has(sys::MFA_QUANTIZE_MEAN_GIVEN),

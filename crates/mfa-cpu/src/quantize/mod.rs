@@ -52,7 +52,7 @@ impl Quantize {
         memory: &Aligned,
         want_error: bool,
     ) -> Result<ErrorSum> {
-        let run = Run {
+        let run = QuantizeRun {
             call: self,
             kernels,
             pool,
@@ -110,7 +110,7 @@ impl Quantize {
 }
 
 /// A quantization that runs.
-struct Run<'a> {
+struct QuantizeRun<'a> {
     call: &'a Quantize,
     kernels: &'a Kernels,
     pool: &'a Pool,
@@ -119,7 +119,7 @@ struct Run<'a> {
 }
 
 /// The phases, in their order.
-impl Run<'_> {
+impl QuantizeRun<'_> {
     /// The results of a source without elements. A mean over no rows is 0, and the scale of no elements is 1: results that are
     /// read later must be legal.
     fn write_empty(&self) {
@@ -244,7 +244,7 @@ impl Run<'_> {
 }
 
 /// The steps of the phases, by row.
-impl Run<'_> {
+impl QuantizeRun<'_> {
     /// A head of the source as it is stored.
     fn stored_head(&self, item: usize) -> SourceHead<'_> {
         let heads = self.call.source.shape[1];
