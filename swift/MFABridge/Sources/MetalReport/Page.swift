@@ -24,10 +24,10 @@
     for shape in Shape.all {
       text +=
         "## \(shape.name)\n\n\(shape.heads) heads, \(shape.keyHeads) of keys; \(shape.queries) queries, "
-          + "\(shape.keys) keys.\n\n"
+        + "\(shape.keys) keys.\n\n"
       text +=
         "| storage | matrix | other | device | threadgroup | barriers / 1000 "
-          + "| SIMD operations |\n|---|--:|--:|--:|--:|--:|--:|\n"
+        + "| SIMD operations |\n|---|--:|--:|--:|--:|--:|--:|\n"
       for m in measurements where m.shape.name == shape.name {
         let c = m.counters
         let cells = [

@@ -195,7 +195,7 @@ final class RefusalTests: XCTestCase {
     let cache = try session.buffer(2 * 10 * 8)
     let view =
       "key: strides [0, 80, 8, 1] of shape [1, 2, 7, 8] are those of a view, without scale_strides; "
-        + "expected the strides of "
+      + "expected the strides of "
       + "its scales [1, 2, 7, 1]"
     func part(_ tensor: inout mfa_tensor) { (tensor.buffer, tensor.strides) = (cache, (160, 80, 8, 1)) }
     try check(

@@ -27,7 +27,8 @@ final class SoftwareCommandQueue: MTLCommandQueue, @unchecked Sendable {  // the
   }
 }
 
-final class SoftwareCommandBuffer: MTLCommandBuffer, @unchecked Sendable {  // `condition` guards what the executing thread shares
+// Unchecked: `condition` guards the state that the executing thread shares.
+final class SoftwareCommandBuffer: MTLCommandBuffer, @unchecked Sendable {
   typealias Command = () throws -> Void
   private let queue: SoftwareCommandQueue
   private let condition = NSCondition()

@@ -86,7 +86,7 @@ final class SoftwareFunction: MTLFunction, @unchecked Sendable {  // immutable b
           code: .internal,
           description:
             "Function constant '\(c.name)' (index \(c.index)) is of type \(c.type.metalName ?? "?"), "
-              + "and was set with a value of type \(v.type.metalName ?? "?")"
+            + "and was set with a value of type \(v.type.metalName ?? "?")"
         )
       }
       var value = sm_constant_value()
@@ -144,7 +144,7 @@ final class SoftwarePipeline: MTLComputePipelineState, @unchecked Sendable {  //
         code: .internal,
         description:
           "kernel '\(function.name)' uses \(staticThreadgroupMemoryLength) bytes of threadgroup memory; "
-            + "the device has 32768"
+          + "the device has 32768"
       )
     }
   }

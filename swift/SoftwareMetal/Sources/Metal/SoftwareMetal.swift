@@ -142,7 +142,7 @@ public enum SoftwareMetal {
       let place = line.map { " at program_source:\($0)" } ?? ""
       return
         "kernel '\(kernel)'\(place): \(message) [threadgroup \(text(threadgroup)), "
-          + "thread \(text(threadInThreadgroup)), SIMD group \(simdgroup), lane \(lane)]"
+        + "thread \(text(threadInThreadgroup)), SIMD group \(simdgroup), lane \(lane)]"
     }
   }
 

@@ -5,7 +5,7 @@ import XCTest
 final class APITests: XCTestCase {
   static let source =
     "using namespace metal;\nkernel void twice(device float *a [[buffer(0)]], constant float &f [[buffer(1)]], "
-      + "uint t [[thread_position_in_grid]]) { a[t] *= f; }"
+    + "uint t [[thread_position_in_grid]]) { a[t] *= f; }"
 
   func testCommandBuffersRunInOrderWithHandlersAndTimes() throws {
     let h = try Harness(), a = try h.buffer([Float](repeating: 1, count: 32)), p = try h.pipeline(Self.source, "twice")

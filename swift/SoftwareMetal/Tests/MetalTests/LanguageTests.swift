@@ -8,7 +8,7 @@ final class LanguageTests: XCTestCase {
     let h = try Harness(), out = try h.buffer(of: Float.self, count: count)
     let source =
       "#include <metal_stdlib>\nusing namespace metal;\n\(prelude)\nkernel void k(device float *o [[buffer(0)]], "
-        + "uint t [[thread_position_in_grid]]) { \(body) }"
+      + "uint t [[thread_position_in_grid]]) { \(body) }"
     _ = try h.run(h.pipeline(source, "k"), [out], groups: 1, threads: threads)
     return out.array(of: Float.self)
   }
@@ -42,19 +42,19 @@ final class LanguageTests: XCTestCase {
       [6, 2.5], "o[0] = add<float4>(float4(1), float4(5)).y; o[1] = (float)convert<half>(2.5f);",
       prelude:
         "template <typename T> T add(T a, T b) { return a + b; } template <typename T> T convert(float x) { "
-          + "return T(x); }"
+        + "return T(x); }"
     )
     try check(
       [3, 8], "Pair p = {1, 2}; o[0] = p.sum(); o[1] = Twice<4>::value;",
       prelude:
         "struct Pair { float x, y; float sum() const { return x + y; } }; template <int N> struct Twice { "
-          + "static constant constexpr int value = 2 * N; };"
+        + "static constant constexpr int value = 2 * N; };"
     )
     try check(
       [7], "o[0] = pick(Tag::second);",
       prelude:
         "enum class Tag : uint { first, second }; constant float table[2] = {5, 7}; float pick(Tag t) { "
-          + "return table[(uint)t]; }"
+        + "return table[(uint)t]; }"
     )
     try check(
       [11], "float x = 1; bump(x); thread float *p = &x; *p += 5; o[0] = x;",
@@ -63,7 +63,7 @@ final class LanguageTests: XCTestCase {
       [9], "Acc a; a.add(4); a.add(5); o[0] = a.value();",
       prelude:
         "class Acc { private: float v = 0; public: void add(float x) { v += x; } float value() const thread { "
-          + "return v; } };"
+        + "return v; } };"
     )
     try check([3], "o[0] = local + global;", prelude: "constant int local = 1; constant int global = 2;")
     try check([2], "using T4 = vec<float, 4>; T4 v = T4(half4(2)); o[0] = v.w;")
@@ -71,7 +71,7 @@ final class LanguageTests: XCTestCase {
       [1, 2, 4], "for (ushort i = 0; i < 3; ++i) o[i] = shift(i);",
       prelude:
         "namespace ns { METAL_FUNC float twice(float x) { return 2 * x; } } float shift(ushort i) { float r = 1; "
-          + "while (i--) r = ns::twice(r); return r; }"
+        + "while (i--) r = ns::twice(r); return r; }"
     )
   }
   func testStructsInMemory() throws {

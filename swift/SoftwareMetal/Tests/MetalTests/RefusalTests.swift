@@ -149,7 +149,7 @@ final class RefusalTests: XCTestCase {
     let h = try Harness(),
       source =
         "using namespace metal;\nkernel void k(device float *a [[buffer(0)]]) {\n  a[0] = 1;\n  thread float *p "
-          + "= a;\n}\n"
+        + "= a;\n}\n"
     XCTAssertThrowsError(try h.library(source)) { e in
       XCTAssertTrue("\(e)".contains("program_source:4:"), "\(e)")
       XCTAssertFalse("\(e)".contains("__"), "\(e)")

@@ -104,7 +104,8 @@ final class StrangerTests: XCTestCase {
     let commands = try XCTUnwrap(h.queue.makeCommandBuffer()), e = try XCTUnwrap(commands.makeComputeCommandEncoder())
     e.setComputePipelineState(p)
     e.setBuffers([try h.buffer(a), try h.buffer(b), out], offsets: [0, 0, 0], range: 0..<3)
-    e.dispatchThreads(MTLSizeMake(n, 1, 1), threadsPerThreadgroup: MTLSizeMake(256, 1, 1))  // the last threadgroup is smaller
+    // The last threadgroup is smaller.
+    e.dispatchThreads(MTLSizeMake(n, 1, 1), threadsPerThreadgroup: MTLSizeMake(256, 1, 1))
     e.endEncoding()
     commands.commit()
     commands.waitUntilCompleted()

@@ -34,7 +34,7 @@ struct BackwardMaskText {
     """
     \(tile.tilePointers)
     const uint2 origin = lane_origin(lane);
-    \(BackwardText.strips(tiling))
+    \(tiling.tiles.declareStrip)
     const bool sums_batches = args.mask_gradient.batch == 0, sums_heads = args.mask_gradient.head == 0;
     const bool sums_rows = args.mask_gradient.row == 0, sums_columns = args.mask_gradient.column == 0;
     const int column_blocks = sums_columns ? 1 : (int(args.key_rows) + \(block - 1)) / \(block);

@@ -55,8 +55,9 @@ struct BackwardStripText {
       each(
         Text.lines(
           column,
-          isPadded ? "if (column < \(columns)) {\n\(pair)\n} else {\n\(name)[i].set(vec<\(element), "
-            + "2>(0));\n}" : pair)),
+          isPadded
+            ? "if (column < \(columns)) {\n\(pair)\n} else {\n\(name)[i].set(vec<\(element), "
+              + "2>(0));\n}" : pair)),
       when(hasMean && scale != nil, each("\(name)[i].set(\(name)[i].get() * \(scale ?? ""));")),
       when(unrotates, rotate(name, stationary.rotation)),
       when(hasMean, each(Text.lines(column, "\(name)[i].set(\(name)[i].get() + \(mean(stationary)));"))),
@@ -107,7 +108,13 @@ struct BackwardStripText {
   func rotate(_ matrices: String, _ size: Int) -> String {
     let rotation = HadamardText(size: size, fragments: fragments, splits: splits)
     return
-      "{\n\(HadamardText.setup(size: size))\n\(when(splits > 1 && size > 8 * fragments, "threadgroup_barrier(mem_flags::mem_threadgroup);"))\n\(rotation.rotate(matrices, exchange: "exchange"))\n}"
+      """
+      {
+      \(HadamardText.setup(size: size))
+      \(when(splits > 1 && size > 8 * fragments, BackwardTileText.barrier))
+      \(rotation.rotate(matrices, exchange: "exchange"))
+      }
+      """
   }
 
   /// The mean of the columns `column`, `column + 1` as a float2.

@@ -134,9 +134,8 @@ struct BackwardSumText {
       stationary.factor == .tensor
       ? "\(stationary.name)_zero_point == 0 ? \(-symmetric) : \(-full)"
       : "\(stationary.layout?.zeroPoints == QuantizationLayout.ZeroPoints.none ? -symmetric : -full)"
-    let at =
-      "long(row) * args.\(stationary.operand).row "
-        + "+ \(stationary.stored.access == .vector ? "(column + e)" : "(column + e) * args.\(stationary.operand).column")"
+    let stride = stationary.stored.access == .vector ? "" : " * args.\(stationary.operand).column"
+    let at = "long(row) * args.\(stationary.operand).row + (column + e)\(stride)"
     let code =
       stationary.stored.precision == .INT4
       ? "int4_element(\(stationary.pointer), \(at))" : "int(\(stationary.pointer)[\(at)])"

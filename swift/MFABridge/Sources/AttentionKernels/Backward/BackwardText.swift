@@ -1,8 +1,8 @@
 /// The two backward kernels (FlashAttention-2, without atomics: no two threadgroups write the same gradient).
 ///
-///     query:  for each tile of keys:            S = Q Kᵀ;  P = exp(S − L);  dP = dO Vᵀ;  dS = P ∘ (dP − D);  dQ += dS K
+///     query:  for each tile of keys:        S = Q Kᵀ;  P = exp(S − L);  dP = dO Vᵀ;  dS = P ∘ (dP − D);  dQ += dS K
 ///     key:    for each query head of the group,
-///               for each tile of queries:       Sᵀ = K Qᵀ; …;  dV += Pᵀ dO;  dK += dSᵀ Q
+///               for each tile of queries:   Sᵀ = K Qᵀ; …;  dV += Pᵀ dO;  dK += dSᵀ Q
 ///
 /// D = rowsum(dO ∘ O) where O is given; otherwise Σ P dP, in a separate pass over the keys.
 struct BackwardText {
@@ -47,8 +47,8 @@ struct BackwardText {
     """
     \(tile.tilePointers)
     const uint2 origin = lane_origin(lane);
-    \(Self.strips(tiling))
-    \(isKeySide ? "const uint key_head = group.y;" : "const uint head = group.y, key_head = head / args.heads_per_key_head;")
+    \(tiling.tiles.declareStrip)
+    \(heads)
     \(RowsText.sequence(descriptor, z: "group.z"))
     \(tile.mask.setup)
 
@@ -59,10 +59,10 @@ struct BackwardText {
     """
   }
 
-  static func strips(_ tiling: BackwardTiling) -> String {
-    tiling.splits > 1
-      ? "const ushort strip = simd_index / \(tiling.splits), part = simd_index % \(tiling.splits);"
-      : "const ushort strip = simd_index;"
+  private var heads: String {
+    isKeySide
+      ? "const uint key_head = group.y;"
+      : "const uint head = group.y, key_head = head / args.heads_per_key_head;"
   }
 
   /// Declares begin and end: the union of the stationary rows' ranges.

@@ -54,8 +54,12 @@ extension BackwardTileText {
           const bool inside = first + thread_index < query_rows;
           const long query_row = \(start)first + thread_index;
           l_tile[thread_index] = inside ? l_head[query_row * args.L.row] : -INFINITY;
-          \(when(outputs.weightGradient, "d_tile[thread_index] = inside ? d_head[query_row * args.D.row]\(lessLogsumexpGradient) : 0;"))
+          \(when(outputs.weightGradient, loadD))
         }
         """))
+  }
+
+  private var loadD: String {
+    "d_tile[thread_index] = inside ? d_head[query_row * args.D.row]\(lessLogsumexpGradient) : 0;"
   }
 }

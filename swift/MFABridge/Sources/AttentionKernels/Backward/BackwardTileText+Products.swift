@@ -21,11 +21,12 @@ extension BackwardTileText {
   var transposed: String { isKeySide ? "^T" : "" }
 
   var multiplyScores: String {
-    """
+    let matrices = "ushort i = 0; i < \(scoreStrip.fragments)"
+    return """
 
-    // S\(transposed) = \(scoreStrip.stationary.operand) \(scoreStreamed.operand)^T
-    \(product(scoreStrip, into: "scores", leading: tiling.scoreLeading, matrices: "ushort i = 0; i < \(scoreStrip.fragments)"))
-    """
+      // S\(transposed) = \(scoreStrip.stationary.operand) \(scoreStreamed.operand)^T
+      \(product(scoreStrip, into: "scores", leading: tiling.scoreLeading, matrices: matrices))
+      """
   }
 
   var multiplyWeights: String {

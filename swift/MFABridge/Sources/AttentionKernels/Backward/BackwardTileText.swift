@@ -190,11 +190,13 @@ struct BackwardTileText {
     let products = Text.lines(
       when(outputs.weightGradient, multiplyWeights),
       multiplyScores)
+    let partial =
+      "const bool partial = true;  // whether some row does not see some other: where L is -INFINITY, none"
     let declare = """
       \(mask.anyUnmasked)
       \(declaration)
       const bool whole = simd_all(first >= lowest && first + \(block) <= highest);
-      \(when(skipsMasked, "const bool partial = true;  // whether some row does not see some other: where L is -INFINITY, none"))
+      \(when(skipsMasked, partial))
       simdgroup_matrix_storage<float> scores[\(block / 8)]\(when(usesWeightTile, ", weights[\(block / 8)]"));
       """
     let begin = Text.lines(declare, mask.publish, Self.barrier, mask.skipMasked)

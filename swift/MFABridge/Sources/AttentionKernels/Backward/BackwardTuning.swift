@@ -21,7 +21,7 @@ enum BackwardTuning {
       sharedRows: 16,
       source:
         "chosen by model, not measured: a lane has 128 registers, of which two strips of scores and addresses need "
-          + "some 30"
+        + "some 30"
     )
   ]
 

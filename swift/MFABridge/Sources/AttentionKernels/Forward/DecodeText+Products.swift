@@ -53,15 +53,18 @@ extension DecodeText {
   }
 
   var multiplyKeys: String {
-    """
-    \(Text.unrolled)
-    for (ushort n = 0; n < \(block / 8); ++n) {
-      \(laneKey)
-      scores[n].clear();
-      \(eachMatrix(key, fragments: tiling.queryFragments) { matrix, index, _ in "scores[n].multiply(\(matrix), q[\(index)]);" })
-      scores[n].store(own + 8 * n * 8, 8);
+    let products = eachMatrix(key, fragments: tiling.queryFragments) { matrix, index, _ in
+      "scores[n].multiply(\(matrix), q[\(index)]);"
     }
-    """
+    return """
+      \(Text.unrolled)
+      for (ushort n = 0; n < \(block / 8); ++n) {
+        \(laneKey)
+        scores[n].clear();
+        \(products)
+        scores[n].store(own + 8 * n * 8, 8);
+      }
+      """
   }
 
   /// From K Qᵀ, in `own`, to rows of queries, summed over the SIMD groups that share the strip.
@@ -89,13 +92,17 @@ extension DecodeText {
   }
 
   var multiplyValues: String {
-    """
-    \(when(value.mayBeNonFinite, "bool found = false;"))
-    \(eachMatrix(value, fragments: tiling.outputFragments, around: { body, count in softmax.accumulate(count: count, laneKey + "\n" + body) }) { matrix, _, member in
-      Text.lines(when(value.mayBeNonFinite, zeroNonFinite), "piece[\(member)].multiply(scores[n], \(matrix));")
-    })
-    \(when(value.mayBeNonFinite, addNonFinite))
-    """
+    let products = eachMatrix(
+      value, fragments: tiling.outputFragments,
+      around: { body, count in softmax.accumulate(count: count, laneKey + "\n" + body) },
+      use: { matrix, _, member in
+        Text.lines(when(value.mayBeNonFinite, zeroNonFinite), "piece[\(member)].multiply(scores[n], \(matrix));")
+      })
+    return """
+      \(when(value.mayBeNonFinite, "bool found = false;"))
+      \(products)
+      \(when(value.mayBeNonFinite, addNonFinite))
+      """
   }
 
   var mayMask: String { softmax.score.hasMask ? "true" : "!whole" }

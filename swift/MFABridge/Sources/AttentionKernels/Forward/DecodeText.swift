@@ -44,8 +44,8 @@ struct DecodeText {
   var body: String {
     """
     const uint2 origin = lane_origin(lane);
-    \(splits > 1 ? "const ushort strip = simd_index / \(splits), part = simd_index % \(splits);" : "const ushort strip = simd_index;")
-    \(isSplit ? "const uint split = group.x % args.splits, folded_strip = group.x / args.splits;" : "const uint folded_strip = group.x;")
+    \(tiling.tiles.declareStrip)
+    \(foldedStrip)
     const uint key_head = group.y;
     \(RowsText.sequence(descriptor, z: "group.z"))
 
@@ -77,6 +77,13 @@ struct DecodeText {
     """
   }
 
+  /// Declares `folded_strip`, that of the threadgroup, and with split-K `split`, its part of the keys.
+  private var foldedStrip: String {
+    isSplit
+      ? "const uint split = group.x % args.splits, folded_strip = group.x / args.splits;"
+      : "const uint folded_strip = group.x;"
+  }
+
   /// Declares begin and end: the threadgroup's keys.
   var range: String {
     let (all, upTo) = (RowsText.keyRangeBegin("0"), RowsText.keyRangeEnd("(query_rows - 1)"))
@@ -94,7 +101,8 @@ struct DecodeText {
     let (type, count) = (query.element, key.interleaved)
     if count > 1 {
       return """
-        // Scores are computed as K Q^T: a lane then loads neighbouring columns of K, those of \(count) matrices at once:
+        // Scores are computed as K Q^T: a lane then loads neighbouring columns of K, those of \(count) matrices \
+        at once:
         // column c of the j-th is \(count) * c + j. So are rows of Q^T.
         threadgroup \(type) *turn = (threadgroup \(type) *)own;
         \(Text.unrolled)

@@ -11,7 +11,7 @@ struct EpilogueText {
     guard count > 1 else { return column }
     return
       "\(splits > 1 ? "\(8 * fragments) * part + " : "")\(8 * count) * (i / \(count)) + i % \(count) "
-        + "+ \(count) * origin.x"
+      + "+ \(count) * origin.x"
   }
   private var columns: Int { descriptor.valueDimension }
   private var isPadded: Bool { 8 * fragments * splits > columns }
@@ -53,7 +53,7 @@ struct EpilogueText {
     let start = descriptor.isVariableLength ? "(query_start + row)" : "row"
     return
       "device \(descriptor.precision(.O).storageType) *output_row = O + args.O.offset + batch * args.O.batch "
-        + "+ head * args.O.head + \(start) * args.O.row;"
+      + "+ head * args.O.head + \(start) * args.O.row;"
   }
   static func logsumexp(_ descriptor: AttentionKernelDescriptor) -> String {
     let start = descriptor.isVariableLength ? "(query_start + row)" : "row"
@@ -75,13 +75,21 @@ struct EpilogueText {
     return one(0) + "\n" + one(1)
   }
 
+  /// The condition for one lane to write a row's L.
+  private var isFirst: String { splits > 1 ? "origin.x == 0 && part == 0" : "origin.x == 0" }
+
   /// Writes the strip's rows of O and L.
   var store: String {
     """
     if (exists) {
       \(Self.outputRow(descriptor))
-      \(each("const uint column = \(column);\nconst float2 x = output[i].get() * normaliser;\n\(Self.storePair(descriptor, isPadded: isPadded))"))
-      \(when(descriptor.writesLogsumexp, "if (origin.x == 0\(splits > 1 ? " && part == 0" : "")) \(Self.logsumexp(descriptor))"))
+      \(each(
+        """
+        const uint column = \(column);
+        const float2 x = output[i].get() * normaliser;
+        \(Self.storePair(descriptor, isPadded: isPadded))
+        """))
+      \(when(descriptor.writesLogsumexp, "if (\(isFirst)) \(Self.logsumexp(descriptor))"))
     }
     """
   }

@@ -32,7 +32,7 @@ enum ForwardTuning {
       families: .apple9 ... .apple9, registers: 96, simdgroups: 4, sharing: 8, tileBytes: 20480, keys: 64,
       source:
         "chosen by model, not measured: registers and threadgroup memory share a cache, so larger tiles cost less "
-          + "occupancy"
+        + "occupancy"
     ),
   ]
 

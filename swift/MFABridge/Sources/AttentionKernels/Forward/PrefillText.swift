@@ -57,7 +57,7 @@ struct PrefillText {
     threadgroup \(key.element) *k_tile = (threadgroup \(key.element) *)tile_memory;
     threadgroup \(value.element) *v_tile = (threadgroup \(value.element) *)tile_memory;
     const uint2 origin = lane_origin(lane);
-    \(splits > 1 ? "const ushort strip = simd_index / \(splits), part = simd_index % \(splits);" : "const ushort strip = simd_index;")
+    \(tiling.tiles.declareStrip)
     const uint head = group.y, key_head = head / args.heads_per_key_head;
     \(RowsText.sequence(descriptor, z: "group.z"))
 
@@ -90,7 +90,7 @@ struct PrefillText {
       \(mask.publish)
       threadgroup_barrier(mem_flags::mem_threadgroup);
       \(mask.skipMasked)
-      \(key.dequantize(into: "k_tile", leading: tiling.keyLeading, width: tiling.keyWidth, first: "first", rows: block, count: "key_rows", threads: threads))
+      \(dequantizeKeys)
       \(key.loadScales(first: "first", rows: block, count: "key_rows"))
       \(value.loadScales(first: "first", rows: block, count: "key_rows"))
       threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -162,6 +162,12 @@ struct PrefillText {
     """
   }
 
+  private var dequantizeKeys: String {
+    key.dequantize(
+      into: "k_tile", leading: tiling.keyLeading, width: tiling.keyWidth, first: "first", rows: block,
+      count: "key_rows", threads: threads)
+  }
+
   private var dequantizeValues: String {
     func dequantize(_ nonFinite: String?) -> String {
       value.dequantize(
@@ -187,6 +193,7 @@ struct PrefillText {
   }
 
   private var multiplyValues: String {
+    let leading = tiling.valueLeading
     let multiply = """
       \(Text.unrolled)
       for (ushort i = 0; i < \(tiling.outputFragments); ++i) {
@@ -194,7 +201,7 @@ struct PrefillText {
           count: 1,
           """
           simdgroup_matrix_storage<\(value.element)> v;
-          v.load(v_tile + 8 * n * \(tiling.valueLeading) + \(columns(tiling.outputFragments))8 * i, \(tiling.valueLeading));
+          v.load(v_tile + 8 * n * \(leading) + \(columns(tiling.outputFragments))8 * i, \(leading));
           piece[0].multiply(scores[n], v);
           """))
       }

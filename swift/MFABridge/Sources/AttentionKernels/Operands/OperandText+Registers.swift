@@ -30,7 +30,7 @@ extension OperandText {
     let first = column.map { " + \($0)\(perByte)" } ?? ""
     return
       "const device \(stored.precision.storageType) *\(name)_row = \(pointer) "
-        + "+ long(\(row)) * args.\(operand).row\(perByte)\(first) + \(lane) * origin.x;"
+      + "+ long(\(row)) * args.\(operand).row\(perByte)\(first) + \(lane) * origin.x;"
   }
 
   /// Loads a lane's part of `interleaved` matrices from its place in row `row`; `matrix`: the index of the first.

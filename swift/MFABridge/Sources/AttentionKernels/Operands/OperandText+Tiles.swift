@@ -123,7 +123,8 @@ extension OperandText {
       const ushort nibbles = *(const device ushort *)(source + (\(index)) / 2);
       \(prescale == 1
           ? "const short4 n = short4(nibbles << 12, nibbles << 8, nibbles << 4, nibbles) >> 12;"
-          : "const char4 n = as_type<char4>((uint(nibbles) << 4 | uint(nibbles) << 16) & 0xf0f0f0f0).xzyw;  // 16 times the integers")
+          : "const char4 n = as_type<char4>((uint(nibbles) << 4 | uint(nibbles) << 16) & 0xf0f0f0f0).xzyw;"
+            + "  // 16 times the integers")
       """
     func four(_ f: (String) -> String) -> String { (0..<4).map { f("\(column) + \($0)") }.joined(separator: ", ") }
     switch layout?.granularity {

@@ -113,7 +113,8 @@ struct OperandText {
     if layout.granularity == .tensorInBuffer {
       lines.append("const float \(name)_scale = float(\(name)_scales[\(scales).offset]);")
       lines.append(
-        "const int \(name)_zero_point = \(layout.zeroPoints == .none ? "0" : "\(name)_zero_points[\(zeroPoints).offset]");"
+        "const int \(name)_zero_point = "
+          + "\(layout.zeroPoints == .none ? "0" : "\(name)_zero_points[\(zeroPoints).offset]");"
       )
     } else {
       lines.append(

@@ -61,7 +61,7 @@ struct KernelText {
       ? "\(descriptor.headDimension)" : "\(descriptor.headDimension) and \(descriptor.valueDimension)"
     return
       "\(descriptor.kind.rawValue), \([AttentionOperand.Q, .K, .V, .O].map(operand).joined(separator: ", ")), "
-        + "\(columns) columns"
+      + "\(columns) columns"
   }
 }
 

@@ -14,6 +14,13 @@ struct Tiles: Hashable, Sendable {
   /// blockM: rows of a threadgroup, all strips together.
   var rows: Int { 8 * strips }
 
+  /// Declares `strip`, that of a SIMD group, and `part`, its part of the columns.
+  var declareStrip: String {
+    splitD > 1
+      ? "const ushort strip = simd_index / \(splitD), part = simd_index % \(splitD);"
+      : "const ushort strip = simd_index;"
+  }
+
   /// Threadgroups for a problem.
   func grid(_ arguments: AttentionArguments, _ descriptor: AttentionKernelDescriptor) -> AttentionKernel.Size {
     func blocks(_ n: Int) -> Int { (n + rows - 1) / rows }
