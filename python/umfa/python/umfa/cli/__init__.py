@@ -45,7 +45,7 @@ def _common(
 
 
 def main() -> None:
-    """Runs the command line; what umfa refuses is told in a sentence, with exit status 1."""
+    """Runs the command line; what umfa refuses is told in a message, with exit status 1."""
     try:
         try:
             app()
@@ -60,9 +60,9 @@ def main() -> None:
         fail(f"{what}: {error.strerror or error}")
 
 
-def fail(sentence: str) -> None:
+def fail(message: str) -> None:
     """Prints an error and ends the program with status 1."""
     console = Console(stderr=True)
     console.print("[bold red]error:[/] ", end="")
-    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)

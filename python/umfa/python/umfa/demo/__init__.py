@@ -35,7 +35,7 @@ def run(
     under ``$UMFA_CACHE`` or the user's cache folder). ``json``, ``plot``: files to write, or None.
 
     Returns the result of each mode by name. Raises ``DemoError``, ``FetchError``, ``ModelError`` or
-    ``OutputError`` (see :func:`command`) with a sentence for the user.
+    ``OutputError`` (see :func:`command`) with a message for the user.
     """
     from rich.console import Console
 
@@ -50,7 +50,7 @@ def run(
 
 
 def command(**options: Any) -> int:
-    """:func:`run` for a command line: the exit status, with errors told in a sentence."""
+    """:func:`run` for a command line: the exit status, with errors told in a message."""
     import sys
 
     try:

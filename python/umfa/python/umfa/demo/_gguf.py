@@ -2,7 +2,7 @@
 
 Files come from anywhere, and the packages that read them raise what they happen to raise. So
 metadata is read through :class:`Metadata`, tensors are checked against it, and what other packages
-raise is told in a sentence.
+raise is told in a message.
 """
 
 from __future__ import annotations

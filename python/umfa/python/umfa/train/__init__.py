@@ -40,7 +40,7 @@ def run(
 
     Ctrl-C ends the training, not the report: what was done until then is returned, with
     ``interrupted`` set. Raises ``TrainError``, ``FetchError`` or ``ModelError`` (see
-    :func:`command`) with a sentence for the user.
+    :func:`command`) with a message for the user.
     """
     from rich.console import Console
 
@@ -57,7 +57,7 @@ def run(
 
 
 def command(**options: Any) -> int:
-    """:func:`run` for a command line: the exit status, with errors told in a sentence."""
+    """:func:`run` for a command line: the exit status, with errors told in a message."""
     import os
     import sys
 
