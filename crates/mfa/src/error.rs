@@ -75,7 +75,7 @@ impl MfaError {
         }
     }
 
-    /// The sentence without the kind of error before it.
+    /// The message without the kind of error before it.
     #[must_use]
     pub fn message(&self) -> String {
         match self {

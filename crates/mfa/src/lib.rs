@@ -20,7 +20,7 @@
 //!   as `[batch, heads, rows, columns]`; [`Tensor`] and [`QuantizedTensor`] own it.
 //! - [`Attention`] says what to compute; [`Quantizer`] how to round.
 //! - [`merge`] joins attention over parts of the keys.
-//! - [`MfaError`] has one variant per status of the contract, with the driver's sentence.
+//! - [`MfaError`] has one variant per status of the contract, with the driver's message.
 //!
 //! Tensors are checked against their memory in every call, by the driver. Using this crate takes no `unsafe`; its own is in
 //! one module. Bindings to other languages find handles and function tables in [`raw`].
@@ -65,6 +65,8 @@ pub use view::{TensorView, TensorViewMut};
 
 /// Handles and function tables: for bindings to other languages.
 pub mod raw {
+    #[doc(hidden)]
+    pub use crate::ffi::lower;
     pub use crate::ffi::{Context, devices_of, drivers};
     pub use mfa_sys as sys;
 }

@@ -55,7 +55,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// The variant for the status, with the driver's sentence.
+    /// The variant for the status, with the driver's message.
     pub fn check(&self, status: i32) -> Result<()> {
         check(self.api(), self.handle, status)
     }
@@ -148,7 +148,7 @@ impl Drop for Context {
     }
 }
 
-/// A status as a result. The sentence is that of the calling thread's last failure.
+/// A status as a result. The message is that of the calling thread's last failure.
 pub(super) fn check(api: &Api, context: *mut c_void, status: i32) -> Result<()> {
     if status == sys::MFA_SUCCESS {
         return Ok(());
