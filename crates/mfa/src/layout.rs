@@ -1,4 +1,4 @@
-//! Where the elements of a tensor lie in a buffer.
+//! The offset, shape and strides of a tensor in a buffer.
 
 use std::ops::Range;
 

@@ -65,6 +65,8 @@ pub use view::{TensorView, TensorViewMut};
 
 /// Handles and function tables: for bindings to other languages.
 pub mod raw {
+    #[doc(hidden)]
+    pub use crate::ffi::lower;
     pub use crate::ffi::{Context, devices_of, drivers};
     pub use mfa_sys as sys;
 }

@@ -5,11 +5,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::array::Array;
-use crate::call::{Call, Effort, Placed, displayed_rows, place, place_rows};
+use crate::aux_tensors::{AuxTensors, Mask};
+use crate::call::{Call, Mode, TensorArg, place, place_rows, user_row_shape};
 use crate::context::{Handle, handle, required};
 use crate::error;
-use crate::extras::{Extras, Mask};
-use crate::options::{Door, Layout, Options};
+use crate::options::{Function, Layout, Options};
 use crate::prepare::{Operand, Prepared, described, place_operands, tensors, writable};
 use crate::shapes::Operands;
 
@@ -20,7 +20,7 @@ fn forward<'py>(
     options: &Options<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let inputs = Operand::read_all([q, k, v], options)?;
-    if options.door == Door::QuantizedAttention
+    if options.function == Function::QuantizedAttention
         && !inputs.iter().any(Operand::is_quantized)
         && !options.quantizing.any()
     {
@@ -29,39 +29,39 @@ fn forward<'py>(
         ));
     }
     let prepared = place_operands(&inputs, options)?;
-    let seen = described(&inputs, &prepared, options);
-    let (layout, varlen, rank) = (seen.layout, seen.varlen, prepared.rank);
-    let extras = Extras::read(options, &seen)?;
+    let operands = described(&inputs, &prepared, options);
+    let (layout, varlen, rank) = (operands.layout, operands.varlen, prepared.rank);
+    let aux = AuxTensors::read(options, &operands)?;
     let kind = inputs[0].kind();
 
-    let shape = seen.output();
-    let own = &options.own;
-    let target = match &own.out {
-        Some(out) => writable(out, "out", seen.dtype.results(), &shape)?,
+    let shape = operands.output();
+    let specific = &options.specific;
+    let target = match &specific.out {
+        Some(out) => writable(out, "out", operands.dtype.results(), &shape)?,
         None => kind.new_array(py, &shape, inputs[0].float_dtype())?,
     };
     let output = place(&target, "out", layout, varlen)?;
-    if own.out.is_some() {
+    if specific.out.is_some() {
         disjoint(
             &output,
             &prepared,
-            &seen,
-            extras.mask.as_ref().map(Mask::placed),
+            &operands,
+            aux.mask.as_ref().map(Mask::placed),
         )?;
     }
-    let logsumexp = match own.return_logsumexp {
+    let logsumexp = match specific.return_logsumexp {
         false => None,
         true => {
-            let shape = displayed_rows(prepared.row_sizes(), rank, layout, varlen);
+            let shape = user_row_shape(prepared.row_sizes(), rank, layout, varlen);
             let array = kind.new_array(py, &shape, inputs[0].exact())?;
             let placed = place_rows(&array.view, rank, layout, varlen);
             Some((array.owner, placed))
         }
     };
     if !prepared.is_empty() {
-        let mut call = Call::new(handle, Effort::Run, forward_names(options));
+        let mut call = Call::new(handle, Mode::Run, forward_names(options));
         let [query, key, value] = tensors(py, &mut call, &inputs, &prepared, options)?;
-        let described = extras.describe(&mut call, options)?;
+        let described = aux.describe(&mut call, options)?;
         let desc = sys::mfa_forward_desc {
             query,
             key,
@@ -79,7 +79,7 @@ fn forward<'py>(
             (api.mfa_forward)(raw, &raw const desc)
         })?;
     }
-    let out = match &own.out {
+    let out = match &specific.out {
         Some(out) => out.clone(),
         None => kind.finish(target.owner)?,
     };
@@ -93,7 +93,7 @@ fn forward<'py>(
 const NOTHING: &str =
     "operation: none\nreason: the result has no elements, so there is nothing to compute\n";
 
-/// What the driver calls the arguments, and what the caller does.
+/// The driver's name of each argument, and the caller's.
 fn forward_names(options: &Options<'_>) -> Vec<(&'static str, &'static str)> {
     let [q, k, v] = options.names();
     vec![
@@ -107,12 +107,12 @@ fn forward_names(options: &Options<'_>) -> Vec<(&'static str, &'static str)> {
 
 /// Refuses an output that shares memory with an input.
 fn disjoint(
-    output: &Placed,
+    output: &TensorArg,
     prepared: &Prepared,
-    seen: &Operands<'_>,
-    mask: Option<Placed>,
+    operands: &Operands<'_>,
+    mask: Option<TensorArg>,
 ) -> PyResult<()> {
-    let inputs = (seen.names.into_iter().zip(prepared.placed))
+    let inputs = (operands.names.into_iter().zip(prepared.placed))
         .chain(mask.map(|placed| ("attn_mask", placed)));
     for (name, placed) in inputs {
         if output.overlaps(&placed) {
@@ -135,30 +135,34 @@ fn planned<T>(
 ) -> PyResult<T> {
     let inputs = Operand::read_all([q, k, v], options)?;
     let prepared = place_operands(&inputs, options)?;
-    let seen = described(&inputs, &prepared, options);
-    let extras = Extras::read(options, &seen)?;
-    let own = &options.own;
+    let operands = described(&inputs, &prepared, options);
+    let aux = AuxTensors::read(options, &operands)?;
+    let specific = &options.specific;
     let exact = inputs[0].exact();
-    let dtype = match &own.out {
-        Some(out) => Array::read(out, "out", seen.dtype.results())?.view.dtype,
+    let dtype = match &specific.out {
+        Some(out) => {
+            Array::read(out, "out", operands.dtype.results())?
+                .view
+                .dtype
+        }
         None => inputs[0].float_dtype(),
     };
     if prepared.is_empty() {
         return ask(0, std::ptr::null(), std::ptr::null());
     }
-    let mut call = Call::new(handle, Effort::Plan, forward_names(options));
+    let mut call = Call::new(handle, Mode::Plan, forward_names(options));
     let [query, key, value] = tensors(py, &mut call, &inputs, &prepared, options)?;
     let quantized_bytes = call.scratch_bytes;
-    let described = extras.describe(&mut call, options)?;
+    let described = aux.describe(&mut call, options)?;
     let output = call.temporary(prepared.output_sizes(), dtype)?;
     let rows = call.temporary(prepared.row_sizes(), exact)?;
-    if !own.backward {
+    if !specific.backward {
         let desc = sys::mfa_forward_desc {
             query,
             key,
             value,
             output,
-            logsumexp: if own.return_logsumexp {
+            logsumexp: if specific.return_logsumexp {
                 rows
             } else {
                 sys::mfa_tensor::ABSENT
@@ -204,7 +208,7 @@ pub(crate) fn flash_attention_forward<'py>(
     v: &Bound<'py, PyAny>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let options = Options::parse(Door::FlashAttentionForward, options)?;
+    let options = Options::parse(Function::FlashAttentionForward, options)?;
     let handle = required("ctx", ctx)?;
     forward(py, &handle, [q, k, v], &options)
 }
@@ -223,10 +227,10 @@ pub(crate) fn flash_attention_forward<'py>(
 /// Args:
 ///     q, k, v: query, key and value.
 ///     context: an `MFAContext`; None is the default context.
-///     causal: row i sees key positions up to i (alignment "top_left") or i + Nk - Nq ("bottom_right").
+///     causal: row i attends to key positions up to i (alignment "top_left") or i + Nk - Nq ("bottom_right").
 ///     softmax_scale: None is 1 / sqrt(D).
 ///     attn_mask: bool (True: attend) or float (added to the scores), broadcast to (B, Hq, Nq, Nk) from the right.
-///     window: (left, right): row i sees key positions from i - left to i + right; None or -1 in the pair: no limit. One
+///     window: (left, right): row i attends to key positions from i - left to i + right; None or -1 in the pair: no limit. One
 ///         int is both.
 ///     softcap: c in c * tanh(scores / c).
 ///     alibi_slopes: (Hq,) or (B, Hq): -slope * |i - j| is added to the scores. An array, or a list of numbers.
@@ -236,7 +240,7 @@ pub(crate) fn flash_attention_forward<'py>(
 ///         broadcasts to (n, Hq, longest of q, longest of k).
 ///     seqlens_k: int32 (B,), or one for each packed sequence: how many of its rows of k and v a sequence has; the others are
 ///         not read.
-///     alignment: where the diagonal of causal, window and ALiBi lies: "top_left" (row i at key i: PyTorch's is_causal) or
+///     alignment: the diagonal of causal, window and ALiBi: "top_left" (row i at key i: PyTorch's is_causal) or
 ///         "bottom_right" (the last row at the last key: decoding; FlashAttention >= 2.1). It must be said where lengths
 ///         differ.
 ///     return_logsumexp: return (out, logsumexp); logsumexp is float32 (B, Hq, Nq) in every layout.
@@ -268,7 +272,7 @@ pub(crate) fn attention<'py>(
     context: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let options = Options::parse(Door::Attention, options)?;
+    let options = Options::parse(Function::Attention, options)?;
     let handle = handle(py, "context", context)?;
     forward(py, &handle, [q, k, v], &options)
 }
@@ -299,7 +303,7 @@ pub(crate) fn quantized_attention<'py>(
     context: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let options = Options::parse(Door::QuantizedAttention, options)?;
+    let options = Options::parse(Function::QuantizedAttention, options)?;
     let handle = handle(py, "context", context)?;
     forward(py, &handle, [q, k, v], &options)
 }
@@ -315,7 +319,7 @@ pub(crate) fn _sdpa<'py>(
     context: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let options = Options::parse(Door::Sdpa, options)?;
+    let options = Options::parse(Function::Sdpa, options)?;
     let handle = handle(py, "context", context)?;
     forward(py, &handle, [query, key, value], &options)
 }
@@ -342,7 +346,7 @@ pub(crate) fn explain<'py>(
     context: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<String> {
-    let options = Options::parse(Door::Explain, options)?;
+    let options = Options::parse(Function::Explain, options)?;
     let handle = handle(py, "context", context)?;
     planned(py, &handle, [q, k, v], &options, |_, forward, backward| {
         if forward.is_null() && backward.is_null() {
@@ -401,7 +405,7 @@ pub(crate) fn workspace_size<'py>(
     context: Option<&Bound<'py, PyAny>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<u64> {
-    let options = Options::parse(Door::WorkspaceSize, options)?;
+    let options = Options::parse(Function::WorkspaceSize, options)?;
     let handle = handle(py, "context", context)?;
     planned(
         py,
@@ -437,7 +441,7 @@ pub(crate) fn _operand(
         None => Layout::Bhnd,
     };
     let handle = handle(py, "context", context)?;
-    let mut call = Call::new(&handle, Effort::Run, Vec::new());
+    let mut call = Call::new(&handle, Mode::Run, Vec::new());
     let operand = Operand::read(x, "x")?;
     let tensor = match &operand {
         Operand::Array(array) => call.tensor(&place(array, "x", layout, false)?)?,

@@ -5,15 +5,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyNone, PyTuple};
 
 use crate::array::{Array, Kind};
-use crate::call::{Call, Effort, Placed, displayed, displayed_rows, place, place_rows};
+use crate::aux_tensors::AuxTensors;
+use crate::call::{Call, Mode, TensorArg, place, place_rows, user_row_shape, user_shape};
 use crate::context::required;
 use crate::dtype::Dtype;
 use crate::error;
-use crate::extras::Extras;
-use crate::options::{Door, Options};
+use crate::options::{Function, Options};
 use crate::prepare::{Operand, described, place_operands, same_shape, tensors};
 
-/// What the driver calls the arguments, and what the caller does.
+/// The driver's name of each argument, and the caller's.
 const NAMES: &[(&str, &str)] = &[
     ("query", "q"),
     ("key", "k"),
@@ -26,14 +26,14 @@ const NAMES: &[(&str, &str)] = &[
 ];
 
 /// A gradient that is computed, and where.
-type Gradient<'py> = Option<(Array<'py>, Placed)>;
+type Gradient<'py> = Option<(Array<'py>, TensorArg)>;
 
 fn gradient<'py>(
     py: Python<'py>,
     kind: &Kind<'py>,
     shape: &[usize],
     exact: Dtype,
-    placing: impl FnOnce(&Array<'py>) -> PyResult<Placed>,
+    placing: impl FnOnce(&Array<'py>) -> PyResult<TensorArg>,
 ) -> PyResult<Gradient<'py>> {
     let array = kind.new_array(py, shape, exact)?;
     let placed = placing(&array)?;
@@ -43,7 +43,7 @@ fn gradient<'py>(
 /// Gradients of attention with respect to q, k and v, in float32.
 ///
 /// For quantized operands they are with respect to the real values (straight-through estimator: rounding counts as
-/// identity), in the caller's basis. The options must be those of the forward call.
+/// identity), in the caller's coordinates (not rotated). The options must be those of the forward call.
 ///
 /// Args:
 ///     ctx: an `MFAContext`.
@@ -80,19 +80,19 @@ pub(crate) fn flash_attention_backward<'py>(
     lse: &Bound<'py, PyAny>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let options = Options::parse(Door::FlashAttentionBackward, options)?;
-    let own = &options.own;
+    let options = Options::parse(Function::FlashAttentionBackward, options)?;
+    let specific = &options.specific;
     let handle = required("ctx", ctx)?;
     let inputs = Operand::read_all([q, k, v], &options)?;
     let prepared = place_operands(&inputs, &options)?;
-    let seen = described(&inputs, &prepared, &options);
-    let (layout, varlen, rank) = (seen.layout, seen.varlen, prepared.rank);
-    let extras = Extras::read(&options, &seen)?;
+    let operands = described(&inputs, &prepared, &options);
+    let (layout, varlen, rank) = (operands.layout, operands.varlen, prepared.rank);
+    let aux = AuxTensors::read(&options, &operands)?;
     let kind = inputs[0].kind();
 
-    let shape = seen.output();
+    let shape = operands.output();
     let result = |object: &Bound<'py, PyAny>, name| {
-        let array = Array::read(object, name, seen.dtype.results())?;
+        let array = Array::read(object, name, operands.dtype.results())?;
         same_shape(&array, name, &shape)?;
         let placed = place(&array, name, layout, varlen)?;
         PyResult::Ok((array, placed))
@@ -101,7 +101,7 @@ pub(crate) fn flash_attention_backward<'py>(
     let output = out.map(|out| result(out, "out")).transpose()?;
     let exact = inputs[0].exact();
     let logsumexp = Array::read(lse, "lse", &[exact])?;
-    let rows = displayed_rows(prepared.row_sizes(), rank, layout, varlen);
+    let rows = user_row_shape(prepared.row_sizes(), rank, layout, varlen);
     same_shape(&logsumexp, "lse", &rows)?;
     let per_row = |given: &Option<Bound<'py, PyAny>>, name| match given {
         None => Ok(None),
@@ -111,16 +111,16 @@ pub(crate) fn flash_attention_backward<'py>(
             PyResult::Ok(Some(array))
         }
     };
-    let d_values = per_row(&own.d_values, "d_values")?;
-    let grad_lse = per_row(&own.grad_lse, "grad_lse")?;
+    let d_values = per_row(&specific.d_values, "d_values")?;
+    let grad_lse = per_row(&specific.grad_lse, "grad_lse")?;
 
     let mut gradients: Vec<Gradient<'py>> = Vec::with_capacity(5);
-    for (index, wanted) in <[bool; 3]>::from(own.need.unwrap_or((true, true, true)))
+    for (index, wanted) in <[bool; 3]>::from(specific.need.unwrap_or((true, true, true)))
         .into_iter()
         .enumerate()
     {
         let layout = inputs[index].layout(options.layout);
-        let shape = displayed(prepared.placed[index].shape, rank, layout, varlen);
+        let shape = user_shape(prepared.placed[index].shape, rank, layout, varlen);
         gradients.push(match wanted {
             false => None,
             true => gradient(py, &kind, &shape, exact, |array| {
@@ -128,12 +128,12 @@ pub(crate) fn flash_attention_backward<'py>(
             })?,
         });
     }
-    gradients.push(match (&extras.mask, own.grad_mask) {
+    gradients.push(match (&aux.mask, specific.grad_mask) {
         (_, false) => None,
         (Some(mask), true) if mask.array.view.dtype != Dtype::Bool => {
             let shape = mask.array.view.shape();
             gradient(py, &kind, shape, exact, |array| {
-                Ok(Placed::new(&array.view, mask.axes))
+                Ok(TensorArg::new(&array.view, mask.axes))
             })?
         }
         _ => {
@@ -142,10 +142,10 @@ pub(crate) fn flash_attention_backward<'py>(
             ));
         }
     });
-    gradients.push(match (&extras.sinks, own.grad_sinks) {
+    gradients.push(match (&aux.sinks, specific.grad_sinks) {
         (_, false) => None,
         (Some(sinks), true) => gradient(py, &kind, sinks.view.shape(), exact, |array| {
-            Ok(Placed::new(&array.view, Extras::SINK_AXES))
+            Ok(TensorArg::new(&array.view, AuxTensors::SINK_AXES))
         })?,
         (None, true) => {
             return Err(error::argument(
@@ -156,12 +156,12 @@ pub(crate) fn flash_attention_backward<'py>(
     if prepared.is_empty() {
         // No row gives a gradient to anything.
         for (array, _) in gradients.iter().flatten() {
-            array.view.fill_with_zeros();
+            array.fill_with_zeros();
         }
     } else {
-        let mut call = Call::new(&handle, Effort::Run, NAMES.to_vec());
+        let mut call = Call::new(&handle, Mode::Run, NAMES.to_vec());
         let [query, key, value] = tensors(py, &mut call, &inputs, &prepared, &options)?;
-        let described = extras.describe(&mut call, &options)?;
+        let described = aux.describe(&mut call, &options)?;
         let mut wanted = [sys::mfa_tensor::ABSENT; 5];
         for (wanted, gradient) in wanted.iter_mut().zip(&gradients) {
             // Gradients without elements are there already.
@@ -172,7 +172,7 @@ pub(crate) fn flash_attention_backward<'py>(
             }
         }
         let mut flags = 0;
-        if own.clip {
+        if specific.clip {
             flags |= sys::MFA_BACKWARD_CLIP;
         }
         if d_values.is_some() {

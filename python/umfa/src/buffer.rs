@@ -1,4 +1,4 @@
-//! `MFABuffer`: memory that a device can use, seen as arrays.
+//! `MFABuffer`: memory that a device can use, as arrays.
 
 use std::ffi::c_void;
 use std::ptr;

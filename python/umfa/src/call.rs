@@ -7,15 +7,16 @@ use std::ptr;
 use mfa::raw::sys;
 use pyo3::prelude::*;
 
-use crate::array::{Array, MAX_RANK, View, shape_text};
+use crate::array::Array;
 use crate::context::Handle;
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::Layout;
+use crate::view::{MAX_RANK, View, shape_text};
 
-/// An array's view in the contract's order: [batch, heads, rows, columns], strides in elements.
+/// A tensor of a call in the contract's order: [batch, heads, rows, columns], strides in elements.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Placed {
+pub(crate) struct TensorArg {
     pub(crate) data: *mut u8,
     pub(crate) bytes: usize,
     pub(crate) precision: i32,
@@ -37,20 +38,20 @@ pub(crate) fn axes(rank: usize, layout: Layout, varlen: bool) -> Option<[Option<
     }
 }
 
-impl Placed {
+impl TensorArg {
     /// Places a view whose axes mean what `axes` says.
-    pub(crate) fn new(view: &View, axes: [Option<usize>; 4]) -> Placed {
+    pub(crate) fn new(view: &View, axes: [Option<usize>; 4]) -> TensorArg {
         let pick = |values: &[usize; MAX_RANK], axis: Option<usize>, none: usize| {
             axis.map_or(none, |axis| values[axis])
         };
-        let mut placed = Placed {
+        let mut placed = TensorArg {
             data: view.data,
             bytes: view.extent(),
             precision: view.dtype.precision(),
             shape: [1; 4],
             strides: [1; 4],
         };
-        // An axis that is not there has size 1; its stride is as if it lay around the inner ones.
+        // An axis that is not there has size 1; its stride is that of an axis around the inner ones.
         let mut around = 1_i64;
         for place in (0..4).rev() {
             placed.shape[place] = pick(&view.shape, axes[place], 1) as u64;
@@ -65,7 +66,7 @@ impl Placed {
     }
 
     /// The memory of a packed INT4 array counts bytes; its elements are the nibbles.
-    pub(crate) fn packed_int4(mut self) -> Placed {
+    pub(crate) fn packed_int4(mut self) -> TensorArg {
         self.precision = sys::MFA_PRECISION_INT4;
         self.shape[3] *= 2;
         for stride in &mut self.strides[..3] {
@@ -78,7 +79,7 @@ impl Placed {
         self.data as usize..(self.data as usize).saturating_add(self.bytes)
     }
 
-    pub(crate) fn overlaps(&self, other: &Placed) -> bool {
+    pub(crate) fn overlaps(&self, other: &TensorArg) -> bool {
         let (a, b) = (self.range(), other.range());
         !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
     }
@@ -90,9 +91,9 @@ pub(crate) fn place(
     name: &str,
     layout: Layout,
     varlen: bool,
-) -> PyResult<Placed> {
+) -> PyResult<TensorArg> {
     match axes(array.view.rank, layout, varlen) {
-        Some(axes) => Ok(Placed::new(&array.view, axes)),
+        Some(axes) => Ok(TensorArg::new(&array.view, axes)),
         None => Err(error::dimensions(format!(
             "{name}: shape {}, expected rank 2, 3 or 4",
             shape_text(array.view.shape())
@@ -100,8 +101,8 @@ pub(crate) fn place(
     }
 }
 
-/// What an array of sizes [batch, heads, rows, columns] looks like to the caller; the inverse of `place`.
-pub(crate) fn displayed(sizes: [u64; 4], rank: usize, layout: Layout, varlen: bool) -> Vec<usize> {
+/// The caller's shape of an array of sizes [batch, heads, rows, columns]; the inverse of `place`.
+pub(crate) fn user_shape(sizes: [u64; 4], rank: usize, layout: Layout, varlen: bool) -> Vec<usize> {
     let mut shape = vec![0; rank];
     if let Some(axes) = axes(rank, layout, varlen) {
         for (axis, size) in axes.into_iter().zip(sizes) {
@@ -114,7 +115,7 @@ pub(crate) fn displayed(sizes: [u64; 4], rank: usize, layout: Layout, varlen: bo
 }
 
 /// The shape of logsumexp: [batch, heads, rows] in every layout, without the axes that the operands don't have.
-pub(crate) fn displayed_rows(
+pub(crate) fn user_row_shape(
     sizes: [u64; 4],
     rank: usize,
     layout: Layout,
@@ -127,8 +128,8 @@ pub(crate) fn displayed_rows(
         .collect()
 }
 
-/// Places logsumexp, whose shape is `displayed_rows`.
-pub(crate) fn place_rows(view: &View, rank: usize, layout: Layout, varlen: bool) -> Placed {
+/// Places logsumexp, whose shape is `user_row_shape`.
+pub(crate) fn place_rows(view: &View, rank: usize, layout: Layout, varlen: bool) -> TensorArg {
     let axes = axes(rank, layout, varlen).unwrap_or([None; 4]);
     let mut next = 0;
     let mut rows = [None; 4];
@@ -138,12 +139,12 @@ pub(crate) fn place_rows(view: &View, rank: usize, layout: Layout, varlen: bool)
             next += 1;
         }
     }
-    Placed::new(view, rows)
+    TensorArg::new(view, rows)
 }
 
 /// Whether a call runs, or is only planned: then its temporary memory is never touched.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effort {
+pub(crate) enum Mode {
     Run,
     Plan,
 }
@@ -151,8 +152,8 @@ pub(crate) enum Effort {
 /// Owns the buffer handles and quantizations of one call.
 pub(crate) struct Call<'a> {
     handle: &'a Handle,
-    pub(crate) effort: Effort,
-    /// What the driver calls arguments, and what the caller does.
+    pub(crate) mode: Mode,
+    /// The driver's name of each argument, and the caller's.
     names: Vec<(&'static str, &'static str)>,
     /// Addresses for plans, freed after the buffers over them.
     reserved: Vec<(*mut u8, MemoryLayout)>,
@@ -182,12 +183,12 @@ impl<T> Detached<T> {
 impl<'a> Call<'a> {
     pub(crate) fn new(
         handle: &'a Handle,
-        effort: Effort,
+        mode: Mode,
         names: Vec<(&'static str, &'static str)>,
     ) -> Call<'a> {
         Call {
             handle,
-            effort,
+            mode,
             names,
             reserved: Vec::new(),
             buffers: Vec::with_capacity(8),
@@ -196,12 +197,12 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Turns a status into an exception with the driver's sentence, which begins with the caller's name of an argument.
+    /// Turns a status into an exception with the driver's message, which begins with the caller's name of an argument.
     pub(crate) fn check(&self, status: i32) -> PyResult<()> {
         (self.handle.status(status)).map_err(|error| error::from_mfa_renamed(error, &self.names))
     }
 
-    /// Runs `work` without the GIL, then checks its status. The sentence is read on the same thread.
+    /// Runs `work` without the GIL, then checks its status. The message is read on the same thread.
     pub(crate) fn run(
         &self,
         py: Python<'_>,
@@ -240,7 +241,7 @@ impl<'a> Call<'a> {
     /// Temporary memory: of the device, or for a plan addresses that the system has given no memory yet.
     pub(crate) fn scratch(&mut self, bytes: usize) -> PyResult<*mut c_void> {
         self.scratch_bytes += bytes as u64;
-        if self.effort == Effort::Plan {
+        if self.mode == Mode::Plan {
             let data = self.reserve(bytes)?;
             return self.wrap(data, bytes);
         }
@@ -257,7 +258,7 @@ impl<'a> Call<'a> {
     /// The same, all zero: drivers look at zero points before they plan.
     pub(crate) fn scratch_of_zeros(&mut self, bytes: usize) -> PyResult<*mut c_void> {
         let buffer = self.scratch(bytes)?;
-        if let (Effort::Plan, Some((data, _))) = (self.effort, self.reserved.last()) {
+        if let (Mode::Plan, Some((data, _))) = (self.mode, self.reserved.last()) {
             // SAFETY: the last memory that was reserved has at least these bytes, and nobody else has it.
             unsafe { data.write_bytes(0, bytes) };
         }
@@ -285,7 +286,7 @@ impl<'a> Call<'a> {
         Ok(data as usize)
     }
 
-    pub(crate) fn tensor(&mut self, placed: &Placed) -> PyResult<sys::mfa_tensor> {
+    pub(crate) fn tensor(&mut self, placed: &TensorArg) -> PyResult<sys::mfa_tensor> {
         Ok(sys::mfa_tensor {
             buffer: self.wrap(placed.data, placed.bytes)?,
             precision: placed.precision,

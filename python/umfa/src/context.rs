@@ -51,12 +51,12 @@ impl Handle {
         self.context.raw().handle()
     }
 
-    /// Turns a status into an error with the driver's sentence for this thread.
+    /// Turns a status into an error with the driver's message for this thread.
     pub(crate) fn status(&self, status: i32) -> mfa::Result<()> {
         self.context.raw().check(status)
     }
 
-    /// Turns a status into an exception with the driver's sentence for this thread.
+    /// Turns a status into an exception with the driver's message for this thread.
     pub(crate) fn check(&self, status: i32) -> PyResult<()> {
         self.status(status).map_err(error::from_mfa)
     }

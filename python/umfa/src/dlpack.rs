@@ -9,9 +9,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 
-use crate::array::{MAX_RANK, View};
 use crate::dtype::{self, Dtype};
 use crate::error;
+use crate::view::{MAX_RANK, View};
 
 #[repr(C)]
 struct DLDataType {
@@ -114,25 +114,25 @@ pub(crate) fn view<'py>(
                 dtype::list(allowed)
             ))
         })?;
-    let lie = |found: String, expected: &str| {
+    let wrong = |found: String, expected: &str| {
         error::dimensions(format!("{name}: DLPack {found}, expected {expected}"))
     };
     let rank = match usize::try_from(tensor.ndim) {
         Ok(rank) if rank <= MAX_RANK => rank,
         _ => {
             let found = format!("rank {}", tensor.ndim);
-            return Err(lie(found, &format!("0 to {MAX_RANK}")));
+            return Err(wrong(found, &format!("0 to {MAX_RANK}")));
         }
     };
     if rank > 0 && tensor.shape.is_null() {
-        return Err(lie(format!("rank {rank} without a shape"), "its sizes"));
+        return Err(wrong(format!("rank {rank} without a shape"), "its sizes"));
     }
     // SAFETY: shape and (unless NULL) strides have ndim entries; strides may be NULL for C order before version 1.2.
     let (shape, strides) = unsafe { (slice(tensor.shape, rank), slice(tensor.strides, rank)) };
     let shape: Vec<usize> = (shape.iter())
         .map(|size| {
             usize::try_from(*size)
-                .map_err(|_| lie(format!("shape {shape:?}"), "sizes of 0 or more"))
+                .map_err(|_| wrong(format!("shape {shape:?}"), "sizes of 0 or more"))
         })
         .collect::<PyResult<_>>()?;
     let strides: Vec<isize> = match strides {

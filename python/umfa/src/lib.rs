@@ -2,10 +2,11 @@
 //!
 //! A call goes through three steps: arguments are read in place (`array`, `torch`, `dlpack`) and options parsed
 //! (`options`); descriptors are made of them (`prepare`, `call`); the driver runs without the GIL. What shapes and
-//! values are legal is the driver's decision, and its sentence the exception's.
+//! values are legal is the driver's decision, and its message the exception's.
 
 mod array;
 mod attention;
+mod aux_tensors;
 mod backward;
 mod buffer;
 mod call;
@@ -14,7 +15,6 @@ mod devices;
 mod dlpack;
 mod dtype;
 mod error;
-mod extras;
 mod merge;
 mod options;
 mod prepare;
@@ -24,6 +24,7 @@ mod reuse;
 mod scheme;
 mod shapes;
 mod torch;
+mod view;
 
 use pyo3::prelude::*;
 

@@ -5,14 +5,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::array::Array;
-use crate::call::{Call, Effort, Placed, axes, displayed_rows, place, place_rows};
+use crate::call::{Call, Mode, TensorArg, axes, place, place_rows, user_row_shape};
 use crate::context::handle;
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{Layout, wrong_type};
 use crate::prepare::{same_shape, writable};
 
-/// What the driver calls the arguments, and what the caller does.
+/// The driver's name of each argument, and the caller's.
 const NAMES: &[(&str, &str)] = &[
     ("output", "out"),
     ("grad_output", "grad_out"),
@@ -77,7 +77,7 @@ impl<'py> Parts<'py> {
                 parts.shape = out.view.shape().to_vec();
                 let [batch, heads, rows, _] = placed.shape;
                 let sizes = [batch, heads, rows, 1];
-                parts.rows = displayed_rows(sizes, out.view.rank, layout, false);
+                parts.rows = user_row_shape(sizes, out.view.rank, layout, false);
             }
             same_shape(&out, &name, &parts.shape)?;
             let exact = parts.exact(&out);
@@ -99,14 +99,14 @@ impl<'py> Parts<'py> {
         self.shape.len()
     }
 
-    /// Where an array in the shape of the outputs lies.
-    fn place(&self, array: &Array<'_>) -> Placed {
+    /// The view of an array in the shape of the outputs.
+    fn place(&self, array: &Array<'_>) -> TensorArg {
         let axes = axes(self.rank(), self.layout, false).unwrap_or([None; 4]);
-        Placed::new(&array.view, axes)
+        TensorArg::new(&array.view, axes)
     }
 
-    /// Where an array in the shape of the logsumexps lies.
-    fn place_rows(&self, array: &Array<'_>) -> Placed {
+    /// The view of an array in the shape of the logsumexps.
+    fn place_rows(&self, array: &Array<'_>) -> TensorArg {
         place_rows(&array.view, self.rank(), self.layout, false)
     }
 
@@ -167,7 +167,7 @@ pub(crate) fn merge<'py>(
     };
     let statistics = kind.new_array(py, &parts.rows, parts.outs[0].view.dtype.exact())?;
     if !parts.is_empty() {
-        let mut call = Call::new(&handle, Effort::Run, NAMES.to_vec());
+        let mut call = Call::new(&handle, Mode::Run, NAMES.to_vec());
         let [outputs, logsumexps] = parts.tensors(&mut call)?;
         let desc = sys::mfa_merge_desc {
             count: outputs.len() as u32,
@@ -236,7 +236,7 @@ pub(crate) fn merge_backward<'py>(
     };
     let (grad_outs, grad_rows) = (many(&parts.shape)?, many(&parts.rows)?);
     if !parts.is_empty() {
-        let mut call = Call::new(&handle, Effort::Run, NAMES.to_vec());
+        let mut call = Call::new(&handle, Mode::Run, NAMES.to_vec());
         let [outputs, logsumexps] = parts.tensors(&mut call)?;
         let written = (grad_outs.iter()).map(|array| call.tensor(&parts.place(array)));
         let written = written.collect::<PyResult<Vec<_>>>()?;

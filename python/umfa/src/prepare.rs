@@ -3,14 +3,15 @@
 use mfa::raw::sys;
 use pyo3::prelude::*;
 
-use crate::array::{Array, Kind, View, shape_text};
-use crate::call::{Call, Effort, Placed, contiguous_strides, place};
+use crate::array::{Array, Kind};
+use crate::call::{Call, Mode, TensorArg, contiguous_strides, place};
 use crate::dtype::{Dtype, list};
 use crate::error;
 use crate::options::{DEFAULT_BLOCK_ROWS, Layout, Options, Role};
 use crate::quantized::{Parts, QuantizedTensor};
 use crate::scheme::Scheme;
 use crate::shapes::{Operands, Sizes};
+use crate::view::{View, shape_text};
 
 /// Query, key or value as the caller gave it.
 pub(crate) enum Operand<'py> {
@@ -43,7 +44,7 @@ impl<'py> Operand<'py> {
         ])
     }
 
-    /// The shape as the caller sees it.
+    /// The shape in the caller's order of axes.
     pub(crate) fn shape(&self) -> &[usize] {
         match self {
             Operand::Array(array) => array.view.shape(),
@@ -91,9 +92,9 @@ impl<'py> Operand<'py> {
     }
 }
 
-/// The three operands of a call: where they lie, and that they fit together.
+/// The three operands of a call, in the contract's order of axes, after the check that they fit together.
 pub(crate) struct Prepared {
-    pub(crate) placed: [Placed; 3],
+    pub(crate) placed: [TensorArg; 3],
     pub(crate) rank: usize,
 }
 
@@ -191,7 +192,7 @@ fn agree(operands: &[Operand<'_>; 3], options: &Options<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// The operands as the caller sees them.
+/// The operands in the caller's terms, for messages and checks.
 pub(crate) fn described<'a>(
     operands: &'a [Operand<'_>; 3],
     prepared: &Prepared,
@@ -242,11 +243,11 @@ pub(crate) fn tensors(
 }
 
 /// Without columns, products are sums of nothing: the same as of one column of zeros, which drivers can read.
-fn column_of_zeros(placed: &Placed, dtype: Dtype) -> Placed {
+fn column_of_zeros(placed: &TensorArg, dtype: Dtype) -> TensorArg {
     // The first bytes are a float32 of 0, too.
     static ZERO: f64 = 0.0;
     let [batch, heads, rows, _] = placed.shape;
-    Placed {
+    TensorArg {
         data: (&raw const ZERO).cast_mut().cast(),
         bytes: dtype.size(),
         precision: dtype.precision(),
@@ -312,7 +313,7 @@ fn on_the_fly(
     } else {
         4
     };
-    if call.effort == Effort::Plan && scheme.granularity == sys::MFA_GRANULARITY_TENSOR {
+    if call.mode == Mode::Plan && scheme.granularity == sys::MFA_GRANULARITY_TENSOR {
         // Drivers look at this one value, and 0 is none; the others are only read when computing.
         quantization.scale = 1.0;
     } else {
@@ -343,7 +344,7 @@ fn on_the_fly(
         quantization: call.keep(quantization),
         ..sys::mfa_tensor::ABSENT
     };
-    if call.effort == Effort::Run {
+    if call.mode == Mode::Run {
         let desc = sys::mfa_quantize_desc {
             flags,
             source: *source,

@@ -4,8 +4,8 @@ use mfa::raw::sys;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::array::{Array, Kind, contiguous, shape_text};
-use crate::call::{Call, Effort, Placed, axes};
+use crate::array::{Array, Kind};
+use crate::call::{Call, Mode, TensorArg, axes};
 use crate::context::handle;
 use crate::dtype::Dtype;
 use crate::error;
@@ -14,7 +14,8 @@ use crate::options::{
     boolean, named,
 };
 use crate::quantized::{QuantizedTensor, Recipe, in_range, parameter};
-use crate::scheme::{Scheme, displayed_like, mean_shape, stored_dtype};
+use crate::scheme::{Scheme, mean_shape, stored_dtype, user_shape_like};
+use crate::view::{contiguous, shape_text};
 
 /// The Python class of `QuantizedTensor.error`.
 fn error_object<'py>(
@@ -101,7 +102,7 @@ pub(crate) fn quantize<'py>(
     let source = Array::read(x, "x", Dtype::FLOATS)?;
     let mut call = Call::new(
         &handle,
-        Effort::Run,
+        Mode::Run,
         vec![("source", "x"), ("destination", "out")],
     );
 
@@ -208,10 +209,10 @@ pub(crate) fn quantize<'py>(
         }
         stored[view.rank - 1] /= 2;
     }
-    let placed = Placed::new(view, axes);
+    let placed = TensorArg::new(view, axes);
     let groups = match scheme.granularity {
         sys::MFA_GRANULARITY_TENSOR => Vec::new(),
-        _ => displayed_like(view.rank, axes, scheme.scale_sizes(placed.shape)),
+        _ => user_shape_like(view.rank, axes, scheme.scale_sizes(placed.shape)),
     };
     // Parts of libraries that can't be written become NumPy's.
     let kind = match source.kind.clone() {
@@ -299,14 +300,14 @@ fn into(
     }
     out.check_writable(py, flags & sys::MFA_QUANTIZE_SCALE_GIVEN == 0)?;
     let axes = axes(source.view.rank, out.layout(), false).unwrap_or([None; 4]);
-    let placed = Placed::new(&source.view, axes);
+    let placed = TensorArg::new(&source.view, axes);
     run(py, call, &placed, out, flags, false).map(|_| ())
 }
 
 fn run(
     py: Python<'_>,
     call: &mut Call<'_>,
-    source: &Placed,
+    source: &TensorArg,
     tensor: &QuantizedTensor,
     flags: u32,
     measure: bool,

@@ -71,7 +71,7 @@ impl Block {
 pub(crate) struct ResultMemory(Block);
 
 impl ResultMemory {
-    /// At least `bytes` bytes, uninitialised, where they lie, and their owner.
+    /// At least `bytes` bytes, uninitialised: their address and their owner.
     pub(crate) fn new(py: Python<'_>, bytes: usize) -> PyResult<(*mut c_void, Py<Self>)> {
         let block = Block::of(bytes.max(SMALLEST)).ok_or_else(|| {
             PyMemoryError::new_err(format!("{bytes} bytes for a result could not be allocated"))

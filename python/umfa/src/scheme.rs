@@ -88,8 +88,12 @@ pub(crate) fn stored_dtype(precision: i32) -> Dtype {
     }
 }
 
-/// The shape of an array of `sizes` whose axes lie where `axes` says.
-pub(crate) fn displayed_like(rank: usize, axes: [Option<usize>; 4], sizes: [u64; 4]) -> Vec<usize> {
+/// The shape of an array of `sizes` whose axes are those that `axes` names.
+pub(crate) fn user_shape_like(
+    rank: usize,
+    axes: [Option<usize>; 4],
+    sizes: [u64; 4],
+) -> Vec<usize> {
     let mut shape = vec![0; rank];
     for (axis, size) in axes.into_iter().zip(sizes) {
         if let Some(axis) = axis {

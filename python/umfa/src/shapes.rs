@@ -4,16 +4,16 @@
 use mfa::raw::sys;
 use pyo3::prelude::*;
 
-use crate::array::shape_text;
-use crate::call::{axes, displayed, displayed_rows};
+use crate::call::{axes, user_row_shape, user_shape};
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{Layout, Options};
+use crate::view::shape_text;
 
 /// Sizes in the contract's order: [batch, heads, rows, columns].
 pub(crate) type Sizes = [u64; 4];
 
-/// The operands of a call as the caller sees them.
+/// The operands of a call in the caller's terms, for messages and checks.
 pub(crate) struct Operands<'a> {
     pub(crate) names: [&'static str; 3],
     pub(crate) shapes: [&'a [usize]; 3],
@@ -229,7 +229,7 @@ impl Operands<'_> {
         let shown: Vec<usize> = match packed {
             Some(_) => scores.map(|size| size as usize).to_vec(),
             None => {
-                let mut shown = displayed_rows(scores, self.rank(), self.layout, false);
+                let mut shown = user_row_shape(scores, self.rank(), self.layout, false);
                 shown.push(scores[3] as usize);
                 shown
             }
@@ -270,7 +270,7 @@ impl Operands<'_> {
         )))
     }
 
-    /// Where the diagonal lies, which must be said where the lengths differ.
+    /// The alignment of the diagonal, which must be given where the lengths differ.
     pub(crate) fn alignment(
         &self,
         options: &Options<'_>,
@@ -313,6 +313,6 @@ impl Operands<'_> {
     pub(crate) fn output(&self) -> Vec<usize> {
         let [q, _, v] = self.sizes;
         let sizes = [q[0], q[1], q[2], v[3]];
-        displayed(sizes, self.rank(), self.layout, self.varlen)
+        user_shape(sizes, self.rank(), self.layout, self.varlen)
     }
 }

@@ -5,9 +5,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::array::{View, wrong_dtype};
 use crate::dtype::Dtype;
 use crate::error;
+use crate::view::{View, wrong_dtype};
 
 /// What is needed of the module `torch`, which is never imported from here.
 pub(crate) struct Torch {
@@ -122,7 +122,7 @@ impl Torch {
     }
 }
 
-/// Where a tensor's first element lies.
+/// The address of a tensor's first element.
 pub(crate) fn address(tensor: &Bound<'_, PyAny>) -> PyResult<*mut u8> {
     let address = tensor.call_method0(intern!(tensor.py(), "data_ptr"))?;
     Ok(address.extract::<usize>()? as *mut u8)

@@ -222,7 +222,7 @@ impl<'a> MfaBuffer<'a> {
 
 /// Addresses for a plan: a buffer whose memory nobody touches, so that the system gives it none.
 #[derive(Debug)]
-pub(crate) struct Reserved {
+pub struct Reserved {
     /// Dropped before its memory.
     buffer: Option<MfaBuffer<'static>>,
     data: NonNull<u8>,
@@ -230,7 +230,12 @@ pub(crate) struct Reserved {
 }
 
 impl Reserved {
-    pub(crate) fn new(context: &MfaContext, bytes: usize) -> Result<Self> {
+    /// Addresses of `bytes` bytes, uninitialised.
+    ///
+    /// # Errors
+    ///
+    /// [`MfaError::BufferAllocation`], or as the driver reports.
+    pub fn new(context: &MfaContext, bytes: usize) -> Result<Self> {
         /// Pages of the systems that there are: what devices wrap begins at one.
         const PAGE: usize = 16 << 10;
         let none = || MfaError::BufferAllocation(format!("{bytes} bytes could not be allocated"));
@@ -247,6 +252,19 @@ impl Reserved {
         let buffer = unsafe { MfaBuffer::from_raw_parts(context, data.as_ptr(), bytes) }?;
         reserved.buffer = Some(buffer);
         Ok(reserved)
+    }
+
+    /// Writes zeros to the first `bytes` bytes, which the system then gives memory.
+    pub fn fill_with_zeros(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.layout.size());
+        // SAFETY: within the memory, which nothing else uses.
+        unsafe { self.data.write_bytes(0, bytes) };
+    }
+
+    /// The handle of the buffer. It is valid as long as `self`.
+    #[must_use]
+    pub fn handle(&self) -> *mut c_void {
+        self.buffer.as_ref().map_or(null_mut(), MfaBuffer::handle)
     }
 
     /// How descriptors name it, if it is there.

@@ -1,10 +1,9 @@
 //! The calls of a merge. Sound for the reasons that `call` has.
 
-use mfa_sys as sys;
-
 use crate::context::MfaContext;
-use crate::error::{MfaError, Result};
+use crate::error::Result;
 use crate::ffi::call::Lower;
+use crate::ffi::lower;
 use crate::layout::Layout;
 use crate::merge::Part;
 
@@ -25,39 +24,32 @@ pub(crate) struct MergeBackwardCall<'a> {
     pub gradients: &'a [[Layout; 2]],
 }
 
-fn count<T>(parts: &[T]) -> Result<u32> {
-    u32::try_from(parts.len())
-        .map_err(|_| MfaError::InvalidArgument(format!("parts: {}; expected fewer", parts.len())))
+fn outputs(lower: &Lower<'_>, parts: &[Part<'_>]) -> Result<Vec<lower::Tensor>> {
+    let tensor = |(index, part): (usize, &Part<'_>)| {
+        lower.tensor(&format!("outputs[{index}]"), &part.output.layout)
+    };
+    parts.iter().enumerate().map(tensor).collect()
 }
 
-/// Outputs and logsumexps.
-type Tensors = [Vec<sys::mfa_tensor>; 2];
-
-fn tensors(lower: &Lower<'_>, parts: &[Part<'_>]) -> Result<Tensors> {
-    let mut tensors = Tensors::default();
-    for (index, part) in parts.iter().enumerate() {
-        let name = |what: &str| format!("{what}[{index}]");
-        tensors[0].push(lower.tensor(&name("outputs"), &part.output.layout)?);
-        tensors[1].push(lower.tensor(&name("logsumexps"), &part.logsumexp.layout)?);
-    }
-    Ok(tensors)
+fn logsumexps(lower: &Lower<'_>, parts: &[Part<'_>]) -> Result<Vec<lower::Tensor>> {
+    let tensor = |(index, part): (usize, &Part<'_>)| {
+        lower.tensor(&format!("logsumexps[{index}]"), &part.logsumexp.layout)
+    };
+    parts.iter().enumerate().map(tensor).collect()
 }
 
 impl MergeCall<'_> {
     pub(crate) fn run(&self) -> Result<()> {
         let context = self.context.raw();
         let lower = Lower { context };
-        let [outputs, logsumexps] = tensors(&lower, self.parts)?;
-        let desc = sys::mfa_merge_desc {
-            count: count(self.parts)?,
-            outputs: outputs.as_ptr(),
-            logsumexps: logsumexps.as_ptr(),
+        let call = lower::Merge {
+            outputs: outputs(&lower, self.parts)?,
+            logsumexps: logsumexps(&lower, self.parts)?,
             output: lower.tensor("output", self.output)?,
             logsumexp: lower.optional("logsumexp", self.logsumexp)?,
-            ..sys::mfa_merge_desc::new()
         };
-        // SAFETY: the lists have `count` tensors and outlive the call; for the rest see the module.
-        context.check(unsafe { (context.api().mfa_merge)(context.handle(), &raw const desc) })
+        // SAFETY: see the module.
+        unsafe { call.run(context) }
     }
 }
 
@@ -65,24 +57,20 @@ impl MergeBackwardCall<'_> {
     pub(crate) fn run(&self) -> Result<()> {
         let context = self.context.raw();
         let lower = Lower { context };
-        let [outputs, logsumexps] = tensors(&lower, self.parts)?;
-        let mut written = Tensors::default();
-        for [output, logsumexp] in self.gradients {
-            written[0].push(lower.tensor("gradient", output)?);
-            written[1].push(lower.tensor("gradient", logsumexp)?);
-        }
-        let desc = sys::mfa_merge_backward_desc {
-            count: count(self.parts)?,
-            outputs: outputs.as_ptr(),
-            logsumexps: logsumexps.as_ptr(),
+        let gradients = |which: usize| -> Result<Vec<lower::Tensor>> {
+            (self.gradients.iter())
+                .map(|pair| lower.tensor("gradient", &pair[which]))
+                .collect()
+        };
+        let call = lower::MergeBackward {
+            outputs: outputs(&lower, self.parts)?,
+            logsumexps: logsumexps(&lower, self.parts)?,
             grad_output: lower.tensor("grad_output", self.grad_output)?,
             grad_logsumexp: lower.optional("grad_logsumexp", self.grad_logsumexp)?,
-            grad_outputs: written[0].as_ptr(),
-            grad_logsumexps: written[1].as_ptr(),
-            ..sys::mfa_merge_backward_desc::new()
+            grad_outputs: gradients(0)?,
+            grad_logsumexps: gradients(1)?,
         };
-        // SAFETY: as above; the caller made one pair of gradients for each part.
-        context
-            .check(unsafe { (context.api().mfa_merge_backward)(context.handle(), &raw const desc) })
+        // SAFETY: see the module; the caller made one pair of gradients for each part.
+        unsafe { call.run(context) }
     }
 }

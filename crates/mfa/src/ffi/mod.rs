@@ -6,6 +6,7 @@ mod buffer;
 mod call;
 mod context;
 mod drivers;
+pub mod lower;
 mod merge;
 
 pub(crate) use buffer::{BufferRef, Reserved};

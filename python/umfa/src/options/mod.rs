@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 pub(crate) use quantizing::{DEFAULT_BLOCK_ROWS, Quantizing, Role};
-pub(crate) use table::{_options, Door};
+pub(crate) use table::{_options, Function};
 pub(crate) use value::{
     Names, block_rows, boolean, dtype_name, group, name_of, named, scale, shown, wrong_type,
 };
@@ -77,14 +77,14 @@ impl Layout {
     }
 }
 
-/// Everything that the doors share. Arrays are read later, when the shapes are known.
+/// Everything that the functions share. Arrays are read later, when the shapes are known.
 #[derive(Clone)]
 pub(crate) struct Options<'py> {
-    pub(crate) door: Door,
+    pub(crate) function: Function,
     pub(crate) causal: bool,
     pub(crate) scale: Option<f32>,
     pub(crate) softcap: f32,
-    /// None: nothing was said, and nothing goes without saying at this door.
+    /// None: nothing was said, and nothing goes without saying at this function.
     pub(crate) alignment: Option<i32>,
     pub(crate) compute: i32,
     pub(crate) window: Option<(i64, i64)>,
@@ -96,12 +96,12 @@ pub(crate) struct Options<'py> {
     pub(crate) seqlens_k: Option<Bound<'py, PyAny>>,
     pub(crate) layout: Layout,
     pub(crate) quantizing: Quantizing,
-    pub(crate) own: Own<'py>,
+    pub(crate) specific: SpecificOptions<'py>,
 }
 
-/// Options of some doors only.
+/// Options of some functions only.
 #[derive(Clone, Default)]
-pub(crate) struct Own<'py> {
+pub(crate) struct SpecificOptions<'py> {
     pub(crate) return_logsumexp: bool,
     pub(crate) out: Option<Bound<'py, PyAny>>,
     /// Of plans: those of the gradients.
@@ -115,17 +115,17 @@ pub(crate) struct Own<'py> {
 }
 
 impl<'py> Options<'py> {
-    fn new(door: Door) -> Options<'py> {
+    fn new(function: Function) -> Options<'py> {
         Options {
-            door,
+            function,
             causal: false,
             scale: None,
             softcap: 0.0,
-            alignment: match door {
-                Door::FlashAttentionForward | Door::FlashAttentionBackward => {
+            alignment: match function {
+                Function::FlashAttentionForward | Function::FlashAttentionBackward => {
                     Some(sys::MFA_ALIGNMENT_BOTTOM_RIGHT)
                 }
-                Door::Sdpa => Some(sys::MFA_ALIGNMENT_TOP_LEFT),
+                Function::Sdpa => Some(sys::MFA_ALIGNMENT_TOP_LEFT),
                 _ => None,
             },
             compute: sys::MFA_COMPUTE_EXACT,
@@ -138,23 +138,23 @@ impl<'py> Options<'py> {
             seqlens_k: None,
             layout: Layout::default(),
             quantizing: Quantizing::default(),
-            own: Own::default(),
+            specific: SpecificOptions::default(),
         }
     }
 
-    /// Parses `keywords`, and refuses those that this door doesn't take or that don't go together.
+    /// Parses `keywords`, and refuses those that this function doesn't take or that don't go together.
     pub(crate) fn parse(
-        door: Door,
+        function: Function,
         keywords: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Options<'py>> {
-        let mut options = Options::new(door);
+        let mut options = Options::new(function);
         let Some(keywords) = keywords else {
             return Ok(options);
         };
         for (key, value) in keywords {
             let key = key.cast_into::<PyString>()?;
             let key = key.to_cow()?;
-            let option = door.option(&key)?;
+            let option = function.option(&key)?;
             if option != key && keywords.contains(option)? {
                 return Err(error::argument(format!(
                     "{key}: given together with {option}, expected one of them: they are the same"
@@ -177,7 +177,7 @@ impl<'py> Options<'py> {
 
     /// What the caller calls q, k and v.
     pub(crate) fn names(&self) -> [&'static str; 3] {
-        self.door.operands()
+        self.function.operands()
     }
 
     /// What of the options needs a diagonal, as the caller wrote it.
@@ -186,7 +186,9 @@ impl<'py> Options<'py> {
             .window
             .is_some_and(|(left, right)| left >= 0 || right >= 0);
         match self {
-            Options { causal: true, .. } => Some(format!("{}=True", self.door.called("causal"))),
+            Options { causal: true, .. } => {
+                Some(format!("{}=True", self.function.called("causal")))
+            }
             _ if limited => Some("a window".into()),
             Options {
                 alibi_slopes: Some(_),
@@ -220,15 +222,15 @@ impl<'py> Options<'py> {
             }
             "compute" => self.compute = named(value, key, COMPUTES)?,
             "layout" => self.layout = Layout::parse(value)?,
-            "return_logsumexp" => self.own.return_logsumexp = boolean(value, key)?,
-            "out" => self.own.out = given().cloned(),
-            "backward" => self.own.backward = boolean(value, key)?,
-            "need" => self.own.need = Some(need(value)?),
-            "clip" => self.own.clip = boolean(value, key)?,
-            "grad_mask" => self.own.grad_mask = boolean(value, key)?,
-            "grad_sinks" => self.own.grad_sinks = boolean(value, key)?,
-            "grad_lse" => self.own.grad_lse = given().cloned(),
-            "d_values" => self.own.d_values = given().cloned(),
+            "return_logsumexp" => self.specific.return_logsumexp = boolean(value, key)?,
+            "out" => self.specific.out = given().cloned(),
+            "backward" => self.specific.backward = boolean(value, key)?,
+            "need" => self.specific.need = Some(need(value)?),
+            "clip" => self.specific.clip = boolean(value, key)?,
+            "grad_mask" => self.specific.grad_mask = boolean(value, key)?,
+            "grad_sinks" => self.specific.grad_sinks = boolean(value, key)?,
+            "grad_lse" => self.specific.grad_lse = given().cloned(),
+            "d_values" => self.specific.d_values = given().cloned(),
             _ => self.quantizing.set(option, value)?,
         }
         Ok(())
@@ -244,24 +246,27 @@ fn need(value: &Bound<'_, PyAny>) -> PyResult<(bool, bool, bool)> {
     Ok((of(0)?, of(1)?, of(2)?))
 }
 
-/// Options of a door, checked as a call checks them and in one form: a window is a pair, of which -1 is no limit; what
+/// Options of a function, checked as a call checks them and in one form: a window is a pair, of which -1 is no limit; what
 /// quantizes is a mapping from "q", "k" and "v", and left out where it is the default. Arrays are as they were given.
 #[pyfunction]
 pub(crate) fn _check_options<'py>(
     py: Python<'py>,
-    door: &str,
+    function: &str,
     options: &Bound<'py, PyDict>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let Some(door) = Door::ALL.into_iter().find(|known| known.name() == door) else {
+    let Some(function) = Function::ALL
+        .into_iter()
+        .find(|known| known.name() == function)
+    else {
         return Err(error::argument(format!(
-            "door: \"{door}\", expected one of _options()"
+            "function: \"{function}\", expected one of _options()"
         )));
     };
-    let parsed = Options::parse(door, Some(options))?;
+    let parsed = Options::parse(function, Some(options))?;
     let checked = PyDict::new(py);
     for (key, value) in options {
         let key = key.cast_into::<PyString>()?;
-        let name = door.option(&key.to_cow()?)?;
+        let name = function.option(&key.to_cow()?)?;
         if value.is_none() {
             continue;
         }

@@ -31,15 +31,15 @@ impl Role {
 
 /// One setting for each of query, key and value: given once for all three, or as a mapping from "q", "k" and "v".
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Each<T> {
+pub(crate) struct PerOperand<T> {
     of: [T; 3],
     /// Those that a mapping names.
     named: [bool; 3],
 }
 
-impl<T: Copy> Each<T> {
-    const fn all(value: T) -> Each<T> {
-        Each {
+impl<T: Copy> PerOperand<T> {
+    const fn all(value: T) -> PerOperand<T> {
+        PerOperand {
             of: [value; 3],
             named: [false; 3],
         }
@@ -53,14 +53,14 @@ impl<T: Copy> Each<T> {
     fn parse(
         value: &Bound<'_, PyAny>,
         argument: &str,
-        default: Each<T>,
+        default: PerOperand<T>,
         one: impl Fn(&Bound<'_, PyAny>, &str) -> PyResult<T>,
         single: impl Fn(T) -> [T; 3],
-    ) -> PyResult<Each<T>> {
+    ) -> PyResult<PerOperand<T>> {
         let mapping = value.cast::<PyMapping>();
         let (Ok(mapping), false) = (mapping, value.is_instance_of::<PyString>()) else {
             let of = single(one(value, argument)?);
-            return Ok(Each { of, ..default });
+            return Ok(PerOperand { of, ..default });
         };
         let dict = PyDict::from_sequence(mapping.items()?.as_any())?;
         let mut each = default;
@@ -83,30 +83,30 @@ impl<T: Copy> Each<T> {
 /// How float operands are quantized before the call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quantizing {
-    pub(crate) precision: Each<Option<i32>>,
-    pub(crate) granularity: Each<i32>,
-    pub(crate) block_rows: Each<u32>,
-    pub(crate) group: Each<u32>,
-    pub(crate) symmetric: Each<bool>,
-    pub(crate) scale_precision: Each<i32>,
-    pub(crate) zero_point_bytes: Each<i32>,
-    pub(crate) smooth: Each<bool>,
-    pub(crate) rotate: Each<bool>,
+    pub(crate) precision: PerOperand<Option<i32>>,
+    pub(crate) granularity: PerOperand<i32>,
+    pub(crate) block_rows: PerOperand<u32>,
+    pub(crate) group: PerOperand<u32>,
+    pub(crate) symmetric: PerOperand<bool>,
+    pub(crate) scale_precision: PerOperand<i32>,
+    pub(crate) zero_point_bytes: PerOperand<i32>,
+    pub(crate) smooth: PerOperand<bool>,
+    pub(crate) rotate: PerOperand<bool>,
 }
 
 pub(crate) const DEFAULT_BLOCK_ROWS: u32 = 64;
 
 impl Quantizing {
     const DEFAULT: Quantizing = Quantizing {
-        precision: Each::all(None),
-        granularity: Each::all(sys::MFA_GRANULARITY_TENSOR),
-        block_rows: Each::all(DEFAULT_BLOCK_ROWS),
-        group: Each::all(0),
-        symmetric: Each::all(true),
-        scale_precision: Each::all(sys::MFA_PRECISION_FP32),
-        zero_point_bytes: Each::all(1),
-        smooth: Each::all(false),
-        rotate: Each::all(false),
+        precision: PerOperand::all(None),
+        granularity: PerOperand::all(sys::MFA_GRANULARITY_TENSOR),
+        block_rows: PerOperand::all(DEFAULT_BLOCK_ROWS),
+        group: PerOperand::all(0),
+        symmetric: PerOperand::all(true),
+        scale_precision: PerOperand::all(sys::MFA_PRECISION_FP32),
+        zero_point_bytes: PerOperand::all(1),
+        smooth: PerOperand::all(false),
+        rotate: PerOperand::all(false),
     };
 }
 
@@ -124,7 +124,11 @@ struct Setting {
 }
 
 impl Setting {
-    fn of<T: Copy + PartialEq>(name: &'static str, found: &Each<T>, default: &Each<T>) -> Setting {
+    fn of<T: Copy + PartialEq>(
+        name: &'static str,
+        found: &PerOperand<T>,
+        default: &PerOperand<T>,
+    ) -> Setting {
         Setting {
             name,
             changed: [0, 1, 2].map(|index| found.of[index] != default.of[index]),
@@ -261,12 +265,12 @@ impl Quantizing {
     /// Takes one keyword.
     pub(super) fn set(&mut self, key: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
         fn put<T: Copy>(
-            slot: &mut Each<T>,
+            slot: &mut PerOperand<T>,
             value: &Bound<'_, PyAny>,
             key: &str,
             one: impl Fn(&Bound<'_, PyAny>, &str) -> PyResult<T>,
         ) -> PyResult<()> {
-            *slot = Each::parse(value, key, *slot, one, |value| [value; 3])?;
+            *slot = PerOperand::parse(value, key, *slot, one, |value| [value; 3])?;
             Ok(())
         }
         match key {
@@ -287,7 +291,7 @@ impl Quantizing {
             // Smoothing is for keys, whose mean carries no information to the softmax; a mapping says otherwise.
             _ => {
                 let keys = |on| [false, on, false];
-                self.smooth = Each::parse(value, key, self.smooth, boolean, keys)?;
+                self.smooth = PerOperand::parse(value, key, self.smooth, boolean, keys)?;
                 Ok(())
             }
         }

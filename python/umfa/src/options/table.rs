@@ -1,4 +1,4 @@
-//! The options of all doors: one table, from which keywords are recognised, which `_native._options` shows, and which the
+//! The options of all functions: one table, from which keywords are recognised, which `_native._options` shows, and which the
 //! tests hold against signatures and stubs.
 
 use pyo3::exceptions::PyTypeError;
@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 /// A function that takes options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum Function {
     Attention,
     QuantizedAttention,
     FlashAttentionForward,
@@ -17,7 +17,7 @@ pub(crate) enum Door {
     Sdpa,
 }
 
-/// Which doors take an option.
+/// Which functions take an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
     /// What the attention means, and how operands are quantized before it.
@@ -86,37 +86,37 @@ pub(crate) const TABLE: &[Entry] = &[
     entry(
         "precision",
         "None",
-        "_Each[_Precision | None]",
+        "_PerOperand[_Precision | None]",
         Group::Meaning,
     ),
     entry(
         "granularity",
         "'tensor'",
-        "_Each[_Granularity]",
+        "_PerOperand[_Granularity]",
         Group::Meaning,
     ),
-    entry("block_rows", "64", "_Each[int]", Group::Meaning),
+    entry("block_rows", "64", "_PerOperand[int]", Group::Meaning),
     entry(
         "group",
         "None",
-        "_Each[Literal[32, 64] | None]",
+        "_PerOperand[Literal[32, 64] | None]",
         Group::Meaning,
     ),
-    entry("symmetric", "True", "_Each[bool]", Group::Meaning),
+    entry("symmetric", "True", "_PerOperand[bool]", Group::Meaning),
     entry(
         "scale_dtype",
         "'float32'",
-        "_Each[_ScaleDtype]",
+        "_PerOperand[_ScaleDtype]",
         Group::Meaning,
     ),
     entry(
         "zero_point_dtype",
         "'int8'",
-        "_Each[_ZeroPointDtype]",
+        "_PerOperand[_ZeroPointDtype]",
         Group::Meaning,
     ),
-    entry("smooth", "False", "_Each[bool]", Group::Meaning),
-    entry("rotate", "False", "_Each[bool]", Group::Meaning),
+    entry("smooth", "False", "_PerOperand[bool]", Group::Meaning),
+    entry("rotate", "False", "_PerOperand[bool]", Group::Meaning),
 ];
 
 /// What PyTorch calls it.
@@ -140,34 +140,34 @@ const FOREIGN_NAMES: &[(&str, &str)] = &[
     ("dropout_p", ""),
 ];
 
-impl Door {
-    pub(crate) const ALL: [Door; 7] = [
-        Door::Attention,
-        Door::QuantizedAttention,
-        Door::FlashAttentionForward,
-        Door::FlashAttentionBackward,
-        Door::Explain,
-        Door::WorkspaceSize,
-        Door::Sdpa,
+impl Function {
+    pub(crate) const ALL: [Function; 7] = [
+        Function::Attention,
+        Function::QuantizedAttention,
+        Function::FlashAttentionForward,
+        Function::FlashAttentionBackward,
+        Function::Explain,
+        Function::WorkspaceSize,
+        Function::Sdpa,
     ];
 
     /// The function's name.
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Door::Attention => "attention",
-            Door::QuantizedAttention => "quantized_attention",
-            Door::FlashAttentionForward => "flash_attention_forward",
-            Door::FlashAttentionBackward => "flash_attention_backward",
-            Door::Explain => "explain",
-            Door::WorkspaceSize => "workspace_size",
-            Door::Sdpa => "scaled_dot_product_attention",
+            Function::Attention => "attention",
+            Function::QuantizedAttention => "quantized_attention",
+            Function::FlashAttentionForward => "flash_attention_forward",
+            Function::FlashAttentionBackward => "flash_attention_backward",
+            Function::Explain => "explain",
+            Function::WorkspaceSize => "workspace_size",
+            Function::Sdpa => "scaled_dot_product_attention",
         }
     }
 
     /// What the caller calls query, key and value.
     pub(crate) const fn operands(self) -> [&'static str; 3] {
         match self {
-            Door::Sdpa => ["query", "key", "value"],
+            Function::Sdpa => ["query", "key", "value"],
             _ => ["q", "k", "v"],
         }
     }
@@ -176,25 +176,25 @@ impl Door {
     pub(crate) fn called(self, option: &'static str) -> &'static str {
         let torch = TORCH_NAMES.iter().find(|(_, name)| *name == option);
         match (self, torch) {
-            (Door::Sdpa, Some((name, _))) => name,
+            (Function::Sdpa, Some((name, _))) => name,
             _ => option,
         }
     }
 
     fn takes(self, entry: &Entry) -> bool {
-        let results = !matches!(self, Door::FlashAttentionBackward | Door::Sdpa);
+        let results = !matches!(self, Function::FlashAttentionBackward | Function::Sdpa);
         match entry.group {
             Group::Meaning => true,
             Group::Result => results,
-            Group::Plan => matches!(self, Door::Explain | Door::WorkspaceSize),
-            Group::Gradient => self == Door::FlashAttentionBackward,
+            Group::Plan => matches!(self, Function::Explain | Function::WorkspaceSize),
+            Group::Gradient => self == Function::FlashAttentionBackward,
         }
     }
 
     /// The name in the table of a keyword that the caller gave.
     pub(crate) fn option(self, keyword: &str) -> PyResult<&'static str> {
         let torch = TORCH_NAMES.iter().find(|(name, _)| *name == keyword);
-        if let (Door::Sdpa, Some((_, name))) = (self, torch) {
+        if let (Function::Sdpa, Some((_, name))) = (self, torch) {
             return Ok(name);
         }
         let found = TABLE.iter().find(|entry| entry.name == keyword);
@@ -228,32 +228,34 @@ impl Door {
         ))
     }
 
-    /// The default of an option at this door, as Python writes it.
+    /// The default of an option at this function, as Python writes it.
     fn default(self, entry: &Entry) -> &'static str {
         match (entry.name, self) {
-            // FlashAttention >= 2.1 and PyTorch each say where the diagonal lies; umfa's own calls ask.
-            ("alignment", Door::FlashAttentionForward | Door::FlashAttentionBackward) => {
+            // FlashAttention >= 2.1 and PyTorch each fix the diagonal; umfa's own functions ask for it.
+            ("alignment", Function::FlashAttentionForward | Function::FlashAttentionBackward) => {
                 "'bottom_right'"
             }
-            ("alignment", Door::Sdpa) => "'top_left'",
+            ("alignment", Function::Sdpa) => "'top_left'",
             _ => entry.default,
         }
     }
 }
 
-/// The options of every door: {function: [(name, default, type)]}, as signatures and stubs write them.
+/// The options of every function: {function: [(name, default, type)]}, as signatures and stubs write them.
 #[pyfunction]
 pub(crate) fn _options() -> std::collections::BTreeMap<&'static str, Vec<[&'static str; 3]>> {
-    let of = |door: Door| {
-        (TABLE.iter().filter(|entry| door.takes(entry)))
+    let of = |function: Function| {
+        (TABLE.iter().filter(|entry| function.takes(entry)))
             .map(|entry| {
                 [
-                    door.called(entry.name),
-                    door.default(entry),
+                    function.called(entry.name),
+                    function.default(entry),
                     entry.annotation,
                 ]
             })
             .collect()
     };
-    Door::ALL.map(|door| (door.name(), of(door))).into()
+    Function::ALL
+        .map(|function| (function.name(), of(function)))
+        .into()
 }

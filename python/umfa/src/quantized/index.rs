@@ -6,10 +6,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyEllipsis, PySlice, PyTuple};
 
 use super::{QuantizedTensor, Recipe};
-use crate::array::contiguous;
 use crate::error;
 use crate::options::shown;
 use crate::torch::Torch;
+use crate::view::contiguous;
 
 /// The index of one axis.
 #[derive(Clone)]

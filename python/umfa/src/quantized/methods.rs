@@ -1,4 +1,4 @@
-//! What Python sees of a quantized tensor.
+//! The Python methods of a quantized tensor.
 
 use mfa::raw::sys;
 use pyo3::prelude::*;
@@ -6,8 +6,8 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyNone, PyTuple};
 
 use super::index::repeated;
 use super::{QuantizedTensor, Recipe};
-use crate::array::{Array, contiguous, shape_text, shape_tuple};
-use crate::call::{Call, Effort, Placed};
+use crate::array::{Array, shape_tuple};
+use crate::call::{Call, Mode, TensorArg};
 use crate::context::handle;
 use crate::dtype::Dtype;
 use crate::options::{
@@ -16,6 +16,7 @@ use crate::options::{
 use crate::prepare::writable;
 use crate::scheme::Scheme;
 use crate::torch::Torch;
+use crate::view::{contiguous, shape_text};
 
 fn optional<'py>(value: Option<Bound<'py, PyAny>>) -> Option<Bound<'py, PyAny>> {
     value.filter(|value| !value.is_none())
@@ -235,7 +236,7 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
             None => kind.empty(py, &self.shape, dtype)?,
         };
         let target = writable(&out, "out", Dtype::FLOATS, &self.shape)?;
-        let destination = Placed::new(&target.view, self.axes());
+        let destination = TensorArg::new(&target.view, self.axes());
         if destination.overlaps(&self.placed(&parts, false)) {
             return Err(crate::error::argument(
                 "out: memory shared with data, expected other memory".into(),
@@ -243,7 +244,7 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
         }
         let mut call = Call::new(
             &handle,
-            Effort::Run,
+            Mode::Run,
             vec![("source", "data"), ("destination", "out")],
         );
         let source = self.tensor(&mut call, &parts, false)?;

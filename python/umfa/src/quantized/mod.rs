@@ -6,12 +6,13 @@ mod methods;
 use mfa::raw::sys;
 use pyo3::prelude::*;
 
-use crate::array::{Array, Kind, View, shape_text};
-use crate::call::{Call, Placed, axes};
+use crate::array::{Array, Kind};
+use crate::call::{Call, TensorArg, axes};
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{GRANULARITIES, Layout, name_of};
-use crate::scheme::{Scheme, displayed_like, mean_shape, stored_dtype};
+use crate::scheme::{Scheme, mean_shape, stored_dtype, user_shape_like};
+use crate::view::{View, shape_text};
 
 pub(crate) use methods::{in_range, parameter};
 
@@ -98,7 +99,7 @@ impl QuantizedTensor {
         let whole = self.scheme.granularity == sys::MFA_GRANULARITY_TENSOR;
         let expected = match whole {
             true => Vec::new(),
-            false => displayed_like(shape.len(), axes, sizes),
+            false => user_shape_like(shape.len(), axes, sizes),
         };
         let fits = |name: &str, view: &View| {
             if (whole && view.len() == 1) || view.shape() == expected {
@@ -207,13 +208,13 @@ impl QuantizedTensor {
         axes(self.shape.len(), self.layout, false).unwrap_or([None; 4])
     }
 
-    /// Where the integers lie.
-    pub(crate) fn placed(&self, parts: &Parts<'_>, varlen: bool) -> Placed {
+    /// The integers, in the contract's order of axes.
+    pub(crate) fn placed(&self, parts: &Parts<'_>, varlen: bool) -> TensorArg {
         let axes = axes(self.shape.len(), self.layout, varlen).unwrap_or([None; 4]);
-        let placed = Placed::new(&parts.data.view, axes);
+        let placed = TensorArg::new(&parts.data.view, axes);
         match self.scheme.precision {
             sys::MFA_PRECISION_INT4 => placed.packed_int4(),
-            precision => Placed {
+            precision => TensorArg {
                 precision,
                 ..placed
             },
@@ -231,12 +232,12 @@ impl QuantizedTensor {
         let axes = axes(self.shape.len(), self.layout, varlen).unwrap_or([None; 4]);
         // The scales have the tensor's axes, so they are placed alike; one scale has no axes at all.
         let per_group = self.scheme.granularity != sys::MFA_GRANULARITY_TENSOR;
-        let scales = Placed::new(&parts.scale.view, if per_group { axes } else { [None; 4] });
+        let scales = TensorArg::new(&parts.scale.view, if per_group { axes } else { [None; 4] });
         quantization.scale_buffer = call.wrap(scales.data, scales.bytes)?;
         quantization.scale_precision = scales.precision;
         quantization.scale_strides = scales.strides;
         if let Some(zero_point) = &parts.zero_point {
-            let placed = Placed::new(&zero_point.view, if per_group { axes } else { [None; 4] });
+            let placed = TensorArg::new(&zero_point.view, if per_group { axes } else { [None; 4] });
             if per_group && !same_strides(&placed, &scales) {
                 return Err(error::dimensions(
                     "zero_point: strides other than those of scale, expected the same".into(),
@@ -261,6 +262,6 @@ impl QuantizedTensor {
     }
 }
 
-fn same_strides(a: &Placed, b: &Placed) -> bool {
+fn same_strides(a: &TensorArg, b: &TensorArg) -> bool {
     (0..4).all(|axis| a.shape[axis] <= 1 || a.strides[axis] == b.strides[axis])
 }

@@ -78,7 +78,7 @@ def bench(
         Optional[Path],
         typer.Option(
             "--report",
-            help="Measure nothing: write this Markdown file from the records (--json) that lie in "
+            help="Measure nothing: write this Markdown file from the records (--json) in "
             "the folder of the same name without .md.",
         ),
     ] = None,

@@ -54,7 +54,7 @@ def explain(
     bottom_right: Annotated[
         bool, typer.Option("--bottom-right", help="Align the diagonal with the last key.")
     ] = False,
-    window: Annotated[Optional[int], typer.Option(help="Keys seen on both sides.")] = None,
+    window: Annotated[Optional[int], typer.Option(help="Keys attended to on both sides.")] = None,
     compute: Annotated[str, typer.Option(help="exact or fast.")] = "exact",
     backward: Annotated[bool, typer.Option("--backward", help="The gradients' plan.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, metal, or a name.")] = "auto",

@@ -20,7 +20,7 @@ def merge(
 
     Args:
         outs: the results, [..., rows, columns].
-        logsumexps: their logsumexps, [..., rows]; -inf is a row that saw no key, and whose result
+        logsumexps: their logsumexps, [..., rows]; -inf is a row without keys, and whose result
             does not count.
         layout: "BNHD" where the results are [batch, rows, heads, columns]; logsumexps are [batch,
             heads, rows] in every layout.

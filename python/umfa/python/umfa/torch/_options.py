@@ -1,6 +1,6 @@
 """Options of a call as an operator takes them: tensors, plain values, and the rest as text.
 
-What is right is decided in the native module, for all of umfa's doors: before the operator, and in
+What is right is decided in the native module, for all of umfa's functions: before the operator, and in
 a graph when it runs.
 """
 
@@ -79,8 +79,8 @@ class Plain(NamedTuple):
         )
 
 
-def plain(door: str, given: dict[str, Any], context: int) -> Plain:
-    """An operator's plain arguments from the keywords of a door, which say what is wrong."""
+def plain(function: str, given: dict[str, Any], context: int) -> Plain:
+    """An operator's plain arguments from the keywords of a function, which say what is wrong."""
     options = {name: _named(value) for name, value in given.items() if name not in TENSORS}
     if options.pop("out", None) is not None:
         raise InvalidArgument(
@@ -100,7 +100,7 @@ def plain(door: str, given: dict[str, Any], context: int) -> Plain:
         if options.get("layout", "BHND") not in ("BHND", "BNHD"):  # which no kernel sees
             raise InvalidArgument(f'layout: {options["layout"]!r}, expected "BHND" or "BNHD"')
     else:
-        options = _native._check_options(door, options)
+        options = _native._check_options(function, options)
     left, right = _window(options.pop("window", None))
     return Plain(
         causal=options.pop("causal", False),

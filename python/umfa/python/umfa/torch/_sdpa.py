@@ -75,7 +75,7 @@ def scaled_dot_product_attention(
         value: (..., H, S, Ev).
         attn_mask: bool (True: attend) or float, broadcastable to (..., Hq, L, S).
         dropout_p: 0; dropout is not supported.
-        is_causal: row i sees key positions up to i. Not together with attn_mask.
+        is_causal: row i attends to key positions up to i. Not together with attn_mask.
         scale: None is 1 / sqrt(E).
         enable_gqa: let Hq be a multiple of H.
         return_logsumexp: return (out, logsumexp), float32 (..., Hq, L); both have gradients.
@@ -225,6 +225,6 @@ def _call_folded(
 
 
 def _folds(x: Tensor, dimensions: int) -> bool:
-    """Whether the first dimensions can be seen as one."""
+    """Whether the first dimensions can be viewed as one."""
     kept = [(size, stride) for size, stride in zip(x.shape[:dimensions], x.stride()) if size != 1]
     return all(outer[1] == inner[0] * inner[1] for outer, inner in zip(kept, kept[1:]))

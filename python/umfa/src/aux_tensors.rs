@@ -7,22 +7,23 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use crate::array::{Array, Kind, shape_text};
-use crate::call::{Call, Placed};
+use crate::array::{Array, Kind};
+use crate::call::{Call, TensorArg};
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{Layout, Options, shown, wrong_type};
 use crate::shapes::Operands;
+use crate::view::shape_text;
 
 /// The arrays behind the options of a call, which must outlive it.
 #[derive(Default)]
-pub(crate) struct Extras<'py> {
+pub(crate) struct AuxTensors<'py> {
     pub(crate) mask: Option<Mask<'py>>,
     pub(crate) sinks: Option<Array<'py>>,
     alibi_slopes: Option<Array<'py>>,
     lengths: Option<[Lengths<'py>; 2]>,
     key_lengths: Option<Lengths<'py>>,
-    /// Where the diagonal lies.
+    /// The alignment of the diagonal: `MFA_ALIGNMENT_*`.
     alignment: i32,
 }
 
@@ -61,8 +62,8 @@ impl<'py> Mask<'py> {
         Ok(Mask { array, axes })
     }
 
-    pub(crate) fn placed(&self) -> Placed {
-        Placed::new(&self.array.view, self.axes)
+    pub(crate) fn placed(&self) -> TensorArg {
+        TensorArg::new(&self.array.view, self.axes)
     }
 }
 
@@ -116,11 +117,14 @@ fn numbers<'py>(object: &Bound<'py, PyAny>, name: &str, allowed: &[Dtype]) -> Py
     Array::read(&single, name, &[wanted])
 }
 
-impl<'py> Extras<'py> {
+impl<'py> AuxTensors<'py> {
     pub(crate) const SINK_AXES: [Option<usize>; 4] = [None, Some(0), None, None];
 
     /// Reads the arrays, and checks them against the operands.
-    pub(crate) fn read(options: &Options<'py>, operands: &Operands<'_>) -> PyResult<Extras<'py>> {
+    pub(crate) fn read(
+        options: &Options<'py>,
+        operands: &Operands<'_>,
+    ) -> PyResult<AuxTensors<'py>> {
         let lengths = match (&options.cu_seqlens_q, &options.cu_seqlens_k) {
             (Some(q), Some(k)) => {
                 let both = [lengths(q, "cu_seqlens_q")?, lengths(k, "cu_seqlens_k")?];
@@ -137,38 +141,38 @@ impl<'py> Extras<'py> {
             }
             _ => None,
         };
-        let mut extras = Extras {
+        let mut aux = AuxTensors {
             lengths,
-            ..Extras::default()
+            ..AuxTensors::default()
         };
         if let Some(object) = &options.mask {
             let mask = Mask::read(object, operands)?;
             let sizes = mask.placed().shape;
-            operands.check_mask(mask.array.view.shape(), sizes, extras.packed())?;
-            extras.mask = Some(mask);
+            operands.check_mask(mask.array.view.shape(), sizes, aux.packed())?;
+            aux.mask = Some(mask);
         }
-        let sequences = match extras.packed() {
+        let sequences = match aux.packed() {
             Some([q, _]) => (q.len() - 1) as u64,
             None => operands.sizes[0][0],
         };
         if let Some(object) = &options.seqlens_k {
             let given = integers(object, "seqlens_k", "how many keys each sequence has")?;
-            operands.check_key_lengths(&given.ends, sequences, extras.packed())?;
-            extras.key_lengths = Some(given);
+            operands.check_key_lengths(&given.ends, sequences, aux.packed())?;
+            aux.key_lengths = Some(given);
         }
         if let Some(object) = &options.alibi_slopes {
             let slopes = numbers(object, "alibi_slopes", operands.dtype.results())?;
             operands.check_heads("alibi_slopes", slopes.view.shape(), sequences)?;
-            extras.alibi_slopes = Some(slopes);
+            aux.alibi_slopes = Some(slopes);
         }
         if let Some(object) = &options.sinks {
             let sinks = numbers(object, "sinks", operands.dtype.results())?;
             operands.check_heads("sinks", sinks.view.shape(), sequences)?;
-            extras.sinks = Some(sinks);
+            aux.sinks = Some(sinks);
         }
-        let key_lengths = extras.key_lengths.as_ref().map(|lengths| &*lengths.ends);
-        extras.alignment = operands.alignment(options, extras.packed(), key_lengths)?;
-        Ok(extras)
+        let key_lengths = aux.key_lengths.as_ref().map(|lengths| &*lengths.ends);
+        aux.alignment = operands.alignment(options, aux.packed(), key_lengths)?;
+        Ok(aux)
     }
 
     /// The ends of packed sequences in query and key.
@@ -208,10 +212,10 @@ impl<'py> Extras<'py> {
             let batch = (slopes.view.rank == 2).then_some(0);
             let heads = Some(slopes.view.rank - 1);
             described.alibi_slopes =
-                call.tensor(&Placed::new(&slopes.view, [batch, heads, None, None]))?;
+                call.tensor(&TensorArg::new(&slopes.view, [batch, heads, None, None]))?;
         }
         if let Some(sinks) = &self.sinks {
-            described.sinks = call.tensor(&Placed::new(&sinks.view, Extras::SINK_AXES))?;
+            described.sinks = call.tensor(&TensorArg::new(&sinks.view, AuxTensors::SINK_AXES))?;
         }
         if let Some([q, k]) = &self.lengths {
             described.sequence_count = (q.ends.len() - 1) as u32;
