@@ -1,6 +1,6 @@
 //! The forward call: `flash_attention_forward`, `attention`, `quantized_attention`, `explain` and `workspace_size`.
 
-use mfa::raw::sys;
+use mfa::raw::lower;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -62,22 +62,19 @@ fn forward<'py>(
         let mut call = Call::new(handle, Mode::Run, forward_names(options));
         let [query, key, value] = tensors(py, &mut call, &inputs, &prepared, options)?;
         let described = aux.describe(&mut call, options)?;
-        let desc = sys::mfa_forward_desc {
+        let forward = lower::Forward {
             query,
             key,
             value,
+            options: described,
             output: call.tensor(&output)?,
             logsumexp: match &logsumexp {
-                Some((_, placed)) => call.tensor(placed)?,
-                None => sys::mfa_tensor::ABSENT,
+                Some((_, placed)) => Some(call.tensor(placed)?),
+                None => None,
             },
-            options: &raw const described,
-            ..sys::mfa_forward_desc::new()
         };
-        // SAFETY: the descriptor and what it points to live until the call ends.
-        call.run(py, |api, raw| unsafe {
-            (api.mfa_forward)(raw, &raw const desc)
-        })?;
+        // SAFETY: the arrays and buffers of the call live until it ends.
+        call.run(py, |context| unsafe { forward.run(context) })?;
     }
     let out = match &specific.out {
         Some(out) => out.clone(),
@@ -124,14 +121,20 @@ fn disjoint(
     Ok(())
 }
 
-/// What `explain` and `workspace_size` ask about: a call whose outputs are addresses without memory. `ask` gets the bytes
-/// that quantizing float operands takes, and a descriptor; or neither of the two, if there is nothing to compute.
+/// A call that is only planned.
+enum Plan {
+    Forward(lower::Forward),
+    Backward(lower::Backward),
+}
+
+/// Builds the call that `explain` and `workspace_size` ask about, with outputs that are addresses without memory. `ask` gets
+/// the bytes that quantizing float operands takes, and the call; or None if there is nothing to compute.
 fn planned<T>(
     py: Python<'_>,
     handle: &Handle,
     [q, k, v]: [&Bound<'_, PyAny>; 3],
     options: &Options<'_>,
-    ask: impl FnOnce(u64, *const sys::mfa_forward_desc, *const sys::mfa_backward_desc) -> PyResult<T>,
+    ask: impl FnOnce(u64, Option<Plan>) -> mfa::Result<T>,
 ) -> PyResult<T> {
     let inputs = Operand::read_all([q, k, v], options)?;
     let prepared = place_operands(&inputs, options)?;
@@ -148,7 +151,7 @@ fn planned<T>(
         None => inputs[0].float_dtype(),
     };
     if prepared.is_empty() {
-        return ask(0, std::ptr::null(), std::ptr::null());
+        return ask(0, None).map_err(error::from_mfa);
     }
     let mut call = Call::new(handle, Mode::Plan, forward_names(options));
     let [query, key, value] = tensors(py, &mut call, &inputs, &prepared, options)?;
@@ -156,36 +159,36 @@ fn planned<T>(
     let described = aux.describe(&mut call, options)?;
     let output = call.temporary(prepared.output_sizes(), dtype)?;
     let rows = call.temporary(prepared.row_sizes(), exact)?;
-    if !specific.backward {
-        let desc = sys::mfa_forward_desc {
+    let plan = if specific.backward {
+        Plan::Backward(lower::Backward {
+            clip: false,
+            query,
+            key,
+            value,
+            output: Some(output),
+            grad_output: call.temporary(prepared.output_sizes(), dtype)?,
+            logsumexp: rows,
+            grad_logsumexp: None,
+            d_values: None,
+            d_given: false,
+            grad_query: Some(call.temporary(query.shape, exact)?),
+            grad_key: Some(call.temporary(key.shape, exact)?),
+            grad_value: Some(call.temporary(value.shape, exact)?),
+            grad_mask: None,
+            grad_sinks: None,
+            options: described,
+        })
+    } else {
+        Plan::Forward(lower::Forward {
             query,
             key,
             value,
             output,
-            logsumexp: if specific.return_logsumexp {
-                rows
-            } else {
-                sys::mfa_tensor::ABSENT
-            },
-            options: &raw const described,
-            ..sys::mfa_forward_desc::new()
-        };
-        return ask(quantized_bytes, &raw const desc, std::ptr::null());
-    }
-    let desc = sys::mfa_backward_desc {
-        query,
-        key,
-        value,
-        output,
-        grad_output: call.temporary(prepared.output_sizes(), dtype)?,
-        logsumexp: rows,
-        grad_query: call.temporary(query.shape, exact)?,
-        grad_key: call.temporary(key.shape, exact)?,
-        grad_value: call.temporary(value.shape, exact)?,
-        options: &raw const described,
-        ..sys::mfa_backward_desc::new()
+            logsumexp: specific.return_logsumexp.then_some(rows),
+            options: described,
+        })
     };
-    ask(quantized_bytes, std::ptr::null(), &raw const desc)
+    ask(quantized_bytes, Some(plan)).map_err(error::from_mfa)
 }
 
 /// Attention on a given context.
@@ -348,38 +351,15 @@ pub(crate) fn explain<'py>(
 ) -> PyResult<String> {
     let options = Options::parse(Function::Explain, options)?;
     let handle = handle(py, "context", context)?;
-    planned(py, &handle, [q, k, v], &options, |_, forward, backward| {
-        if forward.is_null() && backward.is_null() {
-            return Ok(NOTHING.into());
+    planned(py, &handle, [q, k, v], &options, |_, plan| {
+        // SAFETY: the arrays and buffers of the call live until `planned` ends.
+        unsafe {
+            match plan {
+                None => Ok(NOTHING.into()),
+                Some(Plan::Forward(call)) => call.explain(handle.raw()),
+                Some(Plan::Backward(call)) => call.explain(handle.raw()),
+            }
         }
-        let api = handle.api();
-        let mut length = 0;
-        // SAFETY: the descriptor lives in the caller; with capacity 0 the text may be NULL.
-        handle.check(unsafe {
-            (api.mfa_explain)(
-                handle.raw(),
-                forward,
-                backward,
-                std::ptr::null_mut(),
-                0,
-                &raw mut length,
-            )
-        })?;
-        let mut text = vec![0_u8; length + 1];
-        // SAFETY: as above; the text has the capacity given.
-        handle.check(unsafe {
-            let (text, capacity) = (text.as_mut_ptr().cast(), text.len());
-            (api.mfa_explain)(
-                handle.raw(),
-                forward,
-                backward,
-                text,
-                capacity,
-                &raw mut length,
-            )
-        })?;
-        text.truncate(length);
-        Ok(String::from_utf8_lossy(&text).into_owned())
     })
 }
 
@@ -407,26 +387,20 @@ pub(crate) fn workspace_size<'py>(
 ) -> PyResult<u64> {
     let options = Options::parse(Function::WorkspaceSize, options)?;
     let handle = handle(py, "context", context)?;
-    planned(
-        py,
-        &handle,
-        [q, k, v],
-        &options,
-        |quantized, forward, backward| {
-            if forward.is_null() && backward.is_null() {
-                return Ok(0);
+    planned(py, &handle, [q, k, v], &options, |quantized, plan| {
+        // SAFETY: the arrays and buffers of the call live until `planned` ends.
+        let bytes = unsafe {
+            match plan {
+                None => return Ok(0),
+                Some(Plan::Forward(call)) => call.workspace_size(handle.raw()),
+                Some(Plan::Backward(call)) => call.workspace_size(handle.raw()),
             }
-            let mut bytes = 0;
-            // SAFETY: the descriptor lives in the caller; the out pointer is valid.
-            handle.check(unsafe {
-                (handle.api().mfa_workspace_size)(handle.raw(), forward, backward, &raw mut bytes)
-            })?;
-            Ok(bytes + quantized)
-        },
-    )
+        }?;
+        Ok(bytes + quantized)
+    })
 }
 
-/// What the driver is given for an operand: the address that it finds the memory at, sizes and strides (in elements) of
+/// The operand that the driver gets: the address that it finds the memory at, sizes and strides (in elements) of
 /// batch, heads, rows and columns. For tests and for finding out whether an array is used in place.
 #[pyfunction]
 #[pyo3(signature = (x, layout=None, context=None), text_signature = "(x, layout='BHND', context=None)")]
@@ -447,5 +421,9 @@ pub(crate) fn _operand(
         Operand::Array(array) => call.tensor(&place(array, "x", layout, false)?)?,
         Operand::Quantized(tensor, parts) => tensor.get().tensor(&mut call, parts, false)?,
     };
-    Ok((call.contents(tensor.buffer)?, tensor.shape, tensor.strides))
+    Ok((
+        call.contents(tensor.memory.buffer)?,
+        tensor.shape,
+        tensor.strides,
+    ))
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use mfa::raw::sys;
+use mfa::raw::lower;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -181,51 +181,45 @@ impl<'py> AuxTensors<'py> {
         Some([&q.ends, &k.ends])
     }
 
-    /// The contract's structure.
+    /// The options of a call.
     pub(crate) fn describe(
         &self,
         call: &mut Call<'_>,
         options: &Options<'_>,
-    ) -> PyResult<sys::mfa_attention_options> {
-        let mut described = sys::mfa_attention_options {
+    ) -> PyResult<lower::Options> {
+        let tensor = |call: &mut Call<'_>, placed: Option<TensorArg>| {
+            placed.map(|placed| call.tensor(&placed)).transpose()
+        };
+        let slopes = self.alibi_slopes.as_ref().map(|slopes| {
+            let batch = (slopes.view.rank == 2).then_some(0);
+            let heads = Some(slopes.view.rank - 1);
+            TensorArg::new(&slopes.view, [batch, heads, None, None])
+        });
+        let sinks =
+            (self.sinks.as_ref()).map(|sinks| TensorArg::new(&sinks.view, AuxTensors::SINK_AXES));
+        Ok(lower::Options {
+            causal: options.causal,
+            softmax_scale: options.scale,
             softcap: options.softcap,
             alignment: self.alignment,
             compute: options.compute,
-            ..sys::mfa_attention_options::new()
-        };
-        if options.causal {
-            described.flags |= sys::MFA_OPTION_CAUSAL;
-        }
-        if let Some(scale) = options.scale {
-            described.flags |= sys::MFA_OPTION_SCALE;
-            described.softmax_scale = scale;
-        }
-        if let Some((left, right)) = options.window {
-            described.flags |= sys::MFA_OPTION_WINDOW;
-            described.window_left = left;
-            described.window_right = right;
-        }
-        if let Some(mask) = &self.mask {
-            described.mask = call.tensor(&mask.placed())?;
-        }
-        if let Some(slopes) = &self.alibi_slopes {
-            let batch = (slopes.view.rank == 2).then_some(0);
-            let heads = Some(slopes.view.rank - 1);
-            described.alibi_slopes =
-                call.tensor(&TensorArg::new(&slopes.view, [batch, heads, None, None]))?;
-        }
-        if let Some(sinks) = &self.sinks {
-            described.sinks = call.tensor(&TensorArg::new(&sinks.view, AuxTensors::SINK_AXES))?;
-        }
-        if let Some([q, k]) = &self.lengths {
-            described.sequence_count = (q.ends.len() - 1) as u32;
-            described.cu_seqlens_q = call.lengths(&q.ends)?;
-            described.cu_seqlens_k = call.lengths(&k.ends)?;
-        }
-        if let Some(lengths) = &self.key_lengths {
-            described.seqlens_k = call.lengths(&lengths.ends)?;
-        }
-        Ok(described)
+            window: options.window.map(|(left, right)| [left, right]),
+            mask: tensor(call, self.mask.as_ref().map(Mask::placed))?,
+            alibi_slopes: tensor(call, slopes)?,
+            sinks: tensor(call, sinks)?,
+            sequences: match &self.lengths {
+                None => None,
+                Some([q, k]) => Some(lower::Sequences {
+                    count: (q.ends.len() - 1) as u32,
+                    cu_seqlens_q: call.lengths(&q.ends)?,
+                    cu_seqlens_k: call.lengths(&k.ends)?,
+                }),
+            },
+            seqlens_k: match &self.key_lengths {
+                None => std::ptr::null_mut(),
+                Some(lengths) => call.lengths(&lengths.ends)?,
+            },
+        })
     }
 }
 

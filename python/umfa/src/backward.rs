@@ -1,6 +1,6 @@
 //! The backward call: `flash_attention_backward`.
 
-use mfa::raw::sys;
+use mfa::raw::lower;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyNone, PyTuple};
 
@@ -162,51 +162,40 @@ pub(crate) fn flash_attention_backward<'py>(
         let mut call = Call::new(&handle, Mode::Run, NAMES.to_vec());
         let [query, key, value] = tensors(py, &mut call, &inputs, &prepared, &options)?;
         let described = aux.describe(&mut call, &options)?;
-        let mut wanted = [sys::mfa_tensor::ABSENT; 5];
+        let mut wanted = [None; 5];
         for (wanted, gradient) in wanted.iter_mut().zip(&gradients) {
             // Gradients without elements are there already.
             if let Some((array, placed)) = gradient
                 && array.view.len() > 0
             {
-                *wanted = call.tensor(placed)?;
+                *wanted = Some(call.tensor(placed)?);
             }
         }
-        let mut flags = 0;
-        if specific.clip {
-            flags |= sys::MFA_BACKWARD_CLIP;
-        }
-        if d_values.is_some() {
-            flags |= sys::MFA_BACKWARD_D_GIVEN;
-        }
-        let optional = |call: &mut Call<'_>, array: &Option<Array<'_>>| match array {
-            Some(array) => call.tensor(&place_rows(&array.view, rank, layout, varlen)),
-            None => Ok(sys::mfa_tensor::ABSENT),
+        let [grad_query, grad_key, grad_value, grad_mask, grad_sinks] = wanted;
+        let optional = |call: &mut Call<'_>, placed: Option<TensorArg>| {
+            placed.map(|placed| call.tensor(&placed)).transpose()
         };
-        let desc = sys::mfa_backward_desc {
-            flags,
+        let per_row = |array: &Array<'_>| place_rows(&array.view, rank, layout, varlen);
+        let backward = lower::Backward {
+            clip: specific.clip,
             query,
             key,
             value,
-            output: match &output {
-                Some((_, placed)) => call.tensor(placed)?,
-                None => sys::mfa_tensor::ABSENT,
-            },
+            output: optional(&mut call, output.as_ref().map(|(_, placed)| *placed))?,
             grad_output: call.tensor(&grad_output.1)?,
-            logsumexp: call.tensor(&place_rows(&logsumexp.view, rank, layout, varlen))?,
-            d_values: optional(&mut call, &d_values)?,
-            grad_logsumexp: optional(&mut call, &grad_lse)?,
-            grad_query: wanted[0],
-            grad_key: wanted[1],
-            grad_value: wanted[2],
-            grad_mask: wanted[3],
-            grad_sinks: wanted[4],
-            options: &raw const described,
-            ..sys::mfa_backward_desc::new()
+            logsumexp: call.tensor(&per_row(&logsumexp))?,
+            d_values: optional(&mut call, d_values.as_ref().map(per_row))?,
+            d_given: d_values.is_some(),
+            grad_logsumexp: optional(&mut call, grad_lse.as_ref().map(per_row))?,
+            grad_query,
+            grad_key,
+            grad_value,
+            grad_mask,
+            grad_sinks,
+            options: described,
         };
-        // SAFETY: the descriptor and what it points to live until the call ends.
-        call.run(py, |api, raw| unsafe {
-            (api.mfa_backward)(raw, &raw const desc)
-        })?;
+        // SAFETY: the arrays and buffers of the call live until it ends.
+        call.run(py, |context| unsafe { backward.run(context) })?;
     }
 
     let mut results = Vec::with_capacity(5);

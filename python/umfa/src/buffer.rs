@@ -33,7 +33,7 @@ unsafe impl Sync for Memory {}
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: made by the driver, destroyed once.
-        unsafe { (self.handle.api().mfa_destroy_buffer)(self.raw) };
+        unsafe { (self.handle.raw().api().mfa_destroy_buffer)(self.raw) };
     }
 }
 
@@ -41,9 +41,10 @@ impl Memory {
     /// Asks the driver where the bytes are.
     fn locate(&mut self) -> PyResult<()> {
         let mut data = ptr::null_mut();
+        let context = self.handle.raw();
         // SAFETY: the buffer is alive; the out pointer is valid.
-        let status = unsafe { (self.handle.api().mfa_buffer_contents)(self.raw, &raw mut data) };
-        self.handle.check(status)?;
+        let status = unsafe { (context.api().mfa_buffer_contents)(self.raw, &raw mut data) };
+        context.check(status).map_err(error::from_mfa)?;
         self.data = data.cast();
         Ok(())
     }
@@ -106,9 +107,11 @@ impl Buffer {
         let handle = required("context", context)?;
         let mut raw = ptr::null_mut();
         // SAFETY: the context is alive and the out pointer valid.
-        let status =
-            unsafe { (handle.api().mfa_create_buffer)(handle.raw(), bytes as u64, &raw mut raw) };
-        handle.check(status)?;
+        let status = unsafe {
+            let context = handle.raw();
+            (context.api().mfa_create_buffer)(context.handle(), bytes as u64, &raw mut raw)
+        };
+        handle.raw().check(status).map_err(error::from_mfa)?;
         let mut memory = Memory {
             handle,
             raw,
@@ -141,14 +144,15 @@ impl Buffer {
         let mut raw = ptr::null_mut();
         // SAFETY: what `lasting_owner` gives keeps these bytes, and lives as long as the buffer.
         let status = unsafe {
-            (handle.api().mfa_buffer_from_ptr)(
-                handle.raw(),
+            let context = handle.raw();
+            (context.api().mfa_buffer_from_ptr)(
+                context.handle(),
                 data.cast(),
                 bytes as u64,
                 &raw mut raw,
             )
         };
-        handle.check(status)?;
+        handle.raw().check(status).map_err(error::from_mfa)?;
         let mut memory = Memory {
             handle,
             raw,

@@ -1,10 +1,10 @@
-//! One call of the driver: wraps memory, holds what descriptors point to, runs without the GIL, reports failures.
+//! One call of the driver: wraps memory, runs without the GIL, reports failures.
 
-use std::alloc::{self, Layout as MemoryLayout};
 use std::ffi::c_void;
-use std::ptr;
 
-use mfa::raw::sys;
+use mfa::MfaBuffer;
+use mfa::raw::lower::{self, BufferPart, Tensor};
+use mfa::raw::{Context, sys};
 use pyo3::prelude::*;
 
 use crate::array::Array;
@@ -149,26 +149,20 @@ pub(crate) enum Mode {
     Plan,
 }
 
-/// Owns the buffer handles and quantizations of one call.
+/// Owns the buffers of one call.
 pub(crate) struct Call<'a> {
     handle: &'a Handle,
     pub(crate) mode: Mode,
     /// The driver's name of each argument, and the caller's.
     names: Vec<(&'static str, &'static str)>,
-    /// Addresses for plans, freed after the buffers over them.
-    reserved: Vec<(*mut u8, MemoryLayout)>,
-    buffers: Vec<*mut c_void>,
-    // Boxed, so that descriptors can point at them while more are added.
-    #[allow(clippy::vec_box)]
-    quantizations: Vec<Box<sys::mfa_quantization>>,
+    buffers: Vec<MfaBuffer<'static>>,
+    /// Addresses for plans.
+    reserved: Vec<lower::Reserved>,
     /// Bytes of temporary memory.
     pub(crate) scratch_bytes: u64,
 }
 
-/// Pages of the systems that there are: what devices wrap begins at one.
-const PAGE: usize = 16 << 10;
-
-/// Carries descriptors, which are full of pointers, into a closure that runs without the GIL.
+/// Carries a call, which is full of pointers, into a closure that runs without the GIL.
 struct Detached<T>(T);
 
 // SAFETY: the closure runs on the same thread; only the interpreter is released around it.
@@ -190,47 +184,39 @@ impl<'a> Call<'a> {
             handle,
             mode,
             names,
-            reserved: Vec::new(),
             buffers: Vec::with_capacity(8),
-            quantizations: Vec::new(),
+            reserved: Vec::new(),
             scratch_bytes: 0,
         }
     }
 
-    /// Turns a status into an exception with the driver's message, which begins with the caller's name of an argument.
-    pub(crate) fn check(&self, status: i32) -> PyResult<()> {
-        (self.handle.status(status)).map_err(|error| error::from_mfa_renamed(error, &self.names))
+    /// The exception for what a call reports: its message begins with the caller's name of an argument.
+    pub(crate) fn check<T>(&self, result: mfa::Result<T>) -> PyResult<T> {
+        result.map_err(|error| error::from_mfa_renamed(error, &self.names))
     }
 
-    /// Runs `work` without the GIL, then checks its status. The message is read on the same thread.
-    pub(crate) fn run(
+    /// Runs `work` without the GIL. A message is read on the same thread.
+    pub(crate) fn run<T: Send>(
         &self,
         py: Python<'_>,
-        work: impl FnOnce(&sys::Api, *mut c_void) -> i32,
-    ) -> PyResult<()> {
+        work: impl FnOnce(&Context) -> mfa::Result<T>,
+    ) -> PyResult<T> {
         let work = Detached((self.handle, work));
-        let status = py.detach(move || {
+        let result = py.detach(move || {
             let (handle, work) = work.into_inner();
-            work(handle.api(), handle.raw())
+            work(handle.raw())
         });
-        self.check(status)
+        self.check(result)
     }
 
     /// A buffer over the caller's memory.
     pub(crate) fn wrap(&mut self, data: *mut u8, bytes: usize) -> PyResult<*mut c_void> {
-        let mut buffer = ptr::null_mut();
         // SAFETY: the arrays of the call own `bytes` bytes at `data`, and outlive the buffer, which ends with the call.
-        let status = unsafe {
-            (self.handle.api().mfa_buffer_from_ptr)(
-                self.handle.raw(),
-                data.cast(),
-                bytes as u64,
-                &raw mut buffer,
-            )
-        };
-        self.check(status)?;
+        let buffer = unsafe { MfaBuffer::from_raw_parts(self.handle.context(), data, bytes) };
+        let buffer = self.check(buffer)?;
+        let handle = buffer.handle();
         self.buffers.push(buffer);
-        Ok(buffer)
+        Ok(handle)
     }
 
     /// A buffer over sequence lengths.
@@ -242,104 +228,55 @@ impl<'a> Call<'a> {
     pub(crate) fn scratch(&mut self, bytes: usize) -> PyResult<*mut c_void> {
         self.scratch_bytes += bytes as u64;
         if self.mode == Mode::Plan {
-            let data = self.reserve(bytes)?;
-            return self.wrap(data, bytes);
+            let reserved = self.check(lower::Reserved::new(self.handle.context(), bytes))?;
+            let handle = reserved.handle();
+            self.reserved.push(reserved);
+            return Ok(handle);
         }
-        let mut buffer = ptr::null_mut();
-        // SAFETY: the out pointer is a local variable.
-        let status = unsafe {
-            (self.handle.api().mfa_create_buffer)(self.handle.raw(), bytes as u64, &raw mut buffer)
-        };
-        self.check(status)?;
+        let buffer = self.check(MfaBuffer::new(self.handle.context(), bytes))?;
+        let handle = buffer.handle();
         self.buffers.push(buffer);
-        Ok(buffer)
+        Ok(handle)
     }
 
     /// The same, all zero: drivers look at zero points before they plan.
     pub(crate) fn scratch_of_zeros(&mut self, bytes: usize) -> PyResult<*mut c_void> {
         let buffer = self.scratch(bytes)?;
-        if let (Mode::Plan, Some((data, _))) = (self.mode, self.reserved.last()) {
-            // SAFETY: the last memory that was reserved has at least these bytes, and nobody else has it.
-            unsafe { data.write_bytes(0, bytes) };
+        if let (Mode::Plan, Some(reserved)) = (self.mode, self.reserved.last_mut()) {
+            reserved.fill_with_zeros(bytes);
         }
         Ok(buffer)
     }
 
-    /// Memory that nobody reads or writes. Large sizes come from the system, page by page as they are touched.
-    fn reserve(&mut self, bytes: usize) -> PyResult<*mut u8> {
-        let none = || error::allocation(format!("{bytes} bytes could not be allocated"));
-        let layout = MemoryLayout::from_size_align(bytes.max(1), PAGE).map_err(|_| none())?;
-        // SAFETY: the size is not zero.
-        let data = unsafe { alloc::alloc(layout) };
-        if data.is_null() {
-            return Err(none());
-        }
-        self.reserved.push((data, layout));
-        Ok(data)
-    }
-
-    /// Where the driver finds the bytes of a buffer.
+    /// The address at which the driver finds the bytes of a buffer of this call.
     pub(crate) fn contents(&self, buffer: *mut c_void) -> PyResult<usize> {
-        let mut data = ptr::null_mut();
+        let mut data = std::ptr::null_mut();
+        let context = self.handle.raw();
         // SAFETY: the buffer is alive; the out pointer is valid.
-        self.check(unsafe { (self.handle.api().mfa_buffer_contents)(buffer, &raw mut data) })?;
+        let status = unsafe { (context.api().mfa_buffer_contents)(buffer, &raw mut data) };
+        self.check(context.check(status))?;
         Ok(data as usize)
     }
 
-    pub(crate) fn tensor(&mut self, placed: &TensorArg) -> PyResult<sys::mfa_tensor> {
-        Ok(sys::mfa_tensor {
-            buffer: self.wrap(placed.data, placed.bytes)?,
-            precision: placed.precision,
-            shape: placed.shape,
-            strides: placed.strides,
-            ..sys::mfa_tensor::ABSENT
-        })
-    }
-
-    /// Keeps a quantization until the call ends; the pointer goes into a tensor.
-    pub(crate) fn keep(
-        &mut self,
-        quantization: sys::mfa_quantization,
-    ) -> *const sys::mfa_quantization {
-        self.quantizations.push(Box::new(quantization));
-        self.quantizations
-            .last()
-            .map_or(ptr::null(), |boxed| &raw const **boxed)
+    pub(crate) fn tensor(&mut self, placed: &TensorArg) -> PyResult<Tensor> {
+        let memory = BufferPart::whole(self.wrap(placed.data, placed.bytes)?);
+        Ok(Tensor::new(
+            memory,
+            placed.precision,
+            placed.shape,
+            placed.strides,
+        ))
     }
 
     /// A contiguous float tensor in temporary memory.
-    pub(crate) fn temporary(&mut self, shape: [u64; 4], dtype: Dtype) -> PyResult<sys::mfa_tensor> {
+    pub(crate) fn temporary(&mut self, shape: [u64; 4], dtype: Dtype) -> PyResult<Tensor> {
         let bytes = (shape
             .into_iter()
             .try_fold(dtype.size() as u64, u64::checked_mul))
         .and_then(|bytes| usize::try_from(bytes).ok())
         .ok_or_else(|| error::dimensions("more bytes than memory can have".into()))?;
-        Ok(sys::mfa_tensor {
-            buffer: self.scratch(bytes)?,
-            precision: dtype.precision(),
-            shape,
-            strides: contiguous_strides(shape),
-            ..sys::mfa_tensor::ABSENT
-        })
+        let memory = BufferPart::whole(self.scratch(bytes)?);
+        let strides = lower::contiguous_strides(shape);
+        Ok(Tensor::new(memory, dtype.precision(), shape, strides))
     }
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        for buffer in self.buffers.drain(..) {
-            // SAFETY: these handles were made by this call and are destroyed once. Destroying cannot be acted upon
-            // if it fails.
-            unsafe { (self.handle.api().mfa_destroy_buffer)(buffer) };
-        }
-        for (data, layout) in self.reserved.drain(..) {
-            // SAFETY: allocated by `reserve` with this layout; the buffers over it are gone.
-            unsafe { alloc::dealloc(data, layout) };
-        }
-    }
-}
-
-/// The strides of C order.
-pub(crate) fn contiguous_strides(shape: [u64; 4]) -> [i64; 4] {
-    let [_, heads, rows, columns] = shape.map(|size| size.max(1) as i64);
-    [heads * rows * columns, rows * columns, columns, 1]
 }

@@ -43,22 +43,12 @@ impl Handle {
         Ok(handle)
     }
 
-    pub(crate) fn api(&self) -> &'static sys::Api {
-        self.context.raw().api()
+    pub(crate) fn context(&self) -> &MfaContext {
+        &self.context
     }
 
-    pub(crate) fn raw(&self) -> *mut c_void {
-        self.context.raw().handle()
-    }
-
-    /// Turns a status into an error with the driver's message for this thread.
-    pub(crate) fn status(&self, status: i32) -> mfa::Result<()> {
-        self.context.raw().check(status)
-    }
-
-    /// Turns a status into an exception with the driver's message for this thread.
-    pub(crate) fn check(&self, status: i32) -> PyResult<()> {
-        self.status(status).map_err(error::from_mfa)
+    pub(crate) fn raw(&self) -> &mfa::raw::Context {
+        self.context.raw()
     }
 
     fn set_threads(&self, threads: u32) -> PyResult<()> {

@@ -1,6 +1,6 @@
 //! `merge`: attention over parts of the keys, joined by logsumexp, and its gradient.
 
-use mfa::raw::sys;
+use mfa::raw::lower::{self, Tensor};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
@@ -111,7 +111,7 @@ impl<'py> Parts<'py> {
     }
 
     /// The descriptors of the outputs and of the logsumexps.
-    fn tensors(&self, call: &mut Call<'_>) -> PyResult<[Vec<sys::mfa_tensor>; 2]> {
+    fn tensors(&self, call: &mut Call<'_>) -> PyResult<[Vec<Tensor>; 2]> {
         let outs = (self.outs.iter()).map(|array| call.tensor(&self.place(array)));
         let outs = outs.collect::<PyResult<_>>()?;
         let rows = (self.logsumexps.iter()).map(|array| call.tensor(&self.place_rows(array)));
@@ -169,18 +169,14 @@ pub(crate) fn merge<'py>(
     if !parts.is_empty() {
         let mut call = Call::new(&handle, Mode::Run, NAMES.to_vec());
         let [outputs, logsumexps] = parts.tensors(&mut call)?;
-        let desc = sys::mfa_merge_desc {
-            count: outputs.len() as u32,
-            outputs: outputs.as_ptr(),
-            logsumexps: logsumexps.as_ptr(),
+        let merge = lower::Merge {
+            outputs,
+            logsumexps,
             output: call.tensor(&parts.place(&target))?,
-            logsumexp: call.tensor(&parts.place_rows(&statistics))?,
-            ..sys::mfa_merge_desc::new()
+            logsumexp: Some(call.tensor(&parts.place_rows(&statistics))?),
         };
-        // SAFETY: the descriptor and what it points to live until the call ends.
-        call.run(py, |api, raw| unsafe {
-            (api.mfa_merge)(raw, &raw const desc)
-        })?;
+        // SAFETY: the arrays of the call live until it ends.
+        call.run(py, |context| unsafe { merge.run(context) })?;
     }
     let merged = match out {
         Some(out) => out,
@@ -242,23 +238,19 @@ pub(crate) fn merge_backward<'py>(
         let written = written.collect::<PyResult<Vec<_>>>()?;
         let rows = (grad_rows.iter()).map(|array| call.tensor(&parts.place_rows(array)));
         let rows = rows.collect::<PyResult<Vec<_>>>()?;
-        let desc = sys::mfa_merge_backward_desc {
-            count: outputs.len() as u32,
-            outputs: outputs.as_ptr(),
-            logsumexps: logsumexps.as_ptr(),
+        let merge = lower::MergeBackward {
+            outputs,
+            logsumexps,
             grad_output: call.tensor(&parts.place(&grad_out))?,
             grad_logsumexp: match &grad_lse {
-                Some(array) => call.tensor(&parts.place_rows(array))?,
-                None => sys::mfa_tensor::ABSENT,
+                Some(array) => Some(call.tensor(&parts.place_rows(array))?),
+                None => None,
             },
-            grad_outputs: written.as_ptr(),
-            grad_logsumexps: rows.as_ptr(),
-            ..sys::mfa_merge_backward_desc::new()
+            grad_outputs: written,
+            grad_logsumexps: rows,
         };
-        // SAFETY: the descriptor and what it points to live until the call ends.
-        call.run(py, |api, raw| unsafe {
-            (api.mfa_merge_backward)(raw, &raw const desc)
-        })?;
+        // SAFETY: the arrays of the call live until it ends.
+        call.run(py, |context| unsafe { merge.run(context) })?;
     }
     let hand = |arrays: Vec<Array<'py>>| -> PyResult<Bound<'py, PyTuple>> {
         let done = (arrays.into_iter()).map(|array| kind.finish(array.owner));

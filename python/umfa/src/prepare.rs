@@ -1,10 +1,11 @@
 //! From Python operands to the contract's tensors, for forward and backward alike.
 
+use mfa::raw::lower::{self, BufferPart, Tensor};
 use mfa::raw::sys;
 use pyo3::prelude::*;
 
 use crate::array::{Array, Kind};
-use crate::call::{Call, Mode, TensorArg, contiguous_strides, place};
+use crate::call::{Call, Mode, TensorArg, place};
 use crate::dtype::{Dtype, list};
 use crate::error;
 use crate::options::{DEFAULT_BLOCK_ROWS, Layout, Options, Role};
@@ -218,11 +219,11 @@ pub(crate) fn tensors(
     operands: &[Operand<'_>; 3],
     prepared: &Prepared,
     options: &Options<'_>,
-) -> PyResult<[sys::mfa_tensor; 3]> {
-    let mut tensors = [sys::mfa_tensor::ABSENT; 3];
+) -> PyResult<[Tensor; 3]> {
+    let mut tensors = Vec::with_capacity(3);
     for (index, role) in ROLES.into_iter().enumerate() {
         let placed = &prepared.placed[index];
-        tensors[index] = match &operands[index] {
+        tensors.push(match &operands[index] {
             _ if prepared.has_no_columns() && index < 2 => {
                 call.tensor(&column_of_zeros(placed, operands[0].exact()))?
             }
@@ -237,9 +238,9 @@ pub(crate) fn tensors(
                         .map_err(|problem| named(py, options.names()[index], problem))?,
                 }
             }
-        };
+        });
     }
-    Ok(tensors)
+    (tensors.try_into()).map_err(|_| error::argument("expected three operands".into()))
 }
 
 /// Without columns, products are sums of nothing: the same as of one column of zeros, which drivers can read.
@@ -271,11 +272,11 @@ fn named(py: Python<'_>, name: &str, problem: PyErr) -> PyErr {
 fn on_the_fly(
     py: Python<'_>,
     call: &mut Call<'_>,
-    source: &sys::mfa_tensor,
+    source: &Tensor,
     options: &Options<'_>,
     role: Role,
     precision: i32,
-) -> PyResult<sys::mfa_tensor> {
+) -> PyResult<Tensor> {
     let quantizing = &options.quantizing;
     let scheme = Scheme::new(
         precision,
@@ -306,7 +307,7 @@ fn on_the_fly(
     let scale_shape = scheme.scale_sizes(shape);
     let groups = product(&scale_shape)?;
     let mut quantization = scheme.describe();
-    quantization.scale_strides = contiguous_strides(scale_shape);
+    quantization.scale_strides = lower::contiguous_strides(scale_shape);
     quantization.scale_precision = quantizing.scale_precision.of(role);
     let scale_size = if quantization.scale_precision == sys::MFA_PRECISION_FP16 {
         2
@@ -317,44 +318,37 @@ fn on_the_fly(
         // Drivers look at this one value, and 0 is none; the others are only read when computing.
         quantization.scale = 1.0;
     } else {
-        quantization.scale_buffer = call.scratch(bytes(groups, scale_size)?)?;
+        quantization.scales = BufferPart::whole(call.scratch(bytes(groups, scale_size)?)?);
     }
     let mut flags = 0;
-    let inline = quantization.scale_buffer.is_null();
+    let inline = quantization.scales.buffer.is_null();
     if !quantizing.symmetric.of(role) && !inline {
         flags |= sys::MFA_QUANTIZE_ASYMMETRIC;
         quantization.zero_point_bytes = quantizing.zero_point_bytes.of(role) as u32;
         let size = u64::from(quantization.zero_point_bytes);
-        quantization.zero_point_buffer = call.scratch_of_zeros(bytes(groups, size)?)?;
+        quantization.zero_points = BufferPart::whole(call.scratch_of_zeros(bytes(groups, size)?)?);
     }
     if quantizing.smooth.of(role) {
         flags |= sys::MFA_QUANTIZE_SMOOTH;
-        quantization.mean_buffer = call.scratch(bytes(product(&[batch, heads, columns])?, 4)?)?;
+        let size = bytes(product(&[batch, heads, columns])?, 4)?;
+        quantization.mean = BufferPart::whole(call.scratch(size)?);
     }
     let elements = product(&shape)?;
     let stored = match precision {
         sys::MFA_PRECISION_INT4 => elements.div_ceil(2),
         _ => elements,
     };
-    let destination = sys::mfa_tensor {
-        buffer: call.scratch(bytes(stored, 1)?)?,
-        precision,
-        shape,
-        strides: contiguous_strides(shape),
-        quantization: call.keep(quantization),
-        ..sys::mfa_tensor::ABSENT
-    };
+    let memory = BufferPart::whole(call.scratch(bytes(stored, 1)?)?);
+    let strides = lower::contiguous_strides(shape);
+    let destination = Tensor::new(memory, precision, shape, strides).quantized(&quantization);
     if call.mode == Mode::Run {
-        let desc = sys::mfa_quantize_desc {
+        let quantize = lower::Quantize {
             flags,
             source: *source,
             destination,
-            ..sys::mfa_quantize_desc::new()
         };
-        // SAFETY: the descriptor and what it points to live until the call ends.
-        call.run(py, |api, raw| unsafe {
-            (api.mfa_quantize)(raw, &raw const desc)
-        })?;
+        // SAFETY: the arrays and buffers of the call live until it ends.
+        call.run(py, |context| unsafe { quantize.run(context, false) })?;
     }
     Ok(destination)
 }

@@ -1,6 +1,6 @@
 //! `quantize`: from a float array to a `QuantizedTensor`.
 
-use mfa::raw::sys;
+use mfa::raw::{lower, sys};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -312,32 +312,17 @@ fn run(
     flags: u32,
     measure: bool,
 ) -> PyResult<sys::mfa_quantization_error> {
-    let mut caused = sys::mfa_quantization_error {
-        rmse: 0.0,
-        relative_rmse: 0.0,
-        max_abs: 0.0,
-        worst_row_rmse: 0.0,
-    };
     let parts = tensor.read(py, "data")?;
     if tensor.placed(&parts, false).overlaps(source) {
         return Err(error::argument(
             "out: memory shared with x, expected other memory".into(),
         ));
     }
-    let desc = sys::mfa_quantize_desc {
+    let quantize = lower::Quantize {
         flags,
         source: call.tensor(source)?,
         destination: tensor.tensor(call, &parts, false)?,
-        error: if measure {
-            &raw mut caused
-        } else {
-            std::ptr::null_mut()
-        },
-        ..sys::mfa_quantize_desc::new()
     };
-    // SAFETY: the descriptor and what it points to live until the call ends.
-    call.run(py, |api, raw| unsafe {
-        (api.mfa_quantize)(raw, &raw const desc)
-    })?;
-    Ok(caused)
+    // SAFETY: the arrays of the call live until it ends.
+    call.run(py, |context| unsafe { quantize.run(context, measure) })
 }

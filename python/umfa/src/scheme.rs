@@ -1,6 +1,7 @@
 //! The settings of a quantization, and the shapes that follow from them.
 
-use mfa::raw::sys;
+use mfa::Granularity;
+use mfa::raw::{lower, sys};
 use pyo3::prelude::*;
 
 use crate::dtype::Dtype;
@@ -54,28 +55,34 @@ impl Scheme {
         })
     }
 
-    /// The sizes of the array of scales for a tensor of sizes [batch, heads, rows, columns].
-    pub(crate) fn scale_sizes(&self, [batch, heads, rows, columns]: [u64; 4]) -> [u64; 4] {
-        let blocks = rows.div_ceil(u64::from(self.block_rows.max(1)));
+    /// Which elements share a scale.
+    pub(crate) fn groups(&self) -> Granularity {
         match self.granularity {
-            sys::MFA_GRANULARITY_ROW if self.group == 0 => [batch, heads, rows, 1],
-            sys::MFA_GRANULARITY_ROW => {
-                [batch, heads, rows, columns.div_ceil(u64::from(self.group))]
-            }
-            sys::MFA_GRANULARITY_BLOCK => [batch, heads, blocks, 1],
-            sys::MFA_GRANULARITY_CHANNEL => [batch, heads, blocks, columns],
-            _ => [1; 4],
+            sys::MFA_GRANULARITY_ROW if self.group == 0 => Granularity::Row,
+            sys::MFA_GRANULARITY_ROW => Granularity::RowGroups {
+                columns: self.group,
+            },
+            sys::MFA_GRANULARITY_BLOCK => Granularity::Block {
+                rows: self.block_rows,
+            },
+            sys::MFA_GRANULARITY_CHANNEL => Granularity::Channel {
+                rows: self.block_rows,
+            },
+            _ => Granularity::Tensor,
         }
     }
 
-    /// The fields of the contract's structure that are not arrays.
-    pub(crate) fn describe(&self) -> sys::mfa_quantization {
-        sys::mfa_quantization {
-            granularity: self.granularity,
-            block_rows: self.block_rows,
-            group_size: self.group,
-            rotated: u32::from(self.rotated),
-            ..sys::mfa_quantization::new()
+    /// The sizes of the array of scales for a tensor of sizes [batch, heads, rows, columns].
+    pub(crate) fn scale_sizes(&self, sizes: [u64; 4]) -> [u64; 4] {
+        let shape = self.groups().scale_shape(sizes.map(|size| size as usize));
+        shape.map(|size| size as u64)
+    }
+
+    /// The quantization of a call, without its arrays.
+    pub(crate) fn describe(&self) -> lower::Quantization {
+        lower::Quantization {
+            rotated: self.rotated,
+            ..lower::Quantization::new(self.groups())
         }
     }
 }

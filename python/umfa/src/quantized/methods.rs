@@ -1,5 +1,6 @@
 //! The Python methods of a quantized tensor.
 
+use mfa::raw::lower;
 use mfa::raw::sys;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyNone, PyTuple};
@@ -249,10 +250,12 @@ block_rows=64, group=None, rotated=False, shape=None, layout='BHND', error=None)
         );
         let source = self.tensor(&mut call, &parts, false)?;
         let destination = call.tensor(&destination)?;
-        call.run(py, |api, raw| {
-            // SAFETY: both tensors and what they point to live until the call ends.
-            unsafe { (api.mfa_dequantize)(raw, &raw const source, &raw const destination) }
-        })?;
+        let dequantize = lower::Dequantize {
+            source,
+            destination,
+        };
+        // SAFETY: both tensors live until the call ends.
+        call.run(py, |context| unsafe { dequantize.run(context) })?;
         if given { Ok(out) } else { kind.finish(out) }
     }
 

@@ -3,6 +3,7 @@
 mod index;
 mod methods;
 
+use mfa::raw::lower::{BufferPart, Tensor};
 use mfa::raw::sys;
 use pyo3::prelude::*;
 
@@ -227,13 +228,13 @@ impl QuantizedTensor {
         call: &mut Call<'_>,
         parts: &Parts<'_>,
         varlen: bool,
-    ) -> PyResult<sys::mfa_tensor> {
+    ) -> PyResult<Tensor> {
         let mut quantization = self.scheme.describe();
         let axes = axes(self.shape.len(), self.layout, varlen).unwrap_or([None; 4]);
         // The scales have the tensor's axes, so they are placed alike; one scale has no axes at all.
         let per_group = self.scheme.granularity != sys::MFA_GRANULARITY_TENSOR;
         let scales = TensorArg::new(&parts.scale.view, if per_group { axes } else { [None; 4] });
-        quantization.scale_buffer = call.wrap(scales.data, scales.bytes)?;
+        quantization.scales = BufferPart::whole(call.wrap(scales.data, scales.bytes)?);
         quantization.scale_precision = scales.precision;
         quantization.scale_strides = scales.strides;
         if let Some(zero_point) = &parts.zero_point {
@@ -243,18 +244,14 @@ impl QuantizedTensor {
                     "zero_point: strides other than those of scale, expected the same".into(),
                 ));
             }
-            quantization.zero_point_buffer = call.wrap(placed.data, placed.bytes)?;
+            quantization.zero_points = BufferPart::whole(call.wrap(placed.data, placed.bytes)?);
             quantization.zero_point_bytes = zero_point.view.dtype.size() as u32;
         }
         if let Some(mean) = &parts.mean {
-            quantization.mean_buffer = call.wrap(mean.view.data, mean.view.extent())?;
+            quantization.mean = BufferPart::whole(call.wrap(mean.view.data, mean.view.extent())?);
         }
         let placed = self.placed(parts, varlen);
-        let quantization = call.keep(quantization);
-        Ok(sys::mfa_tensor {
-            quantization,
-            ..call.tensor(&placed)?
-        })
+        Ok(call.tensor(&placed)?.quantized(&quantization))
     }
 
     fn kind<'py>(&self, py: Python<'py>) -> PyResult<Kind<'py>> {
