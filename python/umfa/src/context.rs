@@ -1,12 +1,10 @@
 //! Contexts: a device of a driver, shared by the threads that use it.
 
-use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mfa::MfaContext;
-use mfa::raw::sys;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString};
 
