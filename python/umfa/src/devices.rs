@@ -43,16 +43,14 @@ pub(crate) fn devices(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
                 Origin::Linked => "linked".to_owned(),
                 library => library.to_string(),
             };
-            class
-                .bind(py)
-                .call1((
-                    index,
-                    device.name(),
-                    device.kind().name(),
-                    device.vendor(),
-                    device.backend(),
-                    origin,
-                ))
+            class.bind(py).call1((
+                index,
+                device.name(),
+                device.kind().name(),
+                device.vendor(),
+                device.backend(),
+                origin,
+            ))
         })
         .collect()
 }
@@ -60,8 +58,7 @@ pub(crate) fn devices(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
 /// Whether a Metal device can be used now.
 #[pyfunction]
 pub(crate) fn is_metal_available() -> bool {
-    mfa::devices()
-        .is_ok_and(|devices| devices.iter().any(|device| device.backend() == "metal"))
+    mfa::devices().is_ok_and(|devices| devices.iter().any(|device| device.backend() == "metal"))
 }
 
 /// The version of the library that is used first: (major, minor, patch). Its `str` is "major.minor.patch".

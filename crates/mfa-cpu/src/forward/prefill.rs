@@ -30,7 +30,8 @@ use crate::operands::arithmetic::{Scores, Values};
 use crate::operands::dequantize::Domain;
 use crate::operands::padding::padded;
 use crate::runtime::memory::Arena;
-use mfa_kernels::bf16_split::{TileConfigGuard, long_row_len};
+use mfa_kernels::TileConfigGuard;
+use mfa_kernels::bf16_split::long_row_len;
 use mfa_kernels::{BLOCK_N, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScales};
 
 /// A worker's memory for a tile. Every pointer is 64-byte aligned.

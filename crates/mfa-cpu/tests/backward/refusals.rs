@@ -67,10 +67,7 @@ fn wrong_calls_are_refused() {
         let found = unsafe { (session.api.mfa_backward)(session.context, &desc) };
         let message = session.message();
         assert_eq!(found, status, "{word}: {message}");
-        assert!(
-            message.contains(word),
-            "{message:?} does not say {word:?}"
-        );
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
         let untouched = prepared.gradients_untouched();
         assert!(untouched, "{message}");
     }

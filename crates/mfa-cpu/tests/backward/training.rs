@@ -198,10 +198,7 @@ impl Step {
     fn refused(&self, status: i32, word: &str) {
         assert_eq!(status, sys::MFA_ERROR_INVALID_ARGUMENT);
         let message = self.session.message();
-        assert!(
-            message.contains(word),
-            "{message:?} does not say {word:?}"
-        );
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
         for gradient in self.gradients {
             assert!(self.session.bytes(gradient).iter().all(|x| *x == 0));
         }

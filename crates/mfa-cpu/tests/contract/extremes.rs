@@ -58,11 +58,7 @@ fn d_that_no_memory_holds_is_refused() {
         // SAFETY: a descriptor of live buffers.
         let status = unsafe { (session.api.mfa_backward)(session.context, &desc) };
         assert_eq!(status, ALLOCATION, "{counts:?}: {}", session.message());
-        assert!(
-            session.message().contains("bytes"),
-            "{}",
-            session.message()
-        );
+        assert!(session.message().contains("bytes"), "{}", session.message());
     }
 }
 
@@ -175,12 +171,7 @@ fn nothing_is_quantized_at_once() {
             session.bytes(quantization.mean_buffer).fill(0xA5);
             // SAFETY: a descriptor of live buffers.
             let status = unsafe { (session.api.mfa_quantize)(session.context, &desc) };
-            assert_eq!(
-                status,
-                sys::MFA_SUCCESS,
-                "{shape:?}: {}",
-                session.message()
-            );
+            assert_eq!(status, sys::MFA_SUCCESS, "{shape:?}: {}", session.message());
             // A mean over no rows is 0; without columns there is no mean.
             let written = session
                 .bytes(quantization.mean_buffer)

@@ -26,10 +26,7 @@ fn refused(edit: impl Fn(&Session, &mut Call), word: &str) {
         ),
         "{status}: {message}"
     );
-    assert!(
-        message.contains(word),
-        "{message:?} does not say {word:?}"
-    );
+    assert!(message.contains(word), "{message:?} does not say {word:?}");
     assert!(untouched, "{message}");
 }
 

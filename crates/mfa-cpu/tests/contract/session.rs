@@ -108,9 +108,6 @@ pub(crate) fn ends_with(session: &Session, desc: &sys::mfa_forward_desc, status:
     );
     if status != sys::MFA_SUCCESS {
         let message = session.message();
-        assert!(
-            message.contains(word),
-            "{message:?} does not say {word:?}"
-        );
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
     }
 }

@@ -5,11 +5,11 @@ use super::tiles::Int8;
 use super::{Random, tables};
 use crate::Precision;
 use crate::bf16_split::{
-    Bf16Kernels, Bf16Products, FloatRows, MAX_SLICES, PackBf16, STEP, TileConfigGuard, bf16,
-    exact_dot, long_row_len, panel_len, restore, row_len,
+    Bf16Kernels, Bf16Products, FloatRows, MAX_SLICES, PackBf16, STEP, bf16, exact_dot,
+    long_row_len, panel_len, restore, row_len,
 };
 use crate::scalar::{self, bf16_split as twin};
-use crate::{BLOCK_N, Kernels, RowState, SCORE_LD};
+use crate::{BLOCK_N, Kernels, RowState, SCORE_LD, TileConfigGuard};
 
 /// Tables with products of slices, and their twins.
 fn bf16_tables() -> Vec<(&'static Kernels, Bf16Kernels, Bf16Kernels)> {
@@ -54,7 +54,7 @@ fn three_parts_are_the_float() {
         split.iter().rev().map(|p| bf16(*p)).sum::<f32>()
     };
     for _ in 0..100_000 {
-        // Of any exponent that leaves the third part normal.
+        // Of any exponent that leaves the third slice normal.
         let bits = random.next() as u32;
         let x = f32::from_bits(bits & 0x807f_ffff | (24 + bits % 231) << 23);
         assert_eq!(sum(x, 3), x, "{x:e}");
@@ -302,7 +302,7 @@ fn products() {
     }
 }
 
-/// A kernel that needs the unit in another state leaves it as the next one expects.
+/// A kernel that needs another tile configuration restores the one that the next kernel expects.
 #[test]
 fn a_kept_unit_stays_set_up() {
     let mut random = Random(75);
@@ -504,7 +504,7 @@ fn weights_in_parts() {
                         let first = i * ldp + t / STEP * slices * STEP + t % 16 * 2 + t % STEP / 16;
                         (0..slices)
                             .rev()
-                            .map(|part| bf16(p[first + part * STEP]))
+                            .map(|slice| bf16(p[first + slice * STEP]))
                             .sum::<f32>()
                     };
                     let (a, b) = (weight(&got.0), weight(&want.0));

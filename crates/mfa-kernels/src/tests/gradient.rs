@@ -91,7 +91,7 @@ fn softmax_gradient() {
             for rows in 1..=table.mr {
                 let (s, l) = scores(&mut random, rows, n);
                 let (mut dp, mut d) = (random.floats(s.len()), random.floats(n));
-                // What is masked does not show, not even where it is NaN.
+                // Masked scores have no effect, not even NaN.
                 for i in 0..rows {
                     for j in 0..n {
                         if s[i * SCORE_LD + j] == NONE {

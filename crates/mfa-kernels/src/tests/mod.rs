@@ -1,6 +1,6 @@
 //! Every kernel of every table that this machine runs, against its scalar twin.
 //!
-//! Inputs end where a page does that cannot be read, outputs lie between canaries (see [`memory`]).
+//! Inputs end at a page that cannot be read; outputs are between canaries (see [`memory`]).
 
 mod bf16_gradient;
 mod bf16_split;
@@ -68,7 +68,7 @@ impl Random {
     }
 }
 
-/// The tables, each with its unit set up by every kernel, and kept from one to the next.
+/// The tables, each without and with a [`crate::TileConfigGuard`] around its kernels.
 fn tables_with_and_without_guard() -> impl Iterator<Item = (&'static Kernels, bool)> {
     tables()
         .into_iter()

@@ -2,7 +2,7 @@
 
 use super::memory::Guarded;
 use super::{Random, put_p16, round_up, tables, tables_with_and_without_guard};
-use crate::bf16_split::TileConfigGuard;
+use crate::TileConfigGuard;
 use crate::{BLOCK_N, Kernels, P8_LD, P16_LD, SCORE_LD, ScoreScales};
 
 const EPSILON: f32 = f32::EPSILON / 2.0;
@@ -233,7 +233,7 @@ fn qk_i8() {
     }
 }
 
-/// Sums of extreme bytes, where an intermediate of 16 bits would saturate, and of any bytes, exact to the last unit, with
+/// Sums of extreme bytes, where an intermediate of 16 bits would saturate, and of any bytes, exact to the last bit, with
 /// and without a bias.
 #[test]
 fn qk_i8_is_exact() {
@@ -417,7 +417,7 @@ fn pv_u8_is_exact() {
     }
 }
 
-/// What multiplies the sums and the old outputs.
+/// The factors of the sums and of the old outputs.
 #[test]
 fn pv_integer_scales() {
     let mut random = Random(7);

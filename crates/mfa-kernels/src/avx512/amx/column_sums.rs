@@ -1,8 +1,8 @@
 //! Sums of products of integers.
 
 /// Sums of one or two panels of B, as tiles of 16 rows: all steps of 64 bytes, then the rest. The tiles of the first panel
-/// are stored from `o` on, those of the second from `second` on; `groups` of four bytes are added up, `panel` bytes lie from
-/// a panel to the next.
+/// are stored from `o` on, those of the second from `second` on; `groups` of four bytes are added up, panels are `panel`
+/// bytes apart.
 macro_rules! integer_sums {
     ($name:ident, $product:literal, $(($sum:literal, $b:literal, $o:literal, $at:literal)),+) => {
         #[inline(always)]
