@@ -16,7 +16,7 @@
 //! # Layouts
 //!
 //! The *terms* of a product are the elements that it sums over: the dimension K of a GEMM. A *step* is [`STEP`] = 32 terms,
-//! stored as pairs: pair `t` is terms `t` and `t + 16`. Terms past the end are 0.
+//! stored as pairs: pair `t` is terms `t` and `t + 16`. Those past the end are 0.
 //!
 //! | operand | layout | made by |
 //! |---|---|---|
@@ -33,7 +33,7 @@
 use crate::precision::Precision;
 use crate::signatures::RowState;
 
-/// Terms of a step.
+/// The terms of a step.
 pub const STEP: usize = 32;
 /// Slices of an operand, at most.
 pub const MAX_SLICES: usize = 3;

@@ -79,7 +79,7 @@ pub type SoftmaxGradientBf16 =
 pub struct Bf16Factors {
     /// The products of slices.
     pub terms: Bf16Products,
-    /// Terms of the product: columns of the strip and of the queries.
+    /// The terms of the product: columns of the strip and of the queries.
     pub columns: usize,
     /// The strip as A.
     pub a: *const u16,

@@ -30,8 +30,8 @@
 //! `packed` is the number of keys that `pack_v_*` was given. `pv_*` multiplies any run of them: it takes a pointer to the
 //! first key, which is a multiple of `nr`, the length of the run, and `packed`.
 //!
-//! Only kernels read and write integer Q, and 16-bit P and V. AMX has its own layouts of them, of the same size, except that
-//! V takes the room of a multiple of four keys. Columns past the end of O are undefined.
+//! Only kernels read and write integer Q, and 16-bit P and V. [`IntegerLayout::Bytes`] has other layouts of them, of the same
+//! size, except that V takes the room of a multiple of four keys. Columns past the end of O are undefined.
 //!
 //! Packed operands, scores, P and O are 64-byte aligned. Sources (`rows`, and `k` and `v` of the decode kernels) need no
 //! alignment. Scores are in the base-2 domain: `pack_q_f32` multiplies the query by `softmax_scale * log2(e)`.
@@ -56,6 +56,7 @@ mod table;
 #[cfg(all(test, unix))]
 mod tests;
 mod tile_config;
+mod tuning;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -76,5 +77,6 @@ pub use signatures::{
     PackVI8, PackVI16, PvF32, PvI16, PvU8, QkF32, QkI8, RowState, Scale, ScoreScales, Softcap,
     SoftmaxF32, SoftmaxI16, SoftmaxU8, ToBf16, ToF32, UnpackI4,
 };
-pub use table::Kernels;
+pub use table::{IntegerLayout, Kernels};
 pub use tile_config::TileConfigGuard;
+pub use tuning::{BackwardTuning, Bf16BlockSizes, BlockSizes, ForwardTuning, Tuning};

@@ -72,7 +72,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Some(&avx512::TABLE_VNNI),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Amx => Some(&avx512::TABLE_AMX),
+            Isa::Avx512Amx => Some(&amx::TABLE),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Some(&neon::TABLE),
             #[cfg(target_arch = "aarch64")]

@@ -9,6 +9,16 @@ use crate::signatures::{
     PackVI8, PackVI16, PvF32, PvI16, PvU8, QkF32, QkI8, Scale, Softcap, SoftmaxF32, SoftmaxI16,
     SoftmaxU8, ToBf16, ToF32, UnpackI4,
 };
+use crate::tuning::Tuning;
+
+/// The layouts of the integer operands that only kernels read and write: Q, 16-bit P and 16-bit V.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IntegerLayout {
+    /// The layouts of the crate's documentation: 16-bit elements in pairs.
+    Pairs,
+    /// The layouts of AMX: 16-bit elements as low and high bytes, for products of bytes.
+    Bytes,
+}
 
 /// The kernels of one instruction set.
 pub struct Kernels {
@@ -25,6 +35,13 @@ pub struct Kernels {
     /// The number that `pack_q_i8` adds to the integers of Q: 128 where products take unsigned bytes, 0 where they take signed
     /// ones.
     pub q_offset: i32,
+    /// The layouts of integer Q, 16-bit P and 16-bit V.
+    pub integer_layout: IntegerLayout,
+    /// Block sizes and thresholds for these kernels.
+    pub tuning: Tuning,
+    /// The scalar kernels with the same tile and offset of Q.
+    #[cfg(all(test, unix))]
+    pub(crate) twin: fn() -> Kernels,
     /// FP32 scores of a strip and a block.
     pub qk_f32: QkF32,
     /// INT8 scores of a strip and a block.

@@ -5,27 +5,6 @@ use crate::operands::padding::padded;
 use mfa_kernels::bf16_split::row_len;
 use mfa_kernels::{BLOCK_N, Kernels};
 
-/// What the loops keep at hand.
-struct Budget {
-    /// Bytes of packed K and V of a block: each strip reads them all.
-    block: usize,
-    /// Bytes of Q and O of a tile: each block reads and writes them once.
-    tile: usize,
-}
-
-/// Kernels of vectors: in 1.25 MB, and smaller caches lose little, for a tile is read in order.
-const VECTORS: Budget = Budget {
-    block: 384 << 10,
-    tile: 640 << 10,
-};
-/// Kernels of tiles (AMX): in the 2 MB that all processors with them have.
-const TILES: Budget = Budget {
-    block: 768 << 10,
-    tile: 1280 << 10,
-};
-/// Most rows of a tile: more gain nothing, and leave less to share among workers.
-const MOST_ROWS: usize = 1024;
-
 /// Bytes of a row of packed Q.
 pub(crate) fn bytes_of_q(scores: Scores, d: usize) -> usize {
     match scores {
@@ -60,18 +39,15 @@ pub(crate) fn block_and_tile(
     (scores, values): (Scores, Values),
     (d, dv): (usize, usize),
 ) -> (usize, usize) {
-    let budget = match kernels.bf16 {
-        Some(_) => TILES,
-        None => VECTORS,
-    };
+    let tuning = &kernels.tuning.forward;
     let columns = padded(dv, kernels);
     let of_a_key = bytes_of_k(scores, d) + bytes_of_v(values, columns);
     let keys = [BLOCK_N, BLOCK_N / 2]
         .into_iter()
-        .find(|keys| keys * of_a_key <= budget.block)
+        .find(|keys| keys * of_a_key <= tuning.block_bytes)
         .unwrap_or(BLOCK_N / 4);
     let of_a_row = bytes_of_q(scores, d) + 4 * columns;
-    let rows = (budget.tile / of_a_row).min(MOST_ROWS) / kernels.mr * kernels.mr;
+    let rows = (tuning.tile_bytes / of_a_row).min(tuning.most_rows) / kernels.mr * kernels.mr;
     (keys, rows.max(kernels.mr))
 }
 

@@ -67,14 +67,18 @@ pub(crate) unsafe fn softmax_f32<S: Simd>(s: *mut f32, rows: usize, n: usize, st
 }
 
 /// Storage of two vectors of weights as slices.
-pub(crate) trait StoreParts<S: Simd> {
+pub(crate) trait StoreSlices<S: Simd> {
     /// Splits the weights of the keys from `j` on and stores them into the row at `row`.
     unsafe fn store(row: *mut u16, j: usize, x: [S::F; 2]);
 }
 
 /// See [`crate::bf16_split::SoftmaxBf16`].
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only AMX uses it")
+)]
 #[inline(always)]
-pub(crate) unsafe fn softmax_bf16<S: Simd, P: StoreParts<S>>(
+pub(crate) unsafe fn softmax_bf16<S: Simd, P: StoreSlices<S>>(
     s: *const f32,
     rows: usize,
     n: usize,

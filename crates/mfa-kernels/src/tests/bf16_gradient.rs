@@ -33,7 +33,7 @@ struct Results {
 }
 
 #[test]
-fn softmax_gradient() {
+fn softmax_gradient_matches_its_twin() {
     let mut random = Random(45);
     for table in tables() {
         for n in [STEP, 3 * STEP, BLOCK_N] {
@@ -313,7 +313,7 @@ unsafe fn one_by_one(
 }
 
 #[test]
-fn strip() {
+fn strip_matches_its_kernels_one_by_one() {
     let mut random = Random(49);
     let operands = [
         [Bf16Products::X1; 4],
@@ -370,7 +370,7 @@ fn strip() {
 }
 
 #[test]
-fn add_transposed() {
+fn add_transposed_matches_its_twin() {
     let mut random = Random(46);
     for table in tables() {
         for (n, d) in [(1, 1), (16, 16), (33, 80), (100, 7), (256, 64)] {
@@ -393,7 +393,7 @@ fn add_transposed() {
 }
 
 #[test]
-fn scale_rows() {
+fn scale_rows_matches_its_twin() {
     let mut random = Random(47);
     for table in tables() {
         for (rows, n) in [(1, 1), (3, 16), (32, 100), (STEP, BLOCK_N)] {
@@ -414,7 +414,7 @@ fn scale_rows() {
 }
 
 #[test]
-fn largest() {
+fn max_abs_is_the_largest_magnitude() {
     let mut random = Random(48);
     for table in tables() {
         for (n, d) in [(1, 1), (3, 16), (17, 33), (100, 64)] {

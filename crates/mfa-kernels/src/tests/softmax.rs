@@ -80,7 +80,7 @@ fn reference(s: &[f32], m: f32, l: f64) -> Row {
 }
 
 #[test]
-fn softmax_f32() {
+fn softmax_f32_matches_the_formula_in_f64() {
     let mut random = Random(11);
     for (table, _) in tables() {
         for n in [1, 2, 7, 15, 16, 17, 31, 33, 64, 100, 255, BLOCK_N] {
@@ -123,7 +123,7 @@ fn softmax_f32() {
 
 /// The exponential over all of its range, against f64.
 #[test]
-fn exp2_everywhere() {
+fn exp2_is_accurate_everywhere() {
     for (table, _) in tables() {
         let mut worst = 0f64;
         let steps = 200_000;
@@ -275,7 +275,7 @@ fn gather(rows: usize, n: usize, padded: usize, at: impl Fn(usize, usize) -> f64
 }
 
 #[test]
-fn softmax_narrow() {
+fn integer_softmax_is_within_a_step() {
     let mut random = Random(12);
     for (table, _) in tables() {
         for n in [
@@ -387,7 +387,7 @@ fn check_integers(
 
 /// Rows without a key: nothing, whatever comes before or after.
 #[test]
-fn masked_blocks() {
+fn masked_blocks_have_no_weight() {
     let mut random = Random(13);
     for (table, _) in tables() {
         let (rows, n) = (table.mr, 40);
@@ -462,7 +462,7 @@ fn nan_reaches_the_sum() {
 
 /// Scales of V may be negative (16-bit P) or so small that their inverse is not finite.
 #[test]
-fn odd_scales_of_v() {
+fn odd_scales_of_v_are_applied() {
     let mut random = Random(15);
     for (table, _) in tables() {
         let n = 19;

@@ -13,7 +13,7 @@ fn bound(terms: usize, magnitude: f32) -> f32 {
 }
 
 #[test]
-fn qk_f32() {
+fn qk_f32_matches_its_twin() {
     let mut random = Random(1);
     for (table, twin) in tables() {
         for d in [1, 2, 3, 7, 16, 63, 64, 65, 128, 255, 512] {
@@ -63,7 +63,7 @@ fn qk_f32() {
 }
 
 #[test]
-fn pv_f32() {
+fn pv_f32_matches_its_twin() {
     let mut random = Random(2);
     for (table, twin) in tables() {
         for packed in [1, 2, 5, 31, 64, 100, BLOCK_N] {
@@ -200,7 +200,7 @@ impl Int8 {
 }
 
 #[test]
-fn qk_i8() {
+fn qk_i8_matches_its_twin() {
     let mut random = Random(3);
     for (table, twin) in tables() {
         for d in [1, 4, 7, 12, 63, 64, 65, 68, 80, 128, 511, 512] {
@@ -419,7 +419,7 @@ fn pv_u8_is_exact() {
 
 /// The factors of the sums and of the old outputs.
 #[test]
-fn pv_integer_scales() {
+fn scales_of_integer_pv_match_the_twin() {
     let mut random = Random(7);
     for (table, twin) in tables() {
         let (n, rows, panels) = (37, table.mr, 2);

@@ -3,7 +3,7 @@
 use crate::Precision;
 use std::arch::x86_64::*;
 
-use super::{MR, NR};
+use super::shape::{MR, NR};
 use crate::RowState;
 use crate::avx512::vector::{Plain, Zmm, vector_of_bf16, vector_of_f16};
 use crate::bf16_split::{FloatRows, MAX_SLICES, STEP, long_row_len, panel_len, row_len};
@@ -376,7 +376,7 @@ mod of {
 /// Storage of weights, which are at most about 1. A NaN among them may be lost, except in the row's sum.
 enum Split<const SLICES: usize> {}
 
-impl<const SLICES: usize> softmax::StoreParts<Zmm<Plain>> for Split<SLICES> {
+impl<const SLICES: usize> softmax::StoreSlices<Zmm<Plain>> for Split<SLICES> {
     #[inline(always)]
     unsafe fn store(row: *mut u16, j: usize, x: [__m512; 2]) {
         for (p, x) in split_weights::<SLICES>(x[0], x[1]).into_iter().enumerate() {

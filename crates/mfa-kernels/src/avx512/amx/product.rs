@@ -5,8 +5,8 @@
 
 use std::arch::asm;
 
+use super::shape::{MR, NR};
 use super::tile_state::Tiles;
-use super::{MR, NR};
 use crate::bf16_split::{Bf16Products, STEP};
 
 /// The instructions of a step, in the words of [`tall`] and [`flat`].

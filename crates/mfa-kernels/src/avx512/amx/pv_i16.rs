@@ -4,8 +4,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::pv_u8::Sums;
+use super::shape::{EXACT_GROUP, GROUPS, HIGH, MR, NR, ROWS, TILE};
 use super::tile_state::Tiles;
-use super::{EXACT_GROUP, GROUPS, HIGH, MR, NR, ROWS, TILE};
 use crate::{BLOCK_N, P16_LD};
 
 /// The offsets, in bytes, of a group's zero points, and of the flag of the block.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::HIGH;
+use super::shape::HIGH;
 use crate::RowState;
 use crate::avx512::vector::{Plain, Zmm};
 use crate::generic::softmax;

@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-use super::{GROUPS, ROWS, TILE};
+use super::shape::{GROUPS, ROWS, TILE};
 
 /// Whether the processor has AMX-INT8 and AMX-BF16, and the system lets this process use it, for which it has to be asked.
 pub(crate) fn runs_here() -> bool {
