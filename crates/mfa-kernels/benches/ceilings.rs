@@ -1,4 +1,4 @@
-//! What this machine can do: peaks of arithmetic, steps of softmax, bandwidth; with one thread and with all.
+//! The ceilings of this machine: peaks of arithmetic, steps of softmax, bandwidth; with one thread and with all.
 //!
 //! `cargo xtask ceilings [-- --json]`, or `cargo bench -p mfa-kernels --bench ceilings`.
 
@@ -18,7 +18,7 @@ const L2: usize = 512 << 10;
 const DRAM: usize = 256 << 20;
 const RUNS: usize = 25;
 
-/// Work of one thread; what it holds is its own.
+/// Work of one thread, which owns its memory.
 type Work = Box<dyn FnMut() + Send>;
 
 struct Ceiling {

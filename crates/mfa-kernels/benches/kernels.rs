@@ -18,7 +18,7 @@ use mfa_kernels::{BLOCK_N, Kernels, P8_LD, P16_LD, RowState, SCORE_LD, ScoreScal
 use support::peak::{Peaks, peaks};
 use support::{Aligned, Random, Rate};
 
-/// What a kernel's rate is compared with.
+/// The peak that a kernel's rate is compared with.
 #[derive(Clone, Copy)]
 enum Of {
     F32,

@@ -1,25 +1,27 @@
 //! The change of base: `exp(x) = exp2(x log2 e)`, for exponents that an FP32 holds and whose product with log2 e it does not.
 //!
-//! Masks of `-f32::MAX` are such exponents. Their order and their distances, which are astronomical, are what counts: beyond
-//! [`BEND`] the line is less steep, so that it ends within the range, with room for scores to be added. Only infinity
-//! becomes infinity.
+//! Masks of `-f32::MAX` are such exponents. Only their order counts, and that their distances are huge. Beyond [`BEND`] the
+//! line is less steep, so that it ends within the range, with room for scores to be added. Only infinity becomes infinity.
 
+/// log2(e).
 pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
-/// Where the steep line ends.
+/// The magnitude up to which the slope is log2 e.
 pub const BEND: f32 = 1e38;
-/// The value there.
+/// The value of the change of base at [`BEND`].
 pub const BENT: f32 = BEND * LOG2_E;
-/// Beyond it: `f32::MAX` becomes 3e38.
+/// The slope beyond [`BEND`]: `f32::MAX` becomes 3e38.
 pub const SLOPE: f32 = 0.648_114;
 
 /// The exponent of 2 of an exponent of e. Monotone, and `x log2 e` up to [`BEND`].
+#[must_use]
 pub fn to_base2(x: f32) -> f32 {
     let magnitude = (x.abs() * LOG2_E).min((x.abs() - BEND) * SLOPE + BENT);
     if x.is_nan() { x } else { magnitude.copysign(x) }
 }
 
-/// The exponent of e of `x`, an exponent of 2 that [`to_base2`] may have made, and the logarithm of a sum beside it.
+/// The natural logarithm of `2^x * s`, where `x` may come from [`to_base2`] and `log2_of_sum` is `log2(s)`.
+#[must_use]
 pub fn to_natural(x: f32, log2_of_sum: f64) -> f64 {
     let x = f64::from(x);
     let beyond = x.abs() - f64::from(BENT);

@@ -2,8 +2,16 @@
 //! `2^0` is 1. Coefficients from that of `r` on; errors include the rounding of every step.
 
 /// On `0..1`: 3.0e-6.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only AVX-512 uses it")
+)]
 pub(super) const UNIT_4: [f32; 4] = [0.693_044_84, 0.241_280_21, 0.052_242_473, 0.013_426_685];
 /// On `0..1`: 1.5e-7.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only AVX-512 uses it")
+)]
 pub(super) const UNIT_5: [f32; 5] = [
     0.693_151_35,
     0.240_164_4,

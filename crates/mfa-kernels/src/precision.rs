@@ -1,6 +1,6 @@
-//! How elements are stored: one row of [`Traits`] per precision.
+//! Storage of elements: one row of [`Traits`] per precision.
 
-/// How elements of a tensor are stored.
+/// The storage format of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// IEEE 754 binary32.

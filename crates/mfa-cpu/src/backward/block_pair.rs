@@ -5,7 +5,7 @@ use super::check::Backward;
 use super::plan::BackwardPlan;
 use super::score_mod::TransposedScoreMod;
 use super::scratch::BackwardScratch;
-use mfa_kernels::bf16_split::TileConfigGuard;
+use mfa_kernels::TileConfigGuard;
 use mfa_kernels::{Kernels, SCORE_LD};
 
 /// The pair of blocks that a worker computes; packing, products and passes are in modules of their own.

@@ -34,7 +34,7 @@ pub(crate) use row_statistics::sink;
 use crate::runtime::memory::{Aligned, Arena, PerWorker};
 use crate::runtime::pool::Pool;
 use mfa_kernels::Kernels;
-use mfa_kernels::bf16_split::TileConfigGuard;
+use mfa_kernels::TileConfigGuard;
 
 use block::DValues;
 use block_pair::BlockPair;

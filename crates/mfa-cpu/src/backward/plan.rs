@@ -13,7 +13,7 @@ use crate::runtime::pool::MAX_THREADS;
 use mfa_kernels::Precision;
 use mfa_kernels::bf16_split::{Bf16Kernels, Bf16Products};
 use mfa_kernels::gradient::Bf16GradientKernels;
-use mfa_kernels::{BLOCK_N, Kernels};
+use mfa_kernels::{BackwardTuning, Kernels};
 
 /// How queries meet keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,39 +113,6 @@ pub(crate) struct Head {
     pub kv_head: usize,
 }
 
-/// Tuning, by head dimension: the first row whose `columns` (of Q and V together) is not exceeded. Chosen so that the
-/// packed operands and accumulators of a pair of blocks stay in three quarters of a 2 MB second-level cache; the widest do not.
-const BLOCKS: [(usize, usize, usize); 4] = [
-    // columns of Q and V, queries of a block, keys of a block
-    (160, BLOCK_N, 288),
-    (288, BLOCK_N, 192),
-    (544, BLOCK_N / 2, 144),
-    (usize::MAX, BLOCK_N / 4, 144),
-];
-/// The same with bf16 products: packing queries costs more beside them, so that blocks of keys are long and those of
-/// queries short. The sums of keys may leave the cache, for they are read and written in order; twice these keys
-/// would bring the widest rows up to a tenth more, for twice the memory.
-const BF16_BLOCKS: [(usize, [(usize, usize); 3]); 4] = [
-    // columns of Q and V, queries and keys of a block of one, two and three slices
-    (
-        160,
-        [(BLOCK_N, 512), (BLOCK_N / 2, 512), (BLOCK_N / 2, 512)],
-    ),
-    (288, [(BLOCK_N, 512), (BLOCK_N, 512), (BLOCK_N / 2, 256)]),
-    (544, [(BLOCK_N, 512), (BLOCK_N, 256), (BLOCK_N / 2, 256)]),
-    (
-        usize::MAX,
-        [(BLOCK_N, 256), (BLOCK_N / 2, 256), (BLOCK_N / 4, 256)],
-    ),
-];
-/// Below this many multiply-adds a second thread costs more than it brings.
-const INLINE_WORK: f64 = 1e5;
-/// Products of the two passes, and of the fused one: the cost of splitting.
-const SPLIT_COST: f64 = 7.0;
-const FUSED_COST: f64 = 5.0;
-/// Blocks per worker in a pass over blocks, so that a slow worker can be relieved.
-const BLOCKS_PER_WORKER: usize = 4;
-
 impl<'a> BackwardPlan<'a> {
     pub(crate) fn new(
         call: &'a Backward,
@@ -153,18 +120,19 @@ impl<'a> BackwardPlan<'a> {
         threads: usize,
     ) -> Result<Self> {
         let problem = &call.problem;
-        let inline = problem.work() < INLINE_WORK;
+        let tuning = &kernels.tuning.backward;
+        let inline = problem.work() < tuning.inline_work;
         let workers = if inline { 1 } else { threads };
         let (scores, why_scores) = score_arithmetic(problem, kernels, ScorePass::Transposed);
         let bf16 = bf16_plan(call, kernels, scores);
         let (d, why_d) = source(call);
         let heads = Heads::new(problem)?;
-        let (path, why_path) = path(call, &heads, workers);
+        let (path, why_path) = path(call, tuning, &heads, workers);
 
         let columns = problem.d + problem.dv;
-        let (queries, keys) = blocks(columns, bf16);
+        let (queries, keys) = blocks(tuning, columns, bf16);
         let share = |rows: usize, heads: usize, most: usize, multiple: usize| {
-            let share = rows.saturating_mul(heads) / (workers * BLOCKS_PER_WORKER);
+            let share = rows.saturating_mul(heads) / (workers * tuning.blocks_per_worker);
             let most = most / multiple * multiple;
             if workers == 1 || path == Algorithm::Fused {
                 most
@@ -195,17 +163,18 @@ impl<'a> BackwardPlan<'a> {
     }
 }
 
-/// Queries and keys of a block. The last row of a table holds for all that is wider.
-fn blocks(columns: usize, bf16: Option<Bf16Plan>) -> (usize, usize) {
+/// Queries and keys of a block: those of the first row that has as many columns.
+fn blocks(tuning: &BackwardTuning, columns: usize, bf16: Option<Bf16Plan>) -> (usize, usize) {
     match bf16 {
         None => {
-            let (_, queries, keys) = BLOCKS[BLOCKS.partition_point(|row| row.0 < columns)];
-            (queries, keys)
+            let rows = tuning.blocks;
+            let row = &rows[rows.partition_point(|row| row.columns < columns)];
+            (row.queries, row.keys)
         }
         Some(Bf16Plan { products, .. }) => {
             let slices = products.p.slices_of_b().max(products.ds.slices_of_b());
-            let (_, by_slices) = BF16_BLOCKS[BF16_BLOCKS.partition_point(|row| row.0 < columns)];
-            by_slices[slices - 1]
+            let rows = tuning.bf16_blocks;
+            rows[rows.partition_point(|row| row.columns < columns)].by_slices[slices - 1]
         }
     }
 }
@@ -289,7 +258,12 @@ impl Heads {
     }
 }
 
-fn path(call: &Backward, heads: &Heads, workers: usize) -> (Algorithm, AlgorithmReason) {
+fn path(
+    call: &Backward,
+    tuning: &BackwardTuning,
+    heads: &Heads,
+    workers: usize,
+) -> (Algorithm, AlgorithmReason) {
     let keys = call.grad_key.is_some() || call.grad_value.is_some();
     if !keys || call.grad_query.is_none() {
         return (Algorithm::Split, AlgorithmReason::OnePass);
@@ -299,7 +273,7 @@ fn path(call: &Backward, heads: &Heads, workers: usize) -> (Algorithm, Algorithm
     }
     let (longest, total) = heads.times(&call.problem, workers);
     let count = heads.count();
-    let busy = FUSED_COST * longest <= SPLIT_COST * total / workers as f64;
+    let busy = tuning.fused_cost * longest <= tuning.split_cost * total / workers as f64;
     let path = if busy {
         Algorithm::Fused
     } else {

@@ -9,28 +9,6 @@ use crate::operands::padding::padded;
 use mfa_kernels::bf16_split::row_len;
 use mfa_kernels::{BLOCK_N, Kernels};
 
-/// Working set of the inner loops, in bytes.
-struct Budget {
-    /// Packed K and V of a block: each strip reads them all.
-    block: usize,
-    /// Q and O of a tile: each block reads and writes them once.
-    tile: usize,
-}
-
-/// Vector kernels: 1.25 MB of second-level cache. A smaller cache loses little, because a tile is read in order. Chosen by
-/// model, not measured.
-const VECTORS: Budget = Budget {
-    block: 384 << 10,
-    tile: 640 << 10,
-};
-/// Matrix units (AMX): the 2 MB of second-level cache that all processors with them have. Chosen by model, not measured.
-const TILES: Budget = Budget {
-    block: 768 << 10,
-    tile: 1280 << 10,
-};
-/// Rows of a tile, at most: taller tiles leave fewer of them to share among workers. Chosen by model, not measured.
-const MOST_ROWS: usize = 1024;
-
 /// Bytes of a row of packed Q.
 pub(crate) fn q_row_bytes(scores: ScoreArithmetic<'_>, d: usize) -> usize {
     match scores {
@@ -65,18 +43,15 @@ pub(crate) fn block_and_tile(
     (scores, values): (ScoreArithmetic<'_>, ValueArithmetic<'_>),
     (d, dv): (usize, usize),
 ) -> (usize, usize) {
-    let budget = match kernels.bf16 {
-        Some(_) => TILES,
-        None => VECTORS,
-    };
+    let tuning = &kernels.tuning.forward;
     let columns = padded(dv, kernels);
     let key_bytes = k_row_bytes(scores, d) + v_row_bytes(values, columns);
     let keys = [BLOCK_N, BLOCK_N / 2]
         .into_iter()
-        .find(|keys| keys * key_bytes <= budget.block)
+        .find(|keys| keys * key_bytes <= tuning.block_bytes)
         .unwrap_or(BLOCK_N / 4);
     let row_bytes = q_row_bytes(scores, d) + 4 * columns;
-    let rows = (budget.tile / row_bytes).min(MOST_ROWS) / kernels.mr * kernels.mr;
+    let rows = (tuning.tile_bytes / row_bytes).min(tuning.most_rows) / kernels.mr * kernels.mr;
     (keys, rows.max(kernels.mr))
 }
 

@@ -5,7 +5,7 @@
 use crate::forward::block_sizes;
 use crate::forward::check::Forward;
 use crate::operands::arithmetic::{self, ScoreArithmetic, ScorePass, ValueArithmetic};
-use mfa_kernels::{BLOCK_N, DECODE_ROWS, Kernels};
+use mfa_kernels::{BLOCK_N, DECODE_ROWS, ForwardTuning, Kernels};
 
 /// The loops over query rows and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,21 +58,12 @@ pub(crate) struct Reasons {
     pub values: &'static str,
 }
 
-/// Multiply-adds below which one thread runs the call, because a second one costs more than it brings. Chosen by model, not
-/// measured.
-const INLINE_WORK: f64 = 4e5;
-/// Tiles per worker, so that other workers can relieve a slow one. Chosen by model, not measured.
-const TILES_PER_WORKER: usize = 2;
-/// The same under a causal mask or a window, where tiles differ in cost. Chosen by model, not measured.
-const TILES_PER_WORKER_DIAGONAL: usize = 4;
-/// Keys of a split, at least. Chosen by model, not measured.
-const SPLIT_KEYS: usize = 1024;
-
 impl<'a> ForwardPlan<'a> {
     pub(crate) fn new(call: &'a Forward, kernels: &'a Kernels, threads: usize) -> Self {
         let problem = &call.problem;
+        let tuning = &kernels.tuning.forward;
         let sequences = &problem.sequences;
-        let inline = problem.work() < INLINE_WORK;
+        let inline = problem.work() < tuning.inline_work;
         let workers = if inline { 1 } else { threads };
         let rows = sequences.most_q.saturating_mul(problem.group);
         let streams_kv =
@@ -88,10 +79,10 @@ impl<'a> ForwardPlan<'a> {
             block_sizes::block_and_tile(kernels, (scores, values), (problem.d, problem.dv));
         let tile_rows = match path {
             Algorithm::Decode => DECODE_ROWS,
-            Algorithm::Prefill => tile_rows(call, kernels.mr, workers, most_rows),
+            Algorithm::Prefill => tile_rows(call, kernels, workers, most_rows),
         };
         let tiles = block_sizes::tile_count(problem, tile_rows);
-        let (splits, split_keys) = splits(tiles, sequences.most_k, workers);
+        let (splits, split_keys) = splits(tuning, tiles, sequences.most_k, workers);
         ForwardPlan {
             path,
             scores,
@@ -152,12 +143,12 @@ fn scale_split(factor: f32, values: ValueArithmetic<'_>) -> ScaleSplit {
 }
 
 /// Query rows of a prefill tile.
-fn tile_rows(call: &Forward, mr: usize, workers: usize, most_rows: usize) -> usize {
-    let problem = &call.problem;
+fn tile_rows(call: &Forward, kernels: &Kernels, workers: usize, most_rows: usize) -> usize {
+    let (problem, mr, tuning) = (&call.problem, kernels.mr, &kernels.tuning.forward);
     let per_worker = match problem.options.has_diagonal() {
         _ if workers == 1 => 1,
-        true => TILES_PER_WORKER_DIAGONAL,
-        false => TILES_PER_WORKER,
+        true => tuning.tiles_per_worker_diagonal,
+        false => tuning.tiles_per_worker,
     };
     let all_rows = problem.sequences.total_q.saturating_mul(problem.heads);
     let share = all_rows.div_ceil(workers * per_worker).max(1);
@@ -166,11 +157,18 @@ fn tile_rows(call: &Forward, mr: usize, workers: usize, most_rows: usize) -> usi
 }
 
 /// The number of splits of the keys, and the keys of one: several where tiles alone do not fill the workers.
-fn splits(tiles: usize, most_keys: usize, workers: usize) -> (usize, usize) {
-    if tiles == 0 || tiles >= 2 * workers || most_keys < 2 * SPLIT_KEYS || workers == 1 {
+fn splits(
+    tuning: &ForwardTuning,
+    tiles: usize,
+    most_keys: usize,
+    workers: usize,
+) -> (usize, usize) {
+    if tiles == 0 || tiles >= 2 * workers || most_keys < 2 * tuning.split_keys || workers == 1 {
         return (1, usize::MAX);
     }
-    let wanted = (2 * workers).div_ceil(tiles).min(most_keys / SPLIT_KEYS);
+    let wanted = (2 * workers)
+        .div_ceil(tiles)
+        .min(most_keys / tuning.split_keys);
     let split_keys = most_keys.div_ceil(wanted).next_multiple_of(BLOCK_N);
     (most_keys.div_ceil(split_keys), split_keys)
 }

@@ -26,7 +26,7 @@ use crate::forward::scratch::Prefill;
 use crate::forward::strip::StripBlock;
 use crate::operands::arithmetic::{ScoreArithmetic, ValueArithmetic};
 use crate::operands::dequantize::Domain;
-use mfa_kernels::bf16_split::TileConfigGuard;
+use mfa_kernels::TileConfigGuard;
 use mfa_kernels::{P8_LD, P16_LD, SCORE_LD, ScoreScales};
 
 impl Prefill<'_> {

@@ -1,4 +1,4 @@
-//! Products of slices, as shares of the unit's peak, and what is done to have slices.
+//! Products of slices, as shares of the matrix unit's peak, and packing into slices.
 
 use crate::support::{Aligned, Random};
 use crate::{Case, Of, blocks_of, in_turn};
@@ -23,7 +23,7 @@ pub(crate) fn cases(table: &'static Kernels) -> Vec<Case> {
     cases
 }
 
-/// What slices are made of: their values do not matter, but denormal ones would.
+/// Values of slices: any but denormal ones, which are slow.
 fn halves(n: usize) -> Aligned<u16> {
     let mut random = Random(9);
     Aligned::from_fn(n, |_| (random.float().to_bits() >> 16) as u16)
@@ -59,7 +59,7 @@ fn product_of_parts(
     let mut o = Aligned::new(t.mr * ldo, 0f32);
     Case {
         name,
-        // A product of bf16 counts as one of 16-bit integers: the unit takes as long.
+        // A product of bf16 counts as one of 16-bit integers: the matrix unit takes as long.
         of: Of::Dot2,
         operations: (2 * t.mr * columns * length * terms.pairs().len()) as f64,
         work: in_turn(blocks, move |block| {

@@ -1,4 +1,4 @@
-//! What the benches share: rates, memory, and the peaks of this machine.
+//! Code that the benches share: rates, memory, and the peaks of this machine.
 
 #![allow(dead_code)]
 

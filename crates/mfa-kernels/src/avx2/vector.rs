@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use crate::exp2::{CENTRED_4, CENTRED_5, ROUNDER};
 use crate::simd::{Dot4, Simd};
 
-/// How integers are multiplied.
+/// Multiplication of integers.
 pub(super) trait Dot {
     const DOT4: Dot4;
     unsafe fn dot4(acc: __m256i, a: __m256i, b: __m256i) -> __m256i;

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use crate::exp2::{UNIT_4, UNIT_5};
 use crate::simd::{Dot4, Simd};
 
-/// How integers are multiplied.
+/// Multiplication of integers.
 pub(super) trait Dot {
     const DOT4: Dot4;
     unsafe fn dot4(acc: __m512i, a: __m512i, b: __m512i) -> __m512i;

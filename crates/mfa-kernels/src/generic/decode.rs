@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use crate::simd::Simd;
 use crate::{DECODE_ROWS, SCORE_LD, SUM_RUN};
 
-/// How a chunk is read.
+/// Reads a chunk of a row.
 pub(crate) trait Element<S: Simd> {
     /// Whether the vectors of a chunk hold its even and its odd elements, instead of its halves.
     const SPLIT: bool = false;
@@ -76,7 +76,7 @@ pub(crate) unsafe fn widen<S: Simd, E: Element<S>>(src: *const u8, n: usize, out
     }
 }
 
-/// How far ahead rows are asked for, in bytes of rows: what keeps the memory busy while their predecessors are computed.
+/// The distance of prefetches, in bytes of rows: the memory works while the rows before are computed.
 const AHEAD: usize = 4096;
 
 /// Asks for the row, of `bytes` bytes, that will be read some time after the one at `row`.

@@ -32,7 +32,7 @@ pub(crate) unsafe fn ptv_f32<S: Simd, const R: usize, const NV: usize, const P: 
     }
 }
 
-/// How many keys ahead P is asked for: its rows lie too far apart for hardware to foresee.
+/// The distance of prefetches of P, in keys: its rows are too far apart for the hardware prefetcher.
 const AHEAD: usize = 12;
 
 #[inline(always)]

@@ -17,7 +17,7 @@ struct Rows {
 }
 
 /// Rows of bytes, each group of four widened to the pairs of i16 that [`Simd::split_i8`] leaves of the other operand.
-/// `[2][groups][R]`; what is past the rows and groups in use stays as it is.
+/// `[2][groups][R]`; elements past the rows and groups in use are not written.
 struct Widened([MaybeUninit<i32>; 2 * MAX_GROUPS * MAX_MR]);
 
 impl Widened {
@@ -123,12 +123,12 @@ unsafe fn product_split<S: Simd, const R: usize, const NV: usize, const P: usize
     acc
 }
 
-/// What the keys of a block need: nothing beside the bias, their scales, or zero points too.
+/// The corrections of the keys of a block: the bias alone, also scales, or also zero points.
 const BARE: usize = 0;
 const SCALED: usize = 1;
 const ZEROED: usize = 2;
 
-/// What keys without scales, or without zero points, have instead, where there is no tile for them.
+/// Scales and zero points of keys that have none, where no tile leaves them out.
 static ONES: [f32; BLOCK_N] = [1.0; BLOCK_N];
 static ZEROS: [f32; BLOCK_N] = [0.0; BLOCK_N];
 

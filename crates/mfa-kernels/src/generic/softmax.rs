@@ -66,15 +66,19 @@ pub(crate) unsafe fn softmax_f32<S: Simd>(s: *mut f32, rows: usize, n: usize, st
     }
 }
 
-/// How two vectors of weights are stored as slices.
-pub(crate) trait StoreParts<S: Simd> {
+/// Storage of two vectors of weights as slices.
+pub(crate) trait StoreSlices<S: Simd> {
     /// Splits the weights of the keys from `j` on and stores them into the row at `row`.
     unsafe fn store(row: *mut u16, j: usize, x: [S::F; 2]);
 }
 
 /// See [`crate::bf16_split::SoftmaxBf16`].
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only AMX uses it")
+)]
 #[inline(always)]
-pub(crate) unsafe fn softmax_bf16<S: Simd, P: StoreParts<S>>(
+pub(crate) unsafe fn softmax_bf16<S: Simd, P: StoreSlices<S>>(
     s: *const f32,
     rows: usize,
     n: usize,
@@ -123,7 +127,7 @@ pub(crate) unsafe fn softmax_bf16<S: Simd, P: StoreParts<S>>(
     }
 }
 
-/// How `V` vectors of 16-bit weights are stored.
+/// Storage of `V` vectors of 16-bit weights.
 pub(crate) trait Store16<S: Simd, const V: usize> {
     /// Rounds the weights of the keys from `j` on and stores them into the row at `row`.
     unsafe fn store(row: *mut i16, j: usize, x: [S::F; V]);
@@ -285,7 +289,7 @@ pub(crate) unsafe fn softmax_u8<S: Simd>(
     }
 }
 
-/// What rounding left over before the first key, by chain: nothing in total, and something else for each. A run of equal
+/// The rounding error before the first key, by chain: 0 in total, and different for each chain. A run of equal
 /// weights then leaves over next to nothing either. In the order of reversed bits, so that few keys have balanced chains too.
 #[repr(align(64))]
 struct Staggered([f32; 64]);
@@ -346,7 +350,7 @@ unsafe fn rounded_products<S: Simd, const V: usize>(
     out
 }
 
-/// Notes what was left over of row `i` in the end, where the largest weight is 1.
+/// Stores the final rounding error of row `i`, where the largest weight is 1.
 #[inline(always)]
 unsafe fn left_over<S: Simd, const V: usize>(
     left: &mut Partial,
@@ -361,12 +365,12 @@ unsafe fn left_over<S: Simd, const V: usize>(
     S::store(left.0.as_mut_ptr().add(i * S::LANES), sum);
 }
 
-/// What the weights of a block add up to, by row.
+/// The sums of the weights of a block, by row.
 struct Summed<'a> {
     /// Times `top`.
     sums: &'a Partial,
     top: f32,
-    /// What rounding left over.
+    /// The rounding errors.
     left: &'a Partial,
     /// Whether `sums` is of rounded weights.
     rounded: bool,
@@ -478,8 +482,8 @@ unsafe fn scaled<S: Simd, const DEGREE: usize>(
     S::across::<false>(largest.0.as_ptr())
 }
 
-/// Brings the state of `count` rows up to date with a block whose maxima are `block`; returns what the weights of the block
-/// are worth beside those of the blocks before.
+/// Brings the state of `count` rows up to date with a block whose maxima are `block`. Returns the factor of the
+/// block's weights relative to those of the blocks before.
 #[inline(always)]
 unsafe fn advance<S: Simd>(
     state: RowState,

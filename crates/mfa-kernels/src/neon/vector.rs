@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use crate::exp2::{CENTRED_4, CENTRED_5, ROUNDER};
 use crate::simd::{Dot4, Simd};
 
-/// How bytes are multiplied. The intrinsics are not stable.
+/// Multiplication of bytes. The intrinsics are not stable.
 pub(super) trait Dot {
     const DOT4: Dot4;
     unsafe fn dot4(acc: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t;

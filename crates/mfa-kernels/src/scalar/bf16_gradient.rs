@@ -16,12 +16,12 @@ pub(crate) const TABLE: Bf16GradientKernels = Bf16GradientKernels {
 
 /// Stores the slices of `x` at `to`, `distance` apart.
 unsafe fn put(x: f32, slices: usize, to: *mut u16, distance: usize) {
-    for (p, part) in split(x, slices).iter().enumerate().take(slices) {
-        *to.add(p * distance) = *part;
+    for (p, slice) in split(x, slices).iter().enumerate().take(slices) {
+        *to.add(p * distance) = *slice;
     }
 }
 
-unsafe fn softmax_gradient(strip: &Bf16Strip, p_parts: usize, ds_parts: usize, masked: bool) {
+unsafe fn softmax_gradient(strip: &Bf16Strip, p_slices: usize, ds_slices: usize, masked: bool) {
     for i in 0..STEP {
         for j in 0..strip.n {
             let at = i * SCORE_LD + j;
@@ -29,15 +29,15 @@ unsafe fn softmax_gradient(strip: &Bf16Strip, p_parts: usize, ds_parts: usize, m
             let masked = masked && (s == f32::NEG_INFINITY || l == f32::INFINITY);
             let shown = |x: f32| if masked { 0.0 } else { x };
             let p = shown((s * strip.scale - l).exp2());
-            if p_parts > 0 {
+            if p_slices > 0 {
                 put(
                     p,
-                    p_parts,
-                    strip.p.add(i * strip.ldp + at_a(j, p_parts)),
+                    p_slices,
+                    strip.p.add(i * strip.ldp + at_a(j, p_slices)),
                     STEP,
                 );
             }
-            if ds_parts == 0 {
+            if ds_slices == 0 {
                 continue;
             }
             let mut ds = p * (*strip.dp.add(at) - *strip.d.add(j));
@@ -46,13 +46,13 @@ unsafe fn softmax_gradient(strip: &Bf16Strip, p_parts: usize, ds_parts: usize, m
             }
             let ds = shown(ds);
             if !strip.ds.is_null() {
-                let to = strip.ds.add(i * strip.ldds + at_a(j, ds_parts));
-                put(ds, ds_parts, to, STEP);
+                let to = strip.ds.add(i * strip.ldds + at_a(j, ds_slices));
+                put(ds, ds_slices, to, STEP);
             }
             if !strip.columns.is_null() {
                 let panel = strip.columns.add(j / STEP * strip.panel);
-                let to = panel.add(at_b(i, j % STEP, STEP, ds_parts, STEP));
-                put(ds, ds_parts, to, STEP * STEP);
+                let to = panel.add(at_b(i, j % STEP, STEP, ds_slices, STEP));
+                put(ds, ds_slices, to, STEP * STEP);
             }
         }
     }
@@ -70,9 +70,9 @@ unsafe fn strip(call: &Bf16GradientStrip) {
             of.terms, of.a, lda, of.b, panel, steps, STEP, queries, false, out, SCORE_LD,
         );
     }
-    let p_parts = call.dv.terms.slices_of_a();
-    let p_parts = if call.dv.out.is_null() { 0 } else { p_parts };
-    softmax_gradient(strip, p_parts, call.dk.terms.slices_of_a(), false);
+    let p_slices = call.dv.terms.slices_of_a();
+    let p_slices = if call.dv.out.is_null() { 0 } else { p_slices };
+    softmax_gradient(strip, p_slices, call.dk.terms.slices_of_a(), false);
     for (sum, a, lda) in [
         (&call.dv, strip.p, strip.ldp),
         (&call.dk, strip.ds, strip.ldds),

@@ -36,25 +36,25 @@ pub(crate) fn split(x: f32, slices: usize) -> [u16; MAX_SLICES] {
         return out;
     }
     let mut rest = x;
-    for part in out.iter_mut().take(slices) {
+    for slice in out.iter_mut().take(slices) {
         let bits = rest.to_bits();
         let rounded = bits + 0x8000;
-        // What would round to infinity is cut off instead.
+        // Floats that would round to infinity are truncated instead.
         let finite = f32::from_bits(rounded).is_finite();
-        *part = ((if finite { rounded } else { bits }) >> 16) as u16;
-        rest -= bf16(*part);
+        *slice = ((if finite { rounded } else { bits }) >> 16) as u16;
+        rest -= bf16(*slice);
     }
     out
 }
 
 /// Writes the slices of a float, `distance` elements apart.
 unsafe fn put(x: f32, slices: usize, first: *mut u16, distance: usize) {
-    for (p, part) in split(x, slices).iter().enumerate().take(slices) {
-        *first.add(p * distance) = *part;
+    for (p, slice) in split(x, slices).iter().enumerate().take(slices) {
+        *first.add(p * distance) = *slice;
     }
 }
 
-/// An element of rows as they lie.
+/// An element of rows in the caller's storage.
 pub(crate) unsafe fn float(rows: &FloatRows, row: usize, column: usize) -> f32 {
     let at = rows.from(row, column).ptr;
     match rows.precision {
@@ -64,7 +64,7 @@ pub(crate) unsafe fn float(rows: &FloatRows, row: usize, column: usize) -> f32 {
     }
 }
 
-/// What is packed: lines of terms, which are rows or columns; lines and terms past the end are 0.
+/// Lines of terms to pack, which are rows or columns; lines and terms past the end are 0.
 struct Source {
     rows: FloatRows,
     lines: usize,
@@ -192,7 +192,7 @@ unsafe fn product<const MR: usize, const NR: usize>(
                 for &(x, y) in terms.pairs() {
                     let a = a.add((s * of_a + x) * STEP);
                     let b = b.add((s * of_b + y) * STEP * NR);
-                    // As the unit adds: the two sums of a step's halves, then their sum.
+                    // As the matrix unit adds: the two sums of a step's halves, then their sum.
                     let mut halves = [0f32; 2];
                     for t in 0..STEP {
                         let (pair, half) = (t / 2, t % 2);

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::{SCORE_LD, SUM_RUN};
 
-/// How one element of a row is read.
+/// Reads one element of a row.
 pub(super) trait Element {
     /// Element `i` of the row at `row`, which need not be aligned.
     unsafe fn read(row: *const u8, i: usize) -> f32;

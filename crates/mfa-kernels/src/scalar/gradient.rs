@@ -1,6 +1,6 @@
 //! The backward pass.
 
-use super::columns;
+use super::columns::columns;
 use crate::SCORE_LD;
 
 /// See [`crate::GradientKernels::ptv_f32`].

@@ -1,6 +1,6 @@
 //! Output tiles: `O = alpha O + P V`.
 
-use super::columns;
+use super::columns::columns;
 use crate::{P8_LD, P16_LD, SCORE_LD, SUM_RUN};
 
 /// See [`crate::PvF32`].

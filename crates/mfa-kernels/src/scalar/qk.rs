@@ -1,6 +1,6 @@
 //! Score tiles.
 
-use super::columns;
+use super::columns::columns;
 use crate::{SCORE_LD, ScoreScales};
 
 /// See [`crate::QkF32`].

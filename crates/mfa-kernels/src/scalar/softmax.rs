@@ -68,7 +68,7 @@ pub(super) unsafe fn softmax_u8(
 }
 
 /// Weighs the scores of row `i`, stores the weights as integers of which the largest is `top`, brings the row's state up to
-/// date, and returns what a step is worth beside the blocks before.
+/// date, and returns the weight of a step relative to the blocks before.
 unsafe fn weigh(
     row: &mut [f32],
     i: usize,

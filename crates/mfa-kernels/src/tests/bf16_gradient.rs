@@ -25,7 +25,7 @@ fn tables() -> Vec<Bf16GradientKernels> {
         .collect()
 }
 
-/// What [`Bf16Strip`] writes.
+/// The outputs of a [`Bf16Strip`].
 struct Results {
     p: Guarded<u16>,
     ds: Guarded<u16>,
@@ -33,11 +33,11 @@ struct Results {
 }
 
 #[test]
-fn softmax_gradient() {
+fn softmax_gradient_matches_its_twin() {
     let mut random = Random(45);
     for table in tables() {
         for n in [STEP, 3 * STEP, BLOCK_N] {
-            for (p_parts, ds_parts) in [
+            for (p_slices, ds_slices) in [
                 (1, 1),
                 (2, 2),
                 (3, 3),
@@ -50,7 +50,7 @@ fn softmax_gradient() {
                 (2, 1),
             ] {
                 for masked in [false, true] {
-                    check_gradient(&table, &mut random, n, (p_parts, ds_parts), masked);
+                    check_gradient(&table, &mut random, n, (p_slices, ds_slices), masked);
                 }
             }
         }
@@ -61,7 +61,7 @@ fn check_gradient(
     table: &Bf16GradientKernels,
     random: &mut Random,
     n: usize,
-    (p_parts, ds_parts): (usize, usize),
+    (p_slices, ds_slices): (usize, usize),
     masked: bool,
 ) {
     let len = (STEP - 1) * SCORE_LD + n;
@@ -86,11 +86,11 @@ fn check_gradient(
         };
     }
     // Rows and panels with a gap behind each; of the keys, the strip is one of two steps.
-    let (ldp, ldds) = (row_len(n + STEP, p_parts), row_len(n + STEP, ds_parts));
-    let panel = panel_len(2 * STEP, ds_parts, STEP);
+    let (ldp, ldds) = (row_len(n + STEP, p_slices), row_len(n + STEP, ds_slices));
+    let panel = panel_len(2 * STEP, ds_slices, STEP);
     let results = || Results {
-        p: Guarded::new((STEP - 1) * ldp + row_len(n, p_parts), 0u16),
-        ds: Guarded::new((STEP - 1) * ldds + row_len(n, ds_parts), 0u16),
+        p: Guarded::new((STEP - 1) * ldp + row_len(n, p_slices), 0u16),
+        ds: Guarded::new((STEP - 1) * ldds + row_len(n, ds_slices), 0u16),
         columns: Guarded::new((n / STEP - 1) * panel + panel / 2, 0u16),
     };
     let (mut got, mut want) = (results(), results());
@@ -98,7 +98,7 @@ fn check_gradient(
         (table.softmax_gradient, &mut got),
         (TWIN.softmax_gradient, &mut want),
     ] {
-        let if_wanted = |ptr: *mut u16| if ds_parts > 0 { ptr } else { null_mut() };
+        let if_wanted = |ptr: *mut u16| if ds_slices > 0 { ptr } else { null_mut() };
         let strip = Bf16Strip {
             s: s.as_ptr().cast_mut(),
             dp: dp.as_ptr().cast_mut(),
@@ -115,14 +115,14 @@ fn check_gradient(
             panel,
         };
         // SAFETY: a strip of keys by `n` queries, and room for its slices.
-        unsafe { kernel(&strip, p_parts, ds_parts, masked) };
+        unsafe { kernel(&strip, p_slices, ds_slices, masked) };
     }
     for (what, slices, distance, got, want) in [
-        ("P", p_parts, STEP, &got.p, &want.p),
-        ("dS", ds_parts, STEP, &got.ds, &want.ds),
+        ("P", p_slices, STEP, &got.p, &want.p),
+        ("dS", ds_slices, STEP, &got.ds, &want.ds),
         (
             "dS as B",
-            ds_parts,
+            ds_slices,
             STEP * STEP,
             &got.columns,
             &want.columns,
@@ -131,11 +131,11 @@ fn check_gradient(
         got.check(what);
         for at in (0..got.len()).filter(|at| slices > 0 && at / distance % slices == 0) {
             let value = |x: &[u16]| -> f32 {
-                let part = |p: usize| x.get(at + p * distance).map_or(0.0, |x| bf16(*x));
-                (0..slices).map(part).sum()
+                let slice = |p: usize| x.get(at + p * distance).map_or(0.0, |x| bf16(*x));
+                (0..slices).map(slice).sum()
             };
             let (got, want) = (value(got), value(want));
-            // Of exp2 and three roundings; and neighbours, if they are rounded to one part or two.
+            // Of exp2 and three roundings; and neighbours, if they are rounded to one slice or two.
             let rounding = [0.0, 512.0, 2.0, 0.0][slices] / 65536.0;
             let bound = (12.0 * EPSILON + rounding) * want.abs() + 24.0 * EPSILON;
             assert!(
@@ -146,7 +146,7 @@ fn check_gradient(
     }
 }
 
-/// What a strip writes beside P and dS as A.
+/// The outputs of a strip other than P and dS as A.
 #[derive(PartialEq)]
 struct StripResults {
     columns: Vec<u16>,
@@ -165,7 +165,7 @@ struct StripOperands {
     panels: [Guarded<u16>; 2],
     l: Guarded<f32>,
     d: Guarded<f32>,
-    /// What is wanted of dV, dK, dQ.
+    /// Which of dV, dK, dQ are wanted.
     wanted: [bool; 3],
 }
 
@@ -214,14 +214,14 @@ impl StripOperands {
     fn run(&self, kernel: impl Fn(&Bf16GradientStrip)) -> StripResults {
         let [scores, dp, of_p, of_ds] = self.terms;
         let [d, dv] = self.columns.map(|c| c.next_multiple_of(STEP));
-        let (p_parts, ds_parts) = (of_p.slices_of_a(), of_ds.slices_of_a());
+        let (p_slices, ds_slices) = (of_p.slices_of_a(), of_ds.slices_of_a());
         let (ldp, ldds) = (
-            long_row_len(self.n, p_parts),
-            long_row_len(self.n, ds_parts),
+            long_row_len(self.n, p_slices),
+            long_row_len(self.n, ds_slices),
         );
         let mut room = [(); 2].map(|()| Guarded::new(STEP * SCORE_LD, 0f32));
         let mut weights = [ldp, ldds].map(|ld| Guarded::new(STEP * ld, 0u16));
-        let panel = panel_len(STEP, ds_parts, STEP);
+        let panel = panel_len(STEP, ds_slices, STEP);
         let mut columns = Guarded::new(self.n / STEP * panel, 0u16);
         let mut sums = [dv, d].map(|ld| Guarded::from_fn(STEP * ld, |at| (at % 7) as f32));
         let [s, dp_room] = room.each_mut().map(|x| x.as_mut_ptr());
@@ -293,12 +293,12 @@ unsafe fn one_by_one(
             of.terms, of.a, lda, of.b, panel, steps, STEP, panels, false, out, SCORE_LD,
         );
     }
-    let p_parts = if call.dv.out.is_null() {
+    let p_slices = if call.dv.out.is_null() {
         0
     } else {
         call.dv.terms.slices_of_a()
     };
-    (gradient.softmax_gradient)(strip, p_parts, call.dk.terms.slices_of_a(), false);
+    (gradient.softmax_gradient)(strip, p_slices, call.dk.terms.slices_of_a(), false);
     for (sum, a, lda) in [
         (&call.dv, strip.p, strip.ldp),
         (&call.dk, strip.ds, strip.ldds),
@@ -313,7 +313,7 @@ unsafe fn one_by_one(
 }
 
 #[test]
-fn strip() {
+fn strip_matches_its_kernels_one_by_one() {
     let mut random = Random(49);
     let operands = [
         [Bf16Products::X1; 4],
@@ -370,7 +370,7 @@ fn strip() {
 }
 
 #[test]
-fn add_transposed() {
+fn add_transposed_matches_its_twin() {
     let mut random = Random(46);
     for table in tables() {
         for (n, d) in [(1, 1), (16, 16), (33, 80), (100, 7), (256, 64)] {
@@ -393,7 +393,7 @@ fn add_transposed() {
 }
 
 #[test]
-fn scale_rows() {
+fn scale_rows_matches_its_twin() {
     let mut random = Random(47);
     for table in tables() {
         for (rows, n) in [(1, 1), (3, 16), (32, 100), (STEP, BLOCK_N)] {
@@ -414,7 +414,7 @@ fn scale_rows() {
 }
 
 #[test]
-fn largest() {
+fn max_abs_is_the_largest_magnitude() {
     let mut random = Random(48);
     for table in tables() {
         for (n, d) in [(1, 1), (3, 16), (17, 33), (100, 64)] {

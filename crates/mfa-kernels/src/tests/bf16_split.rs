@@ -5,21 +5,17 @@ use super::tiles::Int8;
 use super::{Random, tables};
 use crate::Precision;
 use crate::bf16_split::{
-    Bf16Kernels, Bf16Products, FloatRows, MAX_SLICES, PackBf16, STEP, TileConfigGuard, bf16,
-    exact_dot, long_row_len, panel_len, restore, row_len,
+    Bf16Kernels, Bf16Products, FloatRows, MAX_SLICES, PackBf16, STEP, bf16, exact_dot,
+    long_row_len, panel_len, restore, row_len,
 };
 use crate::scalar::{self, bf16_split as twin};
-use crate::{BLOCK_N, Kernels, RowState, SCORE_LD};
+use crate::{BLOCK_N, Kernels, RowState, SCORE_LD, TileConfigGuard};
 
 /// Tables with products of slices, and their twins.
 fn bf16_tables() -> Vec<(&'static Kernels, Bf16Kernels, Bf16Kernels)> {
     tables()
         .into_iter()
-        .filter_map(|(table, _)| {
-            let slices = table.bf16?;
-            assert_eq!((table.mr, table.nr), (32, 32));
-            Some((table, slices, twin::table::<32, 32>()))
-        })
+        .filter_map(|(table, twin)| Some((table, table.bf16?, twin.bf16?)))
         .chain([(&scalar::TABLE, twin::table::<4, 8>(), twin::table::<4, 8>())])
         .collect()
 }
@@ -47,14 +43,14 @@ fn non_finite(random: &mut Random) -> f32 {
 }
 
 #[test]
-fn three_parts_are_the_float() {
+fn three_slices_are_the_float() {
     let mut random = Random(70);
     let sum = |x: f32, slices: usize| {
         let split = twin::split(x, slices);
         split.iter().rev().map(|p| bf16(*p)).sum::<f32>()
     };
     for _ in 0..100_000 {
-        // Of any exponent that leaves the third part normal.
+        // Of any exponent that leaves the third slice normal.
         let bits = random.next() as u32;
         let x = f32::from_bits(bits & 0x807f_ffff | (24 + bits % 231) << 23);
         assert_eq!(sum(x, 3), x, "{x:e}");
@@ -95,7 +91,7 @@ pub(super) fn stored(floats: &[f32], precision: Precision) -> Vec<u8> {
 }
 
 #[test]
-fn packing_is_that_of_the_twin() {
+fn packing_matches_its_twin() {
     let mut random = Random(71);
     for (table, ours, theirs) in bf16_tables() {
         let (mr, nr) = tile(table);
@@ -230,7 +226,7 @@ impl Operands {
 }
 
 #[test]
-fn products() {
+fn products_match_their_twins() {
     let mut random = Random(72);
     for (table, ours, theirs) in bf16_tables() {
         let (mr, nr) = tile(table);
@@ -302,9 +298,9 @@ fn products() {
     }
 }
 
-/// A kernel that needs the unit in another state leaves it as the next one expects.
+/// A kernel that needs another tile configuration restores the one that the next kernel expects.
 #[test]
-fn a_kept_unit_stays_set_up() {
+fn a_held_tile_configuration_stays_loaded() {
     let mut random = Random(75);
     for (table, ours, _) in bf16_tables() {
         let ((mr, nr), d) = (tile(table), 2 * STEP);
@@ -379,7 +375,7 @@ fn six_products_are_as_good_as_fp32() {
 }
 
 #[test]
-fn floats_come_back() {
+fn exact_dot_and_restore_give_the_floats_back() {
     let mut random = Random(74);
     for (table, ours, _) in bf16_tables() {
         let (mr, nr) = tile(table);
@@ -404,7 +400,7 @@ fn floats_come_back() {
 }
 
 #[test]
-fn weights_in_parts() {
+fn weights_in_slices_match_the_twin() {
     let mut random = Random(75);
     for (table, ours, theirs) in bf16_tables() {
         let (mr, _) = tile(table);
@@ -504,7 +500,7 @@ fn weights_in_parts() {
                         let first = i * ldp + t / STEP * slices * STEP + t % 16 * 2 + t % STEP / 16;
                         (0..slices)
                             .rev()
-                            .map(|part| bf16(p[first + part * STEP]))
+                            .map(|slice| bf16(p[first + slice * STEP]))
                             .sum::<f32>()
                     };
                     let (a, b) = (weight(&got.0), weight(&want.0));
@@ -521,7 +517,7 @@ fn weights_in_parts() {
 }
 
 #[test]
-fn rescale() {
+fn rescale_matches_its_twin() {
     let mut random = Random(76);
     for (table, ours, theirs) in bf16_tables() {
         let (mr, nr) = tile(table);

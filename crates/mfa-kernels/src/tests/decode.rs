@@ -79,7 +79,7 @@ fn widened(twin: &Kernels, storage: Storage, row: &[u8], d: usize) -> Vec<f32> {
 }
 
 #[test]
-fn widen() {
+fn widen_matches_its_twin() {
     let mut random = Random(31);
     for (table, twin) in tables() {
         for storage in Storage::ALL {
@@ -103,7 +103,7 @@ fn widen() {
 
 /// All 16-bit floats, NaN and infinities and subnormal ones among them, and all bytes and nibbles.
 #[test]
-fn widen_every_value() {
+fn widen_is_exact_for_every_value() {
     for (table, _) in tables() {
         let all: Vec<u16> = (0..=u16::MAX).collect();
         let bytes: Vec<u8> = all.iter().flat_map(|x| x.to_ne_bytes()).collect();
@@ -174,7 +174,7 @@ fn unpack_i4_stays_inside() {
 }
 
 #[test]
-fn dot_rows() {
+fn dot_rows_matches_its_twin() {
     let mut random = Random(33);
     for (table, twin) in tables() {
         for storage in Storage::ALL {
@@ -236,7 +236,7 @@ fn dot_rows() {
 }
 
 #[test]
-fn axpy_rows() {
+fn axpy_rows_matches_its_twin() {
     let mut random = Random(34);
     for (table, twin) in tables() {
         for storage in Storage::ALL {

@@ -8,7 +8,7 @@ const EPSILON: f32 = f32::EPSILON / 2.0;
 const NONE: f32 = f32::NEG_INFINITY;
 
 #[test]
-fn ptv_f32() {
+fn ptv_f32_matches_its_twin() {
     let mut random = Random(31);
     for (table, twin) in tables() {
         for packed in [1, 2, 5, 31, 64, 100, BLOCK_N] {
@@ -84,14 +84,14 @@ fn scores(random: &mut Random, rows: usize, n: usize) -> (Guarded<f32>, Guarded<
 }
 
 #[test]
-fn softmax_gradient() {
+fn softmax_gradient_matches_its_twin() {
     let mut random = Random(32);
     for (table, twin) in tables() {
         for n in [1, 2, 7, 15, 16, 17, 33, 63, 100, BLOCK_N] {
             for rows in 1..=table.mr {
                 let (s, l) = scores(&mut random, rows, n);
                 let (mut dp, mut d) = (random.floats(s.len()), random.floats(n));
-                // What is masked does not show, not even where it is NaN.
+                // Masked scores have no effect, not even NaN.
                 for i in 0..rows {
                     for j in 0..n {
                         if s[i * SCORE_LD + j] == NONE {
@@ -137,7 +137,7 @@ fn softmax_gradient() {
 }
 
 #[test]
-fn weighted_sums() {
+fn weighted_sums_match_their_twin() {
     let mut random = Random(33);
     for (table, twin) in tables() {
         for n in [1, 3, 15, 16, 17, 63, BLOCK_N] {
@@ -168,7 +168,7 @@ fn weighted_sums() {
 }
 
 #[test]
-fn transpose() {
+fn transpose_moves_every_element() {
     let mut random = Random(34);
     for (table, _) in tables() {
         for n in [1, 2, 15, 16, 17, 50] {
@@ -193,7 +193,7 @@ fn transpose() {
 }
 
 #[test]
-fn row_dots() {
+fn row_dots_matches_its_twin() {
     let mut random = Random(35);
     for (table, twin) in tables() {
         for (n, d) in [(1, 1), (3, 7), (2, 8), (5, 33), (32, 64), (3, 200)] {

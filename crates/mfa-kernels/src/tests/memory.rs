@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-/// What lies around the elements.
+/// The bytes around the elements.
 const CANARY: u8 = 0xa5;
 /// Bytes of canary on each side, at least.
 const MARGIN: usize = 256;

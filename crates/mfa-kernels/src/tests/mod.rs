@@ -1,6 +1,6 @@
 //! Every kernel of every table that this machine runs, against its scalar twin.
 //!
-//! Inputs end where a page does that cannot be read, outputs lie between canaries (see [`memory`]).
+//! Inputs end at a page that cannot be read; outputs are between canaries (see [`memory`]).
 
 mod bf16_gradient;
 mod bf16_split;
@@ -14,28 +14,15 @@ mod tiles;
 
 use memory::Guarded;
 
-use super::{BLOCK_N, Isa, Kernels, P16_LD, scalar};
+use crate::{BLOCK_N, IntegerLayout, Isa, Kernels, P16_LD};
 
-/// Each table with its twin, the scalar one too: its tile is not that of its twin's defaults.
+/// Each table with its twin, the scalar one too.
 fn tables() -> Vec<(&'static Kernels, Kernels)> {
     Isa::ALL
         .into_iter()
         .filter_map(Isa::table)
-        .map(|table| (table, twin(table)))
+        .map(|table| (table, (table.twin)()))
         .collect()
-}
-
-#[allow(clippy::panic)] // A helper of tests, which clippy does not see as one.
-fn twin(table: &Kernels) -> Kernels {
-    match (table.mr, table.nr, table.q_offset) {
-        (4, 8, 128) => scalar::table::<4, 8, 128>(Isa::Scalar),
-        (6, 16, 0) => scalar::table::<6, 16, 0>(Isa::Scalar),
-        (6, 16, 128) => scalar::table::<6, 16, 128>(Isa::Scalar),
-        (12, 32, 0) => scalar::table::<12, 32, 0>(Isa::Scalar),
-        (32, 32, 0) => scalar::table::<32, 32, 0>(Isa::Scalar),
-        (12, 32, 128) => scalar::table::<12, 32, 128>(Isa::Scalar),
-        other => panic!("no twin for tiles of {other:?}"),
-    }
 }
 
 /// Random numbers (SplitMix64).
@@ -68,7 +55,7 @@ impl Random {
     }
 }
 
-/// The tables, each with its unit set up by every kernel, and kept from one to the next.
+/// The tables, each without and with a [`crate::TileConfigGuard`] around its kernels.
 fn tables_with_and_without_guard() -> impl Iterator<Item = (&'static Kernels, bool)> {
     tables()
         .into_iter()
@@ -79,23 +66,18 @@ fn round_up(n: usize, to: usize) -> usize {
     n.div_ceil(to) * to
 }
 
-/// Whether 16-bit P, its V, and Q are laid out as the contract says, and not as AMX wants them.
-fn plain_layouts(table: &Kernels) -> bool {
-    table.isa != Isa::Avx512Amx
-}
-
-/// Where the halves of a 16-bit P are.
-fn halves(row: usize, key: usize) -> (usize, usize) {
+/// The indices of the low and the high byte of an element of 16-bit P in [`IntegerLayout::Bytes`].
+fn byte_indices(row: usize, key: usize) -> (usize, usize) {
     let low = row * 2 * P16_LD + key;
     (low, low + BLOCK_N)
 }
 
 fn put_p16(table: &Kernels, p: &mut [i16], row: usize, key: usize, x: i16) {
-    if plain_layouts(table) {
+    if table.integer_layout == IntegerLayout::Pairs {
         p[row * P16_LD + key] = x;
         return;
     }
-    let (low, high) = halves(row, key);
+    let (low, high) = byte_indices(row, key);
     for (at, byte) in [(low, x as u8), (high, (x >> 8) as u8)] {
         let shift = 8 * (at % 2);
         p[at / 2] = (p[at / 2] as u16 & !(0xff << shift) | u16::from(byte) << shift) as i16;
@@ -103,10 +85,10 @@ fn put_p16(table: &Kernels, p: &mut [i16], row: usize, key: usize, x: i16) {
 }
 
 fn get_p16(table: &Kernels, p: &[i16], row: usize, key: usize) -> i16 {
-    if plain_layouts(table) {
+    if table.integer_layout == IntegerLayout::Pairs {
         return p[row * P16_LD + key];
     }
-    let (low, high) = halves(row, key);
+    let (low, high) = byte_indices(row, key);
     let byte = |at: usize| (p[at / 2] as u16) >> (8 * (at % 2)) & 0xff;
     (byte(low) | byte(high) << 8) as i16
 }

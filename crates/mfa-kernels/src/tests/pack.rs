@@ -1,8 +1,9 @@
 //! Packing: equal to the twin, byte for byte.
 
 use super::memory::Guarded;
-use super::{Random, plain_layouts, round_up, tables};
+use super::{Random, round_up, tables};
 use crate::BLOCK_N;
+use crate::IntegerLayout;
 
 const DEPTHS: [usize; 15] = [1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 63, 64, 65, 128, 512];
 
@@ -12,7 +13,7 @@ fn rows_of<T: Copy>(n: usize, d: usize, ld: usize, f: impl FnMut(usize) -> T) ->
 }
 
 #[test]
-fn pack_q() {
+fn pack_q_matches_its_twin() {
     let mut random = Random(21);
     for (table, twin) in tables() {
         for d in DEPTHS {
@@ -47,7 +48,7 @@ fn pack_q() {
                 }
                 got.check("q");
                 sums.check("sums");
-                if plain_layouts(table) {
+                if table.integer_layout == IntegerLayout::Pairs {
                     assert_eq!(&got[..], &want[..], "{}: {n} x {d}", table.isa);
                 }
                 assert_eq!(&sums[..], &want_sums[..], "{}: {n} x {d}", table.isa);
@@ -57,7 +58,7 @@ fn pack_q() {
 }
 
 #[test]
-fn pack_k() {
+fn pack_k_matches_its_twin() {
     let mut random = Random(22);
     for (table, twin) in tables() {
         for d in DEPTHS {
@@ -101,7 +102,7 @@ fn pack_k() {
 }
 
 #[test]
-fn pack_v() {
+fn pack_v_matches_its_twin() {
     let mut random = Random(23);
     for (table, twin) in tables() {
         for d in DEPTHS {
@@ -137,7 +138,7 @@ fn pack_v() {
                         (twin.pack_v_i16)(x.as_ptr(), ld, n, d, zero, want.as_mut_ptr());
                     }
                     got.check("v");
-                    if plain_layouts(table) {
+                    if table.integer_layout == IntegerLayout::Pairs {
                         assert_eq!(&got[..], &want[..], "{}: {n} x {d}", table.isa);
                     }
                 }

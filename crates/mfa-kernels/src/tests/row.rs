@@ -9,7 +9,7 @@ use crate::BLOCK_N;
 const LENGTHS: [usize; 8] = [1, 2, 15, 16, 17, 31, 100, BLOCK_N];
 
 #[test]
-fn mask_bool() {
+fn mask_bool_hides_where_the_mask_is_false() {
     let mut random = Random(41);
     for (table, _) in tables() {
         for n in LENGTHS {
@@ -38,7 +38,7 @@ fn mask_bool() {
 }
 
 #[test]
-fn mask_add() {
+fn mask_add_matches_the_formula_in_f64() {
     let mut random = Random(42);
     for (table, _) in tables() {
         for n in LENGTHS {
@@ -72,7 +72,7 @@ fn mask_add() {
 }
 
 #[test]
-fn softcap() {
+fn softcap_matches_the_formula_in_f64() {
     let mut random = Random(43);
     for (table, _) in tables() {
         for cap in [0.5f32, 30.0, 72.0] {
@@ -105,7 +105,7 @@ fn softcap() {
 }
 
 #[test]
-fn alibi() {
+fn alibi_matches_the_formula_in_f64() {
     let mut random = Random(44);
     for (table, _) in tables() {
         for n in LENGTHS {
@@ -130,7 +130,7 @@ fn alibi() {
 }
 
 #[test]
-fn scale() {
+fn scale_multiplies_every_element() {
     let mut random = Random(45);
     for (table, _) in tables() {
         for n in LENGTHS {
@@ -153,7 +153,7 @@ fn scale() {
 }
 
 #[test]
-fn to_bf16() {
+fn to_bf16_rounds_to_nearest_even() {
     let mut random = Random(46);
     let odd = [
         0x7f80_0001,

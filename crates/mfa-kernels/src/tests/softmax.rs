@@ -58,7 +58,7 @@ fn close(got: f32, want: f64, relative: f64) -> bool {
     (f64::from(got) - want).abs() <= relative * want.abs() + f64::from(f32::MIN_POSITIVE)
 }
 
-/// What a row's step must do, in f64. The difference of two f32 is taken in f32, as kernels do.
+/// The expected result of a row's step, in f64. The difference of two f32 is taken in f32, as kernels do.
 struct Row {
     m: f32,
     alpha: f64,
@@ -80,7 +80,7 @@ fn reference(s: &[f32], m: f32, l: f64) -> Row {
 }
 
 #[test]
-fn softmax_f32() {
+fn softmax_f32_matches_the_formula_in_f64() {
     let mut random = Random(11);
     for (table, _) in tables() {
         for n in [1, 2, 7, 15, 16, 17, 31, 33, 64, 100, 255, BLOCK_N] {
@@ -123,7 +123,7 @@ fn softmax_f32() {
 
 /// The exponential over all of its range, against f64.
 #[test]
-fn exp2_everywhere() {
+fn exp2_is_accurate_everywhere() {
     for (table, _) in tables() {
         let mut worst = 0f64;
         let steps = 200_000;
@@ -275,7 +275,7 @@ fn gather(rows: usize, n: usize, padded: usize, at: impl Fn(usize, usize) -> f64
 }
 
 #[test]
-fn softmax_narrow() {
+fn integer_softmax_is_within_a_step() {
     let mut random = Random(12);
     for (table, _) in tables() {
         for n in [
@@ -290,7 +290,7 @@ fn softmax_narrow() {
                     ];
                     for (top, error, run) in kernels {
                         let mut state = State::new(rows);
-                        // Maximum, sum of what is multiplied, sum of the weights.
+                        // Maximum, sum of the integers, sum of the weights.
                         let mut want = vec![(f32::NEG_INFINITY, 0.0, 0.0); rows];
                         for range in [12.0, 3.0, 40.0] {
                             let s = scores(&mut random, table.mr, rows, n, range);
@@ -340,13 +340,13 @@ fn sum_of_steps(
         sum += w;
         left += w * v_scale.map_or(1.0, |v| f64::from(v[j])) / largest * top - p[j];
     }
-    // What the block is worth beside the blocks before.
+    // The weight of the block relative to the blocks before.
     let beta = row.weights.iter().copied().fold(0.0, f64::max);
     row.alpha * before + sum - beta * left / top
 }
 
 /// `p * p_scale` must be the weight to within a step, plus the error of the exponential; and so must be the sum over any
-/// first keys of the block, but for what the chains of a kernel have on hand.
+/// first keys of the block, except for the errors that the chains of a kernel carry.
 fn check_integers(
     got: &Narrow,
     row: &Row,
@@ -387,7 +387,7 @@ fn check_integers(
 
 /// Rows without a key: nothing, whatever comes before or after.
 #[test]
-fn masked_blocks() {
+fn masked_blocks_have_no_weight() {
     let mut random = Random(13);
     for (table, _) in tables() {
         let (rows, n) = (table.mr, 40);
@@ -462,7 +462,7 @@ fn nan_reaches_the_sum() {
 
 /// Scales of V may be negative (16-bit P) or so small that their inverse is not finite.
 #[test]
-fn odd_scales_of_v() {
+fn odd_scales_of_v_are_applied() {
     let mut random = Random(15);
     for (table, _) in tables() {
         let n = 19;

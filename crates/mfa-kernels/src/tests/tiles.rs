@@ -2,7 +2,7 @@
 
 use super::memory::Guarded;
 use super::{Random, put_p16, round_up, tables, tables_with_and_without_guard};
-use crate::bf16_split::TileConfigGuard;
+use crate::TileConfigGuard;
 use crate::{BLOCK_N, Kernels, P8_LD, P16_LD, SCORE_LD, ScoreScales};
 
 const EPSILON: f32 = f32::EPSILON / 2.0;
@@ -13,7 +13,7 @@ fn bound(terms: usize, magnitude: f32) -> f32 {
 }
 
 #[test]
-fn qk_f32() {
+fn qk_f32_matches_its_twin() {
     let mut random = Random(1);
     for (table, twin) in tables() {
         for d in [1, 2, 3, 7, 16, 63, 64, 65, 128, 255, 512] {
@@ -63,7 +63,7 @@ fn qk_f32() {
 }
 
 #[test]
-fn pv_f32() {
+fn pv_f32_matches_its_twin() {
     let mut random = Random(2);
     for (table, twin) in tables() {
         for packed in [1, 2, 5, 31, 64, 100, BLOCK_N] {
@@ -200,7 +200,7 @@ impl Int8 {
 }
 
 #[test]
-fn qk_i8() {
+fn qk_i8_matches_its_twin() {
     let mut random = Random(3);
     for (table, twin) in tables() {
         for d in [1, 4, 7, 12, 63, 64, 65, 68, 80, 128, 511, 512] {
@@ -233,7 +233,7 @@ fn qk_i8() {
     }
 }
 
-/// Sums of extreme bytes, where an intermediate of 16 bits would saturate, and of any bytes, exact to the last unit, with
+/// Sums of extreme bytes, where an intermediate of 16 bits would saturate, and of any bytes, exact to the last bit, with
 /// and without a bias.
 #[test]
 fn qk_i8_is_exact() {
@@ -417,9 +417,9 @@ fn pv_u8_is_exact() {
     }
 }
 
-/// What multiplies the sums and the old outputs.
+/// The factors of the sums and of the old outputs.
 #[test]
-fn pv_integer_scales() {
+fn scales_of_integer_pv_match_the_twin() {
     let mut random = Random(7);
     for (table, twin) in tables() {
         let (n, rows, panels) = (37, table.mr, 2);

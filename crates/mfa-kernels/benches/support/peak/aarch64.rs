@@ -62,7 +62,7 @@ rounds!(sdot, "dotprod", "sdot", ".4s", ".16b");
 rounds!(usdot, "i8mm", "usdot", ".4s", ".16b");
 
 unsafe fn read(p: *const u8, bytes: usize) {
-    // SAFETY: the caller's memory; what is loaded is thrown away.
+    // SAFETY: the caller's memory; the loaded values are not used.
     unsafe {
         asm!(
             "2:",

@@ -23,7 +23,7 @@ pub(crate) struct Peaks {
     pub f32: Peak,
     pub dot4: Peak,
     pub dot2: Peak,
-    /// Products of bf16 in a unit of their own.
+    /// Products of bf16 in a matrix unit.
     pub bf16: Option<Peak>,
 }
 

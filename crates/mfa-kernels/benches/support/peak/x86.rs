@@ -110,7 +110,7 @@ zmm!(dot4_512, "vpdpbusd");
 zmm!(dot2_512, "vpdpwssd");
 ymm!(fma_256, "vfmadd231ps");
 zmm!(dot2_512_plain, "vpmaddwd", "vpaddd");
-// What AVX2 has instead of a dot product: multiply pairs, and add.
+// AVX2 has no dot product: multiply pairs, and add.
 ymm!(dot2_256, "vpmaddwd", "vpaddd");
 ymm!(dot4_vex, "{{vex}} vpdpbusd");
 ymm!(dot2_vex, "{{vex}} vpdpwssd");
@@ -118,7 +118,7 @@ ymm!(dot2_vex, "{{vex}} vpdpwssd");
 macro_rules! read {
     ($name:ident, $register:literal, $bytes:literal) => {
         unsafe fn $name(p: *const u8, bytes: usize) {
-            // SAFETY: the caller's memory; what is loaded is thrown away.
+            // SAFETY: the caller's memory; the loaded values are not used.
             unsafe {
                 asm!(
                     "2:",

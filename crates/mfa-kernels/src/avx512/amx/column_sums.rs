@@ -1,8 +1,8 @@
 //! Sums of products of integers.
 
 /// Sums of one or two panels of B, as tiles of 16 rows: all steps of 64 bytes, then the rest. The tiles of the first panel
-/// are stored from `o` on, those of the second from `second` on; `groups` of four bytes are added up, `panel` bytes lie from
-/// a panel to the next.
+/// are stored from `o` on, those of the second from `second` on; `groups` of four bytes are added up, panels are `panel`
+/// bytes apart.
 macro_rules! integer_sums {
     ($name:ident, $product:literal, $(($sum:literal, $b:literal, $o:literal, $at:literal)),+) => {
         #[inline(always)]
@@ -47,12 +47,12 @@ macro_rules! integer_sums {
                 o = in(reg) o,
                 second = in(reg) second,
                 lda = in(reg) lda,
-                ldb = in(reg) 4 * super::NR,
+                ldb = in(reg) 4 * super::shape::NR,
                 ldo = in(reg) ldo,
-                steps = inout(reg) groups / super::GROUPS => _,
-                rest = in(reg) groups % super::GROUPS,
-                tile = const super::TILE,
-                block = const super::GROUPS * 4 * super::NR,
+                steps = inout(reg) groups / super::shape::GROUPS => _,
+                rest = in(reg) groups % super::shape::GROUPS,
+                tile = const super::shape::TILE,
+                block = const super::shape::GROUPS * 4 * super::shape::NR,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),

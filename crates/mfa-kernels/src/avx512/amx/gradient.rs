@@ -23,21 +23,21 @@ unsafe fn split<const N: usize>(x: __m512) -> [__m512i; N] {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn softmax_gradient(
     strip: &Bf16Strip,
-    p_parts: usize,
-    ds_parts: usize,
+    p_slices: usize,
+    ds_slices: usize,
     masked: bool,
 ) {
-    match ds_parts {
-        0 => with_ds::<0>(strip, p_parts, masked),
-        1 => with_ds::<1>(strip, p_parts, masked),
-        2 => with_ds::<2>(strip, p_parts, masked),
-        _ => with_ds::<3>(strip, p_parts, masked),
+    match ds_slices {
+        0 => with_ds::<0>(strip, p_slices, masked),
+        1 => with_ds::<1>(strip, p_slices, masked),
+        2 => with_ds::<2>(strip, p_slices, masked),
+        _ => with_ds::<3>(strip, p_slices, masked),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn with_ds<const DS: usize>(strip: &Bf16Strip, p_parts: usize, masked: bool) {
-    match (p_parts, masked) {
+unsafe fn with_ds<const DS: usize>(strip: &Bf16Strip, p_slices: usize, masked: bool) {
+    match (p_slices, masked) {
         (0, false) => slices::<0, DS, false>(strip),
         (0, true) => slices::<0, DS, true>(strip),
         (1, false) => slices::<1, DS, false>(strip),
@@ -125,8 +125,11 @@ unsafe fn store<const N: usize, const DISTANCE: usize>(
     low: [__m512i; N],
     high: [__m512i; N],
 ) {
-    for part in 0..N {
-        _mm512_store_si512(to.add(part * DISTANCE).cast(), pair(low[part], high[part]));
+    for slice in 0..N {
+        _mm512_store_si512(
+            to.add(slice * DISTANCE).cast(),
+            pair(low[slice], high[slice]),
+        );
     }
 }
 

@@ -1,9 +1,9 @@
-//! Splitting floats into slices, and what else lies between products of slices.
+//! Splitting floats into slices, and the softmax and the rescaling between products of slices.
 
 use crate::Precision;
 use std::arch::x86_64::*;
 
-use super::{MR, NR};
+use super::shape::{MR, NR};
 use crate::RowState;
 use crate::avx512::vector::{Plain, Zmm, vector_of_bf16, vector_of_f16};
 use crate::bf16_split::{FloatRows, MAX_SLICES, STEP, long_row_len, panel_len, row_len};
@@ -13,23 +13,23 @@ use crate::simd::Simd;
 /// The largest bits of a magnitude that does not round to infinity.
 const TOP: i32 = 0x7f7f_7fff;
 
-/// The slices of floats, in the upper halves of the elements; what is in the lower ones is of no use. `rounds` says which slices
-/// are rounded; the bits below the others are cut off. For floats that are finite and do not round to infinity.
+/// The slices of floats, in the upper halves of the elements; the lower halves are undefined. `rounds` says
+/// which slices are rounded; the others are truncated. For floats that are finite and do not round to infinity.
 #[inline(always)]
-pub(super) unsafe fn upper_slices<const PARTS: usize>(
+pub(super) unsafe fn upper_slices<const SLICES: usize>(
     x: __m512,
     rounds: impl Fn(usize) -> bool,
-) -> [__m512i; PARTS] {
+) -> [__m512i; SLICES] {
     let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
     let mut rest = x;
-    let mut slices = [_mm512_setzero_si512(); PARTS];
-    for (p, part) in slices.iter_mut().enumerate() {
-        *part = _mm512_castps_si512(rest);
+    let mut slices = [_mm512_setzero_si512(); SLICES];
+    for (p, slice) in slices.iter_mut().enumerate() {
+        *slice = _mm512_castps_si512(rest);
         if rounds(p) {
-            *part = _mm512_add_epi32(*part, _mm512_set1_epi32(0x8000));
+            *slice = _mm512_add_epi32(*slice, _mm512_set1_epi32(0x8000));
         }
-        if p + 1 < PARTS {
-            let cut = _mm512_castsi512_ps(_mm512_and_si512(*part, upper));
+        if p + 1 < SLICES {
+            let cut = _mm512_castsi512_ps(_mm512_and_si512(*slice, upper));
             rest = _mm512_sub_ps(rest, cut);
         }
     }
@@ -44,38 +44,38 @@ pub(super) unsafe fn pair(low: __m512i, high: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<0xca>(upper, high, _mm512_srli_epi32::<16>(low))
 }
 
-/// Parts of two vectors: element `t` of part `p` is the pair `(x[t], y[t])`.
+/// Slices of two vectors: element `t` of slice `p` is the pair `(x[t], y[t])`.
 #[inline(always)]
-unsafe fn split_by<const PARTS: usize>(
+unsafe fn split_by<const SLICES: usize>(
     x: __m512,
     y: __m512,
     rounds: impl Fn(usize) -> bool,
-) -> [__m512i; PARTS] {
+) -> [__m512i; SLICES] {
     let (x, y) = (
-        upper_slices::<PARTS>(x, &rounds),
-        upper_slices::<PARTS>(y, &rounds),
+        upper_slices::<SLICES>(x, &rounds),
+        upper_slices::<SLICES>(y, &rounds),
     );
-    let mut out = [_mm512_setzero_si512(); PARTS];
+    let mut out = [_mm512_setzero_si512(); SLICES];
     for (p, out) in out.iter_mut().enumerate() {
         *out = pair(x[p], y[p]);
     }
     out
 }
 
-/// Parts of operands: what is left for a third part is a bf16 already.
+/// Slices of operands: the remainder for a third slice is a bf16 already.
 #[inline(always)]
-unsafe fn split_tame<const PARTS: usize>(x: __m512, y: __m512) -> [__m512i; PARTS] {
-    split_by::<PARTS>(x, y, |p| p < 2)
+unsafe fn split_tame<const SLICES: usize>(x: __m512, y: __m512) -> [__m512i; SLICES] {
+    split_by::<SLICES>(x, y, |p| p < 2)
 }
 
-/// Parts of weights, rounded only where bits are lost: cutting them off leaves rests up to twice as large, all of them
-/// positive, which is of no account beside another operand's rounded slices.
+/// Slices of weights, rounded only where bits are lost: truncation leaves remainders up to twice as large, all of them
+/// positive: negligible beside the other operand's rounded slices.
 #[inline(always)]
-unsafe fn split_weights<const PARTS: usize>(x: __m512, y: __m512) -> [__m512i; PARTS] {
-    split_by::<PARTS>(x, y, |p| p + 1 == PARTS && PARTS < 3)
+unsafe fn split_weights<const SLICES: usize>(x: __m512, y: __m512) -> [__m512i; SLICES] {
+    split_by::<SLICES>(x, y, |p| p + 1 == SLICES && SLICES < 3)
 }
 
-/// The first part of anything, in the upper half of each element, and what is left.
+/// The first slice of any float, in the upper half of each element, and the remainder.
 #[inline(always)]
 unsafe fn first_wild(x: __m512) -> (__m512i, __m512) {
     let bits = _mm512_castps_si512(x);
@@ -93,9 +93,9 @@ unsafe fn first_wild(x: __m512) -> (__m512i, __m512) {
 /// [`split_tame`] for any floats.
 #[cold]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn split_wild<const PARTS: usize>(x: __m512, y: __m512) -> ([__m512i; PARTS], bool) {
+unsafe fn split_wild<const SLICES: usize>(x: __m512, y: __m512) -> ([__m512i; SLICES], bool) {
     let ((u, x_rest), (v, y_rest)) = (first_wild(x), first_wild(y));
-    let mut out = [_mm512_setzero_si512(); PARTS];
+    let mut out = [_mm512_setzero_si512(); SLICES];
     out[0] = _mm512_or_si512(_mm512_srli_epi32::<16>(u), v);
     // Of rests there are at most two slices.
     let rest = split_tame::<2>(x_rest, y_rest);
@@ -111,18 +111,18 @@ unsafe fn split_wild<const PARTS: usize>(x: __m512, y: __m512) -> ([__m512i; PAR
 }
 
 #[inline(always)]
-unsafe fn split<const PARTS: usize>(x: __m512, y: __m512, finite: &mut bool) -> [__m512i; PARTS] {
+unsafe fn split<const SLICES: usize>(x: __m512, y: __m512, finite: &mut bool) -> [__m512i; SLICES] {
     let all = _mm512_set1_epi32(i32::MAX);
     let largest = _mm512_max_epi32(
         _mm512_and_si512(_mm512_castps_si512(x), all),
         _mm512_and_si512(_mm512_castps_si512(y), all),
     );
     if _mm512_cmpgt_epi32_mask(largest, _mm512_set1_epi32(TOP)) != 0 {
-        let (out, all_finite) = split_wild::<PARTS>(x, y);
+        let (out, all_finite) = split_wild::<SLICES>(x, y);
         *finite &= all_finite;
         return out;
     }
-    split_tame::<PARTS>(x, y)
+    split_tame::<SLICES>(x, y)
 }
 
 /// Floats as they are stored.
@@ -173,29 +173,29 @@ impl Stored for Bf16 {
     }
 }
 
-/// Squares of 32-bit elements, one per part.
+/// Squares of 32-bit elements, one per slice.
 #[repr(align(64))]
 struct Squares([[i32; 256]; MAX_SLICES]);
 
 impl Squares {
     #[inline(always)]
-    unsafe fn put<const PARTS: usize>(&mut self, row: usize, x: [__m512i; PARTS]) {
+    unsafe fn put<const SLICES: usize>(&mut self, row: usize, x: [__m512i; SLICES]) {
         for (square, x) in self.0.iter_mut().zip(x) {
             _mm512_store_si512(square.as_mut_ptr().add(16 * row).cast(), x);
         }
     }
 
-    /// Column `t` of each part as a row at `out + part * distance + t * ld`, in elements of 32 bits.
+    /// Column `t` of each slice as a row at `out + slice * distance + t * ld`, in elements of 32 bits.
     #[inline(always)]
-    unsafe fn transpose<const PARTS: usize>(&self, out: *mut u16, distance: usize, ld: usize) {
-        for (p, square) in self.0.iter().enumerate().take(PARTS) {
+    unsafe fn transpose<const SLICES: usize>(&self, out: *mut u16, distance: usize, ld: usize) {
+        for (p, square) in self.0.iter().enumerate().take(SLICES) {
             let out = out.cast::<f32>().add(p * distance);
             Zmm::<Plain>::transpose(square.as_ptr().cast(), 16, out, ld);
         }
     }
 }
 
-/// Packing, with the number of slices and what is stored as constants.
+/// Packing, with the number of slices and the stored precision as constants.
 macro_rules! packs {
     ($($name:ident),+) => {
         $(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
@@ -246,7 +246,7 @@ mod of {
 
     /// See [`crate::bf16_split::Bf16Kernels::pack_rows`].
     #[inline(always)]
-    pub(super) unsafe fn pack_rows<S: Stored, const PARTS: usize>(
+    pub(super) unsafe fn pack_rows<S: Stored, const SLICES: usize>(
         rows: *const u8,
         ld: usize,
         n: usize,
@@ -254,14 +254,14 @@ mod of {
         out: *mut u16,
     ) -> bool {
         let mut finite = true;
-        let len = row_len(d, PARTS);
+        let len = row_len(d, SLICES);
         for i in 0..n {
             let mut out = out.add(i * len);
             for t in (0..d).step_by(STEP) {
                 let row = rows.wrapping_add((i * ld + t) * S::BYTES);
                 let x = S::load(row, d - t);
                 let y = S::load(row.wrapping_add(16 * S::BYTES), (d - t).saturating_sub(16));
-                for x in split::<PARTS>(x, y, &mut finite) {
+                for x in split::<SLICES>(x, y, &mut finite) {
                     _mm512_store_si512(out.cast(), x);
                     out = out.add(STEP);
                 }
@@ -273,7 +273,7 @@ mod of {
 
     /// See [`crate::bf16_split::Bf16Kernels::pack_transposed`].
     #[inline(always)]
-    pub(super) unsafe fn pack_transposed<S: Stored, const PARTS: usize>(
+    pub(super) unsafe fn pack_transposed<S: Stored, const SLICES: usize>(
         rows: *const u8,
         ld: usize,
         n: usize,
@@ -282,7 +282,7 @@ mod of {
     ) -> bool {
         let mut finite = true;
         let mut squares = Squares([[0; 256]; MAX_SLICES]);
-        let len = long_row_len(n, PARTS);
+        let len = long_row_len(n, SLICES);
         for c in (0..MR).step_by(16) {
             let width = d.saturating_sub(c);
             for t in (0..n).step_by(STEP) {
@@ -291,11 +291,11 @@ mod of {
                         let count = if t < n { width } else { 0 };
                         S::load(rows.wrapping_add((t * ld + c) * S::BYTES), count)
                     };
-                    let slices = split::<PARTS>(row(t + pair), row(t + pair + 16), &mut finite);
+                    let slices = split::<SLICES>(row(t + pair), row(t + pair + 16), &mut finite);
                     squares.put(pair, slices);
                 }
-                let out = out.add(c * len + t * PARTS);
-                squares.transpose::<PARTS>(out, STEP / 2, len / 2);
+                let out = out.add(c * len + t * SLICES);
+                squares.transpose::<SLICES>(out, STEP / 2, len / 2);
             }
         }
         finite
@@ -303,7 +303,7 @@ mod of {
 
     /// See [`crate::bf16_split::Bf16Kernels::pack_columns`].
     #[inline(always)]
-    pub(super) unsafe fn pack_columns<S: Stored, const PARTS: usize>(
+    pub(super) unsafe fn pack_columns<S: Stored, const SLICES: usize>(
         rows: *const u8,
         ld: usize,
         n: usize,
@@ -313,16 +313,16 @@ mod of {
         let mut finite = true;
         let mut squares = Squares([[0; 256]; MAX_SLICES]);
         for c in (0..n.next_multiple_of(NR)).step_by(16) {
-            let panel = out.add(c / NR * panel_len(d, PARTS, NR) + c % NR * 2);
+            let panel = out.add(c / NR * panel_len(d, SLICES, NR) + c % NR * 2);
             for t in (0..d).step_by(STEP) {
                 for i in 0..16 {
                     let row = rows.wrapping_add(((c + i) * ld + t) * S::BYTES);
                     let terms = if c + i < n { d - t } else { 0 };
                     let x = S::load(row, terms);
                     let y = S::load(row.wrapping_add(16 * S::BYTES), terms.saturating_sub(16));
-                    squares.put(i, split::<PARTS>(x, y, &mut finite));
+                    squares.put(i, split::<SLICES>(x, y, &mut finite));
                 }
-                squares.transpose::<PARTS>(panel.add(t * PARTS * NR), STEP * NR / 2, NR);
+                squares.transpose::<SLICES>(panel.add(t * SLICES * NR), STEP * NR / 2, NR);
             }
         }
         finite
@@ -330,7 +330,7 @@ mod of {
 
     /// See [`crate::bf16_split::Bf16Kernels::pack_panels`].
     #[inline(always)]
-    pub(super) unsafe fn pack_panels<S: Stored, const PARTS: usize>(
+    pub(super) unsafe fn pack_panels<S: Stored, const SLICES: usize>(
         rows: *const u8,
         ld: usize,
         n: usize,
@@ -345,8 +345,8 @@ mod of {
                         let count = if t < n { d.saturating_sub(c) } else { 0 };
                         S::load(rows.wrapping_add((t * ld + c) * S::BYTES), count)
                     };
-                    let slices = split::<PARTS>(row(t + pair), row(t + pair + 16), &mut finite);
-                    let to = c / NR * panel_len(n, PARTS, NR) + (t * PARTS + pair * 2) * NR;
+                    let slices = split::<SLICES>(row(t + pair), row(t + pair + 16), &mut finite);
+                    let to = c / NR * panel_len(n, SLICES, NR) + (t * SLICES + pair * 2) * NR;
                     let mut out = out.add(to + c % NR * 2);
                     for x in slices {
                         _mm512_store_si512(out.cast(), x);
@@ -360,7 +360,7 @@ mod of {
 
     /// See [`crate::bf16_split::SoftmaxBf16`].
     #[inline(always)]
-    pub(super) unsafe fn softmax_bf16<const PARTS: usize>(
+    pub(super) unsafe fn softmax_bf16<const SLICES: usize>(
         s: *const f32,
         rows: usize,
         n: usize,
@@ -369,18 +369,18 @@ mod of {
         p: *mut u16,
         ldp: usize,
     ) {
-        softmax::softmax_bf16::<Zmm<Plain>, Split<PARTS>>(s, rows, n, state, scale, p, ldp);
+        softmax::softmax_bf16::<Zmm<Plain>, Split<SLICES>>(s, rows, n, state, scale, p, ldp);
     }
 }
 
-/// How weights are stored: they are at most about 1. A NaN among them may be lost, but for the row's sum.
-enum Split<const PARTS: usize> {}
+/// Storage of weights, which are at most about 1. A NaN among them may be lost, except in the row's sum.
+enum Split<const SLICES: usize> {}
 
-impl<const PARTS: usize> softmax::StoreParts<Zmm<Plain>> for Split<PARTS> {
+impl<const SLICES: usize> softmax::StoreSlices<Zmm<Plain>> for Split<SLICES> {
     #[inline(always)]
     unsafe fn store(row: *mut u16, j: usize, x: [__m512; 2]) {
-        for (p, x) in split_weights::<PARTS>(x[0], x[1]).into_iter().enumerate() {
-            _mm512_store_si512(row.add(j * PARTS + p * STEP).cast(), x);
+        for (p, x) in split_weights::<SLICES>(x[0], x[1]).into_iter().enumerate() {
+            _mm512_store_si512(row.add(j * SLICES + p * STEP).cast(), x);
         }
     }
 }

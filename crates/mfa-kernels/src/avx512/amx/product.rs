@@ -5,11 +5,11 @@
 
 use std::arch::asm;
 
+use super::shape::{MR, NR};
 use super::tile_state::Tiles;
-use super::{MR, NR};
 use crate::bf16_split::{Bf16Products, STEP};
 
-/// What a step does, in the words of [`tall`] and [`flat`].
+/// The instructions of a step, in the words of [`tall`] and [`flat`].
 macro_rules! steps {
     ($shape:ident, X1) => { concat!($shape!(a "0"), $shape!(b "0"), $shape!(x "0")) };
     ($shape:ident, X2x1) => {
@@ -46,27 +46,27 @@ macro_rules! steps {
 
 /// 32 rows, 32 columns.
 macro_rules! tall {
-    (a $part:literal) => {
+    (a $slice:literal) => {
         concat!(
             "tileloadd tmm4, [{a} + {lda} + ",
-            $part,
+            $slice,
             "]\n",
             "tileloadd tmm5, [{more} + {lda} + ",
-            $part,
+            $slice,
             "]\n",
         )
     };
-    (b $part:literal) => {
+    (b $slice:literal) => {
         concat!(
             "tileloadd tmm6, [{b} + {ldb} + ",
-            $part,
+            $slice,
             "]\n",
             "tileloadd tmm7, [{b} + {ldb} + ",
-            $part,
+            $slice,
             " + 64]\n",
         )
     };
-    (x $part:literal) => {
+    (x $slice:literal) => {
         concat!(
             "tdpbf16ps tmm0, tmm4, tmm6\n",
             "tdpbf16ps tmm1, tmm4, tmm7\n",
@@ -78,28 +78,28 @@ macro_rules! tall {
 
 /// 16 rows, 64 columns.
 macro_rules! flat {
-    (a $part:literal) => {
-        concat!("tileloadd tmm4, [{a} + {lda} + ", $part, "]\n")
+    (a $slice:literal) => {
+        concat!("tileloadd tmm4, [{a} + {lda} + ", $slice, "]\n")
     };
-    (b $part:literal) => {
+    (b $slice:literal) => {
         ""
     };
-    (x $part:literal) => {
+    (x $slice:literal) => {
         concat!(
             "tileloadd tmm5, [{b} + {ldb} + ",
-            $part,
+            $slice,
             "]\n",
             "tdpbf16ps tmm0, tmm4, tmm5\n",
             "tileloadd tmm6, [{b} + {ldb} + ",
-            $part,
+            $slice,
             " + 64]\n",
             "tdpbf16ps tmm1, tmm4, tmm6\n",
             "tileloadd tmm7, [{more} + {ldb} + ",
-            $part,
+            $slice,
             "]\n",
             "tdpbf16ps tmm2, tmm4, tmm7\n",
             "tileloadd tmm5, [{more} + {ldb} + ",
-            $part,
+            $slice,
             " + 64]\n",
             "tdpbf16ps tmm3, tmm4, tmm5\n",
         )

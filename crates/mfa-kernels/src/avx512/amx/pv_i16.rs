@@ -4,11 +4,11 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::pv_u8::Sums;
+use super::shape::{EXACT_GROUP, GROUPS, HIGH, MR, NR, ROWS, TILE};
 use super::tile_state::Tiles;
-use super::{EXACT_GROUP, GROUPS, HIGH, MR, NR, ROWS, TILE};
 use crate::{BLOCK_N, P16_LD};
 
-/// Where a group's zero points are, and the flag of the block.
+/// The offsets, in bytes, of a group's zero points, and of the flag of the block.
 const ZEROS: usize = 4 * NR;
 const FLAG: usize = ZEROS + 8;
 

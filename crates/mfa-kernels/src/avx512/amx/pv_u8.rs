@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::column_sums::integer_sums;
+use super::shape::{NR, ROWS};
 use super::tile_state::Tiles;
-use super::{NR, ROWS};
 use crate::P8_LD;
 
 /// Sums of a panel, in rows of `NR`.

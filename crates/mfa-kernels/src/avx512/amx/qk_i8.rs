@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::column_sums::integer_sums;
+use super::shape::{MR, NR, ROWS, TILE};
 use super::tile_state::Tiles;
-use super::{MR, NR, ROWS, TILE};
 use crate::{SCORE_LD, ScoreScales};
 
 /// See [`crate::PackQI8`].

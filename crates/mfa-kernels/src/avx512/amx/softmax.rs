@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::HIGH;
+use super::shape::HIGH;
 use crate::RowState;
 use crate::avx512::vector::{Plain, Zmm};
 use crate::generic::softmax;
@@ -21,7 +21,7 @@ pub(super) unsafe fn softmax_i16(
     softmax::softmax_i16::<Zmm<Plain>, Halves, 4>(s, rows, n, state, v_scale, p, p_scale);
 }
 
-/// How 64 weights are stored.
+/// Storage of 64 weights.
 enum Halves {}
 
 impl softmax::Store16<Zmm<Plain>, 4> for Halves {

@@ -14,7 +14,7 @@ const CHUNK: usize = STEP;
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn strip(call: &Bf16GradientStrip) {
     let Bf16GradientStrip { strip, dv, dk, .. } = call;
-    let (p_parts, ds_parts) = (dv.terms.slices_of_a(), dk.terms.slices_of_a());
+    let (p_slices, ds_slices) = (dv.terms.slices_of_a(), dk.terms.slices_of_a());
     let tiles = Tiles::new(0);
     for first in (0..strip.n).step_by(CHUNK) {
         let (steps, n) = (first / STEP, CHUNK.min(strip.n - first));
@@ -24,13 +24,13 @@ pub(super) unsafe fn strip(call: &Bf16GradientStrip) {
             n,
             l: strip.l.add(first),
             d: strip.d.add(first),
-            p: strip.p.wrapping_add(row_len(first, p_parts)),
-            ds: if_there(strip.ds, row_len(first, ds_parts)),
+            p: strip.p.wrapping_add(row_len(first, p_slices)),
+            ds: if_there(strip.ds, row_len(first, ds_slices)),
             columns: if_there(strip.columns, steps * strip.panel),
             ..*strip
         };
-        let p_parts = if dv.out.is_null() { 0 } else { p_parts };
-        softmax_gradient(&chunk, p_parts, ds_parts, false);
+        let p_slices = if dv.out.is_null() { 0 } else { p_slices };
+        softmax_gradient(&chunk, p_slices, ds_slices, false);
     }
     for (sum, a, lda) in [(dv, strip.p, strip.ldp), (dk, strip.ds, strip.ldds)] {
         if !sum.out.is_null() {

@@ -1,10 +1,10 @@
-//! The unit itself: whether it may be used, and the shapes of its tiles.
+//! The tile configuration of AMX: whether the process may use tiles, and their shapes.
 
 use std::arch::asm;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-use super::{GROUPS, ROWS, TILE};
+use super::shape::{GROUPS, ROWS, TILE};
 
 /// Whether the processor has AMX-INT8 and AMX-BF16, and the system lets this process use it, for which it has to be asked.
 pub(crate) fn runs_here() -> bool {
@@ -92,8 +92,8 @@ const fn shape(rest: usize) -> Config {
 }
 
 thread_local! {
-    /// Whether this thread keeps tiles of whole steps from a kernel to the next.
-    static KEPT: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread holds tiles of whole steps from one kernel to the next.
+    static HELD: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Sets up tiles of whole steps until [`release`]: a kernel that does it, and releases them, waits hundreds of cycles.
@@ -101,14 +101,14 @@ thread_local! {
 /// # Safety
 /// [`runs_here`].
 pub(super) unsafe fn load() {
-    KEPT.set(true);
+    HELD.set(true);
     set_up(0);
 }
 
 /// # Safety
 /// [`runs_here`].
 pub(super) unsafe fn release() {
-    KEPT.set(false);
+    HELD.set(false);
     let_go();
 }
 
@@ -126,7 +126,7 @@ unsafe fn let_go() {
 /// Tiles in use. While it lives, this thread's tiles have the shapes of [`CONFIGS`].
 pub(super) struct Tiles {
     rest: usize,
-    kept: bool,
+    held: bool,
 }
 
 impl Tiles {
@@ -134,11 +134,11 @@ impl Tiles {
     /// [`runs_here`].
     #[inline(always)]
     pub(super) unsafe fn new(groups: usize) -> Self {
-        let (rest, kept) = (groups % GROUPS, KEPT.get());
-        if rest != 0 || !kept {
+        let (rest, held) = (groups % GROUPS, HELD.get());
+        if rest != 0 || !held {
             set_up(rest);
         }
-        Tiles { rest, kept }
+        Tiles { rest, held }
     }
 }
 
@@ -147,7 +147,7 @@ impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: there is one, or it would not have been made.
         unsafe {
-            if !self.kept {
+            if !self.held {
                 let_go();
             } else if self.rest != 0 {
                 set_up(0);
