@@ -5,12 +5,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::array::Array;
+use crate::array::writable;
 use crate::aux_tensors::{AuxTensors, Mask};
 use crate::call::{Call, Mode, TensorArg, place, place_rows, user_row_shape};
 use crate::context::{Handle, handle, required};
 use crate::error;
 use crate::options::{Function, Layout, Options};
-use crate::prepare::{Operand, Prepared, described, place_operands, tensors, writable};
+use crate::prepare::{Operand, Prepared, described, place_operands, tensors};
 use crate::shapes::Operands;
 
 fn forward<'py>(
@@ -123,8 +124,8 @@ fn disjoint(
 
 /// A call that is only planned.
 enum Plan {
-    Forward(lower::Forward),
-    Backward(lower::Backward),
+    Forward(Box<lower::Forward>),
+    Backward(Box<lower::Backward>),
 }
 
 /// Builds the call that `explain` and `workspace_size` ask about, with outputs that are addresses without memory. `ask` gets
@@ -160,7 +161,7 @@ fn planned<T>(
     let output = call.temporary(prepared.output_sizes(), dtype)?;
     let rows = call.temporary(prepared.row_sizes(), exact)?;
     let plan = if specific.backward {
-        Plan::Backward(lower::Backward {
+        Plan::Backward(Box::new(lower::Backward {
             clip: false,
             query,
             key,
@@ -177,16 +178,16 @@ fn planned<T>(
             grad_mask: None,
             grad_sinks: None,
             options: described,
-        })
+        }))
     } else {
-        Plan::Forward(lower::Forward {
+        Plan::Forward(Box::new(lower::Forward {
             query,
             key,
             value,
             output,
             logsumexp: specific.return_logsumexp.then_some(rows),
             options: described,
-        })
+        }))
     };
     ask(quantized_bytes, Some(plan)).map_err(error::from_mfa)
 }

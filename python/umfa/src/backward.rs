@@ -4,6 +4,7 @@ use mfa::raw::lower;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyNone, PyTuple};
 
+use crate::array::same_shape;
 use crate::array::{Array, Kind};
 use crate::aux_tensors::AuxTensors;
 use crate::call::{Call, Mode, TensorArg, place, place_rows, user_row_shape, user_shape};
@@ -11,7 +12,7 @@ use crate::context::required;
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{Function, Options};
-use crate::prepare::{Operand, described, place_operands, same_shape, tensors};
+use crate::prepare::{Operand, described, place_operands, tensors};
 
 /// The driver's name of each argument, and the caller's.
 const NAMES: &[(&str, &str)] = &[

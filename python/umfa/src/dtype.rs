@@ -6,7 +6,7 @@ use mfa::raw::sys;
 use pyo3::prelude::*;
 
 use crate::error;
-use crate::options::{dtype_name, shown};
+use crate::options::{dtype_name, one_of, shown};
 
 /// An element type of an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,13 +127,4 @@ impl fmt::Display for Dtype {
 pub(crate) fn list(allowed: &[Dtype]) -> String {
     let names: Vec<&str> = allowed.iter().map(|dtype| dtype.name()).collect();
     one_of(&names)
-}
-
-/// "a, b or c"
-pub(crate) fn one_of(names: &[&str]) -> String {
-    match names {
-        [] => String::new(),
-        [only] => (*only).to_owned(),
-        [first @ .., last] => format!("{} or {last}", first.join(", ")),
-    }
 }

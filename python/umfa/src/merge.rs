@@ -5,12 +5,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::array::Array;
+use crate::array::{same_shape, writable};
 use crate::call::{Call, Mode, TensorArg, axes, place, place_rows, user_row_shape};
 use crate::context::handle;
 use crate::dtype::Dtype;
 use crate::error;
 use crate::options::{Layout, wrong_type};
-use crate::prepare::{same_shape, writable};
 
 /// The driver's name of each argument, and the caller's.
 const NAMES: &[(&str, &str)] = &[

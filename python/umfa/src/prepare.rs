@@ -352,31 +352,3 @@ fn on_the_fly(
     }
     Ok(destination)
 }
-
-/// Reads an array that will be written, of exactly this shape.
-pub(crate) fn writable<'py>(
-    object: &Bound<'py, PyAny>,
-    name: &str,
-    allowed: &[Dtype],
-    shape: &[usize],
-) -> PyResult<Array<'py>> {
-    let array = Array::read(object, name, allowed)?;
-    if array.view.readonly {
-        return Err(error::argument(format!(
-            "{name}: a read-only array, expected one that can be written"
-        )));
-    }
-    same_shape(&array, name, shape)?;
-    Ok(array)
-}
-
-pub(crate) fn same_shape(array: &Array<'_>, name: &str, shape: &[usize]) -> PyResult<()> {
-    if array.view.shape() == shape {
-        return Ok(());
-    }
-    Err(error::dimensions(format!(
-        "{name}: shape {}, expected {}",
-        shape_text(array.view.shape()),
-        shape_text(shape)
-    )))
-}

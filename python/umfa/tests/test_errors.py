@@ -100,7 +100,7 @@ CASES: list[Case] = [
      lambda: {"sinks": [0.0, 1e39, 0.0, 0.0]}),
     ("sinks of two batches", SHAPE, r"sinks: shape \(2, 4\), expected \(4,\)",
      lambda: {"sinks": zeros(2, 4)}),
-    ("ragged sinks", TYPE, "sinks: .*expected one number for each head",
+    ("uneven sinks", TYPE, "sinks: .*expected one number for each head",
      lambda: {"sinks": [[0.0], [0.0, 1.0]]}),
     ("slopes of other heads", SHAPE, r"alibi_slopes: shape \(3,\), expected \(4,\)",
      lambda: {"alibi_slopes": zeros(3)}),

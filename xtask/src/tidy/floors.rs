@@ -112,6 +112,102 @@ const CRATES: &[Crate] = &[
         ],
     },
     Crate {
+        sources: "python/umfa/src",
+        modules: &[
+            ("error", &[]),
+            ("reuse", &[]),
+            ("devices", &["error"]),
+            ("options", &["error"]),
+            ("context", &["error", "devices", "options"]),
+            ("dtype", &["error", "options"]),
+            ("scheme", &["error", "options", "dtype"]),
+            ("view", &["error", "dtype"]),
+            ("dlpack", &["error", "dtype", "view"]),
+            ("torch", &["error", "dtype", "view"]),
+            (
+                "array",
+                &["error", "reuse", "dtype", "view", "dlpack", "torch"],
+            ),
+            ("buffer", &["error", "context", "dtype", "array"]),
+            (
+                "call",
+                &["error", "options", "context", "dtype", "view", "array"],
+            ),
+            (
+                "merge",
+                &["error", "options", "context", "dtype", "array", "call"],
+            ),
+            (
+                "quantized",
+                &[
+                    "error", "options", "context", "dtype", "scheme", "view", "torch", "array",
+                    "call",
+                ],
+            ),
+            ("shapes", &["error", "options", "dtype", "view", "call"]),
+            (
+                "aux_tensors",
+                &[
+                    "error", "options", "dtype", "view", "array", "call", "shapes",
+                ],
+            ),
+            (
+                "prepare",
+                &[
+                    "error",
+                    "options",
+                    "dtype",
+                    "scheme",
+                    "view",
+                    "array",
+                    "call",
+                    "quantized",
+                    "shapes",
+                ],
+            ),
+            (
+                "quantize",
+                &[
+                    "error",
+                    "options",
+                    "context",
+                    "dtype",
+                    "scheme",
+                    "view",
+                    "array",
+                    "call",
+                    "quantized",
+                ],
+            ),
+            (
+                "attention",
+                &[
+                    "error",
+                    "options",
+                    "context",
+                    "array",
+                    "call",
+                    "shapes",
+                    "aux_tensors",
+                    "prepare",
+                ],
+            ),
+            (
+                "backward",
+                &[
+                    "error",
+                    "options",
+                    "context",
+                    "dtype",
+                    "array",
+                    "call",
+                    "aux_tensors",
+                    "prepare",
+                ],
+            ),
+        ],
+    },
+    Crate {
         sources: "crates/mfa-cpu/src",
         modules: &[
             ("error", &[]),

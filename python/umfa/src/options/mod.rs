@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyString};
 pub(crate) use quantizing::{DEFAULT_BLOCK_ROWS, Quantizing, Role};
 pub(crate) use table::{_options, Function};
 pub(crate) use value::{
-    Names, block_rows, boolean, dtype_name, group, name_of, named, scale, shown, wrong_type,
+    Names, block_rows, boolean, dtype_name, group, name_of, named, one_of, scale, shown, wrong_type,
 };
 
 use crate::error;

@@ -6,7 +6,6 @@ use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyList, PyString, PyTuple};
 
-use crate::dtype::one_of;
 use crate::error;
 
 /// A name and the number that stands for it in the contract.
@@ -202,4 +201,13 @@ pub(crate) fn window(value: &Bound<'_, PyAny>) -> PyResult<(i64, i64)> {
         return Ok((side(&value.get_item(0)?)?, side(&value.get_item(1)?)?));
     }
     Err(wrong_type(value, "window", "an int or (left, right)"))
+}
+
+/// "a, b or c"
+pub(crate) fn one_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
 }

@@ -7,6 +7,7 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyNone, PyTuple};
 
 use super::index::repeated;
 use super::{QuantizedTensor, Recipe};
+use crate::array::writable;
 use crate::array::{Array, shape_tuple};
 use crate::call::{Call, Mode, TensorArg};
 use crate::context::handle;
@@ -14,7 +15,6 @@ use crate::dtype::Dtype;
 use crate::options::{
     self, DEFAULT_BLOCK_ROWS, GRANULARITIES, Layout, PRECISIONS, block_rows, group, name_of, named,
 };
-use crate::prepare::writable;
 use crate::scheme::Scheme;
 use crate::torch::Torch;
 use crate::view::{contiguous, shape_text};

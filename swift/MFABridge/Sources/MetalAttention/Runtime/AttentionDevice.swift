@@ -11,7 +11,7 @@ package final class AttentionDevice: @unchecked Sendable {  // immutable; Metal'
   let queue: (any MTLCommandQueue)?
 
   #if os(Linux)
-    /// Whether the processor does the devices' work: the module `Metal` of Linux is the software device of this repository.
+    /// Whether the processor does the devices' work: the module `Metal` of Linux is the software device.
     package static let isSoftware = true
     package static let vendor = "umfa"
   #else
