@@ -64,7 +64,9 @@ def text(lines: list[str]) -> bytes:
 
 
 def cases_in(expected: dict[str, bytes]) -> int:
-    return sum(content.count(b"\ncase ") for name, content in expected.items() if name.endswith(".txt"))
+    return sum(
+        content.count(b"\ncase ") for name, content in expected.items() if name.endswith(".txt")
+    )
 
 
 def differences(expected: dict[str, bytes]) -> list[str]:

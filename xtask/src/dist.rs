@@ -43,7 +43,7 @@ pub(crate) struct Options {
 enum Package {
     /// Header, shared and static library, pkg-config file, examples.
     C,
-    /// The Python package for any Python 3.9 or newer.
+    /// The Python package for any Python 3.10 or newer.
     Wheel,
     /// The three crates.
     Crates,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import array
 import ctypes
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt

@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 import weakref
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -284,7 +285,9 @@ def test_devices_are_described() -> None:
     devices = umfa.devices()
     assert [d.index for d in devices] == list(range(len(devices)))
     for device in devices:
-        assert device.name and device.backend and device.driver
+        assert device.name
+        assert device.backend
+        assert device.driver
         assert device.kind in ("cpu", "gpu", "accelerator")
         assert isinstance(device.vendor, str)
     # The engine that is compiled in is always there, and last.

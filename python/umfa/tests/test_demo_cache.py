@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def rows(count: int, heads: int = HEADS, seed: int = 0) -> Array:
 
 def stored(store: Any) -> Array:
     bounds = store.bounds()
-    views = [store.view(a, b) for a, b in zip(bounds, bounds[1:])]
+    views = [store.view(a, b) for a, b in itertools.pairwise(bounds)]
     floats = [view if isinstance(view, np.ndarray) else view.dequantize() for view in views]
     return np.concatenate(floats, axis=2)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,7 @@ def parts_of(
 ) -> tuple[list[Any], list[Any]]:
     axis = -3 if options.get("layout") == "BNHD" and k.ndim > 2 else -2
     pieces = []
-    for first, last in zip(ends, ends[1:]):
+    for first, last in itertools.pairwise(ends):
         at = [slice(None)] * k.ndim
         at[axis] = slice(first, last)
         pieces.append(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +88,9 @@ def test_masks_of_more_batches(torch: Any) -> None:
         torch.testing.assert_close(sdpa(q, k, k, attn_mask=bias), expected, rtol=1e-5, atol=1e-5)
     transposed = q.transpose(0, 1)
     expected = torch.nn.functional.scaled_dot_product_attention(transposed, transposed, transposed)
-    torch.testing.assert_close(sdpa(transposed, transposed, transposed), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        sdpa(transposed, transposed, transposed), expected, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("kv_heads", "v_heads"), [(2, 2), (1, 1), (2, 3), (6, 6)])

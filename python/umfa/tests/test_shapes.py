@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +93,9 @@ def test_ranks_have_one_meaning(normal: Draw) -> None:
     # BNHD: rows, heads, columns, packed or not
     none: dict[str, Any] = {}
     for options in (none, ends):
-        swapped = umfa.attention(*(x[1].swapaxes(0, 1) for x in (q, k, v)), layout="BNHD", **options)
+        swapped = umfa.attention(
+            *(x[1].swapaxes(0, 1) for x in (q, k, v)), layout="BNHD", **options
+        )
         np.testing.assert_allclose(swapped.swapaxes(0, 1), full[1], rtol=1e-5, atol=1e-6)
 
 

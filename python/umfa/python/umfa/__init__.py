@@ -41,11 +41,12 @@ from umfa._native import (
     workspace_size,
 )
 from umfa._quantized import concatenate
-from umfa._sdpa import MetalSDPA
+from umfa._sdpa import SDPA, MetalSDPA
 from umfa._sdpa import scaled_dot_product_attention as sdpa
 from umfa._types import Device, QuantizationError, Version
 
 __all__ = [
+    "SDPA",
     "BufferAllocation",
     "Device",
     "InvalidArgument",

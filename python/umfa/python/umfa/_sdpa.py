@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ _NAMES = (("causal", "is_causal"), ("softmax_scale", "scale"))
 """What `attention` and torch call the same."""
 
 
-class MetalSDPA:
+class SDPA:
     """A callable with the signature and semantics of torch's scaled_dot_product_attention.
 
     It takes NumPy arrays as well as torch CPU tensors. Unlike in torch, rows without any key to
@@ -34,7 +35,7 @@ class MetalSDPA:
 
     Example:
         >>> import numpy as np, umfa
-        >>> sdpa = umfa.MetalSDPA(precision="int8", granularity="row")
+        >>> sdpa = umfa.SDPA(precision="int8", granularity="row")
         >>> x = np.ones((2, 4, 8, 16), np.float32)
         >>> sdpa(x, x, x, is_causal=True).shape
         (2, 4, 8, 16)
@@ -99,7 +100,11 @@ class MetalSDPA:
     def __repr__(self) -> str:
         settings = [f"precision={self.precision!r}"]
         settings += [f"{name}={value!r}" for name, value in self.options.items()]
-        return f"MetalSDPA({', '.join(settings)})"
+        return f"SDPA({', '.join(settings)})"
+
+
+MetalSDPA = SDPA
+"""The name that other packages of Metal attention give such a callable; it runs anywhere."""
 
 
 def scaled_dot_product_attention(
@@ -358,4 +363,4 @@ def _attend_folded(
 def _folds(x: Any, dimensions: int) -> bool:
     """Whether the first dimensions can be viewed as one."""
     kept = [(size, stride) for size, stride in zip(x.shape[:dimensions], x.strides) if size != 1]
-    return all(outer[1] == inner[0] * inner[1] for outer, inner in zip(kept, kept[1:]))
+    return all(outer[1] == inner[0] * inner[1] for outer, inner in itertools.pairwise(kept))

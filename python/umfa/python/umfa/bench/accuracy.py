@@ -9,9 +9,9 @@ Two figures are reported for each way to quantize, with O the quantized result a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt

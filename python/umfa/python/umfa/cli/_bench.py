@@ -1,12 +1,10 @@
 """`umfa bench`."""
 
-# Annotations are evaluated here: typer on Python 3.9 cannot read postponed ones.
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,25 +29,25 @@ PEER_HELP = (
 
 def bench(
     preset: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             help=f"Comma-separated: {', '.join((*cases.PRESETS, cases.ALL))}; or {masks.PRESET}."
         ),
     ] = None,
-    shape: Annotated[Optional[str], typer.Option(help=SHAPE_HELP)] = None,
+    shape: Annotated[str | None, typer.Option(help=SHAPE_HELP)] = None,
     kv_heads: KvHeads = None,
     keys: Keys = None,
     value_columns: ValueColumns = None,
     causal: Annotated[bool, typer.Option("--causal", help="Causal mask.")] = False,
     training: Annotated[bool, typer.Option("--training", help="Forward and backward.")] = False,
-    modes: Annotated[Optional[str], typer.Option(help=f"Ours: {', '.join(MODES)}.")] = None,
-    peer: Annotated[Optional[list[str]], typer.Option(help=PEER_HELP)] = None,
+    modes: Annotated[str | None, typer.Option(help=f"Ours: {', '.join(MODES)}.")] = None,
+    peer: Annotated[list[str] | None, typer.Option(help=PEER_HELP)] = None,
     no_peers: Annotated[bool, typer.Option("--no-peers", help="umfa alone.")] = False,
     neighbour: Annotated[
         bool, typer.Option("--neighbour", help="Again with one processor kept busy.")
     ] = False,
     threads: Annotated[
-        Optional[int], typer.Option(min=1, help="Of every library; default: as umfa's.")
+        int | None, typer.Option(min=1, help="Of every library; default: as umfa's.")
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0.0, help="For each library and format of a case.")
@@ -59,23 +57,24 @@ def bench(
         float, typer.Option(min=0.0, help="Seconds to wait for a quiet machine, in all.")
     ] = session.Plan.patience,
     ceilings: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(exists=True, dir_okay=False, help="From cargo xtask ceilings -- --json."),
     ] = None,
     check_targets: Annotated[
         bool, typer.Option("--check-targets", help="Say which of the project's aims are met.")
     ] = False,
     json_file: Annotated[
-        Optional[Path], typer.Option("--json", help="Write all figures to this file, a line of JSON for each.")
+        Path | None,
+        typer.Option("--json", help="Write all figures to this file, a line of JSON for each."),
     ] = None,
     csv_file: Annotated[
-        Optional[Path], typer.Option("--csv", help="Write a line for each result to this file.")
+        Path | None, typer.Option("--csv", help="Write a line for each result to this file.")
     ] = None,
     plot_file: Annotated[
-        Optional[Path], typer.Option("--plot", help="Draw the rates into this file.")
+        Path | None, typer.Option("--plot", help="Draw the rates into this file.")
     ] = None,
     report_file: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(
             "--report",
             help="Measure nothing: write this Markdown file from the records (--json) in "
@@ -156,7 +155,7 @@ def _cases(presets: str) -> list[Case]:
         raise typer.BadParameter(str(error), param_hint="--preset") from None
 
 
-def _modes(text: Optional[str]) -> tuple[str, ...]:
+def _modes(text: str | None) -> tuple[str, ...]:
     names = tuple(name for name in (text or "").split(",") if name)
     unknown = [name for name in names if name not in MODES]
     if unknown:
@@ -166,7 +165,7 @@ def _modes(text: Optional[str]) -> tuple[str, ...]:
     return names
 
 
-def _peers(given: Optional[list[str]], none: bool) -> list[tuple[str, Optional[Path]]]:
+def _peers(given: list[str] | None, none: bool) -> list[tuple[str, Path | None]]:
     if none:
         return []
     try:
@@ -175,7 +174,7 @@ def _peers(given: Optional[list[str]], none: bool) -> list[tuple[str, Optional[P
         raise typer.BadParameter(str(error), param_hint="--peer") from None
 
 
-def _run(plan: session.Plan, json_file: Optional[Path]) -> Record:
+def _run(plan: session.Plan, json_file: Path | None) -> Record:
     console = _console()
     columns = (
         TextColumn("{task.description}"),

@@ -1,9 +1,7 @@
 """`umfa demo`."""
 
-# Annotations are evaluated here: typer on Python 3.9 cannot read postponed ones.
-
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,9 +14,9 @@ def demo(
         bool, typer.Option("--quick", help="At most 512 tokens, and short answers.")
     ] = False,
     model: Annotated[
-        Optional[Path], typer.Option(help="A GGUF file, instead of the model from PyPI.")
+        Path | None, typer.Option(help="A GGUF file, instead of the model from PyPI.")
     ] = None,
-    json: Annotated[Optional[Path], typer.Option(help="Write all figures to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all figures to this file.")] = None,
     plot: Annotated[Path, typer.Option(help="Write the plot to this file.")] = Path(
         "umfa-demo.png"
     ),

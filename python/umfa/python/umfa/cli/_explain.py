@@ -1,8 +1,6 @@
 """`umfa explain`."""
 
-# Annotations are evaluated here: typer on Python 3.9 cannot read postponed ones.
-
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -15,7 +13,7 @@ from umfa.cli._shape import SHAPE_HELP, Keys, KvHeads, ValueColumns, dtype_named
 EACH = "or as k=...,v=..."
 
 
-def each(text: Optional[str], kind: type, flag: str) -> Any:
+def each(text: str | None, kind: type, flag: str) -> Any:
     """One value for the operands that are quantized, or a mapping from some of them."""
     if text is None:
         return None
@@ -36,17 +34,15 @@ def explain(
     keys: Keys = None,
     value_columns: ValueColumns = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    q: Annotated[Optional[str], typer.Option(help="Quantize the query: int8 or int4.")] = None,
-    k: Annotated[Optional[str], typer.Option(help="Quantize the key: int8 or int4.")] = None,
-    v: Annotated[Optional[str], typer.Option(help="Quantize the value: int8 or int4.")] = None,
+    q: Annotated[str | None, typer.Option(help="Quantize the query: int8 or int4.")] = None,
+    k: Annotated[str | None, typer.Option(help="Quantize the key: int8 or int4.")] = None,
+    v: Annotated[str | None, typer.Option(help="Quantize the value: int8 or int4.")] = None,
     granularity: Annotated[
-        Optional[str], typer.Option(help=f"tensor, row, block or channel; {EACH}")
+        str | None, typer.Option(help=f"tensor, row, block or channel; {EACH}")
     ] = None,
-    block_rows: Annotated[Optional[str], typer.Option(help=f"Rows of a block; {EACH}")] = None,
-    group: Annotated[
-        Optional[str], typer.Option(help=f"Columns of a group, 32 or 64; {EACH}")
-    ] = None,
-    scale_dtype: Annotated[Optional[str], typer.Option(help=f"float32 or float16; {EACH}")] = None,
+    block_rows: Annotated[str | None, typer.Option(help=f"Rows of a block; {EACH}")] = None,
+    group: Annotated[str | None, typer.Option(help=f"Columns of a group, 32 or 64; {EACH}")] = None,
+    scale_dtype: Annotated[str | None, typer.Option(help=f"float32 or float16; {EACH}")] = None,
     asymmetric: Annotated[bool, typer.Option("--asymmetric", help="With zero points.")] = False,
     smooth: Annotated[bool, typer.Option("--smooth", help="Without the keys' mean.")] = False,
     rotate: Annotated[bool, typer.Option("--rotate", help="Rotated by Hadamard.")] = False,
@@ -54,7 +50,7 @@ def explain(
     bottom_right: Annotated[
         bool, typer.Option("--bottom-right", help="Align the diagonal with the last key.")
     ] = False,
-    window: Annotated[Optional[int], typer.Option(help="Keys attended to on both sides.")] = None,
+    window: Annotated[int | None, typer.Option(help="Keys attended to on both sides.")] = None,
     compute: Annotated[str, typer.Option(help="exact or fast.")] = "exact",
     backward: Annotated[bool, typer.Option("--backward", help="The gradients' plan.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, metal, or a name.")] = "auto",

@@ -1,7 +1,5 @@
 """`umfa info`."""
 
-# Annotations are evaluated here: typer on Python 3.9 cannot read postponed ones.
-
 import json
 import os
 import platform

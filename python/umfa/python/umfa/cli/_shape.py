@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import typer
 
-KvHeads = Annotated[Optional[int], typer.Option(min=1, help="Heads of key and value.")]
-Keys = Annotated[Optional[int], typer.Option(min=0, help="Rows of key and value.")]
-ValueColumns = Annotated[Optional[int], typer.Option(min=1, help="Columns of value.")]
+KvHeads = Annotated[int | None, typer.Option(min=1, help="Heads of key and value.")]
+Keys = Annotated[int | None, typer.Option(min=0, help="Rows of key and value.")]
+ValueColumns = Annotated[int | None, typer.Option(min=1, help="Columns of value.")]
 SHAPE_HELP = "Batch, heads, rows and columns: 1,8,1024,64."
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -59,7 +59,7 @@ class Problem:
 
 
 def parse_problem(
-    shape: str, kv_heads: Optional[int], keys: Optional[int], value_columns: Optional[int]
+    shape: str, kv_heads: int | None, keys: int | None, value_columns: int | None
 ) -> Problem:
     """Reads "1,8,1024,64" (or with "x"), and what differs for keys and values."""
     if not re.fullmatch(r"\d+([,x]\d+){3}", shape):

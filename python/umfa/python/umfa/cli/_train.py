@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -20,9 +20,9 @@ def train(
         int, typer.Option(min=0, help="Of the adapters and of the order of the text.")
     ] = 0,
     model: Annotated[
-        Optional[Path], typer.Option(help="A GGUF file, instead of the model from PyPI.")
+        Path | None, typer.Option(help="A GGUF file, instead of the model from PyPI.")
     ] = None,
-    json: Annotated[Optional[Path], typer.Option(help="Write all figures to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all figures to this file.")] = None,
     plot: Annotated[Path, typer.Option(help="Write the plot to this file.")] = Path(
         "umfa-train.png"
     ),

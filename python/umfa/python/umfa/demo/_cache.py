@@ -6,6 +6,7 @@ step writes one row.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Protocol
@@ -212,7 +213,7 @@ class KvCache:
     def _attention(self, q: F32) -> F32:
         start = self._k.rows - q.shape[2]  # position of the first query
         bounds = sorted({*self._k.bounds(), *self._v.bounds()})
-        segments = list(zip(bounds, bounds[1:]))
+        segments = list(itertools.pairwise(bounds))
         if len(segments) == 1:
             return self._call(q, *segments[0], causal=q.shape[2] > 1)[0]
         # Queries inside a segment see it causally, later ones see all of it; the parts of a row's

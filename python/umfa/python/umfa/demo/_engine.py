@@ -7,7 +7,7 @@ tests' simulation of it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, Union
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,7 @@ class Quantized(Protocol):
     def dequantize(self) -> F32: ...
 
 
-Operand = Union[F32, Quantized]
+Operand = F32 | Quantized
 
 
 class Engine(Protocol):

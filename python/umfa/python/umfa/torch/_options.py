@@ -1,12 +1,15 @@
-"""Options of a call as an operator takes them: tensors, plain values, and the rest as text.
+"""Options of a call as an operator takes them: tensors, plain values, and a key for the rest.
 
-What is right is decided in the native module, for all of umfa's functions: before the operator, and in
-a graph when it runs.
+The native module decides what is right, for all of umfa's functions: before the operator, and in a
+graph when it runs.
 """
 
 from __future__ import annotations
 
-import ast
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +48,7 @@ class Plain(NamedTuple):
     clip: bool
     """For the backward operator."""
     quantization: str
-    """The other options, as the text of a Python literal; "" without any."""
+    """The key of the other options: JSON, so that a graph means the same in any process."""
     context: int
     """The number of a context; 0 is the default one."""
 
@@ -61,13 +64,12 @@ class Plain(NamedTuple):
             options["window"] = (self.window_left, self.window_right)
         if self.alignment:
             options["alignment"] = self.alignment
-        if self.quantization:
-            options.update(ast.literal_eval(self.quantization))
+        options.update(_others(self.quantization))
         return options
 
     def shares_scales(self) -> bool:
         """Whether an operand gets one scale for all of its batch."""
-        options = ast.literal_eval(self.quantization) if self.quantization else {}
+        options = _others(self.quantization)
 
         def of(name: str, operand: str, default: Any) -> Any:
             value = options.get(name, default)
@@ -77,6 +79,12 @@ class Plain(NamedTuple):
             of("precision", x, None) is not None and of("granularity", x, "tensor") == "tensor"
             for x in "qkv"
         )
+
+
+@lru_cache(maxsize=1024)
+def _others(key: str) -> Mapping[str, Any]:
+    """The options of a key, parsed once."""
+    return MappingProxyType(json.loads(key, strict=False) if key else {})
 
 
 def plain(function: str, given: dict[str, Any], context: int) -> Plain:
@@ -112,7 +120,7 @@ def plain(function: str, given: dict[str, Any], context: int) -> Plain:
         compute=options.pop("compute", "exact"),
         layout=options.pop("layout", "BHND"),
         clip=clip,
-        quantization=_encode(options),
+        quantization=_key(options),
         context=context,
     )
 
@@ -140,16 +148,28 @@ def _window(window: Any) -> tuple[int, int]:
     return left, right
 
 
-def _encode(options: dict[str, Any]) -> str:
-    items = []
-    for name in sorted(options):
-        value = options[name]
-        if isinstance(value, dict):
-            inner = ", ".join([f"{key!r}: {value[key]!r}" for key in sorted(value)])
-            items.append(f"{name!r}: {{{inner}}}")
-        elif value is not None:
-            items.append(f"{name!r}: {value!r}")
+def _key(options: dict[str, Any]) -> str:
+    items = [
+        f"{_json(name)}: {_json(options[name])}"
+        for name in sorted(options)
+        if options[name] is not None
+    ]
     return "{" + ", ".join(items) + "}" if items else ""
+
+
+def _json(value: Any) -> str:
+    """JSON by operations that torch.compile traces; other types as text, refused later."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, dict):
+        inner = [f"{_json(name)}: {_json(value[name])}" for name in sorted(value)]
+        return "{" + ", ".join(inner) + "}"
+    if value is None:
+        return "null"
+    text = value if isinstance(value, str) else repr(value)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def parameter(value: Any, name: str, q: Tensor) -> Tensor | None:

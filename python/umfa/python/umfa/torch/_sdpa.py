@@ -227,4 +227,4 @@ def _call_folded(
 def _folds(x: Tensor, dimensions: int) -> bool:
     """Whether the first dimensions can be viewed as one."""
     kept = [(size, stride) for size, stride in zip(x.shape[:dimensions], x.stride()) if size != 1]
-    return all(outer[1] == inner[0] * inner[1] for outer, inner in zip(kept, kept[1:]))
+    return all(outer[1] == inner[0] * inner[1] for outer, inner in itertools.pairwise(kept))

@@ -6,7 +6,8 @@ runs once for each of its elements. Ranks below are those without the mapped dim
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Callable, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy.typing as npt
 

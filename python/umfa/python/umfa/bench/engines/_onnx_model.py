@@ -9,9 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
 
-Attribute = Union[int, float, str]
+Attribute = int | float | str
 
 # TensorProto.DataType.
 FLOAT, UINT8, INT8, INT32, FLOAT16 = 1, 2, 3, 6, 10
