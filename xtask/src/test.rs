@@ -5,14 +5,15 @@ mod cross;
 mod doors;
 mod metal;
 mod native;
+mod options;
 mod packages;
+mod part;
 mod python;
 mod rust;
 mod schedule;
 mod swift;
 mod test_env;
 
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,98 +24,16 @@ use crate::counts::Counts;
 use crate::host::Host;
 use crate::process::{Finished, LoggedStep, print};
 use crate::repo::Repo;
-use crate::test::schedule::Lane;
+use crate::test::options::Device;
+use crate::test::part::{Outcome, Part};
 use crate::test::test_env::TestEnv;
 use crate::times::{self, Times};
 
+pub(crate) use options::Options;
 pub(crate) use rust::instruction_sets;
-
-/// Options of `cargo xtask test`.
-#[derive(Clone, clap::Args)]
-pub(crate) struct Options {
-    /// Install a CPU build of PyTorch first; tests against it fail, instead of being skipped, without it.
-    #[arg(long)]
-    torch: bool,
-    /// Run only this part, or the parts whose names begin with it and a dash. May be repeated.
-    #[arg(long, value_name = "PART")]
-    only: Vec<String>,
-    /// Count a part that had to be skipped as failed, unless the processor cannot run it.
-    #[arg(long)]
-    strict: bool,
-    /// Count this part as failed where the processor cannot run it. May be repeated.
-    #[arg(long, value_name = "PART")]
-    must_run: Vec<String>,
-    /// Run the tests of every language on this driver library instead of the CPU engine that is linked in.
-    #[arg(long, value_name = "LIBRARY")]
-    driver: Option<PathBuf>,
-    /// The same on the driver of this machine's GPU, which is built first: on a Mac, `--device metal`.
-    #[arg(long, value_enum, conflicts_with = "driver")]
-    device: Option<Device>,
-    /// How many parts run at once.
-    #[arg(long, value_name = "NUMBER")]
-    jobs: Option<usize>,
-    /// Say in the end where the time went: by part, by crate, by kernel text.
-    #[arg(long)]
-    times: bool,
-    /// List the parts and end.
-    #[arg(long)]
-    list: bool,
-}
 
 /// More parts at once than this gain nothing: each of them uses several processors for most of its time.
 const JOBS: usize = 3;
-
-/// A device with a driver that tasks can build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Device {
-    /// The Swift driver, where Swift is.
-    Metal,
-}
-
-/// How a part ended, if nothing went wrong.
-enum Outcome {
-    /// It ran; the note (may be empty) says on what.
-    Ran(String),
-    /// It could not run, for this reason: something is not installed, or was not asked for.
-    Skipped(String),
-    /// The machine itself has nothing to run it on: that is no failure, even where nothing may be skipped.
-    Impossible(String),
-}
-
-type Run = Box<dyn Fn(&TestEnv<'_>, &mut LoggedStep) -> Result<Outcome> + Send + Sync>;
-
-/// A piece of the suite.
-struct Part {
-    name: String,
-    about: String,
-    lane: Lane,
-    run: Run,
-}
-
-impl Part {
-    fn new(
-        lane: Lane,
-        name: impl Into<String>,
-        about: impl Into<String>,
-        run: impl Fn(&TestEnv<'_>, &mut LoggedStep) -> Result<Outcome> + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            name: name.into(),
-            about: about.into(),
-            lane,
-            run: Box::new(run),
-        }
-    }
-
-    fn selected(&self, only: &[String]) -> bool {
-        only.is_empty()
-            || only.iter().any(|wanted| {
-                self.name
-                    .strip_prefix(wanted.as_str())
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-            })
-    }
-}
 
 /// One line of the final report.
 struct Line {

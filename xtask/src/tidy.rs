@@ -3,6 +3,7 @@
 mod floors;
 mod paths;
 mod promises;
+mod source;
 mod words;
 
 use std::fs;
@@ -12,6 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
+use crate::tidy::source::Source;
 
 /// Split by concern before a file gets longer than this.
 const LINES: usize = 600;
@@ -26,12 +28,6 @@ const COLUMNS: usize = 120;
 const WRAPPED: [&str; 5] = ["swift", "m", "cpp", "hpp", "h"];
 /// The contract, and its C tests and examples, have a form of their own.
 const UNWRAPPED: [&str; 3] = ["crates/", "tests/", "examples/"];
-
-/// One tracked text file.
-struct Source {
-    path: String,
-    text: String,
-}
 
 /// A rule: its name, and what is wrong with a file.
 type Rule = (&'static str, fn(&Source, &mut Vec<String>));
@@ -127,34 +123,6 @@ pub(crate) fn check(repo: &Repo, step: &mut LoggedStep) -> Result<()> {
         step.check(name, &problems)?;
     }
     floors::check(&sources, step)
-}
-
-impl Source {
-    fn is(&self, extensions: &[&str]) -> bool {
-        self.path
-            .rsplit_once('.')
-            .is_some_and(|(_, extension)| extensions.contains(&extension))
-    }
-
-    /// A text that is not ours to word: a licence, a novel, a lock file.
-    fn is_data(&self) -> bool {
-        let path = self.path.as_str();
-        path.ends_with(".lock") || path.ends_with(".txt") || path.ends_with("LICENSE")
-    }
-
-    /// Written by a program: its preamble says so.
-    fn generated(&self) -> bool {
-        self.path.ends_with(".lock")
-            || self
-                .text
-                .lines()
-                .take(5)
-                .any(|line| line.to_lowercase().contains("do not edit"))
-    }
-
-    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.text.lines().enumerate().map(|(i, line)| (i + 1, line))
-    }
 }
 
 fn white_space(source: &Source, problems: &mut Vec<String>) {

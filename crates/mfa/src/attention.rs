@@ -1,12 +1,11 @@
-//! Attention, forward.
+//! The builder of attention calls: what to compute, and where.
 
 use crate::context::MfaContext;
 use crate::element::Precision;
 use crate::error::{MfaError, Result};
-use crate::ffi::{ForwardCall, MfaBuffer, Reserved};
-use crate::layout::{self, Layout, Shape};
-use crate::tensor::Tensor;
-use crate::view::{TensorView, TensorViewMut};
+use crate::ffi::MfaBuffer;
+use crate::layout::Shape;
+use crate::view::TensorView;
 
 /// Where the diagonal of causal masks, windows and ALiBi lies: query row i stands at key position i + shift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,15 +85,6 @@ pub(crate) struct Varlen<'a> {
 pub(crate) struct KeyLengths<'a> {
     pub lengths: &'a [i32],
     pub buffer: std::sync::Arc<MfaBuffer<'a>>,
-}
-
-/// What a forward call that trains leaves for the backward call.
-#[derive(Debug)]
-pub struct Forward {
-    /// `[batch, heads, rows, value columns]`.
-    pub output: Tensor,
-    /// ln Σⱼ exp(Sᵢⱼ), FP32 (of FP64 operands: FP64) `[batch, heads, rows, 1]`.
-    pub logsumexp: Tensor,
 }
 
 impl<'a> Attention<'a> {
@@ -251,119 +241,6 @@ impl<'a> Attention<'a> {
         self
     }
 
-    /// Computes O.
-    ///
-    /// # Errors
-    ///
-    /// As the driver reports.
-    pub fn forward(
-        &self,
-        query: &TensorView<'_>,
-        key: &TensorView<'_>,
-        value: &TensorView<'_>,
-    ) -> Result<Tensor> {
-        let mut output = self.empty_output(query, value)?;
-        self.forward_into(query, key, value, &mut output.view_mut(), None)?;
-        Ok(output)
-    }
-
-    /// Computes O and logsumexp: what [`Self::backward`] needs.
-    ///
-    /// # Errors
-    ///
-    /// As the driver reports.
-    pub fn forward_with_logsumexp(
-        &self,
-        query: &TensorView<'_>,
-        key: &TensorView<'_>,
-        value: &TensorView<'_>,
-    ) -> Result<Forward> {
-        let mut output = self.empty_output(query, value)?;
-        let exact = query.precision().exact();
-        let mut logsumexp = Tensor::zeros(&self.context, exact, per_row(query.shape()))?;
-        self.forward_into(
-            query,
-            key,
-            value,
-            &mut output.view_mut(),
-            Some(&mut logsumexp.view_mut()),
-        )?;
-        Ok(Forward { output, logsumexp })
-    }
-
-    /// Computes O, and logsumexp if wanted, into memory that is there.
-    ///
-    /// # Errors
-    ///
-    /// As the driver reports.
-    pub fn forward_into(
-        &self,
-        query: &TensorView<'_>,
-        key: &TensorView<'_>,
-        value: &TensorView<'_>,
-        output: &mut TensorViewMut<'_>,
-        logsumexp: Option<&mut TensorViewMut<'_>>,
-    ) -> Result<()> {
-        let logsumexp = logsumexp.map(|view| &view.layout);
-        ForwardCall {
-            attention: self,
-            query,
-            key,
-            value,
-            output: &output.layout,
-            logsumexp,
-        }
-        .run()
-    }
-
-    /// The plan of a forward call and the reason for it, as lines `key: value`. Nothing is computed.
-    ///
-    /// # Errors
-    ///
-    /// As the call itself.
-    pub fn explain(
-        &self,
-        query: &TensorView<'_>,
-        key: &TensorView<'_>,
-        value: &TensorView<'_>,
-    ) -> Result<String> {
-        let (output, _memory) = self.imagined_output(query, value)?;
-        let output = &output;
-        ForwardCall {
-            attention: self,
-            query,
-            key,
-            value,
-            output,
-            logsumexp: None,
-        }
-        .explain()
-    }
-
-    /// Bytes that a forward call would allocate beside its outputs, at most.
-    ///
-    /// # Errors
-    ///
-    /// As the call itself.
-    pub fn workspace_size(
-        &self,
-        query: &TensorView<'_>,
-        key: &TensorView<'_>,
-        value: &TensorView<'_>,
-    ) -> Result<u64> {
-        let (output, _memory) = self.imagined_output(query, value)?;
-        let output = &output;
-        ForwardCall {
-            attention: self,
-            query,
-            key,
-            value,
-            output,
-            logsumexp: None,
-        }
-        .workspace_size()
-    }
-
     /// Where the diagonal of a call lies, which must be said where lengths differ.
     pub(crate) fn diagonal(&self, query: Shape, key: Shape) -> Result<Alignment> {
         let (rows, keys) = (query[2] as i64, key[2] as i64);
@@ -394,21 +271,6 @@ impl<'a> Attention<'a> {
         }
     }
 
-    fn empty_output(&self, query: &TensorView<'_>, value: &TensorView<'_>) -> Result<Tensor> {
-        let (precision, shape) = self.output(query, value);
-        Tensor::zeros(&self.context, precision, shape)
-    }
-
-    /// The output of a plan.
-    fn imagined_output(
-        &self,
-        query: &TensorView<'_>,
-        value: &TensorView<'_>,
-    ) -> Result<(Layout, Reserved)> {
-        let (precision, shape) = self.output(query, value);
-        imagined(&self.context, precision, shape)
-    }
-
     pub(crate) fn output(
         &self,
         query: &TensorView<'_>,
@@ -425,26 +287,7 @@ impl<'a> Attention<'a> {
     }
 }
 
-/// A tensor of a plan: addresses without memory.
-pub(crate) fn imagined(
-    context: &MfaContext,
-    precision: Precision,
-    shape: Shape,
-) -> Result<(Layout, Reserved)> {
-    let memory = Reserved::new(context, layout::bytes(precision, shape, "tensor")?)?;
-    let layout = memory
-        .reference()
-        .map(|buffer| Layout::contiguous(buffer, precision, shape))
-        .ok_or_else(|| MfaError::BufferAllocation("no memory for a plan".into()))?;
-    Ok((layout, memory))
-}
-
 /// Whether rows and keys are there, and not as many.
 fn differ([rows, keys]: [i64; 2]) -> bool {
     rows != keys && rows > 0 && keys > 0
-}
-
-/// One number for each row of a tensor.
-pub(crate) fn per_row([batch, heads, rows, _]: Shape) -> Shape {
-    [batch, heads, rows, 1]
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::device::{self, Device};
+use crate::device::Device;
+use crate::devices;
 use crate::error::{MfaError, Result};
 use crate::ffi::Context;
 
@@ -27,7 +28,7 @@ impl MfaContext {
     /// [`MfaError::Load`], [`MfaError::NoDevice`], or the first device's refusal if none works.
     pub fn new() -> Result<Self> {
         let mut refusal = None;
-        for device in device::devices()? {
+        for device in devices::devices()? {
             match Self::on(&device) {
                 Ok(context) => return Ok(context),
                 Err(error) if matches!(device.driver().origin(), mfa_sys::Origin::Variable(_)) => {
@@ -51,7 +52,7 @@ impl MfaContext {
         if name.eq_ignore_ascii_case("auto") {
             return Self::new();
         }
-        Self::on(&device::choose(&device::devices()?, name)?)
+        Self::on(&devices::choose(&devices::devices()?, name)?)
     }
 
     /// A context on a device of [`devices`](crate::devices).

@@ -1,9 +1,9 @@
 //! Attention over parts of the keys, merged.
 
-use crate::attention::{Forward, per_row};
 use crate::context::MfaContext;
 use crate::error::{MfaError, Result};
-use crate::ffi::{MergeBackwardCall, MergeCall};
+use crate::ffi::{MergeBackwardCall, MergeCall, PartLayouts};
+use crate::forward::{Forward, per_row};
 use crate::tensor::Tensor;
 use crate::view::{TensorView, TensorViewMut};
 
@@ -24,6 +24,12 @@ impl<'a> From<&'a Forward> for Part<'a> {
             logsumexp: forward.logsumexp.view(),
         }
     }
+}
+
+fn layouts<'p>(parts: &'p [Part<'_>]) -> Vec<PartLayouts<'p>> {
+    (parts.iter())
+        .map(|part| [&part.output.layout, &part.logsumexp.layout])
+        .collect()
 }
 
 fn first<'p, 'a>(parts: &'p [Part<'a>]) -> Result<&'p Part<'a>> {
@@ -86,7 +92,7 @@ pub fn merge_into(
 ) -> Result<()> {
     MergeCall {
         context,
-        parts,
+        parts: &layouts(parts),
         output: &output.layout,
         logsumexp: logsumexp.map(|view| &view.layout),
     }
@@ -114,7 +120,7 @@ pub fn merge_backward(
             logsumexp: Tensor::zeros(context, exact, per_row(shape))?,
         });
     }
-    let layouts: Vec<_> = (gradients.iter_mut())
+    let written: Vec<_> = (gradients.iter_mut())
         .map(|gradient| {
             let Forward { output, logsumexp } = gradient;
             [output.view_mut().layout, logsumexp.view_mut().layout]
@@ -122,10 +128,10 @@ pub fn merge_backward(
         .collect();
     MergeBackwardCall {
         context,
-        parts,
+        parts: &layouts(parts),
         grad_output: &grad_output.layout,
         grad_logsumexp: grad_logsumexp.map(|view| &view.layout),
-        gradients: &layouts,
+        gradients: &written,
     }
     .run()?;
     Ok(gradients)

@@ -3,8 +3,8 @@
 use crate::codegen;
 use crate::dist::CPU_DRIVER;
 use crate::package;
+use crate::test::part::{Outcome, Part};
 use crate::test::schedule::Lane;
-use crate::test::{Outcome, Part};
 use crate::tidy;
 
 /// From the fastest to the slowest.

@@ -13,10 +13,10 @@ use crate::metal;
 use crate::objc;
 use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
+use crate::test::part::{Outcome, Part};
 use crate::test::rust;
 use crate::test::schedule::Lane;
 use crate::test::test_env::TestEnv;
-use crate::test::{Outcome, Part};
 use crate::venv::Venv;
 
 /// The part of the suite.

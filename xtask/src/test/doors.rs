@@ -9,10 +9,10 @@ use crate::host::Host;
 use crate::metal;
 use crate::process::{LoggedStep, output};
 use crate::test::cross::Interpreter;
+use crate::test::part::{Outcome, Part};
 use crate::test::rust::instruction_sets;
 use crate::test::schedule::Lane;
 use crate::test::test_env::TestEnv;
-use crate::test::{Outcome, Part};
 
 /// How many descriptions a test draws, where it is not left to it.
 const DESCRIPTIONS: &str = "UMFA_DOORS_EXAMPLES";

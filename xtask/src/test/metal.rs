@@ -13,10 +13,10 @@ use crate::metal;
 use crate::process::LoggedStep;
 use crate::repo::Repo;
 use crate::support;
+use crate::test::part::{Outcome, Part};
 use crate::test::rust;
 use crate::test::schedule::Lane;
 use crate::test::test_env::TestEnv;
-use crate::test::{Outcome, Part};
 
 /// Random calls of each property: the software device is a thousand times slower than a processor.
 const RANDOM_CALLS: &str = "200";

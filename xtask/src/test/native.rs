@@ -5,8 +5,8 @@ use std::path::Path;
 use crate::c;
 use crate::host::Host;
 use crate::objc;
+use crate::test::part::{Outcome, Part};
 use crate::test::schedule::Lane;
-use crate::test::{Outcome, Part};
 
 /// The conformance vectors, and the examples, in C.
 pub(super) fn parts() -> Vec<Part> {

@@ -13,8 +13,8 @@ use crate::package::{User, fresh, unpack};
 use crate::process::LoggedStep;
 use crate::repo::Repo;
 use crate::sysroot;
+use crate::test::part::{Outcome, Part};
 use crate::test::schedule::Lane;
-use crate::test::{Outcome, Part};
 
 pub(super) fn parts() -> Vec<Part> {
     vec![

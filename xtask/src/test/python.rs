@@ -4,9 +4,9 @@ use anyhow::Result;
 
 use crate::docs;
 use crate::process::LoggedStep;
+use crate::test::part::{Outcome, Part};
 use crate::test::schedule::Lane;
 use crate::test::test_env::TestEnv;
-use crate::test::{Outcome, Part};
 use crate::wheel::PACKAGE;
 
 /// Lints first: they don't need the wheel.

@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 
 use crate::process::{LoggedStep, output};
 use crate::repo::Repo;
+use crate::test::part::{Outcome, Part};
 use crate::test::schedule::Lane;
 use crate::test::test_env::TestEnv;
-use crate::test::{Outcome, Part};
 
 /// The integration tests of the workspace, the conformance vectors among them: what exercises a driver.
 const ON_DRIVER: [&str; 2] = ["--test", "*"];

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::host::Host;
+use crate::test::part::{Outcome, Part};
 use crate::test::schedule::Lane;
-use crate::test::{Outcome, Part};
 
 /// The Metal device in software.
 pub(super) fn parts() -> Vec<Part> {

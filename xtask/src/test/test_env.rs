@@ -9,7 +9,7 @@ use crate::dist;
 use crate::package::User;
 use crate::process::LoggedStep;
 use crate::repo::Repo;
-use crate::test::Options;
+use crate::test::options::Options;
 use crate::torch;
 use crate::venv::Venv;
 use crate::wheel;

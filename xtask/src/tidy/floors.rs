@@ -5,233 +5,16 @@
 
 mod graph;
 mod imports;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
 use self::graph::Graph;
-use super::Source;
+use self::table::{CRATES, Crate};
 use crate::process::LoggedStep;
-
-/// The modules of a crate, from the bottom up: a module, and the modules that it may use.
-struct Crate {
-    sources: &'static str,
-    modules: &'static [(&'static str, &'static [&'static str])],
-}
-
-const CRATES: &[Crate] = &[
-    Crate {
-        sources: "crates/mfa-kernels/src",
-        modules: &[
-            ("base2", &[]),
-            ("exp2", &[]),
-            ("isa", &[]),
-            ("layout", &[]),
-            ("precision", &[]),
-            ("simd", &[]),
-            ("signatures", &[]),
-            ("tuning", &["layout"]),
-            ("bf16_split", &["precision", "signatures"]),
-            ("gradient", &["signatures", "bf16_split"]),
-            (
-                "table",
-                &[
-                    "isa",
-                    "precision",
-                    "signatures",
-                    "tuning",
-                    "bf16_split",
-                    "gradient",
-                ],
-            ),
-            ("tile_config", &["bf16_split", "table"]),
-            (
-                "scalar",
-                &[
-                    "base2",
-                    "isa",
-                    "layout",
-                    "precision",
-                    "signatures",
-                    "tuning",
-                    "bf16_split",
-                    "gradient",
-                    "table",
-                ],
-            ),
-            (
-                "generic",
-                &[
-                    "base2",
-                    "exp2",
-                    "layout",
-                    "simd",
-                    "signatures",
-                    "table",
-                    "scalar",
-                ],
-            ),
-            ("avx2", &["exp2", "isa", "simd", "tuning", "generic"]),
-            (
-                "avx512",
-                &[
-                    "exp2",
-                    "isa",
-                    "layout",
-                    "precision",
-                    "simd",
-                    "signatures",
-                    "tuning",
-                    "bf16_split",
-                    "gradient",
-                    "table",
-                    "scalar",
-                    "generic",
-                ],
-            ),
-            ("neon", &["exp2", "isa", "simd", "tuning", "generic"]),
-            (
-                "select",
-                &["isa", "table", "scalar", "avx2", "avx512", "neon"],
-            ),
-            (
-                "tests",
-                &[
-                    "isa",
-                    "layout",
-                    "precision",
-                    "signatures",
-                    "bf16_split",
-                    "gradient",
-                    "table",
-                    "tile_config",
-                    "scalar",
-                ],
-            ),
-        ],
-    },
-    Crate {
-        sources: "python/umfa/src",
-        modules: &[
-            ("error", &[]),
-            ("reuse", &[]),
-            ("devices", &["error"]),
-            ("options", &["error"]),
-            ("context", &["error", "devices", "options"]),
-            ("dtype", &["error", "options"]),
-            ("scheme", &["error", "options", "dtype"]),
-            ("view", &["error", "dtype"]),
-            ("dlpack", &["error", "dtype", "view"]),
-            ("torch", &["error", "dtype", "view"]),
-            (
-                "array",
-                &["error", "reuse", "dtype", "view", "dlpack", "torch"],
-            ),
-            ("buffer", &["error", "context", "dtype", "array"]),
-            (
-                "call",
-                &["error", "options", "context", "dtype", "view", "array"],
-            ),
-            (
-                "merge",
-                &["error", "options", "context", "dtype", "array", "call"],
-            ),
-            (
-                "quantized",
-                &[
-                    "error", "options", "context", "dtype", "scheme", "view", "torch", "array",
-                    "call",
-                ],
-            ),
-            ("shapes", &["error", "options", "dtype", "view", "call"]),
-            (
-                "aux_tensors",
-                &[
-                    "error", "options", "dtype", "view", "array", "call", "shapes",
-                ],
-            ),
-            (
-                "prepare",
-                &[
-                    "error",
-                    "options",
-                    "dtype",
-                    "scheme",
-                    "view",
-                    "array",
-                    "call",
-                    "quantized",
-                    "shapes",
-                ],
-            ),
-            (
-                "quantize",
-                &[
-                    "error",
-                    "options",
-                    "context",
-                    "dtype",
-                    "scheme",
-                    "view",
-                    "array",
-                    "call",
-                    "quantized",
-                ],
-            ),
-            (
-                "attention",
-                &[
-                    "error",
-                    "options",
-                    "context",
-                    "array",
-                    "call",
-                    "shapes",
-                    "aux_tensors",
-                    "prepare",
-                ],
-            ),
-            (
-                "backward",
-                &[
-                    "error",
-                    "options",
-                    "context",
-                    "dtype",
-                    "array",
-                    "call",
-                    "aux_tensors",
-                    "prepare",
-                ],
-            ),
-        ],
-    },
-    Crate {
-        sources: "crates/mfa-cpu/src",
-        modules: &[
-            ("error", &[]),
-            ("runtime", &["error"]),
-            ("contract", &["error", "runtime"]),
-            ("operands", &["contract"]),
-            ("merge", &["error", "runtime", "contract"]),
-            ("quantize", &["error", "runtime", "contract", "operands"]),
-            ("forward", &["error", "runtime", "contract", "operands"]),
-            ("backward", &["error", "runtime", "contract", "operands"]),
-            (
-                "fp64",
-                &["runtime", "contract", "operands", "forward", "backward"],
-            ),
-            (
-                "ffi",
-                &[
-                    "error", "runtime", "contract", "operands", "merge", "quantize", "forward",
-                    "backward", "fp64",
-                ],
-            ),
-        ],
-    },
-];
+use crate::tidy::source::Source;
 
 /// The counts of a crate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -299,7 +82,7 @@ fn check_crate(
     let mut used: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (from, to) in graph.imports() {
         counts.imports += 1;
-        let (above, below) = (module_of(from), module_of(to));
+        let (above, below) = (module_of(table, from), module_of(table, to));
         if above == below || above.is_empty() {
             continue;
         }
@@ -324,7 +107,7 @@ fn check_crate(
         ));
     }
     for (name, uses) in table.modules {
-        if !files.keys().any(|file| module_of(file) == *name) {
+        if !files.keys().any(|file| module_of(table, file) == *name) {
             problems.push(format!("{}: there is no module {name}", table.sources));
         }
         for below in uses
@@ -348,14 +131,22 @@ fn check_crate(
     Ok(counts)
 }
 
-/// The module of a file: its folder below the sources, or its own name; that of lib.rs and main.rs is empty.
-fn module_of(file: &str) -> &str {
-    match file.split_once('/') {
-        Some((folder, _)) => folder,
-        None => match file.trim_end_matches(".rs") {
-            "lib" | "main" => "",
-            name => name,
-        },
+/// The module of a file: the longest row that is its path, or a folder of it; without a row, its folder below the sources or
+/// its own name. That of lib.rs and main.rs is empty.
+fn module_of<'a>(table: &Crate, file: &'a str) -> &'a str {
+    let path = file.trim_end_matches(".rs").trim_end_matches("/mod");
+    let row = (table.modules.iter())
+        .filter(|(name, _)| {
+            path.strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+        .map(|(name, _)| name.len())
+        .max();
+    match (row, path.split_once('/')) {
+        (Some(len), _) => &path[..len],
+        (None, Some((folder, _))) => folder,
+        (None, None) if matches!(path, "lib" | "main") => "",
+        (None, None) => path,
     }
 }
 
@@ -455,6 +246,30 @@ mod tests {
             problems[0].contains("middle/a.rs, middle/b.rs"),
             "{problems:?}"
         );
+    }
+
+    #[test]
+    fn a_row_may_be_a_file_or_a_folder_of_a_module() {
+        const NESTED: Crate = Crate {
+            sources: "src",
+            modules: &[
+                ("edge/raw", &[]),
+                ("edge", &["edge/raw"]),
+                ("high", &["edge"]),
+            ],
+        };
+        for (file, module) in [
+            ("edge/raw.rs", "edge/raw"),
+            ("edge/raw/mod.rs", "edge/raw"),
+            ("edge/raw/a.rs", "edge/raw"),
+            ("edge/rawer.rs", "edge"),
+            ("edge/mod.rs", "edge"),
+            ("high.rs", "high"),
+            ("other/a.rs", "other"),
+            ("lib.rs", ""),
+        ] {
+            assert_eq!(module_of(&NESTED, file), module, "{file}");
+        }
     }
 
     #[test]

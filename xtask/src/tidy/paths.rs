@@ -1,6 +1,6 @@
 //! Paths and symbols in the pages that newcomers follow: each must be there.
 
-use super::Source;
+use crate::tidy::source::Source;
 
 /// The pages. A backticked path is a file or folder of the repository; on a line that begins `- ` and a path, the other
 /// backticked words are found in that file.

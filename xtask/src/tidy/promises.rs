@@ -1,6 +1,6 @@
 //! Promises of ARCHITECTURE.md that can be read off the sources: where `unsafe` is, who reads the clock, what a run allocates.
 
-use super::Source;
+use crate::tidy::source::Source;
 
 /// The heading above the table of folders and files that may hold `unsafe`.
 const UNSAFE_HEADING: &str = "### Where `unsafe` is";

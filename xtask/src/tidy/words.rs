@@ -1,6 +1,6 @@
 //! Words that were retired for those of the field: the table in ARCHITECTURE.md says what stands in their place.
 
-use super::Source;
+use crate::tidy::source::Source;
 
 /// The heading above the table.
 const HEADING: &str = "### Retired words";

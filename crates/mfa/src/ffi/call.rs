@@ -9,11 +9,11 @@ use std::ptr::null_mut;
 use mfa_sys as sys;
 
 use crate::attention::Attention;
-use crate::backward::{BackwardInputs, BackwardOutputs, DValues};
 use crate::context::MfaContext;
 use crate::error::{MfaError, Result};
 use crate::ffi::lower::{self, stride};
 use crate::ffi::{BufferRef, Context};
+use crate::gradient_args::{BackwardInputs, BackwardOutputs, DValues};
 use crate::layout::Layout;
 use crate::quantization::{Part, Quantization};
 use crate::quantized::QuantizationError;

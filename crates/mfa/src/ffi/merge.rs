@@ -5,12 +5,14 @@ use crate::error::Result;
 use crate::ffi::call::Lower;
 use crate::ffi::lower;
 use crate::layout::Layout;
-use crate::merge::Part;
+
+/// The output and the logsumexp of a part.
+pub(crate) type PartLayouts<'a> = [&'a Layout; 2];
 
 /// The arguments of a merge.
 pub(crate) struct MergeCall<'a> {
     pub context: &'a MfaContext,
-    pub parts: &'a [Part<'a>],
+    pub parts: &'a [PartLayouts<'a>],
     pub output: &'a Layout,
     pub logsumexp: Option<&'a Layout>,
 }
@@ -18,24 +20,22 @@ pub(crate) struct MergeCall<'a> {
 /// The arguments of its gradient: outputs and logsumexps of `gradients` are written.
 pub(crate) struct MergeBackwardCall<'a> {
     pub context: &'a MfaContext,
-    pub parts: &'a [Part<'a>],
+    pub parts: &'a [PartLayouts<'a>],
     pub grad_output: &'a Layout,
     pub grad_logsumexp: Option<&'a Layout>,
     pub gradients: &'a [[Layout; 2]],
 }
 
-fn outputs(lower: &Lower<'_>, parts: &[Part<'_>]) -> Result<Vec<lower::Tensor>> {
-    let tensor = |(index, part): (usize, &Part<'_>)| {
-        lower.tensor(&format!("outputs[{index}]"), &part.output.layout)
-    };
-    parts.iter().enumerate().map(tensor).collect()
-}
-
-fn logsumexps(lower: &Lower<'_>, parts: &[Part<'_>]) -> Result<Vec<lower::Tensor>> {
-    let tensor = |(index, part): (usize, &Part<'_>)| {
-        lower.tensor(&format!("logsumexps[{index}]"), &part.logsumexp.layout)
-    };
-    parts.iter().enumerate().map(tensor).collect()
+/// The tensors `which` of all parts.
+fn of_parts(
+    lower: &Lower<'_>,
+    parts: &[PartLayouts<'_>],
+    which: usize,
+    name: &str,
+) -> Result<Vec<lower::Tensor>> {
+    (parts.iter().enumerate())
+        .map(|(index, part)| lower.tensor(&format!("{name}[{index}]"), part[which]))
+        .collect()
 }
 
 impl MergeCall<'_> {
@@ -43,8 +43,8 @@ impl MergeCall<'_> {
         let context = self.context.raw();
         let lower = Lower { context };
         let call = lower::Merge {
-            outputs: outputs(&lower, self.parts)?,
-            logsumexps: logsumexps(&lower, self.parts)?,
+            outputs: of_parts(&lower, self.parts, 0, "outputs")?,
+            logsumexps: of_parts(&lower, self.parts, 1, "logsumexps")?,
             output: lower.tensor("output", self.output)?,
             logsumexp: lower.optional("logsumexp", self.logsumexp)?,
         };
@@ -63,8 +63,8 @@ impl MergeBackwardCall<'_> {
                 .collect()
         };
         let call = lower::MergeBackward {
-            outputs: outputs(&lower, self.parts)?,
-            logsumexps: logsumexps(&lower, self.parts)?,
+            outputs: of_parts(&lower, self.parts, 0, "outputs")?,
+            logsumexps: of_parts(&lower, self.parts, 1, "logsumexps")?,
             grad_output: lower.tensor("grad_output", self.grad_output)?,
             grad_logsumexp: lower.optional("grad_logsumexp", self.grad_logsumexp)?,
             grad_outputs: gradients(0)?,

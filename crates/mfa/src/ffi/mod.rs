@@ -15,4 +15,4 @@ pub(crate) use call::{BackwardCall, ForwardCall, dequantize, quantize};
 pub use context::Context;
 pub(crate) use drivers::devices_by_driver;
 pub use drivers::{devices_of, drivers};
-pub(crate) use merge::{MergeBackwardCall, MergeCall};
+pub(crate) use merge::{MergeBackwardCall, MergeCall, PartLayouts};
