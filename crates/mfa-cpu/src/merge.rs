@@ -1,4 +1,6 @@
 //! Merging attention over parts of the keys, and its gradient. The formulas are those of `mfa_merge_desc`.
+//!
+//! See eq. 21, 33 of docs/math.md.
 
 use mfa_sys as sys;
 

@@ -2,6 +2,8 @@
 //!
 //! Masks of `-f32::MAX` are such exponents. Only their order counts, and that their distances are huge. Beyond [`BEND`] the
 //! line is less steep, so that it ends within the range, with room for scores to be added. Only infinity becomes infinity.
+//!
+//! See eq. 15, 17 of docs/math.md.
 
 /// log2(e).
 pub const LOG2_E: f32 = std::f32::consts::LOG2_E;

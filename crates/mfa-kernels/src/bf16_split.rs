@@ -29,6 +29,8 @@
 //! NaN and infinities have one slice, themselves. A product of slices turns infinity times a float into infinity or NaN.
 //! Packing returns whether all floats are finite. Where they are not, [`restore`] and [`exact_dot`] compute the product of
 //! the floats.
+//!
+//! See eq. 52, 53 of docs/math.md.
 
 use crate::precision::Precision;
 use crate::signatures::RowState;

@@ -1,5 +1,7 @@
 //! Polynomials for `2^r`, fitted to the smallest largest relative error with the constant term fixed at 1, so that
 //! `2^0` is 1. Coefficients from that of `r` on; errors include the rounding of every step.
+//!
+//! See eq. 18 of docs/math.md.
 
 /// On `0..1`: 3.0e-6.
 #[cfg_attr(

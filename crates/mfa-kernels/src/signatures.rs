@@ -1,6 +1,8 @@
 //! The types of the kernels of the forward pass: function pointers and their arguments.
 //!
 //! Every pointer is valid for the elements that the type names. A pointer may be null only where its text says so.
+//!
+//! See eq. 1, 8, 12, 49 of docs/math.md.
 
 /// The scales of an INT8 score tile. With the integer product `raw[i][j] = sum_d (q[i][d] + q_offset) * k[j][d]`:
 /// `s[i][j] = (f32(raw[i][j] + col_bias[j]) - col_zero[j] * row_sum[i]) * col_scale[j] * row_scale[i] + row_add[i]`.

@@ -1,4 +1,4 @@
-//! The vector operations that the kernels of [`super::generic`] are written in.
+//! The vector operations that the kernels of [`super::generic`] are written in (eq. 18 of docs/math.md).
 
 /// Sums of four products of bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-"""O = softmax(S) V and logsumexp, as in mfa.h (eq. 1, 2, 7, 8 of docs/math.md)."""
+"""O = softmax(S) V and logsumexp, as in mfa.h (eq. 1, 2, 7 to 9, 19, 27 of docs/math.md)."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ The vectors are committed and `generate.py --check` compares bytes. BLAS, NumPy'
 SIMD exp/log and its random generators may all differ between processors or versions; sums,
 products, quotients and roots of single elements may not (IEEE 754). So everything below is made of
 those, in a stated order.
+
+exp and tanh: eq. 16, 18 of docs/math.md.
 """
 
 from __future__ import annotations

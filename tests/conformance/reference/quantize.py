@@ -1,4 +1,4 @@
-"""Real numbers of stored integers, and the rounding of real numbers (eq. 34 to 37, 40, 43, 47).
+"""Real numbers of stored integers, and the rounding of real numbers (eq. 34 to 37, 40, 43, 44, 47).
 
 real = scale * (n - zero_point);  then row * Hadamard if rotated;  then + mean of the column
 """

@@ -31,14 +31,55 @@ fn place(span: &str) -> Option<(String, &str)> {
     Some((format!("{folder}{file}"), symbol))
 }
 
-/// Every path and every symbol of the pages exists.
+/// The number that a row of a table begins with.
+fn row_number(line: &str) -> Option<usize> {
+    line.strip_prefix("| ")?.split(' ').next()?.parse().ok()
+}
+
+/// Whether a file cites an equation: `eq. 3`, `eq. 1, 4 to 9`.
+fn cites(sources: &[Source], path: &str, equation: usize) -> bool {
+    let Some(source) = sources.iter().find(|source| source.path == path) else {
+        return false;
+    };
+    source.text.split("eq. ").skip(1).any(|list| {
+        let (mut first, mut ranged) = (usize::MAX, false);
+        for word in list.split([' ', ',', ')', '.', ';', '\n']) {
+            match word.parse() {
+                Ok(last) if ranged => {
+                    if (first..=last).contains(&equation) {
+                        return true;
+                    }
+                    ranged = false;
+                }
+                Ok(number) if number == equation => return true,
+                Ok(number) => first = number,
+                Err(_) if word == "to" => ranged = true,
+                Err(_) if word.is_empty() => {}
+                Err(_) => return false,
+            }
+        }
+        false
+    })
+}
+
+/// Every path and every symbol of the pages exists, and files cite the equations that they implement.
 pub(super) fn all_exist(sources: &[Source], problems: &mut Vec<String>) {
     for page in sources.iter().filter(|s| PAGES.contains(&s.path.as_str())) {
         for (number, line) in page.lines() {
             let spans: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
             for (file, symbol) in spans.iter().filter_map(|span| place(span)) {
-                if page.path == EQUATIONS && !holds(sources, &file, symbol) {
+                if page.path != EQUATIONS {
+                    continue;
+                }
+                if !holds(sources, &file, symbol) {
                     problems.push(format!("{}:{number}: no {symbol} in {file}", page.path));
+                }
+                let equation = row_number(line);
+                if equation.is_some_and(|equation| !cites(sources, &file, equation)) {
+                    problems.push(format!(
+                        "{}:{number}: {file} does not cite the equation",
+                        page.path
+                    ));
                 }
             }
             for span in &spans {
@@ -117,6 +158,29 @@ mod tests {
             "tests/conformance/reference/forward.py"
         );
         assert_eq!(place("ratio 1:2"), None);
+    }
+
+    #[test]
+    fn an_equation_is_cited_where_it_is_implemented() {
+        let page = |text: &str| {
+            let files = [
+                ("docs/math.md", "| 5 | `a/b.rs:check` | – | – |"),
+                ("crates/a/b.rs", text),
+            ];
+            let sources = files.map(|(path, text)| Source {
+                path: path.to_owned(),
+                text: text.to_owned(),
+            });
+            let mut problems = Vec::new();
+            all_exist(&sources, &mut problems);
+            problems.len()
+        };
+        for text in ["eq. 5 of", "(eq. 5).", "eq. 1, 3 to 7, 9 of", "eq. 1, 5"] {
+            assert_eq!(page(&format!("fn check() {{}} // {text}")), 0, "{text}");
+        }
+        for text in ["", "eq. 4", "5", "eq. 1 to 4, 6 of 5", "eq. 50"] {
+            assert_eq!(page(&format!("fn check() {{}} // {text}")), 1, "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! ```
 //!
 //! Where nothing is masked, a strip is one kernel.
+//!
+//! See eq. 23 of docs/math.md.
 
 use super::block::{Accumulator, BlockCoords, GradSet};
 use std::ptr::null_mut;

@@ -1,4 +1,6 @@
 //! From accumulators to gradients: the softmax scale, the clip option, the caller's strides.
+//!
+//! See eq. 28, 29, 47 of docs/math.md.
 
 use super::check::Backward;
 use crate::contract::tensor::Tensor;

@@ -5,6 +5,8 @@
 //!
 //! Rows that hold NaN or infinities are packed as zeros where they are factors of a sum over rows, and reported: 0 times
 //! NaN must not reach the gradients of rows that are masked from each other.
+//!
+//! See eq. 22 of docs/math.md.
 
 use super::block::GradSet;
 use std::ptr::null;

@@ -1,4 +1,6 @@
 //! The options of attention, checked once, and the ranges of keys and queries that attend to each other under them.
+//!
+//! See eq. 5, 6, 15, 16 of docs/math.md.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,6 @@
 //! Quantization schemes: scales, zero points and means of stored integers, and which elements share them.
+//!
+//! See eq. 37 of docs/math.md.
 
 use half::f16;
 

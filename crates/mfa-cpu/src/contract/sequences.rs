@@ -1,4 +1,4 @@
-//! The sequences of a call: batch elements, or spans of rows of a packed batch.
+//! The sequences of a call: batch elements, or spans of rows of a packed batch (eq. 4 of docs/math.md).
 
 use std::ops::Range;
 

@@ -1,4 +1,6 @@
 //! From accumulators to results: sinks, normalisation, means and rotation of V, logsumexp, the output's precision.
+//!
+//! See eq. 7, 9, 11, 19, 20, 42, 45 of docs/math.md.
 
 use crate::forward::check::Forward;
 use crate::operands::hadamard;

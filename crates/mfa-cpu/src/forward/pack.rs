@@ -1,4 +1,6 @@
 //! Packing a tile's Q and a block's K and V: from the caller's precision, strides and scales to the kernels' layouts.
+//!
+//! See eq. 1, 41, 48 of docs/math.md.
 
 use std::ops::Range;
 use std::ptr::null;

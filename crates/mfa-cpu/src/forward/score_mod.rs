@@ -1,4 +1,4 @@
-//! Score modifications between Q Kᵀ and softmax: softcap, ALiBi, masks, causality and window.
+//! Score modifications between Q Kᵀ and softmax: softcap, ALiBi, masks, causality and window (eq. 3 of docs/math.md).
 
 use std::ops::Range;
 

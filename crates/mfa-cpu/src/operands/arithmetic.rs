@@ -1,4 +1,4 @@
-//! The arithmetic of the products Q Kᵀ and P V, chosen here for both passes.
+//! The arithmetic of the products Q Kᵀ and P V, chosen here for both passes (eq. 54 of docs/math.md).
 
 #![forbid(unsafe_code)]
 

@@ -2,6 +2,8 @@
 //!
 //! A *domain* is original or rotated. Rows that are stored rotated stay rotated, and their column means are rotated to match.
 //! If the other operand of a product is rotated, rows are rotated after they were dequantized.
+//!
+//! See eq. 34, 41, 45 of docs/math.md.
 
 use half::{bf16, f16};
 

@@ -1,4 +1,4 @@
-//! The orthonormal Hadamard rotation of a row: see `mfa_quantization`.
+//! The orthonormal Hadamard rotation of a row: see `mfa_quantization` (eq. 43, 44 of docs/math.md).
 
 #![forbid(unsafe_code)]
 

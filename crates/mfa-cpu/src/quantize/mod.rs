@@ -1,4 +1,4 @@
-//! Rounding to INT8 and INT4, and back. The formulas are those of `mfa_quantize_desc`.
+//! Rounding to INT8 and INT4, and back. The formulas are those of `mfa_quantize_desc` (eq. 38, 40 of docs/math.md).
 
 mod check;
 mod dequantize;

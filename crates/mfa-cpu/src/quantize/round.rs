@@ -1,4 +1,4 @@
-//! Scales, zero points and codes: the integers that a tensor stores.
+//! Scales, zero points and codes: the integers that a tensor stores (eq. 35, 36, 39 of docs/math.md).
 
 #![forbid(unsafe_code)]
 

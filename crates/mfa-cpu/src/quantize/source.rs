@@ -1,4 +1,4 @@
-//! Rows of the tensor that is quantized.
+//! Rows of the tensor that is quantized (eq. 40 of docs/math.md).
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,6 @@
 //! Sums and extremes over rows. Workers collect them and one joins them in order, so that results do not depend on timing.
+//!
+//! See eq. 46 of docs/math.md.
 
 #![forbid(unsafe_code)]
 

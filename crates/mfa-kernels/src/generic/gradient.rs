@@ -1,4 +1,4 @@
-//! The backward pass.
+//! The backward pass (eq. 22, 25, 26 of docs/math.md).
 
 use crate::SCORE_LD;
 use crate::simd::Simd;

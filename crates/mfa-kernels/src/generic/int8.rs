@@ -1,4 +1,4 @@
-//! Integer tiles, with exact sums.
+//! Integer tiles, with exact sums (eq. 49, 51 of docs/math.md).
 
 use std::mem::MaybeUninit;
 

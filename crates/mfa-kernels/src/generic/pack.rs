@@ -1,4 +1,4 @@
-//! Packing of operands into strips and panels.
+//! Packing of operands into strips and panels (eq. 38 of docs/math.md).
 
 use crate::MAX_MR;
 use crate::simd::{Dot4, Simd};

@@ -1,4 +1,4 @@
-//! Passes over one row of scores, or of an output.
+//! Passes over one row of scores, or of an output (eq. 2, 3, 16, 17 of docs/math.md).
 
 use crate::MOST_ALIBI;
 use crate::base2::{BEND, BENT, LOG2_E, SLOPE};

@@ -2,6 +2,8 @@
 //!
 //! Maxima and sums stay spread over a vector while a row is read; those of `LANES` rows are then folded at once, and the
 //! running statistics of these rows are brought up to date as one vector.
+//!
+//! See eq. 10, 12, 50, 51 of docs/math.md.
 
 use crate::simd::Simd;
 use crate::{P8_LD, P16_LD, RowState, SCORE_LD, TOP8, TOP16};

@@ -1,4 +1,4 @@
-//! Products of slices: see [`crate::bf16_split`].
+//! Products of slices: see [`crate::bf16_split`] (eq. 52 of docs/math.md).
 
 use super::softmax;
 use crate::Precision;

@@ -3,6 +3,8 @@
 /// adds its terms in order: the same bits every run, without atomics. S and dP are computed once more for it.
 ///
 /// `AttentionArguments.queryRows` and `.keyRows` are the rows and columns of the gradient, with varlen too.
+///
+/// See eq. 30 of docs/math.md.
 struct BackwardMaskText {
   let descriptor: AttentionKernelDescriptor
   let tiling: BackwardTiling

@@ -1,6 +1,8 @@
 /// The gradient of a head's sink: −Σ exp(sink − L) (D − dL) over the rows of all batches. A threadgroup for each head.
 ///
 /// `AttentionArguments.queryRows` counts all rows of a batch, with varlen those of all sequences.
+///
+/// See eq. 31 of docs/math.md.
 struct BackwardSinksText {
   private static let simdgroups = 4
 

@@ -1,5 +1,7 @@
 /// The text that loads a strip (8 stationary rows) into registers, in the domain (original or rotated) of the streamed
 /// tiles.
+///
+/// See eq. 45 of docs/math.md.
 struct BackwardStripText {
   let stationary, streamed: OperandText
   /// 8×8 matrices of a strip that a SIMD group holds; SIMD groups that share a strip (splitD).

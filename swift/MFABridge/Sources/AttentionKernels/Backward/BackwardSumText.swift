@@ -1,4 +1,6 @@
 /// The text of one gradient of the stationary rows: dQ, dK or dV, accumulated in registers as `dq`, `dk`, `dv`.
+///
+/// See eq. 23, 28, 29, 47 of docs/math.md.
 struct BackwardSumText {
   let descriptor: AttentionKernelDescriptor
   let gradient: AttentionOperand

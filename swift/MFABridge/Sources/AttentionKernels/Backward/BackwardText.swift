@@ -5,6 +5,8 @@
 ///               for each tile of queries:   Sᵀ = K Qᵀ; …;  dV += Pᵀ dO;  dK += dSᵀ Q
 ///
 /// D = rowsum(dO ∘ O) where O is given; otherwise Σ P dP, in a separate pass over the keys.
+///
+/// See eq. 25 of docs/math.md.
 struct BackwardText {
   let descriptor: AttentionKernelDescriptor
   let tiling: BackwardTiling

@@ -1,3 +1,4 @@
+/// See eq. 22, 26, 27 of docs/math.md.
 extension BackwardTileText {
   /// In place: `scores` become dS (with `outputs.weightGradient`), `weights` become P.
   var gradients: String {

@@ -1,3 +1,4 @@
+/// See eq. 24 of docs/math.md.
 extension BackwardTileText {
   /// `result` = stationary · streamedᵀ, [8, block]. `matrices`: those of the strip.
   func product(_ strip: BackwardStripText, into result: String, leading: Int, matrices: String) -> String {

@@ -1,5 +1,7 @@
 /// The text of the inner loop of backward kernels: dequantizes tiles, multiplies the strips with them, and computes
 /// from the products P and dS. Names: `scores` becomes dS, `weights` becomes P.
+///
+/// See eq. 6 of docs/math.md.
 struct BackwardTileText {
   let descriptor: AttentionKernelDescriptor
   let tiling: BackwardTiling

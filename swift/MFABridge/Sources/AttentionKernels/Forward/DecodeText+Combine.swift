@@ -1,3 +1,4 @@
+/// See eq. 20 of docs/math.md.
 extension DecodeText {
   /// The sums of the SIMD groups that had different keys, in order; then O and L, or the threadgroup's part of them.
   var combine: String {

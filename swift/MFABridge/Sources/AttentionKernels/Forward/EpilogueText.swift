@@ -1,4 +1,4 @@
-/// The epilogue of a forward kernel: from the sums over keys to O and L.
+/// The epilogue of a forward kernel: from the sums over keys to O and L (eq. 42, 45 of docs/math.md).
 struct EpilogueText {
   let descriptor: AttentionKernelDescriptor
   let value: OperandText

@@ -1,4 +1,6 @@
 /// Combines the partial results of a split-K forward kernel, in the order of the keys: one threadgroup a row.
+///
+/// See eq. 20 of docs/math.md.
 struct ForwardMergeText {
   let descriptor: AttentionKernelDescriptor
   init(_ descriptor: AttentionKernelDescriptor) { self.descriptor = descriptor }

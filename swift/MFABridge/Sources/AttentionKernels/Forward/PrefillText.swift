@@ -4,6 +4,8 @@
 ///     for each tile that meets some row's key range:
 ///       S = Q Kᵀ;  P = online softmax of S;  O += P V
 ///     O = O / Σ P
+///
+/// See eq. 1, 8 of docs/math.md.
 struct PrefillText {
   let descriptor: AttentionKernelDescriptor
   let tiling: ForwardTiling

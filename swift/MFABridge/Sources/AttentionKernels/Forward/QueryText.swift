@@ -1,4 +1,6 @@
 /// The text that loads a strip of 8 query rows into registers, in the domain (original or rotated) of K.
+///
+/// See eq. 41 of docs/math.md.
 struct QueryText {
   let descriptor: AttentionKernelDescriptor
   let query: OperandText

@@ -5,6 +5,8 @@
 /// thousands of small weights above one large one loses a part of each, always the same part of equal ones. So weights,
 /// and products with V, are added up by tiles before they meet the sum of all, and the sums of all keep their rounding
 /// error (Kahan).
+///
+/// See eq. 7, 9 to 14, 19 of docs/math.md.
 struct SoftmaxText {
   let score: ScoreText
   let value: OperandText

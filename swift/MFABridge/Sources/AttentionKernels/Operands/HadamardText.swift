@@ -1,6 +1,8 @@
 /// The Hadamard rotation of rows that are held in registers: H_b = H_(b/8) ⊗ H_8, so a row of 8×8 matrices is
 /// multiplied by H_8 and then passes butterflies between whole matrices. No memory is touched, unless SIMD groups share
 /// a row.
+///
+/// See eq. 43, 44 of docs/math.md.
 struct HadamardText {
   /// b, the largest power of two that divides the columns.
   let size: Int

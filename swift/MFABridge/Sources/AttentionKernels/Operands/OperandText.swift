@@ -3,6 +3,8 @@
 /// In a tile or in registers an operand is held as `element`. Integers minus their zero point are exact in half, so a
 /// scale that holds for a row or for the whole tensor stays outside (`factor`); one that differs within a row is
 /// applied to each element, in float.
+///
+/// See eq. 34, 37 of docs/math.md.
 struct OperandText {
   let operand: AttentionOperand
   let stored: AttentionKernelDescriptor.Operand

@@ -1,4 +1,6 @@
 /// The matrix class of all kernels: a SIMD group's 8×8 matrix, by public `simdgroup_matrix` functions only.
+///
+/// See eq. 38 of docs/math.md.
 enum MatrixStorageText {
   static let text = """
     // Column and row of a lane's first element in an 8x8 matrix of its SIMD group; the second is in the next column.

@@ -1,4 +1,4 @@
-/// The pieces of text that declare a lane's row and its key range.
+/// The pieces of text that declare a lane's row and its key range (eq. 4, 5 of docs/math.md).
 enum RowsText {
   /// Declares batch, sequence, query_rows (and with varlen query_start). `z` counts batches or sequences.
   static func batch(_ descriptor: AttentionKernelDescriptor, z: String) -> String {

@@ -1,4 +1,4 @@
-/// The pieces of text that compute scores from Q Kᵀ (the score modification).
+/// The pieces of text that compute scores from Q Kᵀ (the score modification) (eq. 2, 3, 15 of docs/math.md).
 struct ScoreText {
   let descriptor: AttentionKernelDescriptor
   let key: OperandText

@@ -1,5 +1,7 @@
 /// The MSL of merges: a SIMD group a row, a dispatch a part. The state of a row is the largest logsumexp so far and the
 /// sum of the others' exponentials above it.
+///
+/// See eq. 21, 33 of docs/math.md.
 enum MergeText {
   enum Step: String, CaseIterable {
     /// Takes a part's logsumexp into the state; the first begins it.
