@@ -1,5 +1,7 @@
 //! Tests in Python, on the installed wheel.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::docs;
@@ -24,6 +26,21 @@ pub(super) fn parts() -> Vec<Part> {
                 };
                 ruff(&["check", "."])?;
                 ruff(&["format", "--check", "."])?;
+                Ok(Outcome::Ran(String::new()))
+            },
+        ),
+        Part::new(
+            Lane::Python,
+            "clang-format",
+            "C++ is formatted",
+            |env, step| {
+                let venv = env.venv(step)?;
+                let mut format = Command::new("sh");
+                format
+                    .arg(env.repo.path("swift/SoftwareMetal/Scripts/format.sh"))
+                    .arg("--check")
+                    .arg(venv.program("clang-format").get_program());
+                step.run_check(&mut format)?;
                 Ok(Outcome::Ran(String::new()))
             },
         ),
