@@ -1,6 +1,7 @@
 import CSoftwareMetal
 
-final class SoftwareLibrary: MTLLibrary, @unchecked Sendable {  // `handle` is immutable after init; the label is locked
+// `handle` is immutable after init; the label is locked.
+final class SoftwareLibrary: MTLLibrary, @unchecked Sendable {
   let handle: OpaquePointer
   private let owner: SoftwareDevice, text = Locked<String?>(nil)
 

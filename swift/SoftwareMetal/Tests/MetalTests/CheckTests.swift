@@ -90,7 +90,8 @@ final class CheckTests: XCTestCase {
       "threadgroup float x[64]; x[t] = 0; threadgroup_barrier(mem_flags::mem_threadgroup); x[t] = t; "
         + "simdgroup_barrier(mem_flags::mem_threadgroup); a[t] = x[t ^ 32];",
       threads: 64)
-    try expect(nil, "threadgroup uchar x[64]; x[t] = t; x[t] += 1; a[t] = x[t];")  // neighbours in one word are no race
+    // Neighbours in one word are no race.
+    try expect(nil, "threadgroup uchar x[64]; x[t] = t; x[t] += 1; a[t] = x[t];")
     try expect(
       .race, "threadgroup uchar x[64]; x[t] = t; threadgroup_barrier(mem_flags::mem_threadgroup); x[t / 2] = 1;")
   }
