@@ -24,7 +24,7 @@ import umfa
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests" / "conformance"))
 
 from cases.attention import Attention, Mask, build  # type: ignore[import-not-found]
-from reference.problem import (  # type: ignore[import-not-found]
+from reference.problem import (
     BOTTOM_RIGHT,
     EXACT,
     FAST,

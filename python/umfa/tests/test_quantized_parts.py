@@ -134,8 +134,8 @@ def test_concatenate_as_numpy_does(normal: Draw, name: str, kind: str, request: 
         np.testing.assert_array_equal(np.asarray(joined.data), np.asarray(whole.data))
         assert joined.shape == whole.shape
     back = [whole[:, :, 16:], whole[:, :, :8]]
-    joined = np.concatenate([real[:, :, 16:], real[:, :, :8]], 2)
-    np.testing.assert_array_equal(np.asarray(umfa.concatenate(back, 2).dequantize()), joined)
+    expected = np.concatenate([real[:, :, 16:], real[:, :, :8]], 2)
+    np.testing.assert_array_equal(np.asarray(umfa.concatenate(back, 2).dequantize()), expected)
 
 
 def test_concatenate_in_the_other_layout(normal: Draw) -> None:
