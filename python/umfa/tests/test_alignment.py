@@ -67,11 +67,11 @@ def test_umfas_own_calls_ask(
         np.testing.assert_allclose(found, expected(q, k, options, shift), rtol=1e-5, atol=1e-5)
     flash = umfa.flash_attention_forward(context, q, k, k, **options)
     np.testing.assert_allclose(flash, expected(q, k, options, keys - rows), rtol=1e-5, atol=1e-5)
-    for sdpa in (umfa.sdpa, umfa.MetalSDPA()):
+    for sdpa in (umfa.sdpa, umfa.SDPA()):
         if sdpa is umfa.sdpa:
             found = sdpa(q, k, k, **options)
             np.testing.assert_allclose(found, expected(q, k, options, 0), rtol=1e-5, atol=1e-5)
-    found = umfa.MetalSDPA(**options)(q, k, k)
+    found = umfa.SDPA(**options)(q, k, k)
     np.testing.assert_allclose(found, expected(q, k, options, 0), rtol=1e-5, atol=1e-5)
 
 

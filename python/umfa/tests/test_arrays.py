@@ -156,7 +156,7 @@ def test_results_are_of_the_querys_library(normal: Draw, torch: Any, ml_dtypes: 
     foreign = Namespace.Array(x)
     out, logsumexp = umfa.attention(foreign, x, x, return_logsumexp=True)
     assert type(out) is type(logsumexp) is Namespace.Array
-    assert type(umfa.MetalSDPA()(foreign, foreign, foreign)) is Namespace.Array
+    assert type(umfa.SDPA()(foreign, foreign, foreign)) is Namespace.Array
     brain = Namespace.Array(tensor.bfloat16())
     assert umfa.attention(brain, brain, brain).of.dtype == ml_dtypes.bfloat16
 
@@ -193,7 +193,7 @@ def test_torch_is_not_imported() -> None:
     import subprocess
     import sys
 
-    code = "import numpy as np, sys, umfa; x = np.ones((2, 4, 8), np.float32); umfa.MetalSDPA()"
+    code = "import numpy as np, sys, umfa; x = np.ones((2, 4, 8), np.float32); umfa.SDPA()"
     code += "(x, x, x); umfa.attention(memoryview(x), x, x); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

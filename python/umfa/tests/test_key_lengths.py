@@ -77,7 +77,7 @@ def test_at_the_doors_of_torch(normal: Draw) -> None:
     expected = umfa.attention(q, k, k, seqlens_k=LENGTHS)
     for found in (
         umfa.sdpa(q, k, k, seqlens_k=LENGTHS),
-        umfa.MetalSDPA(seqlens_k=LENGTHS)(q, k, k),
+        umfa.SDPA(seqlens_k=LENGTHS)(q, k, k),
     ):
         np.testing.assert_array_equal(found, expected)
 

@@ -55,7 +55,7 @@ def call(door: str, q: Any, k: Any, v: Any, **options: Any) -> Any:
         with umfa.MFAContext() as context:
             return umfa.flash_attention_forward(context, q, k, v, **options)
     if door == "MetalSDPA":
-        return umfa.MetalSDPA(**options)(q, k, v)
+        return umfa.SDPA(**options)(q, k, v)
     return getattr(umfa, door)(q, k, v, **options)
 
 
@@ -178,10 +178,10 @@ def test_causal_is_applied_at_the_doors_of_torch(normal: Draw, name: str) -> Non
         for found in (
             call("sdpa", q, k, k, **{name: True}),
             call("MetalSDPA", q, k, k, **{name: True}),
-            umfa.MetalSDPA()(q, k, k, is_causal=True),
+            umfa.SDPA()(q, k, k, is_causal=True),
         ):
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    quick = umfa.MetalSDPA(causal=False)
+    quick = umfa.SDPA(causal=False)
     with pytest.raises(umfa.InvalidArgument, match="is_causal: given together with causal"):
         quick(q, k, k, is_causal=True)
 
@@ -210,7 +210,7 @@ def test_arguments_are_called_as_torch_calls_them(normal: Draw) -> None:
     with pytest.raises(umfa.InvalidDimensions, match=r"^value: head dimension"):
         umfa.sdpa(normal(1, 1, 2, 8), normal(1, 1, 2, 8), normal(1, 1, 2, 0))
     with pytest.raises(umfa.InvalidArgument, match=r"^softcap: -1"):
-        umfa.MetalSDPA(softcap=-1)
+        umfa.SDPA(softcap=-1)
 
 
 def test_layout_at_the_doors_of_torch(normal: Draw) -> None:
@@ -308,5 +308,5 @@ def test_checked_options_have_one_form() -> None:
         "granularity": {"k": "row"},
     }
     assert check("attention", found) == found
-    with pytest.raises(umfa.InvalidArgument, match='door: "front"'):
+    with pytest.raises(umfa.InvalidArgument, match='function: "front"'):
         check("front", {})

@@ -15,7 +15,7 @@ import umfa
 
 Draw = Callable[..., npt.NDArray[np.float32]]
 
-sdpa = umfa.MetalSDPA()
+sdpa = umfa.SDPA()
 
 SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
     "rank 4": ((2, 3, 7, 16), (2, 3, 9, 16), (2, 3, 9, 12)),
@@ -154,7 +154,7 @@ def test_what_torch_refuses(normal: Draw) -> None:
 
 def test_precision(normal: Draw, context: umfa.MFAContext) -> None:
     q, k, v = normal(2, 4, 33, 64), normal(2, 4, 65, 64), normal(2, 4, 65, 64)
-    quick = umfa.MetalSDPA(precision={"k": "int8", "v": "int8"}, granularity="row", context=context)
+    quick = umfa.SDPA(precision={"k": "int8", "v": "int8"}, granularity="row", context=context)
     expected = umfa.quantized_attention(
         q,
         umfa.quantize(k, "int8", "row"),
@@ -163,11 +163,12 @@ def test_precision(normal: Draw, context: umfa.MFAContext) -> None:
         alignment="top_left",
     )
     np.testing.assert_array_equal(quick(q, k, v, is_causal=True), expected)
-    assert repr(quick) == ("MetalSDPA(precision={'k': 'int8', 'v': 'int8'}, granularity='row')")
+    assert umfa.MetalSDPA is umfa.SDPA
+    assert repr(quick) == ("SDPA(precision={'k': 'int8', 'v': 'int8'}, granularity='row')")
     with pytest.raises(umfa.InvalidArgument, match='precision: "int5"'):
-        umfa.MetalSDPA("int5")(q, k, v)
+        umfa.SDPA("int5")(q, k, v)
     with pytest.raises(TypeError, match="unexpected keyword argument 'granulation'"):
-        umfa.MetalSDPA("int8", granulation="row")(q, k, v)
+        umfa.SDPA("int8", granulation="row")(q, k, v)
 
 
 def test_umfa_torch(torch: Any) -> None:

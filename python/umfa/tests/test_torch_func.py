@@ -296,7 +296,7 @@ def test_forward_mode_is_refused(way: str, argument: str) -> None:
     calls: dict[str, Any] = {
         "query": lambda x: sdpa(x, y, y),
         "key": lambda x: sdpa(y, x, y, is_causal=True),
-        "value": lambda x: umfa.MetalSDPA()(y, y, x),
+        "value": lambda x: umfa.SDPA()(y, y, x),
         "mask": lambda x: attention(y, y, y, attn_mask=x[..., :5]),
         "sinks": lambda x: attention(y, y, y, sinks=x[0, :, 0, 0], return_logsumexp=True)[1],
         "grad_out": lambda x: vjp(lambda z: sdpa(z, y, y), y)[1](x)[0],

@@ -94,7 +94,7 @@ def test_half_precision(dtype: Any) -> None:
 
 def test_metal_sdpa_trains() -> None:
     q, k, v = (leaf(2, 2, 8, 8) for _ in range(3))
-    umfa.MetalSDPA(precision={"k": "int8", "v": "int8"})(q, k, v).sum().backward()
+    umfa.SDPA(precision={"k": "int8", "v": "int8"})(q, k, v).sum().backward()
     assert q.grad is not None
     assert v.grad is not None
     assert v.grad.sum() == pytest.approx(2 * 2 * 8 * 8, rel=1e-4)  # rows of P sum to 1

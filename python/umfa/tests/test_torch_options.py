@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore")]
 
 sdpa: Any = umfa.torch.scaled_dot_product_attention
 attention: Any = umfa.torch.attention
-DOORS: dict[str, Any] = {"sdpa": sdpa, "attention": attention, "MetalSDPA": umfa.MetalSDPA()}
+DOORS: dict[str, Any] = {"sdpa": sdpa, "attention": attention, "SDPA": umfa.SDPA()}
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
 def test_the_names_of_umfa_attention_are_applied() -> None:
     q, k = torch.randn(1, 2, 5, 8), torch.randn(1, 2, 7, 8)
     expected = F.scaled_dot_product_attention(q, k, k, is_causal=True, scale=3.0)
-    for call in (sdpa, umfa.MetalSDPA(causal=True, softmax_scale=3.0)):
+    for call in (sdpa, umfa.SDPA(causal=True, softmax_scale=3.0)):
         options: Any = {} if call is not sdpa else {"causal": True, "softmax_scale": 3.0}
         close(call(q, k, k, **options), expected)
     with pytest.raises(umfa.InvalidArgument, match="is_causal: given together with causal"):
@@ -321,7 +321,7 @@ def test_key_lengths(door: str, rank: int, kind: Any) -> None:
         q, k, v = (x[:2].detach().requires_grad_() for x in (q, k, v))
     options: dict[str, Any] = {"seqlens_k": kind(used)}
     if door == "MetalSDPA":
-        out = umfa.MetalSDPA(**options)(q, k, v)
+        out = umfa.SDPA(**options)(q, k, v)
     else:
         out = DOORS[door](q, k, v, **options)
     batched = [x if len(used) == 2 else x[None] for x in (out, q, k, v)]
