@@ -54,12 +54,12 @@ def call(door: str, q: Any, k: Any, v: Any, **options: Any) -> Any:
     if door == "flash_attention_forward":
         with umfa.MFAContext() as context:
             return umfa.flash_attention_forward(context, q, k, v, **options)
-    if door == "MetalSDPA":
+    if door == "SDPA":
         return umfa.SDPA(**options)(q, k, v)
     return getattr(umfa, door)(q, k, v, **options)
 
 
-DOORS = ("attention", "flash_attention_forward", "explain", "workspace_size", "sdpa", "MetalSDPA")
+DOORS = ("attention", "flash_attention_forward", "explain", "workspace_size", "sdpa", "SDPA")
 
 NONSENSE: list[tuple[dict[str, Any], str]] = [
     ({"window": (-5, 0)}, "window: -5, expected 0 or more, or None for no limit"),
@@ -108,7 +108,7 @@ def test_nonsense_is_refused_alike_at_every_door(
 @pytest.mark.parametrize("door", DOORS)
 def test_names_of_others_are_refused_with_the_name_here(door: str) -> None:
     x = np.ones((1, 2, 4, 8), np.float32)
-    torch_door = door in ("sdpa", "MetalSDPA")
+    torch_door = door in ("sdpa", "SDPA")
     names = {"mask": "attn_mask", "window_size": "window", "sm_scale": "softmax_scale"}
     if torch_door:
         names["sm_scale"] = "scale"
@@ -128,7 +128,7 @@ def test_names_of_others_are_refused_with_the_name_here(door: str) -> None:
 @pytest.mark.parametrize("window", [
     np.int64(3), np.array(3), (np.int32(3), np.uint8(3)), [3, 3], np.array([3, 3])
 ])  # fmt: skip
-@pytest.mark.parametrize("door", ["attention", "flash_attention_forward", "sdpa", "MetalSDPA"])
+@pytest.mark.parametrize("door", ["attention", "flash_attention_forward", "sdpa", "SDPA"])
 def test_windows_of_any_integers(normal: Draw, door: str, window: Any) -> None:
     q, k = normal(1, 2, 20, 8), normal(1, 2, 20, 8)
     expected = umfa.attention(q, k, k, window=3)
@@ -177,7 +177,7 @@ def test_causal_is_applied_at_the_doors_of_torch(normal: Draw, name: str) -> Non
         expected = umfa.sdpa(q, k, k, attn_mask=rows)
         for found in (
             call("sdpa", q, k, k, **{name: True}),
-            call("MetalSDPA", q, k, k, **{name: True}),
+            call("SDPA", q, k, k, **{name: True}),
             umfa.SDPA()(q, k, k, is_causal=True),
         ):
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -190,7 +190,7 @@ def test_causal_is_applied_at_the_doors_of_torch(normal: Draw, name: str) -> Non
 def test_scale_is_applied_at_the_doors_of_torch(normal: Draw, name: str) -> None:
     q, k = normal(2, 3, 6, 8), normal(2, 3, 7, 8)
     expected = plain.attention(q, k, k, scale=3.0)[0]
-    for door in ("sdpa", "MetalSDPA"):
+    for door in ("sdpa", "SDPA"):
         found = call(door, q, k, k, **{name: 3.0})
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(umfa.InvalidArgument, match="scale: given together with softmax_scale"):

@@ -7,6 +7,7 @@ import itertools
 import math
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -191,7 +192,7 @@ def test_autocast_casts_before_it_compares(dtype: Any, door: str) -> None:
 
 def test_mixed_dtypes_without_autocast() -> None:
     q, k, v = torch.randn(3, 1, 2, 6, 8)
-    for door in ("sdpa", "MetalSDPA"):  # as PyTorch's
+    for door in ("sdpa", "SDPA"):  # as PyTorch's
         with pytest.raises(umfa.InvalidType, match="dtypes float32, float32 and float16"):
             DOORS[door](q, k, v.half())
     out = attention(q, k.bfloat16(), v.half())
@@ -218,11 +219,11 @@ def swapped(x: Any) -> Any:
 
 
 RANKS = [(door, rank) for door in DOORS for rank in (2, 3, 4)]
-RANKS += [("sdpa", 5), ("MetalSDPA", 5)]
+RANKS += [("sdpa", 5), ("SDPA", 5)]
 
 
 @pytest.mark.parametrize("mask", [None, (7, 9), (2, 1, 1, 9), (6, 7, 1)])
-@pytest.mark.parametrize(("door", "rank"), [pair for pair in RANKS if pair[0] != "MetalSDPA"])
+@pytest.mark.parametrize(("door", "rank"), [pair for pair in RANKS if pair[0] != "SDPA"])
 def test_rows_before_heads(door: str, rank: int, mask: Any) -> None:
     """BNHD is BHND with two axes swapped: results, logsumexps, gradients."""
     shapes = [(3, 2, 6, 7, 8), (3, 2, 2, 9, 8), (3, 2, 2, 9, 5)]
@@ -320,10 +321,8 @@ def test_key_lengths(door: str, rank: int, kind: Any) -> None:
     if rank == 3 and door == "attention":
         q, k, v = (x[:2].detach().requires_grad_() for x in (q, k, v))
     options: dict[str, Any] = {"seqlens_k": kind(used)}
-    if door == "MetalSDPA":
-        out = umfa.SDPA(**options)(q, k, v)
-    else:
-        out = DOORS[door](q, k, v, **options)
+    call = umfa.SDPA(**options) if door == "SDPA" else partial(DOORS[door], **options)
+    out = call(q, k, v)
     batched = [x if len(used) == 2 else x[None] for x in (out, q, k, v)]
     for index, count in enumerate(used):
         a, b, c = (x[index].reshape(-1, 6, 8)[None] for x in batched[1:])

@@ -265,6 +265,8 @@ fn a_faulty_library_beside_the_program_is_skipped_and_told() {
 fn libraries_beside_the_program_are_tried_in_the_order_of_their_names() {
     let linked = *open(complete()).unwrap().api();
     let build = |test, name, version| library(test, name, version, SYMBOLS.iter().copied());
+    // What an earlier run left there would be tried too.
+    fs::remove_dir_all(folder("two")).unwrap();
     let second = build("two", NAMES[1], OURS);
     let alone = search(None, second.parent(), Some(linked)).unwrap();
     assert_eq!(
