@@ -184,3 +184,26 @@ impl<F> PerPrecision<F> {
         }
     }
 }
+
+/// One kernel per storage precision of integers.
+#[derive(Clone, Copy)]
+pub struct PerInteger<F> {
+    /// Reads INT8.
+    pub i8: F,
+    /// Reads INT4.
+    pub i4: F,
+}
+
+impl<F> PerInteger<F> {
+    /// The kernel that reads a precision.
+    ///
+    /// # Panics
+    /// For a precision that is not quantized.
+    pub fn of(&self, precision: Precision) -> &F {
+        match precision {
+            Precision::I8 => &self.i8,
+            Precision::I4 => &self.i4,
+            _ => unreachable!("{} has no scales", precision.name()),
+        }
+    }
+}

@@ -4,6 +4,7 @@ use crate::bf16_split::{Bf16Kernels, STEP};
 use crate::gradient::GradientKernels;
 use crate::isa::Isa;
 use crate::precision::PerPrecision;
+use crate::quantized::QuantizedKernels;
 use crate::signatures::{
     Alibi, AxpyRows, DotRows, MaskAdd, MaskBool, PackKF32, PackKI8, PackQF32, PackQI8, PackVF32,
     PackVI8, PackVI16, PvF32, PvI16, PvU8, QkF32, QkI8, Scale, Softcap, SoftmaxF32, SoftmaxI16,
@@ -80,6 +81,8 @@ pub struct Kernels {
     pub dot_rows: PerPrecision<DotRows>,
     /// Output of decode, per storage precision of V.
     pub axpy_rows: PerPrecision<AxpyRows>,
+    /// The kernels that apply scales which differ within a row.
+    pub quantized: QuantizedKernels,
     /// Applies a boolean mask to a row of scores.
     pub mask_bool: MaskBool,
     /// Adds a mask to a row of scores.

@@ -65,7 +65,7 @@ unsafe impl Sync for Quant {}
 
 impl Quant {
     /// The index of the scale of an element, in units of the strides' elements.
-    fn index(strides: &[usize; 4], at: [usize; 4]) -> usize {
+    pub(crate) fn index(strides: &[usize; 4], at: [usize; 4]) -> usize {
         strides.iter().zip(at).map(|(stride, i)| stride * i).sum()
     }
 
@@ -91,8 +91,50 @@ impl Quant {
     }
 
     /// Scale and zero point at element `i` of their arrays, which the strides of their shape reach.
-    pub(super) fn stored(&self, i: usize) -> (f32, i32) {
+    pub(crate) fn stored(&self, i: usize) -> (f32, i32) {
         (self.stored_scale(i), self.stored_zero(i))
+    }
+
+    /// Whether every zero point is in `low..=high`. False as well where those of a head are not stored one after the other, or
+    /// where strides repeat some.
+    pub(super) fn has_zeros_within(&self, (low, high): (i32, i32)) -> bool {
+        let Params::Strided {
+            zeros: Some((zeros, bytes)),
+            shape,
+            strides,
+            ..
+        } = &self.params
+        else {
+            return false;
+        };
+        let [batch, heads, blocks, groups] = *shape;
+        let dense = (groups <= 1 || strides[3] == 1) && (blocks <= 1 || strides[2] == groups);
+        if !dense || shape.contains(&0) || strides[1] < blocks * groups && heads > 1 {
+            return false;
+        }
+        let batches = if strides[0] == 0 { 1 } else { batch };
+        if batches > 1 && strides[0] < strides[1] * (heads - 1) + blocks * groups {
+            return false;
+        }
+        (0..batches)
+            .flat_map(|b| (0..heads).map(move |h| (b, h)))
+            .all(|(b, h)| {
+                let (first, n) = (Self::index(strides, [b, h, 0, 0]), blocks * groups);
+                // SAFETY: as in `stored_zero`; a head's zero points are adjacent.
+                unsafe {
+                    if *bytes == 1 {
+                        let zeros =
+                            std::slice::from_raw_parts(zeros.ptr.cast::<i8>().add(first), n);
+                        // A maximum of unsigned bytes is a vector instruction everywhere.
+                        let above = |x: &i8| x.wrapping_sub(low as i8) as u8;
+                        i32::from(zeros.iter().map(above).fold(0, u8::max)) <= high - low
+                    } else {
+                        let zeros =
+                            std::slice::from_raw_parts(zeros.ptr.cast::<i32>().add(first), n);
+                        (zeros.iter()).fold(true, |within, x| within & (low <= *x) & (*x <= high))
+                    }
+                }
+            })
     }
 
     fn stored_scale(&self, i: usize) -> f32 {
@@ -130,40 +172,6 @@ impl Quant {
                 }
             }
         }
-    }
-
-    /// Scales of rows `n..n + out.len()`, for granularities with one scale per row.
-    pub(crate) fn row_scales(&self, b: usize, h: usize, n: usize, out: &mut [f32]) {
-        match &self.params {
-            Params::PerTensor { scale, .. } => out.fill(*scale),
-            Params::Strided {
-                scales,
-                half: false,
-                strides,
-                ..
-            } if self.block_rows == 1 && strides[2] == 1 => {
-                let first = Self::index(strides, [b, h, n, 0]);
-                // SAFETY: as in `scale`; consecutive rows' scales are adjacent.
-                unsafe {
-                    scales
-                        .ptr
-                        .cast::<f32>()
-                        .add(first)
-                        .copy_to_nonoverlapping(out.as_mut_ptr(), out.len())
-                };
-            }
-            _ => out
-                .iter_mut()
-                .enumerate()
-                .for_each(|(i, x)| *x = self.scale(b, h, n + i, 0)),
-        }
-    }
-
-    /// Zero points of rows `n..n + out.len()` as floats, likewise.
-    pub(crate) fn row_zeros(&self, b: usize, h: usize, n: usize, out: &mut [f32]) {
-        out.iter_mut()
-            .enumerate()
-            .for_each(|(i, x)| *x = self.zero(b, h, n + i, 0) as f32);
     }
 
     /// The scale and zero point that all elements share, if they do.

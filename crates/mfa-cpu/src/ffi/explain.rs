@@ -19,7 +19,7 @@ fn operand(tensor: &Tensor) -> String {
     if let Some(quant) = &tensor.quant {
         let _ = write!(text, "/{}", quant.granularity.name());
         match quant.granularity {
-            Granularity::Row if matches!(tensor.scale_layout(), ScaleLayout::WithinRow) => {
+            Granularity::Row if matches!(tensor.scale_layout(), ScaleLayout::WithinRow(_)) => {
                 let _ = write!(text, " of {} columns", quant.group);
             }
             Granularity::Block | Granularity::Channel => {

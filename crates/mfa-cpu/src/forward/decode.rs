@@ -1,9 +1,11 @@
 //! Decode: a few query rows against keys and values as they are stored.
 //!
 //! The rows of all query heads of a group form one tile, so that each key and value is read once. Kernels convert stored
-//! numbers in registers. Scales and zero points that a row shares are applied to its score and its weight. Where scales
-//! differ within a row, or K must be rotated, a few rows are dequantized into the first-level cache first.
+//! numbers in registers. Scales and zero points that a row shares are applied to its score and its weight; for those that
+//! differ within a row see [`super::decode_quantized`]. Only where K must be rotated, a few rows are dequantized into the
+//! first-level cache first.
 
+use std::cell::Cell;
 use std::ptr::null;
 
 use crate::contract::problem::Problem;
@@ -24,18 +26,20 @@ pub(super) struct Decode<'a> {
     pub kernels: &'a Kernels,
     pub score_mod: &'a ScoreMod<'a>,
     pub scratch: &'a DecodeScratch,
+    /// The block of K's channels whose scales `q_folded` has.
+    pub folded: Cell<Option<usize>>,
 }
 
 /// Keys of a block, within the tensors.
 #[derive(Clone, Copy)]
-struct KeyBlock {
+pub(super) struct KeyBlock {
     /// Batch element and key/value head.
-    at: (usize, usize),
+    pub at: (usize, usize),
     /// First row.
-    row: usize,
-    n: usize,
+    pub row: usize,
+    pub n: usize,
     /// Query rows.
-    rows: usize,
+    pub rows: usize,
 }
 
 /// The factor and the mean of V that [`Decode::run`] leaves to the epilogue: a scale that all keys share, and the mean.
@@ -47,7 +51,22 @@ pub(super) fn deferred(v: &Tensor, at: (usize, usize)) -> (f32, Option<RowBuffer
     (scale, v.mean(at.0, at.1))
 }
 
-impl Decode<'_> {
+impl<'a> Decode<'a> {
+    pub(super) fn new(
+        problem: &'a Problem,
+        kernels: &'a Kernels,
+        score_mod: &'a ScoreMod<'a>,
+        scratch: &'a DecodeScratch,
+    ) -> Self {
+        Decode {
+            problem,
+            kernels,
+            score_mod,
+            scratch,
+            folded: Cell::new(None),
+        }
+    }
+
     /// Computes the item's unnormalised O, maxima and sums into the scratch.
     ///
     /// # Safety
@@ -154,12 +173,6 @@ impl Decode<'_> {
         }
     }
 
-    /// Whether K is dequantized, to the domain of Q and with its scales, before the products.
-    fn dequantizes_k(&self) -> bool {
-        let layout = self.problem.k.scale_layout();
-        self.rotates_k() || matches!(layout, ScaleLayout::WithinRow)
-    }
-
     /// Whether K must be rotated, because Q is and K is not.
     fn rotates_k(&self) -> bool {
         self.problem.q.is_rotated() && !self.problem.k.is_rotated()
@@ -177,10 +190,11 @@ impl Decode<'_> {
             hadamard::rotate(mean);
         }
         let (k_scale, k_zero) = match k.scale_layout() {
-            ScaleLayout::PerTensor { scale, zero } if !self.dequantizes_k() => (scale, zero),
+            ScaleLayout::PerTensor { scale, zero } if !self.rotates_k() => (scale, zero),
             _ => (1.0, 0.0),
         };
         let factor = problem.options.factor();
+        self.folded.set(None);
         for r in 0..rows.len() {
             let (head, i) = rows.head_and_row(r);
             let mean = q.mean(b, head);
@@ -214,23 +228,15 @@ impl Decode<'_> {
         let (ldq, KeyBlock { at, row, n, rows }) = (dequantized_ld(d), keys);
         // SAFETY: `n <= BLOCK_N` keys inside the tensor; scores and dequantized rows fit the scratch.
         unsafe {
-            if self.dequantizes_k() {
-                let domain = Domain {
-                    rotate: self.rotates_k(),
-                    ..Domain::STORED
-                };
-                let bytes = scratch.rows.cast::<u8>().cast_const();
-                for from in (0..n).step_by(DEQUANTIZED_KEYS) {
-                    let count = DEQUANTIZED_KEYS.min(n - from);
-                    let s = scratch.s.add(from);
-                    k.dequantize_rows(kernels, at, row + from, count, domain, scratch.rows, ldq);
-                    (kernels.dot_rows.f32)(scratch.q, ldq, rows, bytes, 4 * ldq, count, d, s);
+            match k.scale_layout() {
+                _ if self.rotates_k() => self.score_rotated(keys),
+                ScaleLayout::WithinRow(quant) => self.score_within_row(quant, keys),
+                _ => {
+                    let dot = *kernels.dot_rows.of(k.precision);
+                    let from = k.at(at.0, at.1, row, 0);
+                    dot(scratch.q, ldq, rows, from, k.row_bytes(), n, d, scratch.s);
+                    self.scale_scores(keys);
                 }
-            } else {
-                let dot = *kernels.dot_rows.of(k.precision);
-                let from = k.at(at.0, at.1, row, 0);
-                dot(scratch.q, ldq, rows, from, k.row_bytes(), n, d, scratch.s);
-                self.scale_scores(keys);
             }
             for r in 0..rows {
                 let add = *scratch.q_add.add(r);
@@ -241,9 +247,30 @@ impl Decode<'_> {
         }
     }
 
+    /// Scores of keys that are dequantized and rotated, a few at a time.
+    unsafe fn score_rotated(&self, KeyBlock { at, row, n, rows }: KeyBlock) {
+        let (kernels, scratch, k, d) =
+            (self.kernels, self.scratch, &self.problem.k, self.problem.d);
+        let ld = dequantized_ld(d);
+        let domain = Domain {
+            rotate: true,
+            ..Domain::STORED
+        };
+        let bytes = scratch.rows.cast::<u8>().cast_const();
+        for from in (0..n).step_by(DEQUANTIZED_KEYS) {
+            let count = DEQUANTIZED_KEYS.min(n - from);
+            // SAFETY: as for `score_keys`.
+            unsafe {
+                let s = scratch.s.add(from);
+                k.dequantize_rows(kernels, at, row + from, count, domain, scratch.rows, ld);
+                (kernels.dot_rows.f32)(scratch.q, ld, rows, bytes, 4 * ld, count, d, s);
+            }
+        }
+    }
+
     /// The scores or weights of a row.
     #[allow(clippy::mut_from_ref)] // The scratch belongs to this worker, and each use ends before the next.
-    unsafe fn score_row(&self, r: usize, n: usize) -> &mut [f32] {
+    pub(super) unsafe fn score_row(&self, r: usize, n: usize) -> &mut [f32] {
         // SAFETY: a row of the scratch, by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.scratch.s.add(r * SCORE_LD), n) }
     }
@@ -258,7 +285,7 @@ impl Decode<'_> {
         unsafe {
             if quant.has_zeros() {
                 let zeros = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
-                quant.row_zeros(at.0, at.1, row, zeros);
+                quant.row_zeros(self.kernels, at, row, zeros);
                 for r in 0..rows {
                     let sum = *scratch.q_sum.add(r);
                     (self.score_row(r, n).iter_mut().zip(zeros.iter()))
@@ -266,7 +293,7 @@ impl Decode<'_> {
                 }
             }
             let scales = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
-            quant.row_scales(at.0, at.1, row, scales);
+            quant.row_scales(self.kernels, at, row, scales);
             for r in 0..rows {
                 (self.score_row(r, n).iter_mut().zip(scales.iter()))
                     .for_each(|(x, scale)| *x *= scale);
@@ -282,43 +309,21 @@ impl Decode<'_> {
         let KeyBlock { at, row, n, rows } = keys;
         // SAFETY: as for `score_keys`.
         unsafe {
-            let dequantizes = matches!(v.scale_layout(), ScaleLayout::WithinRow);
-            if !dequantizes {
+            let layout = v.scale_layout();
+            let within_row = matches!(layout, ScaleLayout::WithinRow(_));
+            if !within_row {
                 self.scale_weights(keys, masked.is_some());
             }
-            match masked {
-                Some(masked) if dequantizes || v.precision.is_float() => {
+            match (masked, layout) {
+                (Some(masked), _) if within_row || v.precision.is_float() => {
                     self.axpy_skip_masked(keys, masked);
                 }
-                _ if dequantizes => self.axpy_dequantized(keys),
+                (_, ScaleLayout::WithinRow(quant)) => self.add_within_row(quant, keys),
                 _ => {
                     let axpy = *kernels.axpy_rows.of(v.precision);
                     let from = v.at(at.0, at.1, row, 0).cast_const();
                     axpy(scratch.s, rows, from, v.row_bytes(), n, dv, alpha, o, ldo);
                 }
-            }
-        }
-    }
-
-    /// `axpy_rows` on values that are dequantized a few at a time.
-    unsafe fn axpy_dequantized(&self, KeyBlock { at, row, n, rows }: KeyBlock) {
-        let (kernels, scratch, v, dv) =
-            (self.kernels, self.scratch, &self.problem.v, self.problem.dv);
-        let (ld, ldo) = (dequantized_ld(dv), padded(dv, kernels));
-        let ones = [1.0f32; DECODE_ROWS];
-        let bytes = scratch.rows.cast::<u8>().cast_const();
-        for from in (0..n).step_by(DEQUANTIZED_KEYS) {
-            let count = DEQUANTIZED_KEYS.min(n - from);
-            let alpha = match from {
-                0 => scratch.alpha.cast_const(),
-                _ => ones.as_ptr(),
-            };
-            // SAFETY: as for `score_keys`.
-            unsafe {
-                let (p, domain) = (scratch.s.add(from), Domain::STORED);
-                v.dequantize_rows(kernels, at, row + from, count, domain, scratch.rows, ld);
-                let axpy = kernels.axpy_rows.f32;
-                axpy(p, rows, bytes, 4 * ld, count, dv, alpha, scratch.o, ldo);
             }
         }
     }
@@ -331,16 +336,16 @@ impl Decode<'_> {
             let scales = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
             let zeros = std::slice::from_raw_parts_mut(scratch.zeros, n);
             let (scales_differ, has_zeros) = match self.problem.v.scale_layout() {
-                ScaleLayout::Unquantized | ScaleLayout::WithinRow => return,
+                ScaleLayout::Unquantized | ScaleLayout::WithinRow(_) => return,
                 ScaleLayout::PerTensor { zero: 0.0, .. } => return,
                 ScaleLayout::PerTensor { zero, .. } => {
                     zeros.fill(zero);
                     (false, true)
                 }
                 ScaleLayout::PerRow(quant) => {
-                    quant.row_scales(at.0, at.1, row, scales);
+                    quant.row_scales(self.kernels, at, row, scales);
                     if quant.has_zeros() {
-                        quant.row_zeros(at.0, at.1, row, zeros);
+                        quant.row_zeros(self.kernels, at, row, zeros);
                     }
                     (true, quant.has_zeros())
                 }
@@ -355,13 +360,7 @@ impl Decode<'_> {
                     (p.iter_mut().zip(scales.iter())).for_each(|(x, scale)| *x *= scale);
                 }
                 if has_zeros {
-                    // In runs of as many keys as the sums of P V.
-                    let runs = p.chunks(SUM_RUN).zip(zeros.chunks(SUM_RUN));
-                    let run_sum = |(p, zeros): (&[f32], &[f32])| {
-                        let terms = p.iter().zip(zeros.iter()).map(|(x, zero)| x * zero);
-                        terms.sum::<f32>()
-                    };
-                    let sum = runs.map(run_sum).sum::<f32>();
+                    let sum = sum_in_runs(p, zeros);
                     let zero_sum = scratch.zero_sum.add(r);
                     *zero_sum = *zero_sum * *scratch.alpha.add(r) + sum;
                 }
@@ -406,4 +405,26 @@ impl Decode<'_> {
             }
         }
     }
+}
+
+/// The sum of the products of two rows, in runs of as many keys as the sums of P V. Whole runs are summed beside each other.
+fn sum_in_runs(a: &[f32], b: &[f32]) -> f32 {
+    const RUNS: usize = BLOCK_N / SUM_RUN;
+    let (whole_a, left_a) = a.as_chunks::<SUM_RUN>();
+    let (whole_b, left_b) = b.as_chunks::<SUM_RUN>();
+    let mut sums = [0f32; RUNS];
+    let runs = whole_a.len();
+    if runs == RUNS {
+        for i in 0..SUM_RUN {
+            for (run, sum) in sums.iter_mut().enumerate() {
+                *sum += whole_a[run][i] * whole_b[run][i];
+            }
+        }
+    } else {
+        for (sum, (a, b)) in sums.iter_mut().zip(whole_a.iter().zip(whole_b)) {
+            *sum = a.iter().zip(b).map(|(x, y)| x * y).sum();
+        }
+    }
+    let left: f32 = left_a.iter().zip(left_b).map(|(x, y)| x * y).sum();
+    sums[..runs].iter().sum::<f32>() + left
 }

@@ -4,6 +4,7 @@ mod bf16_split;
 mod block_sizes;
 mod check;
 mod decode;
+mod decode_quantized;
 mod epilogue;
 mod masked_keys;
 mod pack;
@@ -153,13 +154,9 @@ impl ForwardRun<'_> {
                     scratch,
                 }
                 .run(&item),
-                ForwardScratch::Decode(scratch) => Decode {
-                    problem,
-                    kernels,
-                    score_mod,
-                    scratch,
+                ForwardScratch::Decode(scratch) => {
+                    Decode::new(problem, kernels, score_mod, scratch).run(&item);
                 }
-                .run(&item),
             }
         }
         if plan.splits == 1 {

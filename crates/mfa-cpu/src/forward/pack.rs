@@ -177,7 +177,8 @@ impl Prefill<'_> {
                     let out = from.add(r * ld);
                     q.unpack_rows(kernels, (b, span.head), span.at, span.len, out, ld);
                 }
-                quant.row_scales(b, span.head, span.at, &mut scales[r..r + span.len]);
+                let of_span = &mut scales[r..r + span.len];
+                quant.row_scales(kernels, (b, span.head), span.at, of_span);
                 let Some(mean) = k_mean else { continue };
                 for i in r..r + span.len {
                     let zero = quant.zero(b, span.head, span.at + i - r, 0) as f32;
@@ -351,7 +352,7 @@ impl Prefill<'_> {
             if per_key {
                 let col_scale = std::slice::from_raw_parts_mut(scratch.col_scale, padded);
                 let (inside, outside) = col_scale.split_at_mut(n);
-                quant.row_scales(at.0, at.1, row, inside);
+                quant.row_scales(kernels, at, row, inside);
                 outside.fill(0.0);
             }
             let or_null = |used: bool, p: *mut f32| if used { p.cast_const() } else { null() };
@@ -421,7 +422,7 @@ impl Prefill<'_> {
         // SAFETY: as for `pack_block`.
         unsafe {
             let scales = std::slice::from_raw_parts_mut(v_scale, block.n);
-            quant.row_scales(at.0, at.1, row, scales);
+            quant.row_scales(self.kernels, at, row, scales);
             let adds_nothing = |j: usize| {
                 let zero = quant.zero(at.0, at.1, row + j, 0);
                 (0..dv).all(|c| i32::from(*from.ptr.add(j * from.ld + c)) == zero)

@@ -111,7 +111,9 @@ scratch! {
     pub(super) struct DecodeScratch {
         /// Q times softmax scale, and times the scale of K if it has one; rows [`dequantized_ld`] apart.
         pub q: [f32; DECODE_ROWS * dequantized_ld(problem.d)],
-        /// Sum of the columns of `q`, per row: the factor of a zero point of K.
+        /// `q` times the scales of a block of K's channels, likewise.
+        pub q_folded: [f32; DECODE_ROWS * dequantized_ld(problem.d)],
+        /// Sum of the columns of `q`, per row: the factor of a zero point of K. Of channels: the term of their zero points.
         pub q_sum: [f32; DECODE_ROWS],
         /// Added to the scores, per row: from the mean and the zero point of K.
         pub q_add: [f32; DECODE_ROWS],
@@ -129,8 +131,12 @@ scratch! {
         pub alpha: [f32; DECODE_ROWS],
         /// S, then P; rows [`SCORE_LD`] apart.
         pub s: [f32; DECODE_ROWS * SCORE_LD],
-        /// Dequantized rows of K or V.
+        /// Dequantized rows of K or V, or scales and zero points of their groups.
         pub rows: [f32; DEQUANTIZED_KEYS * dequantized_ld(problem.d.max(problem.dv))],
+        /// Sums of weighted integers of V, rows `ldo` apart.
+        pub sums: [f32; DECODE_ROWS * ldo],
+        /// Scales and zero points of the channels of K or V.
+        pub channels: [f32; 2 * problem.d.max(problem.dv)],
         /// A row of the mask, or scales or zero points, per key of the block.
         pub row_buffer: [f32; BLOCK_N],
         /// Zero points of V, per key of the block.

@@ -106,7 +106,7 @@ fn int8_scores<'a>(
     if !kernels.int8 {
         return Err("this instruction set has no fast INT8 product");
     }
-    let within_row = |layout| matches!(layout, ScaleLayout::WithinRow);
+    let within_row = |layout| matches!(layout, ScaleLayout::WithinRow(_));
     if within_row(problem.q.scale_layout()) || within_row(problem.k.scale_layout()) {
         return Err("scales within a row: products cannot be summed as integers");
     }
@@ -149,7 +149,7 @@ pub(crate) fn value_arithmetic<'a>(
             "this instruction set has no fast integer product",
         );
     }
-    if matches!(v.scale_layout(), ScaleLayout::WithinRow) {
+    if matches!(v.scale_layout(), ScaleLayout::WithinRow(_)) {
         return (ValueArithmetic::F32, "scales of V within a row");
     }
     if problem.options.fast && has_one_zero(quant) {

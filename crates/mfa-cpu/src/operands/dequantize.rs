@@ -5,6 +5,8 @@
 //!
 //! See eq. 34, 41, 45 of docs/math.md.
 
+use std::mem::MaybeUninit;
+
 use half::{bf16, f16};
 
 use crate::contract::quant_scheme::{Granularity, Quant};
@@ -25,7 +27,7 @@ pub(crate) enum ScaleLayout<'a> {
     /// One scale and zero point for all elements of a row.
     PerRow(&'a Quant),
     /// Several scales in a row.
-    WithinRow,
+    WithinRow(&'a Quant),
 }
 
 /// The domain that rows of a tensor are dequantized into.
@@ -57,8 +59,10 @@ impl Tensor {
         };
         match (quant.constant(), quant.granularity) {
             (Some((scale, zero)), _) => ScaleLayout::PerTensor { scale, zero },
-            (None, Granularity::Channel) => ScaleLayout::WithinRow,
-            (None, Granularity::Row) if quant.group < self.shape[3] => ScaleLayout::WithinRow,
+            (None, Granularity::Channel) => ScaleLayout::WithinRow(quant),
+            (None, Granularity::Row) if quant.group < self.shape[3] => {
+                ScaleLayout::WithinRow(quant)
+            }
             (None, _) => ScaleLayout::PerRow(quant),
         }
     }
@@ -127,19 +131,76 @@ impl Tensor {
         let columns = self.shape[3];
         // SAFETY: rows are inside the tensor, and `out` has memory for them, by this function's contract.
         unsafe {
-            self.to_f32_rows(kernels, (b, h), n, count, out, ld);
-            if self.quant.is_none() && domain.mean.is_null() && !domain.rotate {
+            let in_kernels = match &self.quant {
+                Some(quant) if self.has_dense_rows() => {
+                    self.dequantize_integers(quant, kernels, (b, h), n, count, out, ld);
+                    true
+                }
+                _ => {
+                    self.to_f32_rows(kernels, (b, h), n, count, out, ld);
+                    self.quant.is_none()
+                }
+            };
+            if in_kernels && domain.mean.is_null() && !domain.rotate {
                 return;
             }
             for i in 0..count {
                 let row = std::slice::from_raw_parts_mut(out.add(i * ld), columns);
-                self.apply_scales((b, h), n + i, row);
+                if !in_kernels {
+                    self.apply_scales((b, h), n + i, row);
+                }
                 if !domain.mean.is_null() {
                     let mean = std::slice::from_raw_parts(domain.mean, columns);
                     row.iter_mut().zip(mean).for_each(|(x, m)| *x += m);
                 }
                 if domain.rotate {
                     hadamard::rotate(row);
+                }
+            }
+        }
+    }
+
+    /// Dequantizes rows whose columns follow one another, without mean and rotation.
+    unsafe fn dequantize_integers(
+        &self,
+        quant: &Quant,
+        kernels: &Kernels,
+        at: (usize, usize),
+        n: usize,
+        count: usize,
+        out: *mut f32,
+        ld: usize,
+    ) {
+        /// Rows and columns at a time: a multiple of every group, whose scales and zero points fit the stack.
+        const ROWS: usize = 32;
+        const COLUMNS: usize = 512;
+        let mut scratch = [MaybeUninit::<f32>::uninit(); 2 * ROWS * COLUMNS / 32];
+        let scratch = scratch.as_mut_ptr().cast::<f32>();
+        let (table, columns) = (&kernels.quantized, self.shape[3]);
+        let groups = table.dequantize_groups.of(self.precision);
+        let channels = table.dequantize_channels.of(self.precision);
+        for first in (0..columns).step_by(COLUMNS) {
+            let range = first..columns.min(first + COLUMNS);
+            let width = range.len();
+            let mut i = 0;
+            while i < count {
+                let (row, stride) = (n + i, self.row_bytes());
+                let from = self.at(at.0, at.1, row, first).cast_const();
+                // SAFETY: as for `dequantize_rows`. The scratch holds two floats per row and group, or per column.
+                unsafe {
+                    let out = out.add(i * ld + first);
+                    if quant.granularity == Granularity::Channel {
+                        let rows = (quant.block_rows - row % quant.block_rows).min(count - i);
+                        let scales = quant.channel_scales(kernels, at, row, range.clone(), scratch);
+                        channels(from, stride, rows, width, scales, out, ld);
+                        i += rows;
+                    } else {
+                        let rows = ROWS.min(count - i);
+                        let range = range.clone();
+                        let scales = quant.group_scales(kernels, at, row, rows, range, scratch);
+                        groups(from, stride, rows, width, scales, out, ld);
+                        i += rows;
+                    }
                 }
             }
         }

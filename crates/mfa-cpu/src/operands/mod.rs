@@ -7,3 +7,4 @@ pub(crate) mod mask;
 pub(crate) mod padding;
 pub(crate) mod row_buffer;
 pub(crate) mod rows;
+pub(crate) mod scales;

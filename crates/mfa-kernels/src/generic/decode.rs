@@ -46,7 +46,7 @@ whole!(BF16, 2, S::bf16_to_f32);
 whole!(I8, 1, S::i8_to_f32);
 
 #[inline(always)]
-unsafe fn load2<S: Simd>(p: *const u8, n: usize) -> [S::F; 2] {
+pub(super) unsafe fn load2<S: Simd>(p: *const u8, n: usize) -> [S::F; 2] {
     let (p, low) = (p.cast::<f32>(), n.min(S::LANES));
     [S::load_n(p, low, 0.0), S::load_n(p.add(low), n - low, 0.0)]
 }
@@ -90,26 +90,70 @@ unsafe fn prefetch_row<S: Simd>(row: *const u8, stride: usize, bytes: usize) {
     }
 }
 
+/// The scales that a row's elements get in registers.
+pub(crate) trait Scaling<S: Simd>: Copy {
+    /// The factor of a group of columns.
+    type Factor: Copy;
+    /// Columns that share a factor: a multiple of two vectors, or more than a row has.
+    fn group(self) -> usize;
+    /// The scales of the rows from `j` on.
+    unsafe fn skip(self, j: usize) -> Self;
+    /// The factor of group `g` of row `j`.
+    unsafe fn factor(self, j: usize, g: usize) -> Self::Factor;
+    unsafe fn apply(factor: Self::Factor, x: [S::F; 2]) -> [S::F; 2];
+}
+
+/// Elements as they are stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Unscaled;
+
+impl<S: Simd> Scaling<S> for Unscaled {
+    type Factor = ();
+    #[inline(always)]
+    fn group(self) -> usize {
+        usize::MAX
+    }
+    #[inline(always)]
+    unsafe fn skip(self, _: usize) -> Self {
+        self
+    }
+    #[inline(always)]
+    unsafe fn factor(self, _: usize, _: usize) {}
+    #[inline(always)]
+    unsafe fn apply((): (), x: [S::F; 2]) -> [S::F; 2] {
+        x
+    }
+}
+
 /// See [`crate::DotRows`].
 #[inline(always)]
-pub(crate) unsafe fn dot_rows<S: Simd, E: Element<S>, const R: usize, const J: usize>(
+pub(crate) unsafe fn dot_rows<
+    S: Simd,
+    E: Element<S>,
+    G: Scaling<S>,
+    const R: usize,
+    const J: usize,
+>(
     q: *const f32,
     ldq: usize,
     k: *const u8,
     stride: usize,
     n: usize,
     d: usize,
+    scales: G,
     s: *mut f32,
 ) {
     let mut queries = Queries::new();
     let queries = queries.fill::<S, E, R>(q, ldq, d);
     let mut j = 0;
     while j + J <= n {
-        keys::<S, E, R, J>(queries, k.add(j * stride), stride, d, s.add(j));
+        let (k, scales) = (k.add(j * stride), scales.skip(j));
+        keys::<S, E, G, R, J>(queries, k, stride, d, scales, s.add(j));
         j += J;
     }
     while j < n {
-        keys::<S, E, R, 1>(queries, k.add(j * stride), stride, d, s.add(j));
+        let (k, scales) = (k.add(j * stride), scales.skip(j));
+        keys::<S, E, G, R, 1>(queries, k, stride, d, scales, s.add(j));
         j += 1;
     }
 }
@@ -157,22 +201,32 @@ impl Queries {
 
 /// The scores of `R` rows and `J` keys.
 #[inline(always)]
-unsafe fn keys<S: Simd, E: Element<S>, const R: usize, const J: usize>(
+unsafe fn keys<S: Simd, E: Element<S>, G: Scaling<S>, const R: usize, const J: usize>(
     queries: *const f32,
     k: *const u8,
     stride: usize,
     d: usize,
+    scales: G,
     s: *mut f32,
 ) {
     let chunk = 2 * S::LANES;
     let mut acc = [[S::splat(0.0); R]; J];
-    let mut c = 0;
-    while c + chunk <= d {
-        add_chunk::<S, E, R, J>(&mut acc, queries, k, stride, c, chunk);
-        c += chunk;
-    }
-    if c < d {
-        add_chunk::<S, E, R, J>(&mut acc, queries, k, stride, c, d - c);
+    let (mut c, mut g) = (0, 0);
+    while c < d {
+        let end = d.min(scales.group().saturating_add(c));
+        let mut factors = [scales.factor(0, g); J];
+        for (j, factor) in factors.iter_mut().enumerate() {
+            *factor = scales.factor(j, g);
+        }
+        while c + chunk <= end {
+            add_chunk::<S, E, G, R, J>(&mut acc, queries, k, stride, &factors, c, chunk);
+            c += chunk;
+        }
+        if c < end {
+            add_chunk::<S, E, G, R, J>(&mut acc, queries, k, stride, &factors, c, end - c);
+            c = end;
+        }
+        g += 1;
     }
     for j in 0..J {
         prefetch_row::<S>(k.wrapping_add(j * stride), stride, E::bytes(d));
@@ -182,17 +236,19 @@ unsafe fn keys<S: Simd, E: Element<S>, const R: usize, const J: usize>(
 
 /// Adds the products of the `count` elements from `c` on.
 #[inline(always)]
-unsafe fn add_chunk<S: Simd, E: Element<S>, const R: usize, const J: usize>(
+unsafe fn add_chunk<S: Simd, E: Element<S>, G: Scaling<S>, const R: usize, const J: usize>(
     acc: &mut [[S::F; R]; J],
     queries: *const f32,
     k: *const u8,
     stride: usize,
+    factors: &[G::Factor; J],
     c: usize,
     count: usize,
 ) {
     let q = queries.add(c * R);
     for (j, acc) in acc.iter_mut().enumerate() {
-        let [low, high] = E::chunk(k.add(j * stride + E::bytes(c)), count);
+        let x = E::chunk(k.add(j * stride + E::bytes(c)), count);
+        let [low, high] = G::apply(factors[j], x);
         for (i, acc) in acc.iter_mut().enumerate() {
             let q = q.add(i * 2 * S::LANES);
             *acc = S::fma(low, S::load(q), *acc);
@@ -227,12 +283,19 @@ struct Rows([f32; 16 * 16]);
 
 /// See [`crate::AxpyRows`]. `C` chunks of columns are summed at once.
 #[inline(always)]
-pub(crate) unsafe fn axpy_rows<S: Simd, E: Element<S>, const R: usize, const C: usize>(
+pub(crate) unsafe fn axpy_rows<
+    S: Simd,
+    E: Element<S>,
+    G: Scaling<S>,
+    const R: usize,
+    const C: usize,
+>(
     p: *const f32,
     v: *const u8,
     stride: usize,
     n: usize,
     d: usize,
+    scales: G,
     alpha: *const f32,
     o: *mut f32,
     ldo: usize,
@@ -240,26 +303,45 @@ pub(crate) unsafe fn axpy_rows<S: Simd, E: Element<S>, const R: usize, const C: 
     let chunk = 2 * S::LANES;
     let mut c = 0;
     while c + C * chunk <= d {
+        let at = Columns::new::<S, G>(scales, c, C * chunk);
         let v = v.add(E::bytes(c));
-        columns::<S, E, R, C>(p, v, stride, n, C * chunk, alpha, o.add(c), ldo);
+        columns::<S, E, G, R, C>(p, v, stride, n, &at, scales, alpha, o.add(c), ldo);
         c += C * chunk;
     }
     while c < d {
-        let width = chunk.min(d - c);
+        let at = Columns::new::<S, G>(scales, c, chunk.min(d - c));
         let v = v.add(E::bytes(c));
-        columns::<S, E, R, 1>(p, v, stride, n, width, alpha, o.add(c), ldo);
-        c += width;
+        columns::<S, E, G, R, 1>(p, v, stride, n, &at, scales, alpha, o.add(c), ldo);
+        c += at.width;
     }
 }
 
-/// `width` columns (all of `C` chunks, if `C > 1`) of `R` rows.
+/// A run of columns of V: `width` of them (all of `C` chunks, if `C > 1`), and the group that each chunk is in.
+struct Columns<const C: usize> {
+    width: usize,
+    groups: [usize; C],
+}
+
+impl<const C: usize> Columns<C> {
+    #[inline(always)]
+    unsafe fn new<S: Simd, G: Scaling<S>>(scales: G, first: usize, width: usize) -> Self {
+        let mut groups = [0; C];
+        for (c, group) in groups.iter_mut().enumerate() {
+            *group = (first + c * 2 * S::LANES) / scales.group();
+        }
+        Columns { width, groups }
+    }
+}
+
+/// The columns `at` of `R` rows.
 #[inline(always)]
-unsafe fn columns<S: Simd, E: Element<S>, const R: usize, const C: usize>(
+unsafe fn columns<S: Simd, E: Element<S>, G: Scaling<S>, const R: usize, const C: usize>(
     p: *const f32,
     v: *const u8,
     stride: usize,
     n: usize,
-    width: usize,
+    at: &Columns<C>,
+    scales: G,
     alpha: *const f32,
     o: *mut f32,
     ldo: usize,
@@ -267,34 +349,36 @@ unsafe fn columns<S: Simd, E: Element<S>, const R: usize, const C: usize>(
     let mut first = 0;
     while first < n {
         let run = SUM_RUN.min(n - first);
-        let v = v.add(first * stride);
+        let (v, scales) = (v.add(first * stride), scales.skip(first));
         let alpha = (first == 0).then_some(alpha);
-        column_run::<S, E, R, C>(p.add(first), v, stride, run, width, alpha, o, ldo);
+        column_run::<S, E, G, R, C>(p.add(first), v, stride, run, at, scales, alpha, o, ldo);
         first += run;
     }
 }
 
 /// The same of a few keys; without `alpha` the sums are added to those before.
 #[inline(always)]
-unsafe fn column_run<S: Simd, E: Element<S>, const R: usize, const C: usize>(
+unsafe fn column_run<S: Simd, E: Element<S>, G: Scaling<S>, const R: usize, const C: usize>(
     p: *const f32,
     v: *const u8,
     stride: usize,
     n: usize,
-    width: usize,
+    at: &Columns<C>,
+    scales: G,
     alpha: Option<*const f32>,
     o: *mut f32,
     ldo: usize,
 ) {
     let chunk = 2 * S::LANES;
-    let last = if C > 1 { chunk } else { width };
+    let last = if C > 1 { chunk } else { at.width };
     let mut acc = [[[S::splat(0.0); 2]; C]; R];
     for j in 0..n {
         let row = v.add(j * stride);
-        prefetch_row::<S>(row, stride, E::bytes(width));
+        prefetch_row::<S>(row, stride, E::bytes(at.width));
         let mut x = [[S::splat(0.0); 2]; C];
         for (c, x) in x.iter_mut().enumerate() {
-            *x = E::chunk(row.add(E::bytes(c * chunk)), last);
+            let factor = scales.factor(j, at.groups[c]);
+            *x = G::apply(factor, E::chunk(row.add(E::bytes(c * chunk)), last));
         }
         for (i, acc) in acc.iter_mut().enumerate() {
             let p = S::splat(*p.add(i * SCORE_LD + j));
@@ -324,7 +408,7 @@ unsafe fn column_run<S: Simd, E: Element<S>, const R: usize, const C: usize>(
 }
 
 #[inline(always)]
-unsafe fn ordered<S: Simd, E: Element<S>>(x: [S::F; 2]) -> [S::F; 2] {
+pub(super) unsafe fn ordered<S: Simd, E: Element<S>>(x: [S::F; 2]) -> [S::F; 2] {
     if E::SPLIT {
         S::interleave(x[0], x[1])
     } else {
@@ -334,7 +418,7 @@ unsafe fn ordered<S: Simd, E: Element<S>>(x: [S::F; 2]) -> [S::F; 2] {
 
 /// Stores the first `n` of two vectors.
 #[inline(always)]
-unsafe fn store2<S: Simd>(p: *mut f32, n: usize, x: [S::F; 2]) {
+pub(super) unsafe fn store2<S: Simd>(p: *mut f32, n: usize, x: [S::F; 2]) {
     let low = n.min(S::LANES);
     S::store_n(p, low, x[0]);
     S::store_n(p.add(low), n - low, x[1]);

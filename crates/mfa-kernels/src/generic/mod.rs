@@ -4,9 +4,12 @@ pub(crate) mod decode;
 pub(crate) mod gradient;
 pub(crate) mod int8;
 pub(crate) mod pack;
+pub(crate) mod quantized;
+mod quantized_table;
 pub(crate) mod row;
 pub(crate) mod softmax;
 mod table;
 pub(crate) mod tile;
 
+pub(crate) use quantized_table::quantized;
 pub(crate) use table::{Integers, floats, integers, tables};

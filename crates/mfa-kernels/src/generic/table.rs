@@ -41,6 +41,7 @@ macro_rules! tables {
             $crate::generic::floats! {
                 $simd, $features, tile: $mr x $nv, rows: $rows, decode: $decode
             }
+            $crate::generic::quantized! { $simd, $features, decode: $decode }
         }
         $(
             /// The kernels that multiply integers.
@@ -121,6 +122,7 @@ macro_rules! floats {
                     i8: axpy_rows::<decode::I8>,
                     i4: axpy_rows::<decode::I4>,
                 },
+                quantized: QUANTIZED,
                 mask_bool,
                 mask_add,
                 softcap,
@@ -299,7 +301,7 @@ macro_rules! floats {
                 let (q, s) = (q.add(first * ldq), s.add(first * SCORE_LD));
                 first += match rows - first {
                     $($d => {
-                        decode::dot_rows::<$simd, E, $dr, $dj>(q, ldq, k, stride, n, d, s);
+                        decode::dot_rows::<$simd, E, _, $dr, $dj>(q, ldq, k, stride, n, d, decode::Unscaled, s);
                         $dr
                     })+
                 };
@@ -323,7 +325,8 @@ macro_rules! floats {
                 let (p, alpha, o) = (p.add(first * SCORE_LD), alpha.add(first), o.add(first * ldo));
                 first += match rows - first {
                     $($d => {
-                        decode::axpy_rows::<$simd, E, $dr, $dc>(p, v, stride, n, d, alpha, o, ldo);
+                        let scales = decode::Unscaled;
+                        decode::axpy_rows::<$simd, E, _, $dr, $dc>(p, v, stride, n, d, scales, alpha, o, ldo);
                         $dr
                     })+
                 };

@@ -13,6 +13,7 @@ mod gradient;
 mod pack;
 mod pv;
 mod qk;
+mod quantized;
 mod row;
 mod softmax;
 mod table;

@@ -1,7 +1,7 @@
 //! The table of plain Rust, and the twins of the other tables.
 
 use super::decode::{self, BF16, F16, F32, I4, I8};
-use super::{gradient, pack, pv, qk, row, softmax};
+use super::{gradient, pack, pv, qk, quantized, row, softmax};
 use crate::{GradientKernels, IntegerLayout, Isa, Kernels, PerPrecision, Tuning};
 
 /// A tile of 4 x 8, which compilers keep in the 16 vector registers of any 128-bit instruction set. Chosen by model, not
@@ -68,6 +68,7 @@ const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(isa: Isa) ->
             i8: decode::axpy_rows::<I8>,
             i4: decode::axpy_rows::<I4>,
         },
+        quantized: quantized::KERNELS,
         mask_bool: row::mask_bool,
         mask_add: row::mask_add,
         softcap: row::softcap,

@@ -6,12 +6,12 @@ use super::memory::Guarded;
 use super::{Random, tables};
 use crate::{AxpyRows, BLOCK_N, DECODE_ROWS, DotRows, Kernels, PerPrecision, SCORE_LD, ToF32};
 
-const LENGTHS: [usize; 18] = [
+pub(super) const LENGTHS: [usize; 18] = [
     1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65, 80, 96, 127, 128, 512,
 ];
 
 #[derive(Clone, Copy, Debug)]
-enum Storage {
+pub(super) enum Storage {
     F32,
     F16,
     BF16,
@@ -24,7 +24,7 @@ use Storage::{BF16, F16, F32, I4, I8};
 impl Storage {
     const ALL: [Storage; 5] = [F32, F16, BF16, I8, I4];
 
-    fn bytes(self, n: usize) -> usize {
+    pub(super) fn bytes(self, n: usize) -> usize {
         match self {
             F32 => 4 * n,
             F16 | BF16 => 2 * n,
@@ -61,7 +61,13 @@ impl Storage {
 }
 
 /// Rows `stride` apart, which begin at any address, and end where memory does.
-fn matrix(random: &mut Random, storage: Storage, n: usize, d: usize, stride: usize) -> Guarded<u8> {
+pub(super) fn matrix(
+    random: &mut Random,
+    storage: Storage,
+    n: usize,
+    d: usize,
+    stride: usize,
+) -> Guarded<u8> {
     let row = storage.bytes(d);
     let mut bytes = vec![0xff; (n - 1) * stride + row];
     for j in 0..n {
@@ -71,7 +77,7 @@ fn matrix(random: &mut Random, storage: Storage, n: usize, d: usize, stride: usi
 }
 
 /// The scalar twin reads elements one by one; the elements as f32, through it.
-fn widened(twin: &Kernels, storage: Storage, row: &[u8], d: usize) -> Vec<f32> {
+pub(super) fn widened(twin: &Kernels, storage: Storage, row: &[u8], d: usize) -> Vec<f32> {
     let mut out = vec![0.0; d];
     // SAFETY: `row` holds `d` elements.
     unsafe { (storage.pick(&twin.to_f32))(row.as_ptr(), d, out.as_mut_ptr()) };

@@ -263,3 +263,14 @@ pub(crate) fn backward_cases() -> impl Strategy<Value = Case> {
         case
     })
 }
+
+/// Few rows against integers, over more keys than a block of keys has.
+pub(crate) fn decode_cases() -> impl Strategy<Value = Case> {
+    (cases(2, 600), [integers(), integers()]).prop_map(|(mut case, integers)| {
+        let [key, value] = integers.map(Storage::Integers);
+        (case.operands[1], case.operands[2]) = (key, value);
+        case.shape.columns = even(case.shape.columns, &case.operands[..2]);
+        case.shape.value_columns = even(case.shape.value_columns, &case.operands[2..]);
+        case
+    })
+}

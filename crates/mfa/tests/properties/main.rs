@@ -13,7 +13,7 @@ use mfa_testing::{Array, Forward, Given, Gradients, Mask, Problem, Random, mix, 
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestCaseError};
 
-use crate::arbitrary::{Case, MaskKind, backward_cases, forward_cases};
+use crate::arbitrary::{Case, MaskKind, backward_cases, decode_cases, forward_cases};
 use crate::operands::{Stored, store};
 
 /// The message of what went wrong in a case.
@@ -260,6 +260,14 @@ proptest! {
     #![proptest_config(config(300))]
     #[test]
     fn forward_keeps_the_error_rule(case in forward_cases()) {
+        check_forward(&case)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+    #[test]
+    fn decode_on_integers_keeps_the_error_rule(case in decode_cases()) {
         check_forward(&case)?;
     }
 }

@@ -3,7 +3,7 @@
 use super::{gradient, pack, product, pv_i16, pv_u8, qk_i8, softmax, strip, tile_state};
 use crate::avx512::vector::{Plain, Zmm};
 use crate::bf16_split::{Bf16Kernels, TileConfig};
-use crate::generic::{Integers, floats};
+use crate::generic::{Integers, floats, quantized};
 use crate::gradient::{Bf16GradientKernels, GradientKernels};
 use crate::{IntegerLayout, Isa, Kernels, Tuning};
 
@@ -16,6 +16,10 @@ mod vectors {
         rows: [
             0..=1 => 1 x 4, 2 => 2 x 2, 3..=4 => 4 x 1, 5..=6 => 6 x 1, 7..=8 => 8 x 1, 9..=10 => 10 x 1, _ => 12 x 1
         ],
+        decode: [8.. => 8 x 2, 1; 4..=7 => 4 x 4, 2; 2..=3 => 2 x 8, 4; 0..=1 => 1 x 16, 4]
+    }
+    quantized! {
+        Zmm<Plain>, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c",
         decode: [8.. => 8 x 2, 1; 4..=7 => 4 x 4, 2; 2..=3 => 2 x 8, 4; 0..=1 => 1 x 16, 4]
     }
 }
