@@ -48,6 +48,7 @@ pub mod gradient;
 mod isa;
 mod layout;
 mod precision;
+pub mod quantize;
 mod scalar;
 mod select;
 mod signatures;
@@ -71,6 +72,7 @@ pub use layout::{
     BLOCK_N, DECODE_ROWS, MAX_MR, MOST_ALIBI, P8_LD, P16_LD, SCORE_LD, SUM_RUN, TOP8, TOP16,
 };
 pub use precision::{Kind, PerPrecision, Precision, Traits};
+pub use quantize::{QuantizeKernels, RowError, RowScales, ScaleRule};
 pub use select::kernels;
 pub use signatures::{
     Alibi, AxpyRows, DotRows, MaskAdd, MaskBool, PackKF32, PackKI8, PackQF32, PackQI8, PackVF32,

@@ -324,7 +324,7 @@ unsafe fn column_run<S: Simd, E: Element<S>, const R: usize, const C: usize>(
 }
 
 #[inline(always)]
-unsafe fn ordered<S: Simd, E: Element<S>>(x: [S::F; 2]) -> [S::F; 2] {
+pub(super) unsafe fn ordered<S: Simd, E: Element<S>>(x: [S::F; 2]) -> [S::F; 2] {
     if E::SPLIT {
         S::interleave(x[0], x[1])
     } else {
@@ -334,7 +334,7 @@ unsafe fn ordered<S: Simd, E: Element<S>>(x: [S::F; 2]) -> [S::F; 2] {
 
 /// Stores the first `n` of two vectors.
 #[inline(always)]
-unsafe fn store2<S: Simd>(p: *mut f32, n: usize, x: [S::F; 2]) {
+pub(super) unsafe fn store2<S: Simd>(p: *mut f32, n: usize, x: [S::F; 2]) {
     let low = n.min(S::LANES);
     S::store_n(p, low, x[0]);
     S::store_n(p.add(low), n - low, x[1]);

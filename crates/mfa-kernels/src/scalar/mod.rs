@@ -13,6 +13,7 @@ mod gradient;
 mod pack;
 mod pv;
 mod qk;
+mod quantize;
 mod row;
 mod softmax;
 mod table;

@@ -8,6 +8,7 @@ mod decode;
 mod gradient;
 mod memory;
 mod pack;
+mod quantize;
 mod row;
 mod softmax;
 mod tiles;
