@@ -48,6 +48,7 @@ pub mod gradient;
 mod isa;
 mod layout;
 mod precision;
+pub mod quantize;
 pub mod quantized;
 mod scalar;
 mod select;
@@ -72,7 +73,9 @@ pub use layout::{
     BLOCK_N, DECODE_ROWS, MAX_MR, MOST_ALIBI, P8_LD, P16_LD, SCORE_LD, SUM_RUN, TOP8, TOP16,
 };
 pub use precision::{Kind, PerInteger, PerPrecision, Precision, Traits};
+pub use quantize::{QuantizeKernels, RowError, RowScales, ScaleRule};
 pub use quantized::QuantizedKernels;
+pub use scalar::rotate_row;
 pub use select::kernels;
 pub use signatures::{
     Alibi, AxpyRows, DotRows, MaskAdd, MaskBool, PackKF32, PackKI8, PackQF32, PackQI8, PackVF32,

@@ -59,6 +59,11 @@ pub(super) trait Simd {
 
     /// Element `i` is the sum (`SUM`) or the maximum of row `i` of `LANES` rows of `LANES` elements.
     unsafe fn across<const SUM: bool>(rows: *const f32) -> Self::F;
+    /// The largest element; not NaN.
+    unsafe fn largest(x: Self::F) -> f32;
+    /// A stage of the Hadamard transform: elements `i` and `i + HALF` become their sum and their difference, for each `i` without
+    /// the bit `HALF < LANES`, a power of two.
+    unsafe fn butterfly<const HALF: usize>(x: Self::F) -> Self::F;
     /// Transposes `LANES` rows of 32-bit elements, `ld` apart, to rows `out_ld` apart.
     unsafe fn transpose(rows: *const f32, ld: usize, out: *mut f32, out_ld: usize);
     /// `a0 b0 a1 b1 …`: the lower half, then the upper half.
@@ -94,6 +99,8 @@ pub(super) trait Simd {
 
     /// Rounds `2 * LANES` elements to i16 and stores them.
     unsafe fn store_i16(p: *mut i16, x: [Self::F; 2]);
+    /// Rounds the first `n <= LANES` elements to i8 and stores them.
+    unsafe fn store_i8(p: *mut i8, n: usize, x: Self::F);
     /// Rounds `4 * LANES` elements to u8, stores them, and adds their sum to `sums`, spread over its elements.
     unsafe fn store_u8(p: *mut u8, x: [Self::F; 4], sums: Self::I) -> Self::I;
 

@@ -4,6 +4,7 @@ use crate::bf16_split::{Bf16Kernels, STEP};
 use crate::gradient::GradientKernels;
 use crate::isa::Isa;
 use crate::precision::PerPrecision;
+use crate::quantize::QuantizeKernels;
 use crate::quantized::QuantizedKernels;
 use crate::signatures::{
     Alibi, AxpyRows, DotRows, MaskAdd, MaskBool, PackKF32, PackKI8, PackQF32, PackQI8, PackVF32,
@@ -95,6 +96,8 @@ pub struct Kernels {
     pub scale: Scale,
     /// Rounds a row to BF16.
     pub to_bf16: ToBf16,
+    /// The kernels that quantize and dequantize rows.
+    pub quantize: QuantizeKernels,
     /// The kernels that only the backward pass uses.
     pub gradient: GradientKernels,
     /// Products of bf16 slices, if they are faster than `qk_f32` and `pv_f32`.

@@ -1,10 +1,9 @@
 //! Dequantization: real numbers from a quantized tensor.
 
-#![forbid(unsafe_code)]
+use std::ops::Range;
 
 use mfa_sys as sys;
 
-use super::CHUNK;
 use super::workspace::{self, RowBuffers, Workspace};
 use crate::contract::array::Access;
 use crate::contract::overlap;
@@ -14,7 +13,7 @@ use crate::error::Result;
 use crate::operands::rows::store_row;
 use crate::runtime::memory::Aligned;
 use crate::runtime::pool::Pool;
-use mfa_kernels::Kernels;
+use mfa_kernels::{Kernels, Precision};
 
 /// A checked `mfa_dequantize`.
 pub(crate) struct Dequantize {
@@ -52,25 +51,69 @@ impl Dequantize {
 
     pub(crate) fn run(&self, kernels: &Kernels, pool: &Pool, threads: usize, memory: &Aligned) {
         let workspace = Workspace::new(memory, self.source.shape[3]);
-        let [batch, heads, rows, _] = self.source.shape;
+        let [batch, heads, rows, columns] = self.source.shape;
         if self.source.shape.contains(&0) {
             return;
         }
-        let chunks = rows.div_ceil(CHUNK);
-        pool.run(threads, batch * heads * chunks, |worker, item| {
-            let (head, chunk) = (item / chunks, item % chunks);
-            let (b, h) = (head / heads, head % heads);
-            let RowBuffers {
-                row,
-                dequantized: mean,
-                ..
-            } = workspace.of(worker);
-            let has_mean = self.source.mean_into(b, h, mean);
-            let domain = (has_mean.then_some(&*mean), self.source.is_rotated());
-            for n in chunk * CHUNK..((chunk + 1) * CHUNK).min(rows) {
-                (self.source).dequantize_row(kernels, (b, h), n, domain, row);
-                store_row(kernels, &self.destination, b, h, n, row);
-            }
+        let step = workspace::rows_of_item(1, columns);
+        let pieces = rows.div_ceil(step);
+        let threads = workspace::workers(self.source.shape, threads);
+        pool.run(threads, batch * heads * pieces, |worker, item| {
+            let (head, first) = (item / pieces, item % pieces * step);
+            let rows = first..(first + step).min(rows);
+            let at = (head / heads, head % heads);
+            self.rows(kernels, at, rows, &mut workspace.of(worker));
         });
+    }
+
+    /// Dequantizes rows of a head.
+    fn rows(
+        &self,
+        kernels: &Kernels,
+        (b, h): (usize, usize),
+        rows: Range<usize>,
+        buffers: &mut RowBuffers<'_>,
+    ) {
+        let (source, destination) = (&self.source, &self.destination);
+        let Some(quant) = &source.quant else { return };
+        let (columns, block) = (source.shape[3], quant.block_rows);
+        let RowBuffers {
+            row,
+            dequantized: mean,
+            codes,
+            groups,
+            ..
+        } = buffers;
+        let has_mean = source.mean_into(b, h, mean);
+        let dequantize = kernels.quantize.dequantize(source.precision);
+        let in_place = source.precision == Precision::I4 || source.is_plain_i8();
+        let plain = destination.is_plain_f32();
+        for n in rows.clone() {
+            if n == rows.start || n.is_multiple_of(block) {
+                groups.load(quant, (b, h), n, quant.groups(columns), 0);
+            }
+            let out = match plain {
+                true => destination.at(b, h, n, 0).cast(),
+                false => row.as_mut_ptr(),
+            };
+            // SAFETY: rows of `columns` elements: of the tensors, whose rows one worker writes each, and of the buffers.
+            unsafe {
+                let mut stored = source.at(b, h, n, 0).cast_const();
+                if !in_place {
+                    source.unpack_rows(kernels, (b, h), n, 1, codes.as_mut_ptr(), columns);
+                    stored = codes.as_ptr().cast();
+                }
+                dequantize(stored, columns, &groups.row_scales(quant.group, 0), out);
+                if has_mean {
+                    (kernels.quantize.add_row)(out, mean.as_ptr(), 1.0, columns, out);
+                }
+                if source.is_rotated() {
+                    (kernels.quantize.rotate)(out, columns, out);
+                }
+            }
+            if !plain {
+                store_row(kernels, destination, b, h, n, &row[..columns]);
+            }
+        }
     }
 }

@@ -3,30 +3,27 @@
 mod check;
 mod dequantize;
 mod round;
+mod rows;
 mod source;
 mod statistics;
 mod workspace;
 
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use crate::contract::quant_scheme::{Granularity, Params};
 use crate::error::{Error, Result, ensure};
-use crate::operands::hadamard;
 use crate::runtime::memory::Aligned;
 use crate::runtime::pool::Pool;
-use mfa_kernels::{Kernels, Precision};
+use mfa_kernels::{Kernels, ScaleRule};
 
 pub(crate) use check::Quantize;
 pub(crate) use dequantize::Dequantize;
 pub(crate) use statistics::ErrorSum;
 
+use rows::HeadRounding;
 use source::SourceHead;
 use statistics::ValueRange;
 use workspace::{RowBuffers, Workspace};
-
-/// Blocks of rows that a worker takes at a time, so that other workers can relieve a slow one. Chosen by model, not measured.
-const CHUNK: usize = 32;
 
 impl Quantize {
     /// Bytes of memory that [`Quantize::run`] needs.
@@ -56,17 +53,19 @@ impl Quantize {
             call: self,
             kernels,
             pool,
-            threads,
+            threads: workspace::workers(self.source.shape, threads),
             workspace: Workspace::new(memory, self.source.shape[3]),
         };
         if self.source.shape.contains(&0) {
             run.write_empty();
             return Ok(ErrorSum::default());
         }
-        let largest = run.largest()?;
-        self.check_half_scale(largest)?;
+        let survey = run.survey()?;
+        self.check_half_scale(survey.largest)?;
         run.write_means();
-        run.write_tensor_parameters()?;
+        if self.writes_tensor_parameters() {
+            run.write_tensor_parameters(survey.range)?;
+        }
         run.round(want_error)
     }
 
@@ -79,10 +78,18 @@ impl Quantize {
         self.quant.granularity == Granularity::Tensor
     }
 
+    /// Whether a scale of all elements is computed.
+    fn writes_tensor_parameters(&self) -> bool {
+        self.is_tensor_wise() && !self.flags.scale_given
+    }
+
+    fn has_half_scales(&self) -> bool {
+        matches!(self.quant.params, Params::Strided { half: true, .. })
+    }
+
     /// Refuses a source whose scales could overflow FP16.
     fn check_half_scale(&self, largest: f32) -> Result<()> {
-        let half = matches!(self.quant.params, Params::Strided { half: true, .. });
-        if !half || self.flags.scale_given {
+        if !self.has_half_scales() || self.flags.scale_given {
             return Ok(());
         }
         let doubled = |flag: bool| if flag { 2.0 } else { 1.0 };
@@ -101,11 +108,10 @@ impl Quantize {
         Ok(())
     }
 
-    /// Scale and zero point of elements in a range.
-    fn parameters(&self, range: ValueRange) -> (f32, i32) {
-        let half = matches!(self.quant.params, Params::Strided { half: true, .. });
-        let precision = self.destination.precision;
-        round::parameters(range, precision, self.flags.asymmetric, half)
+    /// How scales and zero points follow from ranges.
+    fn rule(&self) -> ScaleRule {
+        let half = self.has_half_scales();
+        round::rule(self.destination.precision, self.flags.asymmetric, half)
     }
 }
 
@@ -117,6 +123,24 @@ struct QuantizeRun<'a> {
     threads: usize,
     workspace: Workspace,
 }
+
+/// The results of the first pass.
+struct Survey {
+    /// The largest magnitude of the source, for scales in FP16.
+    largest: f32,
+    /// The range of the elements that are rounded, if they share a scale that can be computed now.
+    range: Option<ValueRange>,
+}
+
+/// Ranges of rows of the source.
+#[derive(Clone, Copy, Default)]
+struct Ranges {
+    stored: ValueRange,
+    rounded: ValueRange,
+}
+
+/// Ranges, or the place of an element that is not finite.
+type Surveyed = std::result::Result<Ranges, [usize; 4]>;
 
 /// The phases, in their order.
 impl QuantizeRun<'_> {
@@ -130,49 +154,65 @@ impl QuantizeRun<'_> {
                 self.write_mean(item / heads, item % heads, &mut self.workspace.of(0));
             }
         }
-        if self.call.is_tensor_wise() && !self.call.flags.scale_given {
+        if self.call.writes_tensor_parameters() {
             self.call.quant.store(0, 0, 0, 0, 1.0, 0);
         }
     }
 
-    /// The largest magnitude of the source; refuses NaN and infinities before anything is written.
-    fn largest(&self) -> Result<f32> {
-        let [batch, heads, rows, _] = self.call.source.shape;
-        let items = batch * heads;
-        let found = statistics::collect(self.pool, self.threads, items, |worker, item| {
+    /// Reads the source once; refuses NaN and infinities before anything is written.
+    fn survey(&self) -> Result<Survey> {
+        // Means that are still to be computed change what is rounded.
+        let with_range = self.call.writes_tensor_parameters() && !self.call.writes_mean();
+        let work = |worker: usize, (b, h): (usize, usize), rows| {
             let row = self.workspace.of(worker).row;
-            let head = self.stored_head(item);
-            let mut largest = 0.0f32;
-            for n in 0..rows {
-                head.read(n, row);
-                let mut sum = 0.0f32;
-                for x in row.iter() {
-                    largest = largest.max(x.abs());
-                    sum += x * 0.0;
-                }
-                if sum.is_nan() {
-                    return Err((n, row.iter().position(|x| !x.is_finite()).unwrap_or(0)));
-                }
-            }
-            Ok(largest)
+            self.survey_rows(&self.head(b, h), rows, row, with_range)
+        };
+        let join = |a: Surveyed, b: Surveyed| {
+            let (a, b) = (a?, b?);
+            Ok(Ranges {
+                stored: a.stored.join(b.stored),
+                rounded: a.rounded.join(b.rounded),
+            })
+        };
+        let ranges = self.collect(1, work, Ok(Ranges::default()), join)?;
+        let ranges = ranges.map_err(|at| {
+            Error::argument(format!(
+                "source: the element at {at:?} is not finite; expected finite numbers to quantize"
+            ))
         })?;
-        let mut largest = 0.0f32;
-        for (item, of_head) in found
-            .into_iter()
-            .filter_map(OnceLock::into_inner)
-            .enumerate()
-        {
-            match of_head {
-                Ok(x) => largest = largest.max(x),
-                Err((n, c)) => {
-                    let at = [item / heads, item % heads, n, c];
-                    return Err(Error::argument(format!(
-                        "source: the element at {at:?} is not finite; expected finite numbers to quantize"
-                    )));
-                }
+        Ok(Survey {
+            largest: ranges.stored.max.max(-ranges.stored.min),
+            range: with_range.then_some(ranges.rounded),
+        })
+    }
+
+    /// The ranges of rows of a head, as far as the call needs them, or the first element that is not finite.
+    fn survey_rows(
+        &self,
+        head: &SourceHead<'_>,
+        rows: Range<usize>,
+        buffer: &mut [f32],
+        with_range: bool,
+    ) -> Surveyed {
+        let mut ranges = Ranges::default();
+        if with_range && !head.is_as_stored() {
+            let finite;
+            (ranges.rounded, finite) = head.range(rows.clone(), buffer);
+            // Sums and differences with a number that is not finite are not finite.
+            if finite && !self.call.has_half_scales() {
+                return Ok(ranges);
             }
         }
-        Ok(largest)
+        let stored = head.as_stored();
+        let finite;
+        (ranges.stored, finite) = stored.range(rows.clone(), buffer);
+        if !finite {
+            return Err(first_not_finite(&stored, rows, buffer));
+        }
+        if head.is_as_stored() {
+            ranges.rounded = ranges.stored;
+        }
+        Ok(ranges)
     }
 
     /// Writes the means of all heads, if the call asks for them.
@@ -187,74 +227,72 @@ impl QuantizeRun<'_> {
             });
     }
 
-    /// Writes the scale and zero point that all elements share, if they do.
-    fn write_tensor_parameters(&self) -> Result<()> {
-        if !self.call.is_tensor_wise() || self.call.flags.scale_given {
-            return Ok(());
-        }
-        let [batch, heads, rows, _] = self.call.source.shape;
-        let items = batch.saturating_mul(heads);
-        let ranges = statistics::collect(self.pool, self.threads, items, |worker, item| {
-            let mut range = ValueRange::default();
-            let row = self.workspace.of(worker).row;
-            let head = self.head(item / heads, item % heads);
-            for n in 0..rows {
-                head.prepare(n, row);
-                range.extend(row);
+    /// Writes the scale and zero point that all elements share; finds their range if it is not known.
+    fn write_tensor_parameters(&self, range: Option<ValueRange>) -> Result<()> {
+        let range = match range {
+            Some(range) => range,
+            None => {
+                let work = |worker: usize, (b, h): (usize, usize), rows| {
+                    let row = self.workspace.of(worker).row;
+                    self.head(b, h).range(rows, row).0
+                };
+                self.collect(1, work, ValueRange::default(), ValueRange::join)?
             }
-            range
-        })?;
-        let range =
-            (ranges.iter().filter_map(OnceLock::get)).fold(ValueRange::default(), |a, b| a.join(b));
-        let (scale, zero) = self.call.parameters(range);
-        self.call.quant.store(0, 0, 0, 0, scale, zero);
+        };
+        let (mut scale, mut zero) = (1.0, 0.0);
+        // SAFETY: the numbers of one group.
+        unsafe {
+            (self.kernels.quantize.parameters)(
+                &raw const range.min,
+                &raw const range.max,
+                1,
+                &self.call.rule(),
+                &raw mut scale,
+                &raw mut zero,
+            );
+        }
+        self.call.quant.store(0, 0, 0, 0, scale, zero as i32);
         Ok(())
     }
 
-    /// Writes the integers, and the scales and zero points of row blocks. Returns the error if `want_error`.
-    fn round(&self, want_error: bool) -> Result<ErrorSum> {
-        let (call, [batch, heads, rows, _]) = (self.call, self.call.source.shape);
-        let block = call.quant.block_rows.min(rows);
-        let blocks = rows.div_ceil(block);
-        let chunks = blocks.div_ceil(CHUNK);
-        let items = batch.saturating_mul(heads) * chunks;
-        let writes_parameters = !call.is_tensor_wise() && !call.flags.scale_given;
-        let errors = statistics::collect(self.pool, self.threads, items, |worker, item| {
-            let (index, chunk) = (item / chunks, item % chunks);
-            let head = self.head(index / heads, index % heads);
-            let mut buffers = self.workspace.of(worker);
-            let mut error = ErrorSum::default();
-            for index in chunk * CHUNK..((chunk + 1) * CHUNK).min(blocks) {
-                let range = index * block..((index + 1) * block).min(rows);
-                if writes_parameters {
-                    self.write_parameters(&head, range.clone(), &mut buffers);
-                }
-                for n in range {
-                    self.round_row(&head, n, &mut buffers);
-                    if want_error {
-                        error.add_row(&self.difference(&head, n, &mut buffers));
-                    }
-                }
-            }
-            error
-        })?;
-        let errors = errors.iter().filter_map(OnceLock::get);
-        Ok(errors.fold(ErrorSum::default(), |a, b| a.join(b)))
+    /// Writes the remaining scales and zero points, and all integers; returns the error if `wants_error`.
+    fn round(&self, wants_error: bool) -> Result<ErrorSum> {
+        let call = self.call;
+        let block = call.quant.block_rows.min(call.source.shape[2]);
+        let step = if call.is_tensor_wise() { 1 } else { block };
+        let work = |worker: usize, (b, h): (usize, usize), rows| {
+            let rounding = HeadRounding {
+                call,
+                head: self.head(b, h),
+                writes_parameters: !call.is_tensor_wise() && !call.flags.scale_given,
+                wants_error,
+            };
+            rounding.rows(rows, block, &mut self.workspace.of(worker))
+        };
+        self.collect(step, work, ErrorSum::default(), ErrorSum::join)
     }
 }
 
-/// The steps of the phases, by row.
+/// The parts of the phases.
 impl QuantizeRun<'_> {
-    /// A head of the source as it is stored.
-    fn stored_head(&self, item: usize) -> SourceHead<'_> {
-        let heads = self.call.source.shape[1];
-        SourceHead {
-            source: &self.call.source,
-            kernels: self.kernels,
-            at: (item / heads, item % heads),
-            mean: None,
-            rotate: false,
-        }
+    /// Runs `work(worker, head, rows)` for pieces of all heads that are whole blocks of `block` rows; joins the results in order.
+    fn collect<T: Send + Sync>(
+        &self,
+        block: usize,
+        work: impl Fn(usize, (usize, usize), Range<usize>) -> T + Sync,
+        first: T,
+        join: impl Fn(T, T) -> T,
+    ) -> Result<T> {
+        let [batch, heads, rows, columns] = self.call.source.shape;
+        let step = workspace::rows_of_item(block, columns);
+        let pieces = rows.div_ceil(step);
+        let items = batch.saturating_mul(heads).saturating_mul(pieces);
+        let work = |worker: usize, item: usize| {
+            let (head, first) = (item / pieces, item % pieces * step);
+            let rows = first..first.saturating_add(step).min(rows);
+            work(worker, (head / heads, head % heads), rows)
+        };
+        statistics::collect(self.pool, self.threads, items, work, first, join)
     }
 
     /// A head of the source less the mean, rotated.
@@ -266,9 +304,11 @@ impl QuantizeRun<'_> {
             unsafe { std::slice::from_raw_parts(mean.ptr.cast::<f32>().add(first), columns) }
         });
         SourceHead {
+            source: &self.call.source,
+            kernels: self.kernels,
+            at: (b, h),
             mean,
             rotate: self.call.quant.rotated,
-            ..self.stored_head(b * heads + h)
         }
     }
 
@@ -277,15 +317,9 @@ impl QuantizeRun<'_> {
         let Some(mean) = &self.call.quant.mean else {
             return;
         };
-        let (sum, row) = (&mut *buffers.sum, &mut *buffers.row);
-        let head = self.stored_head(b * heads + h);
+        let (sum, row) = (&mut *buffers.sum, &mut buffers.row[..columns]);
         sum.fill(0.0);
-        for n in 0..rows {
-            head.read(n, row);
-            sum.iter_mut()
-                .zip(row.iter())
-                .for_each(|(s, x)| *s += f64::from(*x));
-        }
+        (self.head(b, h).as_stored()).add_to_columns(0..rows, row, sum);
         let first = (b * heads + h) * columns;
         for (c, s) in sum.iter().enumerate() {
             let value = (s / rows.max(1) as f64) as f32;
@@ -293,79 +327,17 @@ impl QuantizeRun<'_> {
             unsafe { mean.ptr.cast::<f32>().add(first + c).write(value) };
         }
     }
+}
 
-    /// Writes the scales and zero points of a block of rows.
-    fn write_parameters(
-        &self,
-        head: &SourceHead<'_>,
-        rows: Range<usize>,
-        buffers: &mut RowBuffers<'_>,
-    ) {
-        let (quant, (b, h), first) = (&self.call.quant, head.at, rows.start);
-        let row = &mut *buffers.row;
-        let ranges = &mut buffers.ranges[..quant.groups(row.len())];
-        ranges.fill(ValueRange::default());
-        for n in rows {
-            head.prepare(n, row);
-            for (range, group) in ranges.iter_mut().zip(row.chunks(quant.group)) {
-                range.extend(group);
-            }
-        }
-        for (g, range) in ranges.iter().enumerate() {
-            let (scale, zero) = self.call.parameters(*range);
-            quant.store(b, h, first, g, scale, zero);
+/// The first element of `rows` that is not finite.
+fn first_not_finite(head: &SourceHead<'_>, rows: Range<usize>, buffer: &mut [f32]) -> [usize; 4] {
+    let (b, h) = head.at;
+    let row = &mut buffer[..head.source.shape[3]];
+    for n in rows.clone() {
+        let row = head.row(n, row);
+        if let Some(c) = row.iter().position(|x| !x.is_finite()) {
+            return [b, h, n, c];
         }
     }
-
-    fn round_row(&self, head: &SourceHead<'_>, n: usize, buffers: &mut RowBuffers<'_>) {
-        let (quant, (b, h)) = (&self.call.quant, head.at);
-        let (destination, asymmetric) = (&self.call.destination, self.call.flags.asymmetric);
-        head.prepare(n, buffers.row);
-        let groups = buffers.row.chunks(quant.group);
-        let codes = buffers.codes.chunks_mut(quant.group);
-        for (g, (x, codes)) in groups.zip(codes).enumerate() {
-            let (scale, zero) = (quant.scale(b, h, n, g), quant.zero(b, h, n, g));
-            round::codes(x, scale, zero, destination.precision, asymmetric, codes);
-        }
-        let at = destination.at(b, h, n, 0);
-        // SAFETY: the destination row holds as many elements; rows do not overlap.
-        unsafe {
-            if destination.precision == Precision::I4 {
-                for (i, pair) in buffers.codes.chunks_exact(2).enumerate() {
-                    at.add(i)
-                        .write((pair[0] as u8 & 0xF) | (pair[1] as u8) << 4);
-                }
-            } else {
-                let stride = destination.strides[3];
-                for (c, code) in buffers.codes.iter().enumerate() {
-                    at.cast::<i8>().add(c * stride).write(*code);
-                }
-            }
-        }
-    }
-
-    /// The row that was just rounded, dequantized into the source's domain, beside the source.
-    fn difference<'b>(
-        &self,
-        head: &SourceHead<'_>,
-        n: usize,
-        buffers: &'b mut RowBuffers<'_>,
-    ) -> statistics::RowError<'b> {
-        let dequantized = &mut *buffers.dequantized;
-        for (x, code) in dequantized.iter_mut().zip(buffers.codes.iter()) {
-            *x = f32::from(*code);
-        }
-        self.call.destination.apply_scales(head.at, n, dequantized);
-        if self.call.quant.rotated {
-            hadamard::rotate(dequantized);
-        }
-        if let Some(mean) = head.mean {
-            (dequantized.iter_mut().zip(mean)).for_each(|(x, m)| *x += m);
-        }
-        head.read(n, buffers.row);
-        statistics::RowError {
-            dequantized,
-            source: buffers.row,
-        }
-    }
+    [b, h, rows.start, 0]
 }

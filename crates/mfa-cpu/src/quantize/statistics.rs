@@ -9,20 +9,27 @@ use std::sync::OnceLock;
 use crate::error::Result;
 use crate::runtime::memory::reserve;
 use crate::runtime::pool::Pool;
+use mfa_kernels::RowError;
 
-/// Runs `work(worker, item)` for each item, and returns the results in order.
+/// Runs `work(worker, item)` for each item, and joins the results in order, so that they do not depend on the number of workers.
 pub(super) fn collect<T: Send + Sync>(
     pool: &Pool,
     threads: usize,
     items: usize,
     work: impl Fn(usize, usize) -> T + Sync,
-) -> Result<Vec<OnceLock<T>>> {
+    first: T,
+    join: impl Fn(T, T) -> T,
+) -> Result<T> {
+    if threads == 1 {
+        return Ok((0..items).fold(first, |all, item| join(all, work(0, item))));
+    }
     let mut slots = reserve(items, "results of items")?;
     slots.resize_with(items, OnceLock::new);
     pool.run(threads, items, |worker, item| {
         slots[item].get_or_init(|| work(worker, item));
     });
-    Ok(slots)
+    let results = slots.into_iter().filter_map(OnceLock::into_inner);
+    Ok(results.fold(first, join))
 }
 
 /// Smallest and largest value. It starts at 0, which every range includes.
@@ -33,25 +40,12 @@ pub(super) struct ValueRange {
 }
 
 impl ValueRange {
-    pub(super) fn extend(&mut self, values: &[f32]) {
-        for x in values {
-            self.min = if *x < self.min { *x } else { self.min };
-            self.max = if *x > self.max { *x } else { self.max };
-        }
-    }
-
-    pub(super) fn join(self, other: &ValueRange) -> ValueRange {
+    pub(super) fn join(self, other: ValueRange) -> ValueRange {
         ValueRange {
             min: self.min.min(other.min),
             max: self.max.max(other.max),
         }
     }
-}
-
-/// A row before and after quantization, in the source's domain.
-pub(super) struct RowError<'a> {
-    pub dequantized: &'a [f32],
-    pub source: &'a [f32],
 }
 
 /// The sums of `mfa_quantization_error`.
@@ -65,21 +59,17 @@ pub(crate) struct ErrorSum {
 }
 
 impl ErrorSum {
-    pub(super) fn add_row(&mut self, row: &RowError<'_>) {
-        let mut squares = 0.0;
-        for (x, y) in row.dequantized.iter().zip(row.source) {
-            let difference = f64::from(*x) - f64::from(*y);
-            squares += difference * difference;
-            self.source_squares += f64::from(*y) * f64::from(*y);
-            self.max_abs = self.max_abs.max(difference.abs());
-        }
-        let columns = row.source.len() as f64;
+    /// Adds a row of so many columns.
+    pub(super) fn add_row(&mut self, row: &RowError, columns: usize) {
+        let columns = columns as f64;
         self.count += columns;
-        self.squares += squares;
-        self.worst_row = self.worst_row.max((squares / columns).sqrt());
+        self.squares += row.squares;
+        self.source_squares += row.source_squares;
+        self.max_abs = self.max_abs.max(row.max_abs);
+        self.worst_row = self.worst_row.max((row.squares / columns).sqrt());
     }
 
-    pub(super) fn join(self, other: &ErrorSum) -> ErrorSum {
+    pub(super) fn join(self, other: ErrorSum) -> ErrorSum {
         ErrorSum {
             count: self.count + other.count,
             squares: self.squares + other.squares,

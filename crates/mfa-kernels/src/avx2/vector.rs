@@ -234,6 +234,32 @@ impl<D: Dot> Simd for Ymm<D> {
     }
 
     #[inline(always)]
+    unsafe fn largest(x: __m256) -> f32 {
+        let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+    }
+    #[inline(always)]
+    unsafe fn butterfly<const HALF: usize>(x: __m256) -> __m256 {
+        let (other, sign) = match HALF {
+            1 => (
+                _mm256_permute_ps::<0b10_11_00_01>(x),
+                _mm256_setr_ps(1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0),
+            ),
+            2 => (
+                _mm256_permute_ps::<0b01_00_11_10>(x),
+                _mm256_setr_ps(1.0, 1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0),
+            ),
+            _ => (
+                _mm256_permute2f128_ps::<1>(x, x),
+                _mm256_setr_ps(1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0),
+            ),
+        };
+        // The product is exact.
+        _mm256_fmadd_ps(x, sign, other)
+    }
+
+    #[inline(always)]
     unsafe fn transpose(rows: *const f32, ld: usize, out: *mut f32, out_ld: usize) {
         // 4 x 4 within lanes: quads[q][i] holds, in lane l, column 4 l + i of rows 4 q .. 4 q + 4.
         let mut quads = [[_mm256_setzero_ps(); 4]; 2];
@@ -353,6 +379,17 @@ impl<D: Dot> Simd for Ymm<D> {
         let packed = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
         // Packing works within lanes of 128 bits: halves of the first vector alternate with those of the second.
         _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, n: usize, x: __m256) {
+        let x = _mm256_cvtps_epi32(x);
+        let words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+        let bytes = _mm_cvtsi128_si64(_mm_packs_epi16(words, words)).to_ne_bytes();
+        if n == 8 {
+            p.cast::<[u8; 8]>().write(bytes);
+        } else {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), p.cast(), n);
+        }
     }
     #[inline(always)]
     unsafe fn store_u8(p: *mut u8, x: [__m256; 4], sums: __m256i) -> __m256i {

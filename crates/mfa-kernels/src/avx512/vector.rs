@@ -202,6 +202,21 @@ impl<D: Dot> Simd for Zmm<D> {
     }
 
     #[inline(always)]
+    unsafe fn largest(x: __m512) -> f32 {
+        _mm512_reduce_max_ps(x)
+    }
+    #[inline(always)]
+    unsafe fn butterfly<const HALF: usize>(x: __m512) -> __m512 {
+        let (other, minus) = match HALF {
+            1 => (_mm512_permute_ps::<0b10_11_00_01>(x), 0xaaaa),
+            2 => (_mm512_permute_ps::<0b01_00_11_10>(x), 0xcccc),
+            4 => (_mm512_shuffle_f32x4::<0b10_11_00_01>(x, x), 0xf0f0),
+            _ => (_mm512_shuffle_f32x4::<0b01_00_11_10>(x, x), 0xff00),
+        };
+        _mm512_mask_sub_ps(_mm512_add_ps(other, x), minus, other, x)
+    }
+
+    #[inline(always)]
     unsafe fn transpose(rows: *const f32, ld: usize, out: *mut f32, out_ld: usize) {
         // 4 x 4 within lanes: quads[q][i] holds, in lane l, column 4 l + i of rows 4 q .. 4 q + 4.
         let mut quads = [[_mm512_setzero_ps(); 4]; 4];
@@ -337,6 +352,15 @@ impl<D: Dot> Simd for Zmm<D> {
         // Packing works within lanes of 128 bits: quarters of the first vector alternate with those of the second.
         let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
         _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi64(order, packed));
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, n: usize, x: __m512) {
+        let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+        if n == 16 {
+            _mm_storeu_si128(p.cast(), bytes);
+        } else {
+            _mm_mask_storeu_epi8(p, mask16(n), bytes);
+        }
     }
     #[inline(always)]
     unsafe fn store_u8(p: *mut u8, x: [__m512; 4], sums: __m512i) -> __m512i {

@@ -4,6 +4,8 @@ pub(crate) mod decode;
 pub(crate) mod gradient;
 pub(crate) mod int8;
 pub(crate) mod pack;
+pub(crate) mod quantize;
+pub(crate) mod quantize_table;
 pub(crate) mod quantized;
 mod quantized_table;
 pub(crate) mod row;

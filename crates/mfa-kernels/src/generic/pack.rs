@@ -5,7 +5,7 @@ use crate::simd::{Dot4, Simd};
 
 /// A square of 32-bit elements.
 #[repr(align(64))]
-struct Square([f32; 16 * 16]);
+pub(super) struct Square(pub(super) [f32; 16 * 16]);
 
 /// See [`crate::PackQF32`].
 #[inline(always)]

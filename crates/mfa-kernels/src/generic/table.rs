@@ -71,6 +71,8 @@ macro_rules! floats {
             GradientKernels, IntegerLayout, Isa, Kernels, PerPrecision, RowState, SCORE_LD, Tuning,
         };
 
+        $crate::generic::quantize_table::quantize! { $simd, $features }
+
         /// The table with the integer kernels `integers`.
         pub(super) const fn table(isa: Isa, integers: Integers, tuning: Tuning) -> Kernels {
             Kernels {
@@ -129,6 +131,7 @@ macro_rules! floats {
                 alibi,
                 scale,
                 to_bf16,
+                quantize: QUANTIZE,
                 gradient: GradientKernels {
                     ptv_f32,
                     softmax_gradient,

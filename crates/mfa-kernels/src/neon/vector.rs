@@ -230,6 +230,23 @@ impl<D: Dot> Simd for Neon<D> {
     }
 
     #[inline(always)]
+    unsafe fn largest(x: float32x4_t) -> f32 {
+        vmaxvq_f32(x)
+    }
+    #[inline(always)]
+    unsafe fn butterfly<const HALF: usize>(x: float32x4_t) -> float32x4_t {
+        let (other, minus) = match HALF {
+            1 => (vrev64q_f32(x), [0, u32::MAX, 0, u32::MAX]),
+            _ => (vextq_f32::<2>(x, x), [0, 0, u32::MAX, u32::MAX]),
+        };
+        vbslq_f32(
+            vld1q_u32(minus.as_ptr()),
+            vsubq_f32(other, x),
+            vaddq_f32(other, x),
+        )
+    }
+
+    #[inline(always)]
     unsafe fn transpose(rows: *const f32, ld: usize, out: *mut f32, out_ld: usize) {
         let row = |i: usize| vld1q_f32(rows.add(i * ld));
         let (a, b, c, d) = (row(0), row(1), row(2), row(3));
@@ -331,6 +348,17 @@ impl<D: Dot> Simd for Neon<D> {
     unsafe fn store_i16(p: *mut i16, x: [float32x4_t; 2]) {
         let (low, high) = (vcvtnq_s32_f32(x[0]), vcvtnq_s32_f32(x[1]));
         vst1q_s16(p, vcombine_s16(vqmovn_s32(low), vqmovn_s32(high)));
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, n: usize, x: float32x4_t) {
+        let words = vqmovn_s32(vcvtnq_s32_f32(x));
+        let bytes = vqmovn_s16(vcombine_s16(words, words));
+        let bytes = vget_lane_u32::<0>(vreinterpret_u32_s8(bytes)).to_ne_bytes();
+        if n == 4 {
+            p.cast::<[u8; 4]>().write(bytes);
+        } else {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), p.cast(), n);
+        }
     }
     #[inline(always)]
     unsafe fn store_u8(p: *mut u8, x: [float32x4_t; 4], sums: int32x4_t) -> int32x4_t {

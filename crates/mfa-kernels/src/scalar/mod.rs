@@ -13,11 +13,13 @@ mod gradient;
 mod pack;
 mod pv;
 mod qk;
+mod quantize;
 mod quantized;
 mod row;
 mod softmax;
 mod table;
 
+pub use quantize::rotate_row;
 pub(crate) use table::TABLE;
 #[cfg(all(test, unix))]
 pub(crate) use table::twin;

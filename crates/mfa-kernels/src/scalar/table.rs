@@ -1,8 +1,8 @@
 //! The table of plain Rust, and the twins of the other tables.
 
 use super::decode::{self, BF16, F16, F32, I4, I8};
-use super::{gradient, pack, pv, qk, quantized, row, softmax};
-use crate::{GradientKernels, IntegerLayout, Isa, Kernels, PerPrecision, Tuning};
+use super::{gradient, pack, pv, qk, quantize, quantized, row, softmax};
+use crate::{GradientKernels, IntegerLayout, Isa, Kernels, PerPrecision, QuantizeKernels, Tuning};
 
 /// A tile of 4 x 8, which compilers keep in the 16 vector registers of any 128-bit instruction set. Chosen by model, not
 /// measured.
@@ -75,6 +75,19 @@ const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(isa: Isa) ->
         alibi: row::alibi,
         scale: row::scale,
         to_bf16: row::to_bf16,
+        quantize: QuantizeKernels {
+            extremes: quantize::extremes,
+            column_extremes: quantize::column_extremes,
+            column_sums: quantize::column_sums,
+            add_row: quantize::add_row,
+            rotate: quantize::rotate,
+            round: quantize::round,
+            pack_i4: quantize::pack_i4,
+            dequantize_i8: quantize::dequantize::<I8>,
+            dequantize_i4: quantize::dequantize::<I4>,
+            measure: quantize::measure,
+            parameters: quantize::parameters,
+        },
         gradient: GradientKernels {
             ptv_f32: gradient::ptv_f32::<NR>,
             softmax_gradient: gradient::softmax_gradient,

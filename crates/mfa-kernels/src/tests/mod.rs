@@ -8,6 +8,7 @@ mod decode;
 mod gradient;
 mod memory;
 mod pack;
+mod quantize;
 mod quantized;
 mod row;
 mod softmax;
