@@ -34,16 +34,15 @@ def draw(record: Record, path: Path) -> None:
     for axis, (case, group) in zip(axes.flat, panels.items()):
         group = sorted(group, key=lambda row: row.rate or 0.0)
         names = [f"{row.result.engine} {row.result.storage}" for row in group]
-        # Decoding is compared by time: its rate counts bytes, of which formats have different ones.
-        values = [
-            1e3 * (row.result.median or 0.0) if case.decode else row.rate or 0.0 for row in group
-        ]
+        # What counts bytes is compared by time: formats have different ones.
+        timed = any(row.unit == "GB/s" for row in group)
+        values = [1e3 * (row.result.median or 0.0) if timed else row.rate or 0.0 for row in group]
         colours = ["#c2410c" if row.result.engine == OURS else "#94a3b8" for row in group]
         bars = axis.barh(names, values, color=colours)
         axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=7)
         axis.margins(x=0.15)
         axis.set_title(f"{case.preset}: {case.label}", fontsize=9)
-        axis.set_xlabel("ms" if case.decode else "GFLOP/s", fontsize=8)
+        axis.set_xlabel("ms" if timed else "GFLOP/s", fontsize=8)
         axis.tick_params(labelsize=7)
     figure.suptitle(
         f"{record.machine.get('processor', '')}, {record.settings.get('threads')} threads, "

@@ -15,7 +15,7 @@ import umfa
 from umfa._files import check_output, writing
 from umfa.bench import accuracy, cases, masks, numbers, plot, process, record, report, session
 from umfa.bench.cases import Case
-from umfa.bench.modes import MODES
+from umfa.bench.modes import MODES, NAMED
 from umfa.bench.record import Record
 from umfa.bench.runner import Result, Settings
 from umfa.cli._shape import SHAPE_HELP, Keys, KvHeads, Problem, ValueColumns, parse_problem
@@ -24,6 +24,11 @@ WIDTH = 120
 PEER_HELP = (
     "A library to compare with: NAME, NAME=PYTHON of an environment that has it, or "
     "ggml=LIBRARY. Repeatable. Without it: all that are installed here."
+)
+
+MODES_HELP = (
+    f"Ours: {', '.join(MODES)}; in the preset {cases.FORMATS_PRESET} and with --shape also the "
+    "formats of docs/quantization.md, such as int8_row_rotate."
 )
 
 
@@ -40,7 +45,7 @@ def bench(
     value_columns: ValueColumns = None,
     causal: Annotated[bool, typer.Option("--causal", help="Causal mask.")] = False,
     training: Annotated[bool, typer.Option("--training", help="Forward and backward.")] = False,
-    modes: Annotated[str | None, typer.Option(help=f"Ours: {', '.join(MODES)}.")] = None,
+    modes: Annotated[str | None, typer.Option(help=MODES_HELP)] = None,
     peer: Annotated[list[str] | None, typer.Option(help=PEER_HELP)] = None,
     no_peers: Annotated[bool, typer.Option("--no-peers", help="umfa alone.")] = False,
     neighbour: Annotated[
@@ -124,7 +129,7 @@ def bench(
         sizes = (problem.batch, problem.heads, problem.rows, problem.columns)
         rest = (problem.kv_heads, problem.keys, problem.value_columns, causal)
         kind = cases.TRAINING if training else cases.FORWARD
-        chosen.append(Case("shape", *sizes, *rest, kind))
+        chosen.append(Case(cases.SHAPE_PRESET, *sizes, *rest, kind))
     plan = session.Plan(
         cases=chosen,
         peers=_peers(peer, no_peers),
@@ -157,10 +162,10 @@ def _cases(presets: str) -> list[Case]:
 
 def _modes(text: str | None) -> tuple[str, ...]:
     names = tuple(name for name in (text or "").split(",") if name)
-    unknown = [name for name in names if name not in MODES]
+    unknown = [name for name in names if name not in NAMED]
     if unknown:
         raise typer.BadParameter(
-            f'"{unknown[0]}", expected some of {", ".join(MODES)}', param_hint="--modes"
+            f'"{unknown[0]}", expected some of {", ".join(NAMED)}', param_hint="--modes"
         )
     return names
 
