@@ -11,7 +11,7 @@ FORWARD, TRAINING = "forward", "training"
 QUANTIZE, DEQUANTIZE, APPEND = "quantize", "dequantize", "append"
 STORING = (QUANTIZE, DEQUANTIZE, APPEND)
 # Presets that are treated in their own way; "shape" is the command line's own case.
-FORMATS_PRESET, SHAPE_PRESET = "formats", "shape"
+FORMATS_PRESET, DEMO_PRESET, SHAPE_PRESET = "formats", "demo", "shape"
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,8 @@ PRESETS: dict[str, tuple[Case, ...]] = {
     "neighbour": (case("neighbour", 1, 1, 512, 64),),
     "memory": (case("memory", 1, 4, 16384, 64),),
     "accuracy": (case("accuracy", 1, 8, 512, 64), case("accuracy", 1, 8, 2048, 128)),
+    # The model of `umfa demo`, and the tokens that it reads.
+    DEMO_PRESET: (case(DEMO_PRESET, 1, 9, 2048, 64, kv_heads=3, causal=True),),
 }
 # All presets, in this order: what is short and what is most asked for comes first.
 ALL = "all"

@@ -18,6 +18,7 @@ from umfa._files import writing
 from umfa.bench.accuracy import Measured
 from umfa.bench.cases import FORMATS_PRESET, Case
 from umfa.bench.ceilings import BYTES, Ceilings, parse
+from umfa.bench.demo import Decoded
 from umfa.bench.engines import OURS
 from umfa.bench.memory import Memory
 from umfa.bench.modes import FROM_FLOATS
@@ -25,7 +26,7 @@ from umfa.bench.runner import Result
 
 SCHEMA = 2
 # The lists of a record: each element is a line of the file.
-LISTS = ("results", "memory", "accuracy")
+LISTS = ("results", "memory", "accuracy", "demo")
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Record:
     results: list[Result]
     memory: list[Memory] = field(default_factory=list)
     accuracy: list[Measured] = field(default_factory=list)
+    demo: list[Decoded] = field(default_factory=list)
     date: str = ""
     # Of the checkout that the run was started in; "" outside one.
     commit: str = ""
@@ -75,6 +77,7 @@ class Record:
             results=[Result.from_json(item) for item in found["results"]],
             memory=[Memory.from_json(item) for item in found["memory"]],
             accuracy=[Measured(**item) for item in found["accuracy"]],
+            demo=[Decoded(**item) for item in found["demo"]],
             **known,
         )
 

@@ -33,6 +33,8 @@ NOTES = (
     f"Formats: {formats.DEFINITION} What is quantized by blocks of rows is appended in whole "
     "blocks, and the time is that of one row. Error of what is stored: RMSE of the tensor read "
     "back, relative to its RMS. In bold: what the guide recommends for a cache.",
+    "umfa demo: prefill s, time in attention while the text is read; tokens/s, decoding after it "
+    "by the whole model; ms/token, attention alone in a step, storing the new row included.",
 )
 # What the tables of quantization errors mean.
 ERRORS = " ".join(
@@ -195,6 +197,26 @@ def memory_grid(record: Record) -> Grid | None:
     return grid
 
 
+def demo_grid(record: Record) -> Grid | None:
+    """The model of the demo with each cache; None where it did not run."""
+    if not record.demo:
+        return None
+    headings = ["", "perplexity", "K/V MB", "prefill s", "tokens/s", "x FP32", "ms/token"]
+    grid = Grid(f"umfa demo: {record.demo[0].case}", headings)
+    speeds = {one.mode: one.decode_tokens_per_s for one in record.demo}
+    for one in record.demo:
+        cells = [
+            number(one.perplexity, 4),
+            number(one.kv_cache_bytes / 1e6),
+            number(one.prefill_attention_s),
+            number(one.decode_tokens_per_s),
+            number(formats.ratio(one.decode_tokens_per_s, speeds.get("fp32"))),
+            number(1e3 * one.decode_attention_s_per_token),
+        ]
+        grid.add([one.mode, *cells])
+    return grid
+
+
 def accuracy_grids(found: Sequence[Measured]) -> list[Grid]:
     """Errors of quantization: a table for each shape and choice of quantized operands."""
     grids: dict[tuple[str, str], Grid] = {}
@@ -220,7 +242,8 @@ def target_grid(record: Record) -> Grid | None:
     found = targets.outcomes(record)
     if not found:
         return None
-    grid = Grid("targets", ["", "wanted", "found", ""])
+    aims = targets.of_machine(record)
+    grid = Grid(f"targets ({aims.name})", ["", "wanted", "found", ""])
     for outcome in found:
         sign = "≥" if outcome.at_least else "≤"
         unit = "" if outcome.unit == "x" else f" {outcome.unit}"

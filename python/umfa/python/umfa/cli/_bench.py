@@ -36,7 +36,8 @@ def bench(
     preset: Annotated[
         str | None,
         typer.Option(
-            help=f"Comma-separated: {', '.join((*cases.PRESETS, cases.ALL))}; or {masks.PRESET}."
+            help=f"Comma-separated: {', '.join((*cases.PRESETS, cases.ALL))}; or {masks.PRESET}. "
+            f"{cases.DEMO_PRESET} fetches the model of umfa demo."
         ),
     ] = None,
     shape: Annotated[str | None, typer.Option(help=SHAPE_HELP)] = None,
@@ -220,9 +221,9 @@ def _finish(found: Record, check_targets: bool) -> None:
     console = _console()
     for grid in report.accuracy_grids(found.accuracy):
         console.print(grid.rich())
-    memory = report.memory_grid(found)
-    if memory is not None:
-        console.print(memory.rich())
+    for special in (report.memory_grid(found), report.demo_grid(found)):
+        if special is not None:
+            console.print(special.rich())
     for note in report.NOTES:
         console.print(note, soft_wrap=True, highlight=False)
     for name, value in report.circumstances(found):
