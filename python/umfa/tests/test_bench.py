@@ -17,7 +17,7 @@ import plain
 import pytest
 from typer.testing import CliRunner
 
-from umfa.bench import ceilings, numbers, process, record, reference, report, targets
+from umfa.bench import ceilings, guide, numbers, process, record, reference, report, targets
 from umfa.bench.accuracy import Measured
 from umfa.bench.cases import ALL, PRESETS, TRAINING, Case, case, preset_cases
 from umfa.bench.memory import Memory
@@ -347,7 +347,10 @@ def test_committed_page_is_made_of_the_committed_records() -> None:
     page = Path(__file__).parents[3] / "docs" / "numbers.md"
     if not page.exists():
         pytest.skip("not in a checkout with records")
-    assert page.read_text() == numbers.render(page.with_suffix(""))
+    records = numbers.read(page.with_suffix(""))
+    assert page.read_text() == numbers.render(records)
+    other = page.with_name("quantization.md").read_text()
+    assert other == guide.render(other, records)
 
 
 def test_figures_are_readable() -> None:

@@ -12,10 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 import umfa
-from umfa.bench import cases, formats, record, report
+from umfa.bench import cases, formats, guide, record, report
 from umfa.bench.cases import APPEND, DEQUANTIZE, PRESETS, QUANTIZE, STORING, Case, case
 from umfa.bench.engines import Refused
 from umfa.bench.engines import _umfa as ours
+from umfa.bench.engines._storing import nbytes
 from umfa.bench.modes import CACHE_FORMATS, COPY, FROM_FLOATS, MODES, READ, TENSORS
 from umfa.bench.quiet import Quiet
 from umfa.bench.record import Record
@@ -242,3 +243,68 @@ def test_bench_runs_the_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "formats, append a row: B1 H2 N1 Nk128 D64; plain copy" in outcome.output
     names = [r.storage for r in Record.read(tmp_path / "run.jsonl").results]
     assert names == [READ, "fp32", "int8_row_rotate", COPY, "fp32", "int8_row_rotate"]
+
+
+# What the guide says.
+
+
+@pytest.mark.parametrize("name", list(TENSORS))
+def test_bytes_of_an_element_are_those_that_are_stored(name: str) -> None:
+    stored = TENSORS[name]
+    array = np.zeros((1, 2, 1024, 128), np.float32)
+    if stored.mode.precision is None:
+        size = float(np.dtype(stored.mode.dtype).itemsize)
+    else:
+        tensor = umfa.quantize(array, **stored.keywords)
+        size = nbytes(tensor) / array.size
+    # The scale of a tensor, or a mean for each column, are shared by all rows.
+    assert stored.bytes_an_element(128) == pytest.approx(size, abs=4 / 1024)
+    assert stored.bytes_an_element(128) <= size
+
+
+def test_keywords_are_those_of_quantize() -> None:
+    assert guide.keywords(CACHE_FORMATS["fp16"]) == "arrays of `float16`"
+    assert guide.keywords(CACHE_FORMATS["int8_row_smooth"]) == (
+        'K, V: `"int8", "row"`; K: `smooth=True`'
+    )
+    assert guide.keywords(CACHE_FORMATS["int4_recommended"]) == (
+        'K, V: `"int4", symmetric=False, scale_dtype="float16", rotate=True`; '
+        'K: `granularity="channel", block_rows=32`; V: `granularity="row", group=32`'
+    )
+
+
+def test_the_guide_has_a_table_for_each_record_with_formats() -> None:
+    machine = {"processor": "some", "cores": 2, "isa": "avx2"}
+    results = [
+        result(DECODE, "fp32", 4e-3, 1),
+        result(DECODE, "int4_recommended", 1e-3, 1),
+        result(STORED[0], COPY, 1e-3, 1),
+        result(STORED[0], "int4_recommended_k", 4e-3, 1),
+        result(STORED[-1], "int8_row", 3e-6, 1),
+    ]
+    found = Record(results, machine=machine, settings={"threads": 2}, date="2026-01-02 00:00 UTC")
+    page = f"before\n{guide.BEGIN}\nold\n{guide.END}\nafter\n"
+    made = guide.render(page, [("other", Record([])), ("machine", found)])
+    assert made.startswith(f"before\n{guide.BEGIN}\n\n| name | keywords |")
+    assert made.endswith(f"\n\n{guide.END}\nafter\n")
+    assert "old" not in made
+    assert "other" not in made
+    tail = made.partition("machine (some, 2 cores, avx2; 2 threads; 2026-01-02):\n\n")[2]
+    assert tail.splitlines()[:6] == [
+        "|  | decode, 96 keys, over FP32 | quantize, of a copy | append a row, us | error |",
+        "| :-- | --: | --: | --: | --: |",
+        "| `fp32` | 1 |  |  | 0.01 |",
+        "| `int8_row` |  |  | 3 |  |",
+        "| **`int4_recommended`** | **0.25** |  |  | **0.01** |",
+        "| **`int4_recommended_k`** |  | **25 %** |  |  |",
+    ]
+    assert guide.render(made, [("other", Record([])), ("machine", found)]) == made
+
+
+def test_a_page_without_a_place_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "quantization.md"
+    page.write_text("no place")
+    with pytest.raises(ValueError, match="expected the lines"):
+        guide.update(page, [])
+    guide.update(tmp_path / "none.md", [])
+    assert not (tmp_path / "none.md").exists()

@@ -312,7 +312,7 @@ def test_every_line_needs_its_figures_only(full: Record) -> None:
 
 def test_the_page_opens_with_the_summary(full: Record, tmp_path: Path) -> None:
     full.write(tmp_path / "machine.jsonl")
-    page = numbers.render(tmp_path)
+    page = numbers.render(numbers.read(tmp_path))
     first = [line for line in page.splitlines() if line.startswith("#")]
     assert first[:5] == [
         "# Numbers",

@@ -152,6 +152,25 @@ class Stored:
         shared = self.keywords.get("granularity") in ("block", "channel")
         return int(self.keywords.get("block_rows", 64)) if shared else 1
 
+    def bytes_an_element(self, columns: int) -> float:
+        """Of rows with so many columns: the element, and its part of scales and zero points.
+
+        A mean, and the scale of a whole tensor, are shared by too many elements to be counted.
+        """
+        keywords = self.keywords
+        if not keywords:
+            return 2.0 if self.mode.dtype in ("float16", "bfloat16") else 4.0
+        element = 0.5 if self.mode.int4 else 1.0
+        shared = {
+            "row": keywords.get("group") or columns,
+            "block": columns * self.rows_at_once,
+            "channel": self.rows_at_once,
+        }.get(keywords["granularity"])
+        if shared is None:
+            return element
+        beside = 2 if keywords.get("scale_dtype") == "float16" else 4
+        return element + (beside + (not keywords.get("symmetric", True))) / shared
+
 
 def _tensors() -> Iterator[tuple[str, Stored]]:
     for name, mode in CACHE_FORMATS.items():

@@ -23,12 +23,17 @@ HOW = """
 """
 
 
-def render(folder: Path) -> str:
-    """The page for the records of a folder; a ValueError where there is none."""
+def read(folder: Path) -> list[tuple[str, Record]]:
+    """The records of a folder by name; a ValueError where there is none."""
     paths = sorted(folder.glob("*.jsonl"), key=lambda path: path.stem)
     records = [(path.stem, Record.read(path)) for path in paths]
     if not records:
         raise ValueError(f"no records (*.jsonl) in {folder}")
+    return records
+
+
+def render(records: list[tuple[str, Record]]) -> str:
+    """The page for these records."""
     parts = [HEAD]
     for name, record in records:
         title, blank, *table = _grid(summary.grid(name, record))

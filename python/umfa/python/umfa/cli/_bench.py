@@ -13,7 +13,18 @@ from rich.table import Table
 
 import umfa
 from umfa._files import check_output, writing
-from umfa.bench import accuracy, cases, masks, numbers, plot, process, record, report, session
+from umfa.bench import (
+    accuracy,
+    cases,
+    guide,
+    masks,
+    numbers,
+    plot,
+    process,
+    record,
+    report,
+    session,
+)
 from umfa.bench.cases import Case
 from umfa.bench.modes import MODES, NAMED
 from umfa.bench.record import Record
@@ -84,7 +95,8 @@ def bench(
         typer.Option(
             "--report",
             help="Measure nothing: write this Markdown file from the records (--json) in "
-            "the folder of the same name without .md.",
+            "the folder of the same name without .md, and the costs of formats into "
+            "quantization.md beside it.",
         ),
     ] = None,
     errors: Annotated[
@@ -276,6 +288,8 @@ def _console(stderr: bool = False) -> Console:
 
 def _report(path: Path) -> None:
     try:
-        path.write_text(numbers.render(path.with_suffix("")))
+        records = numbers.read(path.with_suffix(""))
+        path.write_text(numbers.render(records))
+        guide.update(path.with_name("quantization.md"), records)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--report") from None
