@@ -84,8 +84,8 @@ def _forward(groups: Groups) -> Iterator[tuple[str, str]]:
 
     return _lines(
         ("speed over the fastest FP32 of a peer, FP32", over("fp32", "fp32")),
-        ("the same, INT8 Q/K/V", over("int8", "fp32")),
-        ("the same, INT8 K/V", over("int8_kv", "fp32")),
+        ("speed over the same, INT8 Q/K/V", over("int8", "fp32")),
+        ("speed over the same, INT8 K/V", over("int8_kv", "fp32")),
         ("speed over the fastest BF16 of a peer, BF16", over("bf16", "bf16")),
     )
 
@@ -113,7 +113,8 @@ def _decode(groups: Groups) -> Iterator[tuple[str, str]]:
         over = {c.result.storage: c.over_fp32 for c in formats.costs(case, results)}
         for precision in ("int8", "int4"):
             quantized = {n: t for n, t in over.items() if n.startswith(precision)}
-            what = f"the same, {precision.upper()} over our FP32, all formats of the guide"
+            name = precision.upper()
+            what = f"decoding, time over our FP32, {name} in all formats of the guide"
             recommended = {
                 n: number(t, 2) for n, t in quantized.items() if CACHE_FORMATS[n].recommended
             }
@@ -137,7 +138,7 @@ def _prefill(groups: Groups) -> Iterator[tuple[str, str]]:
     return _lines(
         (what, _joined({name: _span(values) for name, values in prepared.items()})),
         (
-            "the same from floats, quantizing included",
+            "prefill from floats, quantizing included, over our FP32",
             _joined({name: _span(values) for name, values in floats.items()}),
         ),
     )
@@ -214,7 +215,7 @@ def _demo(record: Record) -> Iterator[tuple[str, str]]:
     }
     return _lines(
         ("umfa demo, decoding, tokens/s", _joined(speeds)),
-        ("the same, attention alone, ms a token", _joined(alone)),
+        ("umfa demo, attention alone, ms a token", _joined(alone)),
     )
 
 
