@@ -17,7 +17,7 @@ from umfa.bench.cases import PRESETS, QUANTIZE, Case
 from umfa.bench.demo import Decoded, DemoFailed, measure
 from umfa.bench.memory import Memory
 from umfa.bench.modes import CACHE_FORMATS, COPY, FROM_FLOATS, READ, TENSORS
-from umfa.bench.record import Record
+from umfa.bench.record import SWITCHES, Record, machine
 from umfa.bench.runner import Result, Settings
 from umfa.cli import app
 from umfa.demo._evaluate import Result as DemoResult
@@ -293,6 +293,18 @@ def test_the_summary_is_read_in_a_minute(full: Record) -> None:
         "targets that are met (AVX2)": "10 of 13",
     }
     assert summary.where(full) == "some, 2 cores, avx2; 2 threads; 2026-01-02; beside torch"
+
+
+def test_switches_are_told_beside_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    assert "switches" not in machine("avx2")
+    monkeypatch.setenv("MFA_CPU_ISA", "avx2")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    found = Record([], machine=machine("avx2"))
+    told = "avx2 (MFA_CPU_ISA=avx2 ATEN_CPU_CAPABILITY=avx2)"
+    assert dict(report.circumstances(found))["instruction set of umfa"] == told
+    assert told in summary.where(found)
 
 
 def test_a_record_without_figures_has_an_empty_summary() -> None:

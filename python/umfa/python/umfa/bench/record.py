@@ -25,6 +25,8 @@ from umfa.bench.modes import FROM_FLOATS
 from umfa.bench.runner import Result
 
 SCHEMA = 2
+# What keeps libraries from instructions that the machine has: umfa, PyTorch, oneDNN.
+SWITCHES = ("MFA_CPU_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 # The lists of a record: each element is a line of the file.
 LISTS = ("results", "memory", "accuracy", "demo")
 
@@ -101,6 +103,9 @@ def machine(isa: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "isa": isa,
     }
+    switches = [f"{name}={os.environ[name]}" for name in SWITCHES if os.environ.get(name)]
+    if switches:
+        found["switches"] = switches
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         first = cpuinfo.read_text().split("\n\n", 1)[0].splitlines()

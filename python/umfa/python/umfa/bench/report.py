@@ -19,7 +19,7 @@ from umfa.bench.runner import Result
 NOTES = (
     "Medians of rounds in which all contestants take turns; ms min is the fastest call. Operands "
     "are converted and quantized beforehand (ours per row); from floats: ms of the call that is "
-    "given floats and quantizes them itself.",
+    "given floats and quantizes them itself, which decoding does not: its cache is there.",
     "GFLOP/s = 2 B H Nq Nk (D + Dv) / t, halved for causal; forward and backward together count "
     "3.5 times that. GB/s = bytes of K and V / t.",
     "Ceiling: the time that the products and the softmax would take at the measured peaks, one "
@@ -269,6 +269,13 @@ def refusals(record: Record) -> list[str]:
     return found
 
 
+def instruction_set(record: Record) -> str:
+    """That of umfa, and the switches that kept libraries from others."""
+    switches = record.machine.get("switches", [])
+    beside = f" ({' '.join(switches)})" if switches else ""
+    return f"{record.machine.get('isa')}{beside}"
+
+
 def circumstances(record: Record) -> list[tuple[str, str]]:
     """When, where, with what."""
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
@@ -287,7 +294,7 @@ def circumstances(record: Record) -> list[tuple[str, str]]:
         ("commit", record.commit or "not recorded"),
         ("command", record.command),
         ("machine", machine),
-        ("instruction set of umfa", str(record.machine.get("isa"))),
+        ("instruction set of umfa", instruction_set(record)),
         ("threads", str(record.settings.get("threads"))),
         ("versions", versions),
         ("quiet", quiet),

@@ -10,7 +10,7 @@ from umfa.bench.cases import APPEND, DEQUANTIZE, FORMATS_PRESET, QUANTIZE, TRAIN
 from umfa.bench.engines import OURS
 from umfa.bench.modes import CACHE_FORMATS, TENSORS
 from umfa.bench.record import Record, by_case, fastest
-from umfa.bench.report import Grid, number
+from umfa.bench.report import Grid, instruction_set, number
 from umfa.bench.runner import Result
 
 Groups = dict[Case, list[Result]]
@@ -29,7 +29,7 @@ def where(record: Record) -> str:
     """The machine, the time and the peers, in a line."""
     machine, peers = record.machine, [n for n in record.versions if n != OURS]
     line = (
-        f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('isa')}; "
+        f"{machine.get('processor')}, {machine.get('cores')} cores, {instruction_set(record)}; "
         f"{record.settings.get('threads')} threads; {record.date[:10]}"
     )
     return f"{line}; beside {', '.join(peers)}" if peers else line
