@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import umfa
-from umfa.bench import cases, formats, guide, record, report
+from umfa.bench import cases, formats, guide, plot, record, report
 from umfa.bench.cases import APPEND, DEQUANTIZE, PRESETS, QUANTIZE, STORING, Case, case
 from umfa.bench.engines import Refused
 from umfa.bench.engines import _umfa as ours
@@ -243,6 +243,30 @@ def test_bench_runs_the_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "formats, append a row: B1 H2 N1 Nk128 D64; plain copy" in outcome.output
     names = [r.storage for r in Record.read(tmp_path / "run.jsonl").results]
     assert names == [READ, "fp32", "int8_row_rotate", COPY, "fp32", "int8_row_rotate"]
+
+
+def test_a_picture_has_the_formats_and_not_the_rulers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = pytest.importorskip("matplotlib.figure")
+    titles: list[str] = []
+    names: list[list[str]] = []
+
+    def save(self: Any, path: Path, **_: Any) -> None:
+        titles.extend(axis.get_title() for axis in self.axes)
+        names.extend([label.get_text() for label in axis.get_yticklabels()] for axis in self.axes)
+        path.touch()
+
+    monkeypatch.setattr(figure.Figure, "savefig", save)
+    found = [
+        result(DECODE, READ, 1e-3, 1000),
+        result(DECODE, "fp32", 1e-3, 1000),
+        result(DECODE, "int8_row", 2e-3, 250),
+    ]
+    plot.draw(Record(found), tmp_path / "plot.png")
+    assert titles == [f"formats, decode: {DECODE.label}"]
+    # From below: the fastest on top, though it moves fewer bytes a second.
+    assert names == [["umfa int8_row", "umfa fp32"]]
 
 
 # What the guide says.
