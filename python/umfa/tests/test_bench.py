@@ -17,7 +17,7 @@ import plain
 import pytest
 from typer.testing import CliRunner
 
-from umfa.bench import ceilings, numbers, process, record, reference, report, targets
+from umfa.bench import ceilings, guide, numbers, process, record, reference, report, targets
 from umfa.bench.accuracy import Measured
 from umfa.bench.cases import ALL, PRESETS, TRAINING, Case, case, preset_cases
 from umfa.bench.memory import Memory
@@ -169,7 +169,8 @@ def test_contest_measures_ours_and_a_peer() -> None:
     with InterleavedRun([("numpy", None)], settings) as contest:
         results = contest.measure(SMALL, Quiet(0), lambda _: None)
     found = {(r.engine, r.storage): r for r in results}
-    assert set(found) == {("umfa", "fp32"), ("umfa", "int8"), ("numpy", "fp32")}
+    ours = {("umfa", name) for name in ("fp32", "int8", "int8 from floats")}
+    assert set(found) == {*ours, ("numpy", "fp32")}
     for result in results:
         assert result.refused is None
         assert len(result.rounds) == 2
@@ -346,7 +347,10 @@ def test_committed_page_is_made_of_the_committed_records() -> None:
     page = Path(__file__).parents[3] / "docs" / "numbers.md"
     if not page.exists():
         pytest.skip("not in a checkout with records")
-    assert page.read_text() == numbers.render(page.with_suffix(""))
+    records = numbers.read(page.with_suffix(""))
+    assert page.read_text() == numbers.render(records)
+    other = page.with_name("quantization.md").read_text()
+    assert other == guide.render(other, records)
 
 
 def test_figures_are_readable() -> None:

@@ -18,6 +18,7 @@ from umfa import demo
 from umfa._files import OutputError
 from umfa.demo import _app as app
 from umfa.demo import _fetch as fetch
+from umfa.demo import _report as report
 from umfa.demo._engine import Operand
 from umfa.demo._evaluate import Result
 from umfa.demo._text import load_text
@@ -27,6 +28,7 @@ FIGURES = {
     "kv_cache_bytes",
     "prefill_attention_s",
     "decode_tokens_per_s",
+    "decode_attention_s_per_token",
     "max_logit_error_vs_fp32",
     "text",
 }
@@ -70,6 +72,8 @@ def test_run(model: Path, tmp_path: Path) -> None:
         assert figures == vars(results[name])
         assert figures["prefill_attention_s"] > 0
         assert figures["decode_tokens_per_s"] > 0
+        # Attention is a part of a step.
+        assert 0 < figures["decode_attention_s_per_token"] < 1 / figures["decode_tokens_per_s"]
     errors = [results[name].max_logit_error_vs_fp32 for name in ("int8_kv", "int8", "int4_kv")]
     assert results["fp32"].max_logit_error_vs_fp32 == 0
     assert 0 < errors[0] < errors[1] < errors[2]
@@ -79,6 +83,18 @@ def test_run(model: Path, tmp_path: Path) -> None:
         assert str(path) in output
     assert "agrees with FP64 attention over 160 tokens" in output
     assert "INT4 K/V" in output
+
+
+def test_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = Result(12.345, 123_400_000, 12.34, 123.4, 0.12345, 12.34, "")
+    results = dict.fromkeys(("fp32", "int8_kv", "int4_kv", "int8"), figures)
+    report.print_table(Console(width=80), "model, 2048 tokens", results)
+    lines = capsys.readouterr().out.splitlines()
+    heading = next(line for line in lines if "perplexity" in line)
+    assert heading.split()[-3:] == ["tokens/s", "ms/token", "error"]
+    row = next(line for line in lines if line.lstrip().startswith("FP32"))
+    assert row.split()[-3:] == ["123.4", "123.45", "12.34"]
+    assert max(map(len, lines)) <= 80
 
 
 def test_results_do_not_depend_on_the_split(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 FORWARD, TRAINING = "forward", "training"
+# Not attention: K is quantized, dequantized, or rows are appended to a cache of its shape.
+QUANTIZE, DEQUANTIZE, APPEND = "quantize", "dequantize", "append"
+STORING = (QUANTIZE, DEQUANTIZE, APPEND)
+# Presets that are treated in their own way; "shape" is the command line's own case.
+FORMATS_PRESET, DEMO_PRESET, SHAPE_PRESET = "formats", "demo", "shape"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One attention: its preset, its sizes, and whether the gradients are computed as well."""
+    """One attention: its preset, its sizes, and whether the gradients are computed as well.
+
+    Or what is done to its keys alone, where the kind is one of `STORING`.
+    """
 
     preset: str
     batch: int
@@ -52,7 +60,12 @@ class Case:
     @property
     def decode(self) -> bool:
         """Few rows against many keys: bound by reading K and V."""
-        return self.rows < 8 <= self.keys
+        return not self.stores and self.rows < 8 <= self.keys
+
+    @property
+    def stores(self) -> bool:
+        """No attention: K is quantized, dequantized or appended to."""
+        return self.kind in STORING
 
     @property
     def scores(self) -> float:
@@ -133,6 +146,15 @@ PRESETS: dict[str, tuple[Case, ...]] = {
     ),
     "scaling": tuple(case("scaling", 1, 8, 1 << n, 64) for n in range(8, 15)),
     "training": tuple(case("training", 1, 8, n, 64, kind=TRAINING) for n in (1024, 2048, 4096)),
+    FORMATS_PRESET: (
+        case(FORMATS_PRESET, 1, 32, 1, 128, kv_heads=8, keys=4096),
+        case(FORMATS_PRESET, 1, 32, 1, 128, kv_heads=8, keys=32768),
+        case(FORMATS_PRESET, 1, 8, 1024, 64),
+        case(FORMATS_PRESET, 1, 32, 2048, 128, kv_heads=8, causal=True),
+        case(FORMATS_PRESET, 1, 8, 4096, 128, kind=QUANTIZE),
+        case(FORMATS_PRESET, 1, 8, 4096, 128, kind=DEQUANTIZE),
+        case(FORMATS_PRESET, 1, 8, 1, 128, keys=4096, kind=APPEND),
+    ),
     "overhead": (
         case("overhead", 1, 1, 16, 16),
         case("overhead", 1, 32, 1, 128, kv_heads=8, keys=8),
@@ -140,6 +162,8 @@ PRESETS: dict[str, tuple[Case, ...]] = {
     "neighbour": (case("neighbour", 1, 1, 512, 64),),
     "memory": (case("memory", 1, 4, 16384, 64),),
     "accuracy": (case("accuracy", 1, 8, 512, 64), case("accuracy", 1, 8, 2048, 128)),
+    # The model of `umfa demo`, and the tokens that it reads.
+    DEMO_PRESET: (case(DEMO_PRESET, 1, 9, 2048, 64, kv_heads=3, causal=True),),
 }
 # All presets, in this order: what is short and what is most asked for comes first.
 ALL = "all"

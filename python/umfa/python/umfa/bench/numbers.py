@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from umfa.bench import report
+from umfa.bench import report, summary
 from umfa.bench.record import Record
 
 HEAD = """# Numbers
@@ -12,16 +12,33 @@ HEAD = """# Numbers
 Do not edit: `umfa bench --report docs/numbers.md` writes this page from `docs/numbers/*.jsonl`, and
 `umfa bench --json docs/numbers/NAME.jsonl` makes such a file. Ratios hold on other machines better
 than times do; all figures of one record come from one run.
+
+## In a minute
+
+A figure with "x" is a speed: more is better. Other ratios are times: less is better. What a record
+does not have is left out.
+"""
+HOW = """
+## How it is measured
 """
 
 
-def render(folder: Path) -> str:
-    """The page for the records of a folder; a ValueError where there is none."""
+def read(folder: Path) -> list[tuple[str, Record]]:
+    """The records of a folder by name; a ValueError where there is none."""
     paths = sorted(folder.glob("*.jsonl"), key=lambda path: path.stem)
     records = [(path.stem, Record.read(path)) for path in paths]
     if not records:
         raise ValueError(f"no records (*.jsonl) in {folder}")
+    return records
+
+
+def render(records: list[tuple[str, Record]]) -> str:
+    """The page for these records."""
     parts = [HEAD]
+    for name, record in records:
+        title, blank, *table = _grid(summary.grid(name, record))
+        parts += [title, blank, summary.where(record), blank, *table]
+    parts.append(HOW.strip())
     parts += [f"\n{note}" for note in (*report.NOTES, report.ERRORS)]
     parts.append("")
     for name, record in records:
@@ -36,7 +53,7 @@ def _section(name: str, record: Record) -> str:
     lines.append("")
     if record.ceilings is not None:
         lines += _grid(_ceilings(record.ceilings))
-    special = [report.target_grid(record), report.memory_grid(record)]
+    special = [report.target_grid(record), report.memory_grid(record), report.demo_grid(record)]
     errors = report.accuracy_grids(record.accuracy)
     for grid in (*special, *report.case_grids(record), *errors):
         if grid is not None and grid.lines:

@@ -10,21 +10,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from umfa._files import writing
 from umfa.bench.accuracy import Measured
-from umfa.bench.cases import Case
+from umfa.bench.cases import FORMATS_PRESET, Case
 from umfa.bench.ceilings import BYTES, Ceilings, parse
+from umfa.bench.demo import Decoded
 from umfa.bench.engines import OURS
 from umfa.bench.memory import Memory
+from umfa.bench.modes import FROM_FLOATS
 from umfa.bench.runner import Result
 
 SCHEMA = 2
+# What keeps libraries from instructions that the machine has: umfa, PyTorch, oneDNN.
+SWITCHES = ("MFA_CPU_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 # The lists of a record: each element is a line of the file.
-LISTS = ("results", "memory", "accuracy")
+LISTS = ("results", "memory", "accuracy", "demo")
 
 
 @dataclass
@@ -34,6 +38,7 @@ class Record:
     results: list[Result]
     memory: list[Memory] = field(default_factory=list)
     accuracy: list[Measured] = field(default_factory=list)
+    demo: list[Decoded] = field(default_factory=list)
     date: str = ""
     # Of the checkout that the run was started in; "" outside one.
     commit: str = ""
@@ -74,6 +79,7 @@ class Record:
             results=[Result.from_json(item) for item in found["results"]],
             memory=[Memory.from_json(item) for item in found["memory"]],
             accuracy=[Measured(**item) for item in found["accuracy"]],
+            demo=[Decoded(**item) for item in found["demo"]],
             **known,
         )
 
@@ -97,6 +103,9 @@ def machine(isa: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "isa": isa,
     }
+    switches = [f"{name}={os.environ[name]}" for name in SWITCHES if os.environ.get(name)]
+    if switches:
+        found["switches"] = switches
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         first = cpuinfo.read_text().split("\n\n", 1)[0].splitlines()
@@ -144,13 +153,16 @@ class Row:
     """One result with what follows from it and from the others of its case."""
 
     result: Result
-    # Effective rate: products only, halved under a causal mask; for decoding, bytes of K and V.
+    # Effective rate: products only, halved under a causal mask; for decoding, bytes of K and V;
+    # of formats, all bytes that are read and written.
     rate: float | None
     unit: str
     ceiling: float | None
     # Time of the fastest peer over ours: in FP32, and in any format. For ours alone.
     ratio_fp32: float | None
     ratio_any: float | None
+    # Seconds of the same on floats that the call itself quantizes.
+    from_floats: float | None = None
 
     @property
     def ours(self) -> bool:
@@ -174,7 +186,15 @@ def rows(results: Sequence[Result], limits: Ceilings | None) -> list[Row]:
     peers = [r for r in results if r.engine != OURS]
     best_any = fastest(peers)
     best_fp32 = fastest(r for r in peers if is_fp32(r.storage))
-    found = [_row(result, best_fp32, best_any, limits) for result in results]
+    floats = {r.storage: r.median for r in results if r.storage.endswith(FROM_FLOATS)}
+    found = [
+        replace(
+            _row(result, best_fp32, best_any, limits),
+            from_floats=floats.get(result.storage + FROM_FLOATS),
+        )
+        for result in results
+        if result.storage not in floats
+    ]
     timed = float("inf")
     return sorted(
         found, key=lambda row: (not row.ours, 0 if row.ours else row.result.median or timed)
@@ -190,6 +210,9 @@ def _row(
     case, median = result.case, result.median
     if median is None:
         return Row(result, None, "", None, None, None)
+    if case.stores or case.preset == FORMATS_PRESET:
+        passed = None if result.bytes is None else result.bytes / median / 1e9
+        return Row(result, passed, "GB/s", None, None, None)
     rate, unit = case.flops / median / 1e9, "GFLOP/s"
     if case.decode:
         rate, unit = case.kv_elements * stored_bytes(result.storage) / median / 1e9, "GB/s"
@@ -228,6 +251,7 @@ COLUMNS = (
     "format",
     "median_ms",
     "minimum_ms",
+    "from_floats_ms",
     "rate",
     "unit",
     "ceiling_share",
@@ -248,7 +272,9 @@ def write_csv(record: Record, path: Path) -> None:
         for case, group in by_case(record.results).items():
             for row in rows(group, limits):
                 r = row.result
-                times = [None if t is None else 1e3 * t for t in (r.median, r.minimum)]
+                times = [
+                    None if t is None else 1e3 * t for t in (r.median, r.minimum, row.from_floats)
+                ]
                 derived = (row.rate, row.unit, row.ceiling, row.ratio_fp32, row.ratio_any)
                 head = (case.preset, case.label, case.kind, r.engine, r.storage)
                 out.writerow((*head, *times, *derived, r.error, r.slowdown, r.refused))

@@ -7,12 +7,12 @@ compare it with the conformance reference.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from umfa.bench.cases import Case
+from umfa.bench.cases import TRAINING, Case
 
 Array = npt.NDArray[Any]
 
@@ -37,8 +37,35 @@ def operands(case: Case, seed: int) -> Operands:
         rng.standard_normal(shape, np.float32)
         for shape in (case.q_shape, case.k_shape, case.v_shape)
     )
-    grad = rng.standard_normal(case.out_shape, np.float32) if case.kind == "training" else None
+    grad = rng.standard_normal(case.out_shape, np.float32) if case.kind == TRAINING else None
     return Operands(q, k, v, grad)
+
+
+class Exact(Protocol):
+    """What results are compared with."""
+
+    def error(self, found: Any, /) -> float:
+        """RMSE relative to the exact result's RMS."""
+        ...
+
+
+def exact(case: Case, given: Operands) -> Exact:
+    """The result of a case in float64; where K is stored, K itself."""
+    if case.stores:
+        return Original(given.k)
+    return gradients(case, given) if case.kind == TRAINING else forward(case, given)
+
+
+@dataclass(frozen=True)
+class Original:
+    """An array that was stored, of which the first rows may be enough."""
+
+    array: Array
+
+    def error(self, found: Array) -> float:
+        """RMSE of the rows that were read back, relative to their RMS."""
+        wanted = self.array[:, :, : found.shape[2]].astype(np.float64)
+        return relative([np.asarray(found, np.float64)], [wanted])
 
 
 def _sample(count: int, most: int) -> Array:

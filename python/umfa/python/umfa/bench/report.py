@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from umfa.bench import accuracy, targets
+from umfa.bench import accuracy, formats, targets
 from umfa.bench.accuracy import Measured
-from umfa.bench.cases import TRAINING, Case
+from umfa.bench.cases import APPEND, FORMATS_PRESET, TRAINING, Case
 from umfa.bench.ceilings import Ceilings
 from umfa.bench.memory import Memory
+from umfa.bench.modes import CACHE_FORMATS, TENSORS
 from umfa.bench.record import Record, Row, by_case, rows
 from umfa.bench.runner import Result
 
 NOTES = (
     "Medians of rounds in which all contestants take turns; ms min is the fastest call. Operands "
-    "are converted and quantized beforehand (ours per row).",
+    "are converted and quantized beforehand (ours per row); from floats: ms of the call that is "
+    "given floats and quantizes them itself, which decoding does not: its cache is there.",
     "GFLOP/s = 2 B H Nq Nk (D + Dv) / t, halved for causal; forward and backward together count "
     "3.5 times that. GB/s = bytes of K and V / t.",
     "Ceiling: the time that the products and the softmax would take at the measured peaks, one "
@@ -28,6 +30,11 @@ NOTES = (
     "x FP32, x any: the time of the fastest peer in FP32, and in any format, over ours.",
     "Error: RMSE relative to the RMS of float64 attention on the FP32 operands, so rounding of "
     "operands is part of it; for gradients, the largest of dQ, dK and dV.",
+    f"Formats: {formats.DEFINITION} What is quantized by blocks of rows is appended in whole "
+    "blocks, and the time is that of one row. Error of what is stored: RMSE of the tensor read "
+    "back, relative to its RMS. In bold: what the guide recommends for a cache.",
+    "umfa demo: prefill s, time in attention while the text is read; tokens/s, decoding after it "
+    "by the whole model; ms/token, attention alone in a step, storing the new row included.",
 )
 # What the tables of quantization errors mean.
 ERRORS = " ".join(
@@ -79,22 +86,65 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def case_grid(case: Case, results: Sequence[Result], limits: Ceilings | None) -> Grid:
     """One case: a line for each library and format."""
+    if case.preset == FORMATS_PRESET:
+        return _formats_grid(case, results)
     kind = ", forward + backward" if case.kind == TRAINING else ""
     found = rows(results, limits)
     unit = next((row.unit for row in found if row.unit), "")
     headings = ["", "ms", "ms min", unit, "ceiling", "x FP32", "x any", "error"]
+    floats = any(row.from_floats is not None for row in found)
     neighbour = any(row.result.slowdown is not None for row in found)
     if neighbour:
         headings.append("slowdown")
     peaks = _peaks(case, limits)
     headings[5:5] = peaks
+    if floats:
+        headings.insert(3, "from floats")
     grid = Grid(f"{case.preset}: {case.label}{kind}", headings)
     for row in found:
         if row.result.median is not None:
             cells = _cells(row)
             cells[5:5] = [_percent((row.rate or 0.0) * 1e9 / peak) for peak in peaks.values()]
+            if floats:
+                cells.insert(3, number(_milli(row.from_floats), 4))
             grid.add(cells if neighbour else cells[:-1], row.ours)
     return grid
+
+
+def _milli(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
+
+
+def _formats_grid(case: Case, results: Sequence[Result]) -> Grid:
+    """What every format costs in one case."""
+    found = formats.costs(case, results)
+    ruler = formats.ruler(results)
+    appends = case.kind == APPEND
+    columns: list[tuple[str, list[str]]] = [
+        ("", [cost.result.storage for cost in found]),
+        (
+            "us" if appends else "ms",
+            [number((1e6 if appends else 1e3) * (cost.result.median or 0), 4) for cost in found],
+        ),
+        ("over FP32", [number(cost.over_fp32) for cost in found]),
+        ("over FP16", [number(cost.over_fp16) for cost in found]),
+        ("over bytes", [number(cost.over_bytes) for cost in found]),
+        ("of copy", [_percent(cost.of_copy) for cost in found]),
+        ("from floats", [number(_milli(cost.from_floats), 4) for cost in found]),
+        ("that over FP32", [number(cost.from_floats_over_fp32) for cost in found]),
+        ("error", [number(cost.result.error, 2) for cost in found]),
+    ]
+    columns = [(heading, cells) for heading, cells in columns if any(cells) or not heading]
+    grid = Grid(formats.title(case) + (f"; {ruler}" if ruler else ""), [h for h, _ in columns])
+    for cost, *cells in zip(found, *(cells for _, cells in columns)):
+        grid.add(cells, _recommended(cost.result.storage))
+    return grid
+
+
+def _recommended(name: str) -> bool:
+    if name in TENSORS:
+        return TENSORS[name].mode.recommended
+    return name in CACHE_FORMATS and CACHE_FORMATS[name].recommended
 
 
 def _peaks(case: Case, limits: Ceilings | None) -> dict[str, float]:
@@ -111,11 +161,10 @@ def _percent(share: float | None) -> str:
 
 def _cells(row: Row) -> list[str]:
     r = row.result
-    median, minimum = (None if t is None else 1e3 * t for t in (r.median, r.minimum))
     return [
         f"{r.engine} {r.storage}",
-        number(median, 4),
-        number(minimum, 4),
+        number(_milli(r.median), 4),
+        number(_milli(r.minimum), 4),
         number(row.rate),
         _percent(row.ceiling),
         number(row.ratio_fp32),
@@ -148,6 +197,26 @@ def memory_grid(record: Record) -> Grid | None:
     return grid
 
 
+def demo_grid(record: Record) -> Grid | None:
+    """The model of the demo with each cache; None where it did not run."""
+    if not record.demo:
+        return None
+    headings = ["", "perplexity", "K/V MB", "prefill s", "tokens/s", "x FP32", "ms/token"]
+    grid = Grid(f"umfa demo: {record.demo[0].case}", headings)
+    speeds = {one.mode: one.decode_tokens_per_s for one in record.demo}
+    for one in record.demo:
+        cells = [
+            number(one.perplexity, 4),
+            number(one.kv_cache_bytes / 1e6),
+            number(one.prefill_attention_s),
+            number(one.decode_tokens_per_s),
+            number(formats.ratio(one.decode_tokens_per_s, speeds.get("fp32"))),
+            number(1e3 * one.decode_attention_s_per_token),
+        ]
+        grid.add([one.mode, *cells])
+    return grid
+
+
 def accuracy_grids(found: Sequence[Measured]) -> list[Grid]:
     """Errors of quantization: a table for each shape and choice of quantized operands."""
     grids: dict[tuple[str, str], Grid] = {}
@@ -173,7 +242,8 @@ def target_grid(record: Record) -> Grid | None:
     found = targets.outcomes(record)
     if not found:
         return None
-    grid = Grid("targets", ["", "wanted", "found", ""])
+    aims = targets.of_machine(record)
+    grid = Grid(f"targets ({aims.name})", ["", "wanted", "found", ""])
     for outcome in found:
         sign = "≥" if outcome.at_least else "≤"
         unit = "" if outcome.unit == "x" else f" {outcome.unit}"
@@ -199,6 +269,13 @@ def refusals(record: Record) -> list[str]:
     return found
 
 
+def instruction_set(record: Record) -> str:
+    """That of umfa, and the switches that kept libraries from others."""
+    switches = record.machine.get("switches", [])
+    beside = f" ({' '.join(switches)})" if switches else ""
+    return f"{record.machine.get('isa')}{beside}"
+
+
 def circumstances(record: Record) -> list[tuple[str, str]]:
     """When, where, with what."""
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
@@ -217,7 +294,7 @@ def circumstances(record: Record) -> list[tuple[str, str]]:
         ("commit", record.commit or "not recorded"),
         ("command", record.command),
         ("machine", machine),
-        ("instruction set of umfa", str(record.machine.get("isa"))),
+        ("instruction set of umfa", instruction_set(record)),
         ("threads", str(record.settings.get("threads"))),
         ("versions", versions),
         ("quiet", quiet),

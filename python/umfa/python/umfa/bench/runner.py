@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from umfa.bench import cases
 from umfa.bench.cases import Case
 from umfa.bench.engines import OURS
+from umfa.bench.modes import MODES, RULERS, base
 from umfa.bench.process import PeerFailed, Worker
 from umfa.bench.quiet import BackgroundLoad, Quiet
 
@@ -64,6 +66,8 @@ class Result:
     # The same with a busy neighbour.
     neighbour_rounds: list[float] = field(default_factory=list)
     refused: str | None = None
+    # Of all that a call reads and writes, each once; None for peers.
+    bytes: int | None = None
 
     @property
     def slowdown(self) -> float | None:
@@ -137,18 +141,29 @@ class InterleavedRun:
         return results
 
     def _contestants(self, case: Case) -> Iterator[tuple[str, str]]:
-        wanted = FORMATS.get(case.preset)
         for engine in list(self._workers):
+            if case.preset == cases.FORMATS_PRESET and engine != OURS:
+                continue
             try:
                 answer = self._ask(engine, {"do": "formats", "case": case.to_json()})
             except PeerFailed:
                 continue
             for storage in answer["formats"]:
-                chosen = not wanted or storage in wanted
-                if engine == OURS and self.settings.modes:
-                    chosen = storage in self.settings.modes
-                if chosen:
+                if self._chosen(case, engine, storage):
                     yield engine, storage
+
+    def _chosen(self, case: Case, engine: str, storage: str) -> bool:
+        if storage in RULERS:
+            return True
+        modes, wanted = self.settings.modes, FORMATS.get(case.preset)
+        if engine != OURS:
+            return not wanted or storage in wanted
+        if case.preset == cases.SHAPE_PRESET:
+            modes = modes or tuple(MODES)
+        if modes:
+            # Presets with formats of their own are not about quantizing.
+            return (storage if wanted else base(storage)) in modes
+        return not wanted or storage in wanted
 
     def _prepare(self, case: Case, engine: str, storage: str) -> tuple[Result, float | None]:
         result = Result(case, engine, storage)
@@ -164,6 +179,7 @@ class InterleavedRun:
             result.refused = str(error)
             return result, None
         result.refused, result.error = answer.get("refused"), answer.get("error")
+        result.bytes = answer.get("bytes")
         seconds = answer.get("seconds")
         if seconds is not None and seconds > self.settings.slow_call:
             # One call has been timed already: more would cost minutes and change little.

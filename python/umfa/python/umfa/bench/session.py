@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 import umfa
-from umfa.bench import accuracy, ceilings, memory, record
-from umfa.bench.cases import Case
+from umfa.bench import accuracy, ceilings, demo, memory, record
+from umfa.bench.cases import DEMO_PRESET, Case
 from umfa.bench.quiet import Quiet
 from umfa.bench.record import Record
 from umfa.bench.runner import InterleavedRun, Result, Settings
@@ -66,6 +66,11 @@ def run(plan: Plan, listener: Listener) -> Record:
                     shapes = (case.q_shape, case.k_shape, case.v_shape)
                     seed = plan.settings.seed
                     found.accuracy += accuracy.measure_all(shapes, "qkv", seed, listener.step)
+                elif case.preset == DEMO_PRESET:
+                    try:
+                        found.demo += demo.measure(case, plan.settings, listener.step)
+                    except demo.DemoFailed as error:
+                        found.absent["umfa demo"] = str(error)
                 else:
                     results = contest.measure(case, quiet, listener.step)
                     found.results += results

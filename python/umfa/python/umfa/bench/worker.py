@@ -4,7 +4,7 @@
 | --- | --- |
 | `{"do": "hello"}` | `version`, `python` |
 | `{"do": "formats", "case"}` | `formats` |
-| `{"do": "prepare", "case", "format", "seed"}` | `seconds` of a call, `error` or `refused` |
+| `{"do": "prepare", "case", "format", "seed"}` | `seconds` of a call, `error`, `bytes`, `refused` |
 | `{"do": "run", "format", "seconds", "calls"}` | `calls`, `median`, `minimum` in seconds |
 | `{"do": "memory", "case", "format", "seed", "masked"}` | bytes `growth`, `output`, `workspace` |
 | `{"do": "drop"}` | frees what was prepared |
@@ -28,7 +28,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from umfa.bench import engines, reference
-from umfa.bench.cases import TRAINING, Case, case
+from umfa.bench.cases import Case, case
 
 LONG_CALL = 1.0
 
@@ -61,7 +61,7 @@ class Worker:
         self._engine = engine
         self._case: Case | None = None
         self._given: reference.Operands | None = None
-        self._reference: Any = None
+        self._reference: reference.Exact | None = None
         self._calls: dict[str, engines.Prepared] = {}
 
     def serve(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -87,24 +87,28 @@ class Worker:
         if wanted != self._case:
             self._drop()
             self._case, self._given = wanted, reference.operands(wanted, seed)
-            exact = reference.gradients if wanted.kind == TRAINING else reference.forward
-            self._reference = exact(wanted, self._given)
-        if self._given is None:
+            self._reference = reference.exact(wanted, self._given)
+        if self._given is None or self._reference is None:
             raise ValueError("operands have been dropped")
         try:
             prepared = self._engine.prepare(wanted, storage, self._given, None)
         except engines.Refused as reason:
             return {"refused": str(reason)}
         seconds = _seconds(prepared)
-        error = self._reference.error(prepared.output())
+        error = None
+        if prepared.output is not None:
+            error = self._reference.error(prepared.output())
         # The first call may compile and allocate, which matters where a call is short.
         if seconds < LONG_CALL:
             seconds = _seconds(prepared)
         self._calls[storage] = prepared
-        return {"seconds": seconds, "error": error if np.isfinite(error) else None}
+        if error is not None and not np.isfinite(error):
+            error = None
+        return {"seconds": seconds, "error": error, "bytes": prepared.bytes}
 
     def _run(self, storage: str, seconds: float, calls: int) -> dict[str, Any]:
         """At least `calls` calls, for about `seconds`, after one that is not counted."""
+        parts = self._calls[storage].parts
         run, clock = self._calls[storage].run, time.perf_counter
         gc.disable()
         try:
@@ -118,7 +122,8 @@ class Worker:
                 took.append(clock() - start)
         finally:
             gc.enable()
-        return {"calls": len(took), "median": statistics.median(took), "minimum": min(took)}
+        median, minimum = statistics.median(took) / parts, min(took) / parts
+        return {"calls": len(took), "median": median, "minimum": minimum}
 
     def _memory(self, wanted: Case, storage: str, seed: int, masked: bool) -> dict[str, Any]:
         """How much the peak of this process grows in the first call on a case.

@@ -13,9 +13,20 @@ from rich.table import Table
 
 import umfa
 from umfa._files import check_output, writing
-from umfa.bench import accuracy, cases, masks, numbers, plot, process, record, report, session
+from umfa.bench import (
+    accuracy,
+    cases,
+    guide,
+    masks,
+    numbers,
+    plot,
+    process,
+    record,
+    report,
+    session,
+)
 from umfa.bench.cases import Case
-from umfa.bench.modes import MODES
+from umfa.bench.modes import MODES, NAMED
 from umfa.bench.record import Record
 from umfa.bench.runner import Result, Settings
 from umfa.cli._shape import SHAPE_HELP, Keys, KvHeads, Problem, ValueColumns, parse_problem
@@ -26,12 +37,18 @@ PEER_HELP = (
     "ggml=LIBRARY. Repeatable. Without it: all that are installed here."
 )
 
+MODES_HELP = (
+    f"Ours: {', '.join(MODES)}; in the preset {cases.FORMATS_PRESET} and with --shape also the "
+    "formats of docs/quantization.md, such as int8_row_rotate."
+)
+
 
 def bench(
     preset: Annotated[
         str | None,
         typer.Option(
-            help=f"Comma-separated: {', '.join((*cases.PRESETS, cases.ALL))}; or {masks.PRESET}."
+            help=f"Comma-separated: {', '.join((*cases.PRESETS, cases.ALL))}; or {masks.PRESET}. "
+            f"{cases.DEMO_PRESET} fetches the model of umfa demo."
         ),
     ] = None,
     shape: Annotated[str | None, typer.Option(help=SHAPE_HELP)] = None,
@@ -40,7 +57,7 @@ def bench(
     value_columns: ValueColumns = None,
     causal: Annotated[bool, typer.Option("--causal", help="Causal mask.")] = False,
     training: Annotated[bool, typer.Option("--training", help="Forward and backward.")] = False,
-    modes: Annotated[str | None, typer.Option(help=f"Ours: {', '.join(MODES)}.")] = None,
+    modes: Annotated[str | None, typer.Option(help=MODES_HELP)] = None,
     peer: Annotated[list[str] | None, typer.Option(help=PEER_HELP)] = None,
     no_peers: Annotated[bool, typer.Option("--no-peers", help="umfa alone.")] = False,
     neighbour: Annotated[
@@ -78,7 +95,8 @@ def bench(
         typer.Option(
             "--report",
             help="Measure nothing: write this Markdown file from the records (--json) in "
-            "the folder of the same name without .md.",
+            "the folder of the same name without .md, and the costs of formats into "
+            "quantization.md beside it.",
         ),
     ] = None,
     errors: Annotated[
@@ -124,7 +142,7 @@ def bench(
         sizes = (problem.batch, problem.heads, problem.rows, problem.columns)
         rest = (problem.kv_heads, problem.keys, problem.value_columns, causal)
         kind = cases.TRAINING if training else cases.FORWARD
-        chosen.append(Case("shape", *sizes, *rest, kind))
+        chosen.append(Case(cases.SHAPE_PRESET, *sizes, *rest, kind))
     plan = session.Plan(
         cases=chosen,
         peers=_peers(peer, no_peers),
@@ -157,10 +175,10 @@ def _cases(presets: str) -> list[Case]:
 
 def _modes(text: str | None) -> tuple[str, ...]:
     names = tuple(name for name in (text or "").split(",") if name)
-    unknown = [name for name in names if name not in MODES]
+    unknown = [name for name in names if name not in NAMED]
     if unknown:
         raise typer.BadParameter(
-            f'"{unknown[0]}", expected some of {", ".join(MODES)}', param_hint="--modes"
+            f'"{unknown[0]}", expected some of {", ".join(NAMED)}', param_hint="--modes"
         )
     return names
 
@@ -215,9 +233,9 @@ def _finish(found: Record, check_targets: bool) -> None:
     console = _console()
     for grid in report.accuracy_grids(found.accuracy):
         console.print(grid.rich())
-    memory = report.memory_grid(found)
-    if memory is not None:
-        console.print(memory.rich())
+    for special in (report.memory_grid(found), report.demo_grid(found)):
+        if special is not None:
+            console.print(special.rich())
     for note in report.NOTES:
         console.print(note, soft_wrap=True, highlight=False)
     for name, value in report.circumstances(found):
@@ -270,6 +288,8 @@ def _console(stderr: bool = False) -> Console:
 
 def _report(path: Path) -> None:
     try:
-        path.write_text(numbers.render(path.with_suffix("")))
+        records = numbers.read(path.with_suffix(""))
+        path.write_text(numbers.render(records))
+        guide.update(path.with_name("quantization.md"), records)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--report") from None

@@ -39,6 +39,7 @@ class Result:
     kv_cache_bytes: int
     prefill_attention_s: float
     decode_tokens_per_s: float
+    decode_attention_s_per_token: float  # part of a step, storing the new row included
     max_logit_error_vs_fp32: float
     text: str
 
@@ -97,6 +98,7 @@ def run_mode(
         model.logits(parts[-1])  # generating would need them: they belong to the time of a step
         tick()
     decode_seconds = time.perf_counter() - started
+    decode_attention = session.attention.seconds - prefill_attention
     hidden = np.concatenate(parts)
     error = 0.0 if reference is None else _largest_logit_difference(model, hidden, reference)
     result = Result(
@@ -104,6 +106,7 @@ def run_mode(
         kv_cache_bytes=session.cache_bytes,
         prefill_attention_s=prefill_attention,
         decode_tokens_per_s=plan.decoded / decode_seconds,
+        decode_attention_s_per_token=decode_attention / plan.decoded,
         max_logit_error_vs_fp32=error,
         text=generate(model, tokenizer, engine, mode, plan, tick),
     )

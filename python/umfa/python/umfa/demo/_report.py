@@ -19,6 +19,7 @@ _TITLES = {mode.name: mode.title for mode in MODES}
 _CAPTION = """\
 change, share: against FP32; K/V: the cache with its scales and zero points;
 prefill: time in attention, quantizing included; tokens/s: decoding after it;
+ms/token: attention alone in a step of decoding, storing the new row included;
 error: the largest difference of a logit from FP32's
 """
 
@@ -34,7 +35,7 @@ def write_json(path: Path, model: str, tokens: int, results: dict[str, Result]) 
 def print_table(console: Console, title: str, results: dict[str, Result]) -> None:
     base = results["fp32"]
     # Plain enough to fit 80 columns.
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("attention", no_wrap=True)
     for heading in (
         "perplexity",
@@ -43,6 +44,7 @@ def print_table(console: Console, title: str, results: dict[str, Result]) -> Non
         "share",
         "prefill",
         "tokens/s",
+        "ms/token",
         "error",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -55,6 +57,7 @@ def print_table(console: Console, title: str, results: dict[str, Result]) -> Non
             f"{r.kv_cache_bytes / base.kv_cache_bytes:.3f}x",
             f"{r.prefill_attention_s:.2f} s",
             f"{r.decode_tokens_per_s:.1f}",
+            f"{1e3 * r.decode_attention_s_per_token:.2f}",
             f"{r.max_logit_error_vs_fp32:.2f}",
         )
     console.print(table)

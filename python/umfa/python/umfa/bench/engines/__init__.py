@@ -39,10 +39,15 @@ class Prepared:
     """A call that is ready to be timed; operands are converted and output memory is there."""
 
     run: Callable[[], object]
-    # What the last run computed, (batch, heads, rows, columns) or the three gradients.
-    output: Callable[[], Any]
+    # What the last run computed, (batch, heads, rows, columns) or the three gradients; None where
+    # nothing is computed.
+    output: Callable[[], Any] | None
     # What makes memory comparable: bytes that the library itself says it needs beside the output.
     workspace: int | None = None
+    # Bytes of all that a run reads and writes, each once.
+    bytes: int | None = None
+    # Equal parts of a run; times and bytes are those of one part.
+    parts: int = 1
 
 
 class Engine(Protocol):

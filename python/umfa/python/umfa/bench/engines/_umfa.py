@@ -8,9 +8,21 @@ from typing import Any
 import numpy as np
 
 import umfa
-from umfa.bench.cases import TRAINING, Case
-from umfa.bench.engines import Array, Prepared, Refused
-from umfa.bench.modes import MODES, Mode
+from umfa.bench import cases
+from umfa.bench.cases import FORWARD, TRAINING, Case
+from umfa.bench.engines import Array, Prepared, Refused, _storing
+from umfa.bench.engines._memory import PlainMemory
+from umfa.bench.modes import (
+    CACHE_FORMATS,
+    COPY,
+    FROM_FLOATS,
+    MODES,
+    NAMED,
+    READ,
+    TENSORS,
+    Mode,
+    base,
+)
 from umfa.bench.reference import Operands
 
 
@@ -21,23 +33,40 @@ class Ours:
 
     def __init__(self, threads: int) -> None:
         self._context = umfa.MFAContext(num_threads=threads)
+        self._memory = PlainMemory(threads)
 
     def formats(self, case: Case) -> Sequence[str]:
-        return tuple(
-            name
-            for name, mode in MODES.items()
-            if (mode.trains or case.kind != TRAINING) and not (mode.int4 and case.columns % 2)
+        if case.stores:
+            return (COPY, *(n for n, stored in TENSORS.items() if fits(stored.mode, case)))
+        known = {cases.FORMATS_PRESET: CACHE_FORMATS, cases.SHAPE_PRESET: NAMED}.get(
+            case.preset, MODES
         )
+        names = []
+        for name, mode in known.items():
+            if fits(mode, case):
+                names.append(name)
+                # Keys of a cache are quantized once, not in each step.
+                if mode.precision and case.kind == FORWARD and not case.decode:
+                    names.append(name + FROM_FLOATS)
+        return (READ, *names) if case.preset == cases.FORMATS_PRESET else names
 
     def prepare(self, case: Case, storage: str, given: Operands, mask: Array | None) -> Prepared:
-        mode = MODES[storage]
-        q, k, v = (self._stored(mode, name, getattr(given, name)) for name in "qkv")
+        if case.stores:
+            return _storing.prepare(case, storage, given.k, self._context, self._memory)
+        if storage == READ:
+            return self._memory.read([given.k, given.v])
+        mode = NAMED[base(storage)]
         options: dict[str, Any] = {
             "causal": case.causal,
             "alignment": "top_left",
             "compute": mode.compute,
             "attn_mask": mask,
         }
+        if storage == base(storage):
+            q, k, v = (self._stored(mode, name, getattr(given, name)) for name in "qkv")
+        else:
+            q, k, v = given.q, given.k, given.v
+            options.update(mode.in_call())
         if case.kind == TRAINING:
             return self._training(q, k, v, given, options)
         dtype = np.float32 if isinstance(q, umfa.QuantizedTensor) else q.dtype
@@ -47,7 +76,8 @@ class Ours:
         def run() -> None:
             umfa.flash_attention_forward(self._context, q, k, v, out=out, **options)
 
-        return Prepared(run, lambda: out, workspace)
+        moved = sum(_storing.nbytes(operand) for operand in (q, k, v, out))
+        return Prepared(run, lambda: out, workspace, moved)
 
     def _training(
         self, q: Any, k: Any, v: Any, given: Operands, options: dict[str, Any]
@@ -70,8 +100,13 @@ class Ours:
     def _stored(self, mode: Mode, name: str, array: Array) -> Any:
         if name in mode.quantized:
             precision: Any = mode.precision
-            return umfa.quantize(array, precision, context=self._context, **mode.quantizer)
+            return umfa.quantize(array, precision, context=self._context, **mode.keywords(name))
         return array.astype(_dtype(mode.dtype), copy=False)
+
+
+def fits(mode: Mode, case: Case) -> bool:
+    """Whether a case can be measured in a mode."""
+    return (mode.trains or case.kind != TRAINING) and not (mode.int4 and case.columns % 2)
 
 
 def _dtype(name: str) -> Any:
