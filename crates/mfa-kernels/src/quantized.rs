@@ -72,25 +72,27 @@ pub type AxpyGroups = unsafe fn(
     ldo: usize,
 );
 
-/// `out[j][c] = (x[j][c] - zero[j][c / group]) * scale[j][c / group]` for `n` rows of `d` integers, `stride` bytes apart, and rows
-/// of `out`, `ld` apart.
+/// `out[j][c] = (x[j][c] - zero[j][c / group]) * scale[j][c / group] + mean[c]` (`mean` null: without it) for `n` rows of `d`
+/// integers, `stride` bytes apart, and rows of `out`, `ld` apart. Each operation rounds.
 pub type DequantizeGroups = unsafe fn(
     x: *const u8,
     stride: usize,
     n: usize,
     d: usize,
     scales: GroupScales,
+    mean: *const f32,
     out: *mut f32,
     ld: usize,
 );
 
-/// `out[j][c] = (x[j][c] - zero[c]) * scale[c]`, likewise.
+/// `out[j][c] = (x[j][c] - zero[c]) * scale[c] + mean[c]`, likewise.
 pub type DequantizeChannels = unsafe fn(
     x: *const u8,
     stride: usize,
     n: usize,
     d: usize,
     scales: ChannelScales,
+    mean: *const f32,
     out: *mut f32,
     ld: usize,
 );

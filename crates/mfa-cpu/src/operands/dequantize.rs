@@ -131,25 +131,33 @@ impl Tensor {
         let columns = self.shape[3];
         // SAFETY: rows are inside the tensor, and `out` has memory for them, by this function's contract.
         unsafe {
-            let in_kernels = match &self.quant {
-                Some(quant) if self.has_dense_rows() => {
-                    self.dequantize_integers(quant, kernels, (b, h), n, count, out, ld);
-                    true
+            let in_kernels = self.quant.is_some() && self.has_dense_rows();
+            match &self.quant {
+                Some(quant) if in_kernels => {
+                    self.dequantize_integers(
+                        quant,
+                        kernels,
+                        (b, h),
+                        n,
+                        count,
+                        domain.mean,
+                        out,
+                        ld,
+                    );
                 }
-                _ => {
-                    self.to_f32_rows(kernels, (b, h), n, count, out, ld);
-                    self.quant.is_none()
-                }
-            };
-            if in_kernels && domain.mean.is_null() && !domain.rotate {
+                _ => self.to_f32_rows(kernels, (b, h), n, count, out, ld),
+            }
+            let adds_mean = !domain.mean.is_null() && !in_kernels;
+            let scales = self.quant.is_some() && !in_kernels;
+            if !scales && !adds_mean && !domain.rotate {
                 return;
             }
             for i in 0..count {
                 let row = std::slice::from_raw_parts_mut(out.add(i * ld), columns);
-                if !in_kernels {
+                if scales {
                     self.apply_scales((b, h), n + i, row);
                 }
-                if !domain.mean.is_null() {
+                if adds_mean {
                     let mean = std::slice::from_raw_parts(domain.mean, columns);
                     row.iter_mut().zip(mean).for_each(|(x, m)| *x += m);
                 }
@@ -160,7 +168,7 @@ impl Tensor {
         }
     }
 
-    /// Dequantizes rows whose columns follow one another, without mean and rotation.
+    /// Dequantizes rows whose columns follow one another, and adds `mean` unless it is null.
     unsafe fn dequantize_integers(
         &self,
         quant: &Quant,
@@ -168,6 +176,7 @@ impl Tensor {
         at: (usize, usize),
         n: usize,
         count: usize,
+        mean: *const f32,
         out: *mut f32,
         ld: usize,
     ) {
@@ -189,16 +198,21 @@ impl Tensor {
                 // SAFETY: as for `dequantize_rows`. The scratch holds two floats per row and group, or per column.
                 unsafe {
                     let out = out.add(i * ld + first);
+                    let mean = if mean.is_null() {
+                        mean
+                    } else {
+                        mean.add(first)
+                    };
                     if quant.granularity == Granularity::Channel {
                         let rows = (quant.block_rows - row % quant.block_rows).min(count - i);
                         let scales = quant.channel_scales(kernels, at, row, range.clone(), scratch);
-                        channels(from, stride, rows, width, scales, out, ld);
+                        channels(from, stride, rows, width, scales, mean, out, ld);
                         i += rows;
                     } else {
                         let rows = ROWS.min(count - i);
                         let range = range.clone();
                         let scales = quant.group_scales(kernels, at, row, rows, range, scratch);
-                        groups(from, stride, rows, width, scales, out, ld);
+                        groups(from, stride, rows, width, scales, mean, out, ld);
                         i += rows;
                     }
                 }

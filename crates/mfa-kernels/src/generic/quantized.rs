@@ -43,6 +43,7 @@ pub(crate) unsafe fn dequantize_groups<S: Simd, E: Element<S>, G: Scaling<S>>(
     n: usize,
     d: usize,
     scales: G,
+    mean: *const f32,
     out: *mut f32,
     ld: usize,
 ) {
@@ -56,7 +57,8 @@ pub(crate) unsafe fn dequantize_groups<S: Simd, E: Element<S>, G: Scaling<S>>(
             while c < end {
                 let count = chunk.min(end - c);
                 let x = G::apply(factor, E::chunk(x.add(E::bytes(c)), count));
-                store2::<S>(out.add(c), count, ordered::<S, E>(x));
+                let x = add_mean::<S>(ordered::<S, E>(x), mean, c, count);
+                store2::<S>(out.add(c), count, x);
                 c += count;
             }
             g += 1;
@@ -72,6 +74,7 @@ pub(crate) unsafe fn dequantize_channels<S: Simd, E: Element<S>, const ZEROS: bo
     n: usize,
     d: usize,
     scales: ChannelScales,
+    mean: *const f32,
     out: *mut f32,
     ld: usize,
 ) {
@@ -88,10 +91,21 @@ pub(crate) unsafe fn dequantize_channels<S: Simd, E: Element<S>, const ZEROS: bo
             }
             let scale = load2::<S>(scales.scale.add(c).cast(), count);
             let x = [S::mul(x[0], scale[0]), S::mul(x[1], scale[1])];
+            let x = add_mean::<S>(x, mean, c, count);
             store2::<S>(out.add(c), count, x);
             c += count;
         }
     }
+}
+
+/// Adds the means of `count` columns from `c` on, if there are any.
+#[inline(always)]
+unsafe fn add_mean<S: Simd>(x: [S::F; 2], mean: *const f32, c: usize, count: usize) -> [S::F; 2] {
+    if mean.is_null() {
+        return x;
+    }
+    let mean = load2::<S>(mean.add(c).cast(), count);
+    [S::add(x[0], mean[0]), S::add(x[1], mean[1])]
 }
 
 /// See [`crate::quantized::FoldChannels`].

@@ -104,15 +104,16 @@ macro_rules! quantized {
             n: usize,
             d: usize,
             scales: GroupScales,
+            mean: *const f32,
             out: *mut f32,
             ld: usize,
         ) {
             if scales.zero.is_null() {
                 let scales = Groups::<false>(scales);
-                $crate::generic::quantized::dequantize_groups::<$simd, E, _>(x, stride, n, d, scales, out, ld);
+                $crate::generic::quantized::dequantize_groups::<$simd, E, _>(x, stride, n, d, scales, mean, out, ld);
             } else {
                 let scales = Groups::<true>(scales);
-                $crate::generic::quantized::dequantize_groups::<$simd, E, _>(x, stride, n, d, scales, out, ld);
+                $crate::generic::quantized::dequantize_groups::<$simd, E, _>(x, stride, n, d, scales, mean, out, ld);
             }
         }
 
@@ -123,13 +124,14 @@ macro_rules! quantized {
             n: usize,
             d: usize,
             scales: ChannelScales,
+            mean: *const f32,
             out: *mut f32,
             ld: usize,
         ) {
             if scales.zero.is_null() {
-                $crate::generic::quantized::dequantize_channels::<$simd, E, false>(x, stride, n, d, scales, out, ld);
+                $crate::generic::quantized::dequantize_channels::<$simd, E, false>(x, stride, n, d, scales, mean, out, ld);
             } else {
-                $crate::generic::quantized::dequantize_channels::<$simd, E, true>(x, stride, n, d, scales, out, ld);
+                $crate::generic::quantized::dequantize_channels::<$simd, E, true>(x, stride, n, d, scales, mean, out, ld);
             }
         }
 

@@ -32,6 +32,11 @@ unsafe fn real(x: f32, scale: *const f32, zero: *const f32, at: usize) -> f32 {
     (x - zero) * *scale.add(at)
 }
 
+/// `x + mean[c]`, with `mean` null: `x`.
+unsafe fn add_mean(x: f32, mean: *const f32, c: usize) -> f32 {
+    if mean.is_null() { x } else { x + *mean.add(c) }
+}
+
 /// Element `c` of a row whose scales are those of row `j`.
 unsafe fn of_group<E: Element>(row: *const u8, scales: &GroupScales, j: usize, c: usize) -> f32 {
     let at = j * scales.ld + c / scales.group;
@@ -98,12 +103,14 @@ unsafe fn dequantize_groups<E: Element>(
     n: usize,
     d: usize,
     scales: GroupScales,
+    mean: *const f32,
     out: *mut f32,
     ld: usize,
 ) {
     for j in 0..n {
         for c in 0..d {
-            *out.add(j * ld + c) = of_group::<E>(x.add(j * stride), &scales, j, c);
+            let x = of_group::<E>(x.add(j * stride), &scales, j, c);
+            *out.add(j * ld + c) = add_mean(x, mean, c);
         }
     }
 }
@@ -115,13 +122,15 @@ unsafe fn dequantize_channels<E: Element>(
     n: usize,
     d: usize,
     scales: ChannelScales,
+    mean: *const f32,
     out: *mut f32,
     ld: usize,
 ) {
     for j in 0..n {
         for c in 0..d {
             let x = E::read(x.add(j * stride), c);
-            *out.add(j * ld + c) = real(x, scales.scale, scales.zero, c);
+            let x = real(x, scales.scale, scales.zero, c);
+            *out.add(j * ld + c) = add_mean(x, mean, c);
         }
     }
 }

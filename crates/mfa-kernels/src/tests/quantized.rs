@@ -196,27 +196,35 @@ fn dequantize_matches_its_twin() {
                 let channels = Scales::new(&mut random, d);
                 let ld = d + random.below(3);
                 let (from, stride) = (x.bytes.as_ptr(), x.stride);
-                for by_channels in [false, true] {
+                let mean = random.floats(d);
+                for (by_channels, has_mean) in
+                    [(false, false), (true, false), (false, true), (true, true)]
+                {
+                    let mean_ptr = if has_mean { mean.as_ptr() } else { null() };
                     let mut got = Guarded::new((n - 1) * ld + d, f32::NAN);
                     let out = got.as_mut_ptr();
                     // SAFETY: `n` rows of `d` elements with their scales, as many rows of floats.
                     unsafe {
                         if by_channels {
                             let kernel = *pick(storage, &table.quantized.dequantize_channels);
-                            kernel(from, stride, n, d, channels.channels(), out, ld);
+                            kernel(from, stride, n, d, channels.channels(), mean_ptr, out, ld);
                         } else {
                             let kernel = *pick(storage, &table.quantized.dequantize_groups);
-                            kernel(from, stride, n, d, x.groups, out, ld);
+                            kernel(from, stride, n, d, x.groups, mean_ptr, out, ld);
                         }
                     }
                     got.check("out");
                     for (at, got) in got.iter().enumerate() {
                         let (j, c) = (at / ld, at % ld);
                         let row = || widened(&twin, storage, &x.bytes[j * stride..], d);
-                        let want = match c < d {
+                        let real = match c < d {
                             true if by_channels => channels.real(row()[c], c),
                             true => x.real[j][c],
                             false => f32::NAN,
+                        };
+                        let want = match c < d {
+                            true if has_mean => real + mean[c],
+                            _ => real,
                         };
                         assert_eq!(got.to_bits(), want.to_bits(), "{}: d {d}", table.isa);
                     }
