@@ -29,6 +29,8 @@ pub struct RowError {
 /// finite.
 pub type Extremes =
     unsafe fn(x: *const f32, n: usize, group: usize, min: *mut f32, max: *mut f32) -> bool;
+/// Whether all of `n` elements are finite.
+pub type IsFinite = unsafe fn(x: *const f32, n: usize) -> bool;
 /// Extends the range of each of `n` columns by `rows` rows, `ld` apart; otherwise as [`Extremes`].
 pub type ColumnExtremes =
     unsafe fn(x: *const f32, ld: usize, rows: usize, n: usize, min: *mut f32, max: *mut f32);
@@ -83,6 +85,8 @@ pub type Parameters = unsafe fn(
 pub struct QuantizeKernels {
     /// Ranges of groups of a row.
     pub extremes: Extremes,
+    /// The check for NaN and infinities.
+    pub is_finite: IsFinite,
     /// Ranges of columns.
     pub column_extremes: ColumnExtremes,
     /// Sums of columns.

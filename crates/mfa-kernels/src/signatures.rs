@@ -209,3 +209,5 @@ pub type Scale = unsafe fn(x: *const f32, n: usize, factor: f32, out: *mut f32);
 
 /// `out[j] = bf16(x[j])`, rounded to nearest, ties to even; NaN stays NaN.
 pub type ToBf16 = unsafe fn(x: *const f32, n: usize, out: *mut u16);
+/// `out[j] = f16(x[j])`, likewise.
+pub type ToF16 = unsafe fn(x: *const f32, n: usize, out: *mut u16);

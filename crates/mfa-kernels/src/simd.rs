@@ -99,8 +99,12 @@ pub(super) trait Simd {
 
     /// Rounds `2 * LANES` elements to i16 and stores them.
     unsafe fn store_i16(p: *mut i16, x: [Self::F; 2]);
+    /// Rounds the first `n <= LANES` elements to FP16, ties to even, and stores them.
+    unsafe fn store_f16(p: *mut u16, n: usize, x: Self::F);
+    /// Rounds `4 * LANES` elements to i8 and stores them.
+    unsafe fn store_i8(p: *mut i8, x: [Self::F; 4]);
     /// Rounds the first `n <= LANES` elements to i8 and stores them.
-    unsafe fn store_i8(p: *mut i8, n: usize, x: Self::F);
+    unsafe fn store_i8_n(p: *mut i8, n: usize, x: Self::F);
     /// Rounds `4 * LANES` elements to u8, stores them, and adds their sum to `sums`, spread over its elements.
     unsafe fn store_u8(p: *mut u8, x: [Self::F; 4], sums: Self::I) -> Self::I;
 

@@ -9,7 +9,7 @@ use crate::quantized::QuantizedKernels;
 use crate::signatures::{
     Alibi, AxpyRows, DotRows, MaskAdd, MaskBool, PackKF32, PackKI8, PackQF32, PackQI8, PackVF32,
     PackVI8, PackVI16, PvF32, PvI16, PvU8, QkF32, QkI8, Scale, Softcap, SoftmaxF32, SoftmaxI16,
-    SoftmaxU8, ToBf16, ToF32, UnpackI4,
+    SoftmaxU8, ToBf16, ToF16, ToF32, UnpackI4,
 };
 use crate::tuning::Tuning;
 
@@ -96,6 +96,8 @@ pub struct Kernels {
     pub scale: Scale,
     /// Rounds a row to BF16.
     pub to_bf16: ToBf16,
+    /// Rounds a row to FP16.
+    pub to_f16: ToF16,
     /// The kernels that quantize and dequantize rows.
     pub quantize: QuantizeKernels,
     /// The kernels that only the backward pass uses.

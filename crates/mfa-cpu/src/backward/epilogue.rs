@@ -78,7 +78,7 @@ impl GradientEpilogue<'_> {
                 .unpack_rows(self.kernels, (b, h), n, 1, codes.as_mut_ptr(), row.len());
         }
         if quant.rotated {
-            hadamard::rotate(row);
+            hadamard::rotate_with(self.kernels, row);
         }
         for (x, code) in row.iter_mut().zip(codes.iter()) {
             let code = i32::from(*code);
@@ -87,7 +87,7 @@ impl GradientEpilogue<'_> {
             }
         }
         if quant.rotated {
-            hadamard::rotate(row);
+            hadamard::rotate_with(self.kernels, row);
         }
     }
 }

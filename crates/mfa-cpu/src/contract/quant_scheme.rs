@@ -190,30 +190,60 @@ impl Quant {
         )
     }
 
-    /// Writes scale and zero point of row `n`, group `g`.
-    pub(crate) fn store(&self, b: usize, h: usize, n: usize, g: usize, scale: f32, zero: i32) {
+    /// Reads the scales and zero points of row `n`, one for each group from the first on.
+    pub(crate) fn load_groups(
+        &self,
+        (b, h): (usize, usize),
+        n: usize,
+        scales: &mut [f32],
+        zeros: &mut [f32],
+    ) {
+        let (first, step) = match &self.params {
+            Params::PerTensor { .. } => (0, 0),
+            Params::Strided { strides, .. } => {
+                let at = [b, h, n / self.block_rows, 0];
+                (Self::index(strides, at), strides[3])
+            }
+        };
+        for (g, (scale, zero)) in scales.iter_mut().zip(zeros).enumerate() {
+            let i = first + g * step;
+            (*scale, *zero) = (self.stored_scale(i), self.stored_zero(i) as f32);
+        }
+    }
+
+    /// Writes the scales and zero points of row `n`, one for each group from the first on.
+    pub(crate) fn store_groups(
+        &self,
+        (b, h): (usize, usize),
+        n: usize,
+        scales: &[f32],
+        zeros: &[f32],
+    ) {
         let Params::Strided {
-            scales,
+            scales: stored,
             half,
-            zeros,
+            zeros: stored_zeros,
             strides,
             ..
         } = &self.params
         else {
             return;
         };
-        let i = Self::index(strides, [b, h, n / self.block_rows, g]);
-        // SAFETY: as in `scale` and `zero`; each group is written by one thread.
-        unsafe {
-            if *half {
-                scales.ptr.cast::<f16>().add(i).write(f16::from_f32(scale));
-            } else {
-                scales.ptr.cast::<f32>().add(i).write(scale);
-            }
-            match zeros {
-                Some((zeros, 1)) => zeros.ptr.cast::<i8>().add(i).write(zero as i8),
-                Some((zeros, _)) => zeros.ptr.cast::<i32>().add(i).write(zero),
-                None => {}
+        let first = Self::index(strides, [b, h, n / self.block_rows, 0]);
+        for (g, (scale, zero)) in scales.iter().zip(zeros).enumerate() {
+            let i = first + g * strides[3];
+            // SAFETY: as in `scale` and `zero`; each group is written by one thread.
+            unsafe {
+                if *half {
+                    stored.ptr.cast::<f16>().add(i).write(f16::from_f32(*scale));
+                } else {
+                    stored.ptr.cast::<f32>().add(i).write(*scale);
+                }
+                match stored_zeros {
+                    Some((zeros, 1)) => zeros.ptr.cast::<i8>().add(i).write(*zero as i8),
+                    Some((zeros, _)) => zeros.ptr.cast::<i32>().add(i).write(*zero as i32),
+                    None => {}
+                }
             }
         }
     }

@@ -74,7 +74,7 @@ impl Epilogue<'_> {
                 .for_each(|(x, m)| *x += share * m);
         }
         if problem.v.is_rotated() {
-            hadamard::rotate(partial.o);
+            hadamard::rotate_with(self.kernels, partial.o);
         }
         store_row(self.kernels, output, b, head, n, partial.o);
     }

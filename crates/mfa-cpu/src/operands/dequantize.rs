@@ -162,7 +162,7 @@ impl Tensor {
                     row.iter_mut().zip(mean).for_each(|(x, m)| *x += m);
                 }
                 if domain.rotate {
-                    hadamard::rotate(row);
+                    hadamard::rotate_with(kernels, row);
                 }
             }
         }

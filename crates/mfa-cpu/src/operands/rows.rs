@@ -1,6 +1,5 @@
 //! Rows of float tensors: stored in the tensor's precision, loaded, cleared.
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::contract::tensor::Tensor;
@@ -50,8 +49,7 @@ pub(crate) fn store_row(
                 .enumerate()
                 .for_each(|(c, x)| at.cast::<f32>().add(c * stride).write(*x)),
             Precision::F16 if stride == 1 => {
-                std::slice::from_raw_parts_mut(at.cast::<f16>(), row.len())
-                    .convert_from_f32_slice(row);
+                (kernels.to_f16)(row.as_ptr(), row.len(), at.cast());
             }
             Precision::Bf16 if stride == 1 => {
                 (kernels.to_bf16)(row.as_ptr(), row.len(), at.cast());

@@ -27,7 +27,8 @@ impl Dequantize {
         if self.source.shape.contains(&0) {
             return 0;
         }
-        workspace::workspace(self.source.shape[3], threads)
+        let shape = self.source.shape;
+        workspace::workspace(shape[3], workspace::workers(shape, threads))
     }
 
     pub(crate) fn check(source: &sys::mfa_tensor, destination: &sys::mfa_tensor) -> Result<Self> {

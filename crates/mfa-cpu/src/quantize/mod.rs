@@ -30,6 +30,7 @@ impl Quantize {
     pub(crate) fn workspace(&self, threads: usize) -> usize {
         let columns = self.source.shape[3];
         if !self.source.shape.contains(&0) {
+            let threads = workspace::workers(self.source.shape, threads);
             return workspace::workspace(columns, threads);
         }
         // Without elements, at most means are written.
@@ -155,7 +156,7 @@ impl QuantizeRun<'_> {
             }
         }
         if self.call.writes_tensor_parameters() {
-            self.call.quant.store(0, 0, 0, 0, 1.0, 0);
+            self.call.quant.store_groups((0, 0), 0, &[1.0], &[0.0]);
         }
     }
 
@@ -195,22 +196,27 @@ impl QuantizeRun<'_> {
         with_range: bool,
     ) -> Surveyed {
         let mut ranges = Ranges::default();
-        if with_range && !head.is_as_stored() {
-            let finite;
-            (ranges.rounded, finite) = head.range(rows.clone(), buffer);
-            // Sums and differences with a number that is not finite are not finite.
-            if finite && !self.call.has_half_scales() {
-                return Ok(ranges);
-            }
-        }
         let stored = head.as_stored();
+        let needs_stored = self.call.has_half_scales() || (with_range && head.is_as_stored());
         let finite;
-        (ranges.stored, finite) = stored.range(rows.clone(), buffer);
+        if needs_stored {
+            (ranges.stored, finite) = stored.range(rows.clone(), buffer);
+        } else if with_range {
+            // Sums and differences with a number that is not finite are not finite.
+            let all;
+            (ranges.rounded, all) = head.range(rows.clone(), buffer);
+            finite = all || stored.is_finite(rows.clone(), buffer);
+        } else {
+            finite = stored.is_finite(rows.clone(), buffer);
+        }
         if !finite {
             return Err(first_not_finite(&stored, rows, buffer));
         }
-        if head.is_as_stored() {
-            ranges.rounded = ranges.stored;
+        if with_range && needs_stored {
+            ranges.rounded = match head.is_as_stored() {
+                true => ranges.stored,
+                false => head.range(rows, buffer).0,
+            };
         }
         Ok(ranges)
     }
@@ -251,7 +257,7 @@ impl QuantizeRun<'_> {
                 &raw mut zero,
             );
         }
-        self.call.quant.store(0, 0, 0, 0, scale, zero as i32);
+        (self.call.quant).store_groups((0, 0), 0, &[scale], &[zero]);
         Ok(())
     }
 

@@ -16,15 +16,14 @@ impl GroupBuffers<'_> {
     pub(super) fn load(
         &mut self,
         quant: &Quant,
-        (b, h): (usize, usize),
+        head: (usize, usize),
         n: usize,
         groups: usize,
         at: usize,
     ) {
-        for g in 0..groups {
-            self.scales[at + g] = quant.scale(b, h, n, g);
-            self.zeros[at + g] = quant.zero(b, h, n, g) as f32;
-        }
+        let groups = at..at + groups;
+        let (scales, zeros) = (&mut self.scales[groups.clone()], &mut self.zeros[groups]);
+        quant.load_groups(head, n, scales, zeros);
     }
 
     /// The scales from index `at` on, as kernels take them: one for each `group` columns.
@@ -183,7 +182,7 @@ impl HeadRounding<'_> {
 
     /// Computes the scales and zero points of `rows` rows from row `n` on, or of the block that begins there, and writes them.
     fn write_parameters(&self, n: usize, rows: usize, buffers: &mut GroupBuffers<'_>) {
-        let (quant, (b, h), groups) = (&self.call.quant, self.head.at, self.groups());
+        let (quant, groups) = (&self.call.quant, self.groups());
         let count = rows * groups;
         let (scales, zeros) = (&mut buffers.scales[..count], &mut buffers.zeros[..count]);
         let (min, max) = (&buffers.min[..count], &buffers.max[..count]);
@@ -198,8 +197,9 @@ impl HeadRounding<'_> {
                 zeros.as_mut_ptr(),
             );
         }
-        for (i, (scale, zero)) in scales.iter().zip(zeros).enumerate() {
-            quant.store(b, h, n + i / groups, i % groups, *scale, *zero as i32);
+        let (scales, zeros) = (scales.chunks(groups), zeros.chunks(groups));
+        for (i, (scales, zeros)) in scales.zip(zeros).enumerate() {
+            quant.store_groups(self.head.at, n + i, scales, zeros);
         }
     }
 
@@ -237,7 +237,9 @@ impl HeadRounding<'_> {
                     (kernels.round)(x, n, &scales_of(i), low, high, codes);
                 }
             }
-            if destination.precision == Precision::I4 {
+            if destination.precision == Precision::I4 && destination.strides[2] == n {
+                (kernels.pack_i4)(codes, count * n, at);
+            } else if destination.precision == Precision::I4 {
                 for i in 0..count {
                     let row = destination.at(b, h, first + i, 0);
                     (kernels.pack_i4)(codes.add(i * n), n, row);

@@ -107,22 +107,42 @@ impl<'a> SourceHead<'a> {
     /// The range of the elements of `rows`, and whether all are finite.
     pub(super) fn range(&self, rows: Range<usize>, buffer: &mut [f32]) -> (ValueRange, bool) {
         let (mut range, mut finite) = (ValueRange::default(), true);
-        let columns = self.source.shape[3];
-        let mut extend = |x: *const f32, n: usize| {
+        let extremes = self.kernels.quantize.extremes;
+        self.each_run(rows, buffer, |x, n| {
             let (min, max) = (&raw mut range.min, &raw mut range.max);
             // SAFETY: `n` elements of rows; one group, of which the range is extended.
-            finite &= unsafe { (self.kernels.quantize.extremes)(x, n, n, min, max) };
-        };
+            finite &= unsafe { extremes(x, n, n, min, max) };
+        });
+        (range, finite)
+    }
+
+    /// Whether all elements of `rows` are finite.
+    pub(super) fn is_finite(&self, rows: Range<usize>, buffer: &mut [f32]) -> bool {
+        let (mut finite, check) = (true, self.kernels.quantize.is_finite);
+        self.each_run(rows, buffer, |x, n| {
+            // SAFETY: `n` elements of rows.
+            finite &= unsafe { check(x, n) };
+        });
+        finite
+    }
+
+    /// Calls `work(first, n)` for runs of elements that follow one another.
+    fn each_run(
+        &self,
+        rows: Range<usize>,
+        buffer: &mut [f32],
+        mut work: impl FnMut(*const f32, usize),
+    ) {
+        let columns = self.source.shape[3];
         for rows in pieces(rows, (buffer.len() / columns).max(1)) {
             let count = rows.len();
             let x = self.rows(rows, buffer);
             if x.ld == columns {
-                extend(x.first, count * columns);
+                work(x.first, count * columns);
             } else {
-                (0..count).for_each(|i| extend(x.first.wrapping_add(i * x.ld), columns));
+                (0..count).for_each(|i| work(x.first.wrapping_add(i * x.ld), columns));
             }
         }
-        (range, finite)
     }
 
     /// Adds the elements of `rows` to a sum per column.

@@ -381,7 +381,26 @@ impl<D: Dot> Simd for Ymm<D> {
         _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
     }
     #[inline(always)]
-    unsafe fn store_i8(p: *mut i8, n: usize, x: __m256) {
+    unsafe fn store_f16(p: *mut u16, n: usize, x: __m256) {
+        let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+        if n == 8 {
+            return _mm_storeu_si128(p.cast(), halves);
+        }
+        let mut all = [0u16; 8];
+        _mm_storeu_si128(all.as_mut_ptr().cast(), halves);
+        std::ptr::copy_nonoverlapping(all.as_ptr(), p, n);
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, x: [__m256; 4]) {
+        let low = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+        let high = _mm256_packs_epi32(_mm256_cvtps_epi32(x[2]), _mm256_cvtps_epi32(x[3]));
+        let packed = _mm256_packs_epi16(low, high);
+        // As `store_u8`.
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        _mm256_storeu_si256(p.cast(), _mm256_permutevar8x32_epi32(packed, order));
+    }
+    #[inline(always)]
+    unsafe fn store_i8_n(p: *mut i8, n: usize, x: __m256) {
         let x = _mm256_cvtps_epi32(x);
         let words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
         let bytes = _mm_cvtsi128_si64(_mm_packs_epi16(words, words)).to_ne_bytes();

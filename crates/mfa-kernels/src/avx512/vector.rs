@@ -354,7 +354,25 @@ impl<D: Dot> Simd for Zmm<D> {
         _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi64(order, packed));
     }
     #[inline(always)]
-    unsafe fn store_i8(p: *mut i8, n: usize, x: __m512) {
+    unsafe fn store_f16(p: *mut u16, n: usize, x: __m512) {
+        let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+        if n == 16 {
+            _mm256_storeu_si256(p.cast(), halves);
+        } else {
+            _mm256_mask_storeu_epi16(p.cast(), mask16(n), halves);
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, x: [__m512; 4]) {
+        let low = _mm512_packs_epi32(_mm512_cvtps_epi32(x[0]), _mm512_cvtps_epi32(x[1]));
+        let high = _mm512_packs_epi32(_mm512_cvtps_epi32(x[2]), _mm512_cvtps_epi32(x[3]));
+        let packed = _mm512_packs_epi16(low, high);
+        // As `store_u8`.
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi32(order, packed));
+    }
+    #[inline(always)]
+    unsafe fn store_i8_n(p: *mut i8, n: usize, x: __m512) {
         let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
         if n == 16 {
             _mm_storeu_si128(p.cast(), bytes);

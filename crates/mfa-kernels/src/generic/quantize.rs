@@ -95,6 +95,28 @@ unsafe fn extremes_of_groups<S: Simd>(
     finite
 }
 
+/// See [`crate::quantize::IsFinite`].
+#[inline(always)]
+pub(crate) unsafe fn is_finite<S: Simd>(x: *const f32, n: usize) -> bool {
+    // 0 times a number that is not finite is NaN.
+    let zero = S::splat(0.0);
+    let mut sums = [zero; 4];
+    let mut c = 0;
+    while c + 4 * S::LANES <= n {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = S::fma(S::load(x.add(c + i * S::LANES)), zero, *sum);
+        }
+        c += 4 * S::LANES;
+    }
+    while c < n {
+        let count = S::LANES.min(n - c);
+        sums[0] = S::fma(S::load_n(x.add(c), count, 0.0), zero, sums[0]);
+        c += count;
+    }
+    let sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
+    S::largest(S::select_eq(sum, sum, zero, S::splat(1.0))) == 0.0
+}
+
 /// See [`crate::quantize::ColumnExtremes`].
 #[inline(always)]
 pub(crate) unsafe fn column_extremes<S: Simd>(
@@ -321,7 +343,7 @@ pub(crate) unsafe fn round<S: Simd>(
             let zero = S::load_n(scales.zero.add(c), count, 0.0);
             let rounding = Rounding::<S>::new(scale, zero, low, high);
             let x = S::load_n(x.add(c), count, 0.0);
-            S::store_i8(out.add(c), count, rounding.codes(x));
+            S::store_i8_n(out.add(c), count, rounding.codes(x));
             c += count;
         }
         return;
@@ -332,13 +354,21 @@ pub(crate) unsafe fn round<S: Simd>(
         let scale = S::splat(*scales.scale.add(g));
         let zero = S::splat(*scales.zero.add(g));
         let rounding = Rounding::<S>::new(scale, zero, low, high);
+        while c + 4 * S::LANES <= end {
+            let mut codes = [zero; 4];
+            for (i, codes) in codes.iter_mut().enumerate() {
+                *codes = rounding.codes(S::load(x.add(c + i * S::LANES)));
+            }
+            S::store_i8(out.add(c), codes);
+            c += 4 * S::LANES;
+        }
         while c + S::LANES <= end {
-            S::store_i8(out.add(c), S::LANES, rounding.codes(S::load(x.add(c))));
+            S::store_i8_n(out.add(c), S::LANES, rounding.codes(S::load(x.add(c))));
             c += S::LANES;
         }
         if c < end {
             let x = S::load_n(x.add(c), end - c, 0.0);
-            S::store_i8(out.add(c), end - c, rounding.codes(x));
+            S::store_i8_n(out.add(c), end - c, rounding.codes(x));
         }
         (c, g) = (end, g + 1);
     }

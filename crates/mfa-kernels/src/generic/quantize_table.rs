@@ -9,6 +9,7 @@ macro_rules! quantize {
 
         const QUANTIZE: QuantizeKernels = QuantizeKernels {
             extremes,
+            is_finite,
             column_extremes,
             column_sums,
             add_row,
@@ -30,6 +31,11 @@ macro_rules! quantize {
             max: *mut f32,
         ) -> bool {
             quantize::extremes::<$simd>(x, n, group, min, max)
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn is_finite(x: *const f32, n: usize) -> bool {
+            quantize::is_finite::<$simd>(x, n)
         }
 
         #[target_feature(enable = $features)]

@@ -119,3 +119,14 @@ pub(crate) unsafe fn to_bf16(x: *const f32, n: usize, out: *mut u16) {
         *out.add(j) = ((if x.is_nan() { quiet } else { nearest }) >> 16) as u16;
     }
 }
+
+/// See [`crate::ToF16`].
+#[inline(always)]
+pub(crate) unsafe fn to_f16<S: Simd>(x: *const f32, n: usize, out: *mut u16) {
+    let mut j = 0;
+    while j < n {
+        let count = S::LANES.min(n - j);
+        S::store_f16(out.add(j), count, S::load_n(x.add(j), count, 0.0));
+        j += count;
+    }
+}

@@ -131,6 +131,7 @@ macro_rules! floats {
                 alibi,
                 scale,
                 to_bf16,
+                to_f16,
                 quantize: QUANTIZE,
                 gradient: GradientKernels {
                     ptv_f32,
@@ -364,6 +365,11 @@ macro_rules! floats {
         #[target_feature(enable = $features)]
         unsafe fn to_bf16(x: *const f32, n: usize, out: *mut u16) {
             row::to_bf16(x, n, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn to_f16(x: *const f32, n: usize, out: *mut u16) {
+            row::to_f16::<$simd>(x, n, out);
         }
 
         #[target_feature(enable = $features)]

@@ -350,7 +350,27 @@ impl<D: Dot> Simd for Neon<D> {
         vst1q_s16(p, vcombine_s16(vqmovn_s32(low), vqmovn_s32(high)));
     }
     #[inline(always)]
-    unsafe fn store_i8(p: *mut i8, n: usize, x: float32x4_t) {
+    unsafe fn store_f16(p: *mut u16, n: usize, x: float32x4_t) {
+        let halves: uint16x4_t;
+        asm!(
+            "fcvtn {halves:v}.4h, {x:v}.4s",
+            halves = lateout(vreg) halves,
+            x = in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+        let bytes = vget_lane_u64::<0>(vreinterpret_u64_u16(halves)).to_ne_bytes();
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), p.cast(), 2 * n);
+    }
+    #[inline(always)]
+    unsafe fn store_i8(p: *mut i8, x: [float32x4_t; 4]) {
+        let half = |a: float32x4_t, b: float32x4_t| {
+            let (a, b) = (vcvtnq_s32_f32(a), vcvtnq_s32_f32(b));
+            vqmovn_s16(vcombine_s16(vqmovn_s32(a), vqmovn_s32(b)))
+        };
+        vst1q_s8(p, vcombine_s8(half(x[0], x[1]), half(x[2], x[3])));
+    }
+    #[inline(always)]
+    unsafe fn store_i8_n(p: *mut i8, n: usize, x: float32x4_t) {
         let words = vqmovn_s32(vcvtnq_s32_f32(x));
         let bytes = vqmovn_s16(vcombine_s16(words, words));
         let bytes = vget_lane_u32::<0>(vreinterpret_u32_s8(bytes)).to_ne_bytes();

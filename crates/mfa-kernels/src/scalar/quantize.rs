@@ -22,6 +22,15 @@ pub(super) unsafe fn extremes(
     finite
 }
 
+/// See [`crate::quantize::IsFinite`].
+pub(super) unsafe fn is_finite(x: *const f32, n: usize) -> bool {
+    let mut finite = true;
+    for c in 0..n {
+        finite &= (*x.add(c)).is_finite();
+    }
+    finite
+}
+
 /// See [`crate::quantize::ColumnExtremes`].
 pub(super) unsafe fn column_extremes(
     x: *const f32,

@@ -59,3 +59,10 @@ pub(super) unsafe fn to_bf16(x: *const f32, n: usize, out: *mut u16) {
         *out.add(j) = half::bf16::from_f32(*x.add(j)).to_bits();
     }
 }
+
+/// See [`crate::ToF16`].
+pub(super) unsafe fn to_f16(x: *const f32, n: usize, out: *mut u16) {
+    for j in 0..n {
+        *out.add(j) = half::f16::from_f32(*x.add(j)).to_bits();
+    }
+}

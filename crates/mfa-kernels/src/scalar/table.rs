@@ -75,8 +75,10 @@ const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(isa: Isa) ->
         alibi: row::alibi,
         scale: row::scale,
         to_bf16: row::to_bf16,
+        to_f16: row::to_f16,
         quantize: QuantizeKernels {
             extremes: quantize::extremes,
+            is_finite: quantize::is_finite,
             column_extremes: quantize::column_extremes,
             column_sums: quantize::column_sums,
             add_row: quantize::add_row,

@@ -61,6 +61,11 @@ fn extremes_are_those_of_the_twin() {
                     let found = run(table);
                     assert_eq!(found, run(&twin), "{}: {n} in groups of {group}", table.isa);
                     let finite = x.iter().all(|x| x.is_finite());
+                    for kernels in [table, &twin] {
+                        // SAFETY: `n` elements.
+                        let found = unsafe { (kernels.quantize.is_finite)(x.as_ptr(), n) };
+                        assert_eq!(found, finite, "{}: {n}", table.isa);
+                    }
                     assert_eq!(found.2, finite, "{}: {n}", table.isa);
                 }
             }

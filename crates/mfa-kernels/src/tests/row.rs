@@ -153,7 +153,7 @@ fn scale_multiplies_every_element() {
 }
 
 #[test]
-fn to_bf16_rounds_to_nearest_even() {
+fn conversions_to_16_bits_round_to_nearest_even() {
     let mut random = Random(46);
     let odd = [
         0x7f80_0001,
@@ -178,6 +178,14 @@ fn to_bf16_rounds_to_nearest_even() {
                 for j in 0..n {
                     let want = half::bf16::from_f32(x[j]).to_bits();
                     assert_eq!(out[j], want, "{}: {:e}", table.isa, x[j]);
+                }
+                let mut halves = Guarded::new(n, 7u16);
+                // SAFETY: `n` elements each.
+                unsafe { (table.to_f16)(x.as_ptr(), n, halves.as_mut_ptr()) };
+                halves.check("output");
+                for j in 0..n {
+                    let want = half::f16::from_f32(x[j]).to_bits();
+                    assert_eq!(halves[j], want, "{}: {:e}", table.isa, x[j]);
                 }
             }
         }
