@@ -6,6 +6,7 @@ pub(crate) mod int8;
 pub(crate) mod pack;
 pub(crate) mod row;
 pub(crate) mod softmax;
+pub(crate) mod softmax_integers;
 mod table;
 pub(crate) mod tile;
 

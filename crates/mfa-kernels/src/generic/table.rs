@@ -64,7 +64,7 @@ macro_rules! floats {
         rows: [$($rows:pat => $r:literal x $p:literal),+ $(,)?],
         decode: [$($d:pat => $dr:literal x $dj:literal, $dc:literal);+ $(;)?]
     ) => {
-        use $crate::generic::{Integers, decode, gradient, pack, row, softmax, tile};
+        use $crate::generic::{Integers, decode, gradient, pack, row, softmax, softmax_integers, tile};
         use $crate::simd::Simd;
         use $crate::{
             GradientKernels, IntegerLayout, Isa, Kernels, PerPrecision, RowState, SCORE_LD, Tuning,
@@ -174,7 +174,10 @@ macro_rules! floats {
             p: *mut i16,
             p_scale: *mut f32,
         ) {
-            softmax::softmax_i16::<$simd, softmax::InOrder, 2>(s, rows, n, state, v_scale, p, p_scale);
+            const C: usize = softmax_integers::chains(<$simd>::LANES);
+            softmax_integers::softmax_integers::<$simd, softmax_integers::Words, C, C>(
+                s, rows, n, state, v_scale, p, p_scale, std::ptr::null_mut(),
+            );
         }
 
         #[target_feature(enable = $features)]
@@ -188,7 +191,10 @@ macro_rules! floats {
             p_scale: *mut f32,
             p_sum: *mut i32,
         ) {
-            softmax::softmax_u8::<$simd>(s, rows, n, state, v_scale, p, p_scale, p_sum);
+            const C: usize = softmax_integers::chains(<$simd>::LANES);
+            softmax_integers::softmax_integers::<$simd, softmax_integers::Bytes, 4, C>(
+                s, rows, n, state, v_scale, p, p_scale, p_sum,
+            );
         }
 
         #[target_feature(enable = $features)]
