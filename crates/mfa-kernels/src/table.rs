@@ -35,6 +35,8 @@ pub struct Kernels {
     /// The number that `pack_q_i8` adds to the integers of Q: 128 where products take unsigned bytes, 0 where they take signed
     /// ones.
     pub q_offset: i32,
+    /// Bytes of an element of packed INT8 K: 2 where products take pairs of i16.
+    pub k_i8_bytes: usize,
     /// The layouts of integer Q, 16-bit P and 16-bit V.
     pub integer_layout: IntegerLayout,
     /// Block sizes and thresholds for these kernels.
