@@ -101,6 +101,12 @@ pub struct Kernels {
 }
 
 impl Kernels {
+    /// Whether there are products of bytes, so that `pv_u8` is faster than `pv_i16`.
+    #[must_use]
+    pub fn multiplies_bytes(&self) -> bool {
+        self.k_i8_bytes == 1
+    }
+
     /// Whether the backward pass has products of bf16 slices: it needs the kernels of both passes, with strips and panels of
     /// [`STEP`].
     #[must_use]
