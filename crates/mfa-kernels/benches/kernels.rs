@@ -153,8 +153,9 @@ fn qk_f32(t: &'static Kernels, d: usize, rows: usize) -> Case {
 fn qk_i8(t: &'static Kernels, d: usize, rows: usize, scaled: bool) -> Case {
     let mut random = Random(2);
     let q = Aligned::from_fn(t.mr * d, |_| random.bits() as u8);
-    let blocks = blocks_of(BLOCK_N * d);
-    let k = Aligned::from_fn(blocks * BLOCK_N * d, |_| random.bits() as i8);
+    let bytes = t.k_i8_bytes * BLOCK_N * d;
+    let blocks = blocks_of(bytes);
+    let k = Aligned::from_fn(blocks * bytes, |_| random.bits() as i8);
     let mut s = Aligned::new(t.mr * SCORE_LD, 0f32);
     let bias = Aligned::new(BLOCK_N, 1i32);
     let columns = Aligned::new(BLOCK_N, 1f32);
@@ -182,7 +183,7 @@ fn qk_i8(t: &'static Kernels, d: usize, rows: usize, scaled: bool) -> Case {
             };
             // SAFETY: a strip, a block of panels, a strip of scores.
             unsafe {
-                let k = k.ptr().add(b * BLOCK_N * d);
+                let k = k.ptr().add(b * bytes);
                 (t.qk_i8)(
                     q.ptr(),
                     k,
@@ -418,7 +419,7 @@ fn packs(t: &'static Kernels, d: usize) -> Vec<Case> {
     );
     let (x, mut y, mut sums) = (
         b(),
-        Aligned::new(BLOCK_N * ldo, 0i8),
+        Aligned::new(BLOCK_N * ldo * t.k_i8_bytes, 0i8),
         Aligned::new(BLOCK_N, 0i32),
     );
     add(

@@ -46,3 +46,35 @@ pub(super) const CENTRED_6: [f32; 6] = [
 /// Adding this rounds to an integer, and leaves 127 more than it, the biased exponent of its power of two, in the lowest
 /// bits.
 pub(super) const ROUNDER: f32 = 12_582_912.0 + 127.0;
+
+/// On `-1/16..=1/16`: 2.7e-8, and 1.4e-7 with [`EIGHTHS`] in f32.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only AVX2 uses it")
+)]
+#[allow(clippy::approx_constant)]
+pub(super) const EIGHTH_3: [f32; 3] = [0.693_147_24, 0.240_257_67, 0.055_496_234];
+
+/// `2^(i / 8)`.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only AVX2 uses it")
+)]
+#[allow(clippy::approx_constant)]
+pub(super) const EIGHTHS: [f64; 8] = [
+    1.0,
+    1.090_507_732_665_257_7,
+    1.189_207_115_002_721,
+    1.296_839_554_651_009_6,
+    std::f64::consts::SQRT_2,
+    1.542_210_825_407_940_7,
+    1.681_792_830_507_429,
+    1.834_008_086_409_342_4,
+];
+
+/// Adding this rounds to an eighth, and leaves the integer of eighths in the lowest bits.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only AVX2 uses it")
+)]
+pub(super) const ROUNDER_TO_EIGHTHS: f32 = 1_572_864.0;

@@ -18,6 +18,7 @@
 //! | V, f32 | per panel `[packed][nr]`, columns past the end are zero | `pack_v_f32` |
 //! | Q, i8 | `[d4][mr][4]` of `q + q_offset`, where `d4 = ceil(d / 4)`; padding is q = 0 | `pack_q_i8` |
 //! | K, i8 | per panel `[d4][nr][4]`, padding is zero | `pack_k_i8` |
+//! | K, i8, where [`Kernels::k_i8_bytes`] is 2 | per panel `[2][d4][nr][2]` of i16: elements 0 and 2 of each four, then 1 and 3 | `pack_k_i8` |
 //! | V, i16 | per panel `[ceil(packed / 2)][nr][2]` of `v - zero_point`, padding is zero | `pack_v_i16` |
 //! | V, i8 | per panel `[ceil(packed / 4)][nr][4]` of `v`, padding is zero | `pack_v_i8` |
 //! | scores and P, f32 | `[mr]` rows, [`SCORE_LD`] apart | `qk_*`, `softmax_*` |

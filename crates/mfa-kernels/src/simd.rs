@@ -56,6 +56,8 @@ pub(super) trait Simd {
     /// `top * 2^x` for `x <= 0`: a polynomial of degree `DEGREE` (4 or 5). Results below `top * 2^-126` may be 0, that of
     /// -infinity is, that of 0 is `top`; NaN stays NaN.
     unsafe fn exp2<const DEGREE: usize>(x: Self::F, top: f32) -> Self::F;
+    /// The same plus `sum`, which 2^-infinity leaves as it is.
+    unsafe fn exp2_add<const DEGREE: usize>(x: Self::F, top: f32, sum: Self::F) -> Self::F;
 
     /// Element `i` is the sum (`SUM`) or the maximum of row `i` of `LANES` rows of `LANES` elements.
     unsafe fn across<const SUM: bool>(rows: *const f32) -> Self::F;
@@ -75,6 +77,8 @@ pub(super) trait Simd {
     unsafe fn load_i(p: *const i32) -> Self::I;
     unsafe fn store_i(p: *mut i32, x: Self::I);
     unsafe fn to_f(x: Self::I) -> Self::F;
+    /// To the nearest integer, ties to even; any integer for NaN.
+    unsafe fn to_i(x: Self::F) -> Self::I;
     /// Sum of four products of bytes, exact, added to each element; `b` is signed.
     unsafe fn dot4(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
     /// Sum of two products of i16, exact, added to each element.
@@ -97,16 +101,16 @@ pub(super) trait Simd {
     /// Adds the four i8 of each element.
     unsafe fn sum_i8(acc: Self::I, x: Self::I) -> Self::I;
 
-    /// Rounds `2 * LANES` elements to i16 and stores them.
-    unsafe fn store_i16(p: *mut i16, x: [Self::F; 2]);
+    /// Stores `2 * LANES` elements as i16, saturated.
+    unsafe fn store_i16(p: *mut i16, x: [Self::I; 2]);
+    /// Stores `4 * LANES` elements as u8, saturated.
+    unsafe fn store_u8(p: *mut u8, x: [Self::I; 4]);
     /// Rounds the first `n <= LANES` elements to FP16, ties to even, and stores them.
     unsafe fn store_f16(p: *mut u16, n: usize, x: Self::F);
     /// Rounds `4 * LANES` elements to i8 and stores them.
     unsafe fn store_i8(p: *mut i8, x: [Self::F; 4]);
     /// Rounds the first `n <= LANES` elements to i8 and stores them.
     unsafe fn store_i8_n(p: *mut i8, n: usize, x: Self::F);
-    /// Rounds `4 * LANES` elements to u8, stores them, and adds their sum to `sums`, spread over its elements.
-    unsafe fn store_u8(p: *mut u8, x: [Self::F; 4], sums: Self::I) -> Self::I;
 
     /// The first `n` of `2 * LANES` elements as f32 (the others are 0). Only those are read.
     unsafe fn f16_to_f32(p: *const u8, n: usize) -> [Self::F; 2];

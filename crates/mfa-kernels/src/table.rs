@@ -37,6 +37,8 @@ pub struct Kernels {
     /// The number that `pack_q_i8` adds to the integers of Q: 128 where products take unsigned bytes, 0 where they take signed
     /// ones.
     pub q_offset: i32,
+    /// Bytes of an element of packed INT8 K: 2 where products take pairs of i16.
+    pub k_i8_bytes: usize,
     /// The layouts of integer Q, 16-bit P and 16-bit V.
     pub integer_layout: IntegerLayout,
     /// Block sizes and thresholds for these kernels.
@@ -107,6 +109,12 @@ pub struct Kernels {
 }
 
 impl Kernels {
+    /// Whether there are products of bytes, so that `pv_u8` is faster than `pv_i16`.
+    #[must_use]
+    pub fn multiplies_bytes(&self) -> bool {
+        self.k_i8_bytes == 1
+    }
+
     /// Whether the backward pass has products of bf16 slices: it needs the kernels of both passes, with strips and panels of
     /// [`STEP`].
     #[must_use]

@@ -190,7 +190,8 @@ impl BlockPair<'_> {
                 row_add: scratch.row_add.add(strip),
             };
             let k = scratch.k_strips.add(strip * 4 * d4);
-            let q = scratch.q_panels.cast::<i8>().add(skipped * 4 * d4);
+            let query_bytes = 4 * d4 * kernels.k_i8_bytes;
+            let q = scratch.q_panels.cast::<i8>().add(skipped * query_bytes);
             (kernels.qk_i8)(k, q, d4, rows, panels, &scales, scratch.s);
         }
     }

@@ -18,7 +18,7 @@ pub(super) fn stride(columns: usize) -> usize {
 /// N is the queries of a block in whole panels, M the keys of a block in whole strips; D and Dv are the columns of Q and V, Dp
 /// and Dvp the same in whole panels. Every pointer is 64-byte aligned.
 pub(super) struct BackwardScratch {
-    /// Q as panels of rows (the K of `qk_*`), [N / nr][D][nr] f32 or [N / nr][D / 4][nr][4] i8.
+    /// Q as panels of rows (the K of `qk_*`), [N / nr][D][nr] f32 or INT8 K as `pack_k_i8` lays it out.
     pub q_panels: *mut u8,
     /// Q as panels of columns (the V of `pv_f32`), [Dp / nr][N][nr].
     pub q_columns: *mut f32,
@@ -177,7 +177,7 @@ impl BackwardScratch {
         let capped = problem.options.caps();
         // Blocks of floats and bf16 slices of P and dS are never in use together: they share their memory.
         let (mut floats, mut slices) = (*arena, *arena);
-        let q_panels = floats.alloc(queries * 4 * d);
+        let q_panels = floats.alloc(queries * 4 * d.max(2));
         let q_columns = floats.alloc(queries * wide_d);
         let do_panels = floats.alloc(queries * dv);
         let do_columns = floats.alloc(queries * wide_dv);

@@ -19,10 +19,11 @@ pub(crate) fn q_row_bytes(scores: ScoreArithmetic<'_>, d: usize) -> usize {
 }
 
 /// Bytes of a key of packed K.
-pub(crate) fn k_row_bytes(scores: ScoreArithmetic<'_>, d: usize) -> usize {
+pub(crate) fn k_row_bytes(kernels: &Kernels, scores: ScoreArithmetic<'_>, d: usize) -> usize {
     match scores {
+        ScoreArithmetic::I8(_) => kernels.k_i8_bytes * q_row_bytes(scores, d),
         ScoreArithmetic::Bf16(products, _) => 2 * row_len(d, products.slices_of_b()),
-        _ => q_row_bytes(scores, d),
+        ScoreArithmetic::F32 => q_row_bytes(scores, d),
     }
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn block_and_tile(
 ) -> (usize, usize) {
     let tuning = &kernels.tuning.forward;
     let columns = padded(dv, kernels);
-    let key_bytes = k_row_bytes(scores, d) + v_row_bytes(values, columns);
+    let key_bytes = k_row_bytes(kernels, scores, d) + v_row_bytes(values, columns);
     let keys = [BLOCK_N, BLOCK_N / 2]
         .into_iter()
         .find(|keys| keys * key_bytes <= tuning.block_bytes)

@@ -164,7 +164,8 @@ impl Prefill<'_> {
                 row_add: scratch.row_add.add(at.strip),
             };
             let q = scratch.q.add(at.strip * 4 * d4);
-            let k = scratch.k.cast::<i8>().add(at.skipped * 4 * d4);
+            let key_bytes = 4 * d4 * kernels.k_i8_bytes;
+            let k = scratch.k.cast::<i8>().add(at.skipped * key_bytes);
             let panels = self.key_panels(at);
             (kernels.qk_i8)(q, k, d4, at.n_rows, panels, &scales, scratch.s);
         }

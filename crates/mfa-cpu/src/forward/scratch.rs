@@ -48,7 +48,7 @@ scratch! {
         /// As above.
         pub row_add: [f32; tile],
         /// Packed K of the block.
-        pub k: [u8; keys * k_row_bytes(plan.scores, problem.d)],
+        pub k: [u8; keys * k_row_bytes(kernels, plan.scores, problem.d)],
         /// Packed V of the block.
         pub v: [u8; keys * v_row_bytes(plan.values, ldo)],
         /// Dequantized or unpacked rows, before packing.

@@ -153,7 +153,13 @@ pub(crate) fn value_arithmetic<'a>(
         return (ValueArithmetic::F32, "scales of V within a row");
     }
     if problem.options.fast && has_one_zero(quant) {
-        return (ValueArithmetic::U8(quant), "fast mode: P to 8 bits");
+        if kernels.multiplies_bytes() {
+            return (ValueArithmetic::U8(quant), "fast mode: P to 8 bits");
+        }
+        return (
+            ValueArithmetic::I16(quant),
+            "fast mode: P to 15 bits, for this instruction set has no product of bytes",
+        );
     }
     (
         ValueArithmetic::I16(quant),

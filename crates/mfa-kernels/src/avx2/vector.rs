@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use crate::exp2::{CENTRED_4, CENTRED_5, ROUNDER};
+use crate::exp2::{CENTRED_4, CENTRED_5, EIGHTH_3, EIGHTHS, ROUNDER, ROUNDER_TO_EIGHTHS};
 use crate::simd::{Dot4, Simd};
 
 /// Multiplication of integers.
@@ -99,6 +99,50 @@ unsafe fn vector_of_i8(p: *const u8, n: usize) -> __m256 {
     _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(padded8(p, n)))
 }
 
+/// A polynomial times `top`, and the power of two that it is to be multiplied by. The biased exponent of the power is 0 from
+/// -127 on, and so is the power.
+#[inline(always)]
+unsafe fn exp2_factors<const DEGREE: usize>(x: __m256, top: f32) -> [__m256; 2] {
+    let magic = _mm256_set1_ps(ROUNDER);
+    let x = _mm256_max_ps(_mm256_set1_ps(-127.0), x);
+    let shifted = _mm256_add_ps(x, magic);
+    let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(shifted)));
+    // Not `x - (shifted - magic)`, for which compilers keep `-magic` in another register.
+    let r = _mm256_add_ps(x, _mm256_sub_ps(magic, shifted));
+    let coefficients: &[f32] = if DEGREE == 4 { &CENTRED_4 } else { &CENTRED_5 };
+    let mut p = _mm256_set1_ps(coefficients[DEGREE - 1] * top);
+    for c in coefficients[..DEGREE - 1].iter().rev() {
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c * top));
+    }
+    [_mm256_fmadd_ps(p, r, _mm256_set1_ps(top)), power]
+}
+
+/// The same as a polynomial of `x` less its nearest eighth, and `top * 2^eighth`, from a table: fewer products, in
+/// exchange for operations of other ports. The power is `top * 2^-127` from -127 on, next to nothing beside what it is added to.
+#[inline(always)]
+unsafe fn exp2_factors_of_eighths(x: __m256, top: f32) -> [__m256; 2] {
+    let mut table = [0i32; 8];
+    for (i, (entry, power)) in table.iter_mut().zip(EIGHTHS).enumerate() {
+        // Less the eighths that the shifted integer has in the highest bits of its fraction.
+        *entry = ((power * f64::from(top)) as f32).to_bits() as i32 - ((i as i32) << 20);
+    }
+    let table = _mm256_loadu_si256(table.as_ptr().cast());
+    let magic = _mm256_set1_ps(ROUNDER_TO_EIGHTHS);
+    let x = _mm256_max_ps(_mm256_set1_ps(-127.0), x);
+    let shifted = _mm256_add_ps(x, magic);
+    let eighths = _mm256_castps_si256(shifted);
+    let power = _mm256_add_epi32(
+        _mm256_slli_epi32::<20>(eighths),
+        _mm256_permutevar8x32_epi32(table, eighths),
+    );
+    let r = _mm256_add_ps(x, _mm256_sub_ps(magic, shifted));
+    let mut p = _mm256_set1_ps(EIGHTH_3[2]);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EIGHTH_3[1]));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EIGHTH_3[0]));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0));
+    [p, _mm256_castsi256_ps(power)]
+}
+
 /// AVX2 with FMA and F16C, with the integer products of `D`.
 pub(super) struct Ymm<D>(PhantomData<D>);
 
@@ -187,21 +231,19 @@ impl<D: Dot> Simd for Ymm<D> {
         let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
         _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
     }
-    /// The biased exponent of the power of two is 0 from -127 on, and so is the power.
     #[inline(always)]
     unsafe fn exp2<const DEGREE: usize>(x: __m256, top: f32) -> __m256 {
-        let magic = _mm256_set1_ps(ROUNDER);
-        let x = _mm256_max_ps(_mm256_set1_ps(-127.0), x);
-        let shifted = _mm256_add_ps(x, magic);
-        let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(shifted)));
-        let r = _mm256_sub_ps(x, _mm256_sub_ps(shifted, magic));
-        let coefficients: &[f32] = if DEGREE == 4 { &CENTRED_4 } else { &CENTRED_5 };
-        let mut p = _mm256_set1_ps(coefficients[DEGREE - 1] * top);
-        for c in coefficients[..DEGREE - 1].iter().rev() {
-            p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c * top));
-        }
-        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(top));
+        let [p, power] = exp2_factors::<DEGREE>(x, top);
         _mm256_mul_ps(p, power)
+    }
+    #[inline(always)]
+    unsafe fn exp2_add<const DEGREE: usize>(x: __m256, top: f32, sum: __m256) -> __m256 {
+        let [p, power] = if DEGREE == 5 {
+            exp2_factors_of_eighths(x, top)
+        } else {
+            exp2_factors::<DEGREE>(x, top)
+        };
+        _mm256_fmadd_ps(p, power, sum)
     }
 
     #[inline(always)]
@@ -327,6 +369,10 @@ impl<D: Dot> Simd for Ymm<D> {
         _mm256_cvtepi32_ps(x)
     }
     #[inline(always)]
+    unsafe fn to_i(x: __m256) -> __m256i {
+        _mm256_cvtps_epi32(x)
+    }
+    #[inline(always)]
     unsafe fn dot4(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
         D::dot4(acc, a, b)
     }
@@ -375,8 +421,8 @@ impl<D: Dot> Simd for Ymm<D> {
     }
 
     #[inline(always)]
-    unsafe fn store_i16(p: *mut i16, x: [__m256; 2]) {
-        let packed = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+    unsafe fn store_i16(p: *mut i16, x: [__m256i; 2]) {
+        let packed = _mm256_packs_epi32(x[0], x[1]);
         // Packing works within lanes of 128 bits: halves of the first vector alternate with those of the second.
         _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
     }
@@ -411,13 +457,14 @@ impl<D: Dot> Simd for Ymm<D> {
         }
     }
     #[inline(always)]
-    unsafe fn store_u8(p: *mut u8, x: [__m256; 4], sums: __m256i) -> __m256i {
-        let low = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
-        let high = _mm256_packs_epi32(_mm256_cvtps_epi32(x[2]), _mm256_cvtps_epi32(x[3]));
+    unsafe fn store_u8(p: *mut u8, x: [__m256i; 4]) {
+        let (low, high) = (
+            _mm256_packs_epi32(x[0], x[1]),
+            _mm256_packs_epi32(x[2], x[3]),
+        );
         let packed = _mm256_packus_epi16(low, high);
         let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         _mm256_storeu_si256(p.cast(), _mm256_permutevar8x32_epi32(packed, order));
-        _mm256_add_epi32(sums, _mm256_sad_epu8(packed, _mm256_setzero_si256()))
     }
 
     #[inline(always)]

@@ -168,6 +168,10 @@ impl<D: Dot> Simd for Zmm<D> {
         p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(top));
         _mm512_scalef_ps(p, x)
     }
+    #[inline(always)]
+    unsafe fn exp2_add<const DEGREE: usize>(x: __m512, top: f32, sum: __m512) -> __m512 {
+        _mm512_add_ps(sum, Self::exp2::<DEGREE>(x, top))
+    }
 
     #[inline(always)]
     unsafe fn across<const SUM: bool>(rows: *const f32) -> __m512 {
@@ -299,6 +303,10 @@ impl<D: Dot> Simd for Zmm<D> {
         _mm512_cvtepi32_ps(x)
     }
     #[inline(always)]
+    unsafe fn to_i(x: __m512) -> __m512i {
+        _mm512_cvtps_epi32(x)
+    }
+    #[inline(always)]
     unsafe fn dot4(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
         D::dot4(acc, a, b)
     }
@@ -347,8 +355,8 @@ impl<D: Dot> Simd for Zmm<D> {
     }
 
     #[inline(always)]
-    unsafe fn store_i16(p: *mut i16, x: [__m512; 2]) {
-        let packed = _mm512_packs_epi32(_mm512_cvtps_epi32(x[0]), _mm512_cvtps_epi32(x[1]));
+    unsafe fn store_i16(p: *mut i16, x: [__m512i; 2]) {
+        let packed = _mm512_packs_epi32(x[0], x[1]);
         // Packing works within lanes of 128 bits: quarters of the first vector alternate with those of the second.
         let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
         _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi64(order, packed));
@@ -381,13 +389,14 @@ impl<D: Dot> Simd for Zmm<D> {
         }
     }
     #[inline(always)]
-    unsafe fn store_u8(p: *mut u8, x: [__m512; 4], sums: __m512i) -> __m512i {
-        let low = _mm512_packs_epi32(_mm512_cvtps_epi32(x[0]), _mm512_cvtps_epi32(x[1]));
-        let high = _mm512_packs_epi32(_mm512_cvtps_epi32(x[2]), _mm512_cvtps_epi32(x[3]));
+    unsafe fn store_u8(p: *mut u8, x: [__m512i; 4]) {
+        let (low, high) = (
+            _mm512_packs_epi32(x[0], x[1]),
+            _mm512_packs_epi32(x[2], x[3]),
+        );
         let packed = _mm512_packus_epi16(low, high);
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi32(order, packed));
-        _mm512_add_epi32(sums, _mm512_sad_epu8(packed, _mm512_setzero_si512()))
     }
 
     #[inline(always)]

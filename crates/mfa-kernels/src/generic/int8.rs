@@ -17,27 +17,46 @@ struct Rows {
 }
 
 /// Rows of bytes, each group of four widened to the pairs of i16 that [`Simd::split_i8`] leaves of the other operand.
-/// `[2][groups][R]`; elements past the rows and groups in use are not written.
-struct Widened([MaybeUninit<i32>; 2 * MAX_GROUPS * MAX_MR]);
+/// A half of the buffer for each of the two; elements past the rows and groups in use are not written.
+struct Widened([MaybeUninit<i32>; 2 * WIDENED]);
+
+/// Pairs of a half.
+const WIDENED: usize = MAX_GROUPS * MAX_MR;
 
 impl Widened {
     #[inline(always)]
     fn new() -> Self {
-        Widened([MaybeUninit::uninit(); 2 * MAX_GROUPS * MAX_MR])
+        Widened([MaybeUninit::uninit(); 2 * WIDENED])
     }
 
+    /// The rows of a strip of Q, all `MR` of them: `[2][groups][MR]`, the halves of [`crate::Kernels::k_i8_bytes`] one after
+    /// the other.
     #[inline(always)]
-    unsafe fn fill<const R: usize>(&mut self, strip: Rows, groups: usize) -> *const i32 {
+    unsafe fn fill_q<const MR: usize>(&mut self, q: *const u8, groups: usize) -> *const i32 {
         let out = self.0.as_mut_ptr().cast::<i32>();
-        for g in 0..groups {
-            for i in 0..R {
-                let x = strip.a.add(i * strip.row + g * strip.group);
-                let x = x.cast::<u32>().read_unaligned();
-                *out.add(g * R + i) = (x & 0x00ff_00ff) as i32;
-                *out.add((groups + g) * R + i) = ((x >> 8) & 0x00ff_00ff) as i32;
-            }
-        }
+        widen(q, groups * MR, out, out.add(groups * MR));
         out
+    }
+
+    /// Rows of P. In the order of the source, so that compilers see vectors in the loops.
+    #[inline(always)]
+    unsafe fn fill_p<const R: usize>(&mut self, strip: Rows, groups: usize) -> *const i32 {
+        let a = self.0.as_mut_ptr().cast::<i32>();
+        for i in 0..R {
+            let out = a.add(i * MAX_GROUPS);
+            widen(strip.a.add(i * strip.row), groups, out, out.add(WIDENED));
+        }
+        a
+    }
+}
+
+/// Widens `n` groups.
+#[inline(always)]
+unsafe fn widen(source: *const u8, n: usize, even: *mut i32, odd: *mut i32) {
+    for g in 0..n {
+        let x = source.add(4 * g).cast::<u32>().read_unaligned();
+        *even.add(g) = (x & 0x00ff_00ff) as i32;
+        *odd.add(g) = ((x >> 8) & 0x00ff_00ff) as i32;
     }
 }
 
@@ -91,17 +110,52 @@ unsafe fn group4<S: Simd, const R: usize, const NV: usize, const P: usize>(
     }
 }
 
-/// The same where there is no instruction for four products: rows come widened, bytes of the panel are split. The halves
+/// Adds `R` of `MR` rows of u8 times `P` panels of i8 to `acc`, both widened to pairs of i16.
+#[inline(always)]
+unsafe fn product_wide<
+    S: Simd,
+    const MR: usize,
+    const R: usize,
+    const NV: usize,
+    const P: usize,
+>(
+    mut acc: [[[S::I; NV]; P]; R],
+    a: *const i32,
+    b: *const i32,
+    panel: usize,
+    pairs: usize,
+) -> [[[S::I; NV]; P]; R] {
+    for t in 0..pairs {
+        let mut vectors = [[S::splat_i(0); NV]; P];
+        for (p, vectors) in vectors.iter_mut().enumerate() {
+            for (v, vector) in vectors.iter_mut().enumerate() {
+                *vector = S::load_i(b.add(p * panel + (t * NV + v) * S::LANES));
+            }
+        }
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let a = S::splat_i(*a.add(t * MR + i));
+            for p in 0..P {
+                for v in 0..NV {
+                    acc[p][v] = S::dot2(acc[p][v], a, vectors[p][v]);
+                }
+            }
+        }
+    }
+    acc
+}
+
+/// As [`product4`] where there is no instruction for four products: rows come widened, bytes of the panel are split. The halves
 /// have a loop each, for compilers add up their products first, where both are at hand, and then lack registers.
 #[inline(always)]
 unsafe fn product_split<S: Simd, const R: usize, const NV: usize, const P: usize>(
     mut acc: [[[S::I; NV]; P]; R],
-    a: *const i32,
+    rows: *const i32,
     b: *const i8,
     panel: usize,
     groups: usize,
 ) -> [[[S::I; NV]; P]; R] {
     for half in 0..2 {
+        let a = rows.add(half * WIDENED);
         for t in 0..groups {
             let mut vectors = [[S::splat_i(0); NV]; P];
             for (p, vectors) in vectors.iter_mut().enumerate() {
@@ -111,7 +165,7 @@ unsafe fn product_split<S: Simd, const R: usize, const NV: usize, const P: usize
                 }
             }
             for (i, acc) in acc.iter_mut().enumerate() {
-                let a = S::splat_i(*a.add((half * groups + t) * R + i));
+                let a = S::splat_i(*a.add(i * MAX_GROUPS + t));
                 for p in 0..P {
                     for v in 0..NV {
                         acc[p][v] = S::dot2(acc[p][v], a, vectors[p][v]);
@@ -158,7 +212,7 @@ pub(crate) unsafe fn qk_i8<
     let widened = if S::DOT4 != Dot4::None {
         std::ptr::null()
     } else {
-        buffer.fill::<R>(strip, d4)
+        buffer.fill_q::<MR>(q, d4)
     };
     let mut scales = *scales;
     let (scaled, zeroed) = (!scales.col_scale.is_null(), !scales.col_zero.is_null());
@@ -201,17 +255,24 @@ unsafe fn panels_of<
     let nr = NV * S::LANES;
     let mut done = 0;
     while done + P <= panels {
-        scores::<S, R, NV, P, KEYS>(strip, widened, k, d4, rows, scales, done * nr, s);
+        scores::<S, MR, R, NV, P, KEYS>(strip, widened, k, d4, rows, scales, done * nr, s);
         done += P;
     }
     while done < panels {
-        scores::<S, R, NV, 1, KEYS>(strip, widened, k, d4, rows, scales, done * nr, s);
+        scores::<S, MR, R, NV, 1, KEYS>(strip, widened, k, d4, rows, scales, done * nr, s);
         done += 1;
     }
 }
 
 #[inline(always)]
-unsafe fn scores<S: Simd, const R: usize, const NV: usize, const P: usize, const KEYS: usize>(
+unsafe fn scores<
+    S: Simd,
+    const MR: usize,
+    const R: usize,
+    const NV: usize,
+    const P: usize,
+    const KEYS: usize,
+>(
     strip: Rows,
     widened: *const i32,
     k: *const i8,
@@ -221,7 +282,8 @@ unsafe fn scores<S: Simd, const R: usize, const NV: usize, const P: usize, const
     key: usize,
     s: *mut f32,
 ) {
-    let k = k.add(key * d4 * 4);
+    let bytes = if S::DOT4 == Dot4::None { 2 } else { 1 };
+    let k = k.add(key * d4 * 4 * bytes);
     let panel = NV * S::LANES * d4 * 4;
     let mut bias = [[S::splat_i(0); NV]; P];
     for (v, bias) in bias.as_flattened_mut().iter_mut().enumerate() {
@@ -230,7 +292,7 @@ unsafe fn scores<S: Simd, const R: usize, const NV: usize, const P: usize, const
     let acc = if S::DOT4 != Dot4::None {
         product4::<S, R, NV, P>([bias; R], strip, k, panel, d4)
     } else {
-        product_split::<S, R, NV, P>([bias; R], widened, k, panel, d4)
+        product_wide::<S, MR, R, NV, P>([bias; R], widened, k.cast(), panel / 2, 2 * d4)
     };
     for (i, acc) in acc.iter().enumerate() {
         if i >= rows {
@@ -279,7 +341,7 @@ pub(crate) unsafe fn pv_u8<S: Simd, const R: usize, const NV: usize, const P: us
     let widened = if S::DOT4 == Dot4::Unsigned {
         std::ptr::null()
     } else {
-        buffer.fill::<R>(strip, groups)
+        buffer.fill_p::<R>(strip, groups)
     };
     let nr = NV * S::LANES;
     let panel = nr * packed.next_multiple_of(4);

@@ -10,6 +10,7 @@ pub(crate) mod quantized;
 mod quantized_table;
 pub(crate) mod row;
 pub(crate) mod softmax;
+pub(crate) mod softmax_integers;
 mod table;
 pub(crate) mod tile;
 

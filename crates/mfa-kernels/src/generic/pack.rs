@@ -135,9 +135,9 @@ pub(crate) unsafe fn pack_k_f32<S: Simd, const NV: usize>(
     }
 }
 
-/// See [`crate::PackKI8`].
+/// See [`crate::PackKI8`]. `WIDE`: as i16.
 #[inline(always)]
-pub(crate) unsafe fn pack_k_i8<S: Simd, const NV: usize>(
+pub(crate) unsafe fn pack_k_i8<S: Simd, const NV: usize, const WIDE: bool>(
     rows: *const i8,
     ld: usize,
     n: usize,
@@ -149,7 +149,10 @@ pub(crate) unsafe fn pack_k_i8<S: Simd, const NV: usize>(
     let groups = d.div_ceil(4);
     let mut j = 0;
     while j < n.next_multiple_of(nr) {
-        let panel = out.cast::<f32>().add(j / nr * nr * groups + j % nr);
+        let halves = if WIDE { 2 } else { 1 };
+        let panel = out
+            .cast::<f32>()
+            .add(j / nr * nr * groups * halves + j % nr);
         let keys = S::LANES.min(n.saturating_sub(j));
         let mut totals = [S::splat_i(0); 16];
         let mut g = 0;
@@ -162,7 +165,11 @@ pub(crate) unsafe fn pack_k_i8<S: Simd, const NV: usize>(
                 *total = S::sum_i8(*total, x);
                 S::store_i(square.0.as_mut_ptr().add(i * S::LANES).cast(), x);
             }
-            columns::<S>(&square, width, panel.add(g * nr), nr);
+            if WIDE {
+                wide_columns::<S>(&square, width, panel.add(g * nr).cast(), nr, groups * nr);
+            } else {
+                columns::<S>(&square, width, panel.add(g * nr), nr);
+            }
             g += width;
         }
         // Sums of bytes are far below 2^24, where f32 is exact.
@@ -195,6 +202,31 @@ unsafe fn columns<S: Simd>(square: &Square, width: usize, out: *mut f32, ld: usi
     for c in 0..width {
         let column = S::load(columns.0.as_ptr().add(c * S::LANES));
         S::store(out.add(c * ld), column);
+    }
+}
+
+/// Widens the bytes of the first `width` columns of a square to i16. Bytes 0 and 2 of each element are written as rows of
+/// `LANES`, `ld` apart, bytes 1 and 3 the same `half` elements later.
+#[inline(always)]
+unsafe fn wide_columns<S: Simd>(
+    square: &Square,
+    width: usize,
+    out: *mut i32,
+    ld: usize,
+    half: usize,
+) {
+    let mut columns = Square([0.0; 256]);
+    S::transpose(
+        square.0.as_ptr(),
+        S::LANES,
+        columns.0.as_mut_ptr(),
+        S::LANES,
+    );
+    for c in 0..width {
+        let column = S::load_i(columns.0.as_ptr().add(c * S::LANES).cast());
+        let [even, odd] = S::split_i8(column);
+        S::store_i(out.add(c * ld), even);
+        S::store_i(out.add(c * ld + half), odd);
     }
 }
 

@@ -3,18 +3,44 @@
 //! Maxima and sums stay spread over a vector while a row is read; those of `LANES` rows are then folded at once, and the
 //! running statistics of these rows are brought up to date as one vector.
 //!
-//! See eq. 10, 12, 50, 51 of docs/math.md.
+//! See eq. 10, 12 of docs/math.md.
+
+use std::mem::MaybeUninit;
 
 use crate::simd::Simd;
-use crate::{P8_LD, P16_LD, RowState, SCORE_LD, TOP8, TOP16};
+use crate::{RowState, SCORE_LD};
 
-/// A vector per row.
+/// A vector per row, for as many rows as a vector has elements.
 #[repr(align(64))]
-struct Partial([f32; 16 * 16]);
+pub(super) struct Partial([MaybeUninit<f32>; 16 * 16]);
+
+impl Partial {
+    /// Not initialised. (A function that filled it would return it through `memcpy`.)
+    pub(super) const NEW: Self = Partial([MaybeUninit::uninit(); 256]);
+
+    /// Sets the vectors past the first `count` rows.
+    #[inline(always)]
+    pub(super) unsafe fn pad<S: Simd>(&mut self, count: usize, fill: f32) {
+        for i in count..S::LANES {
+            self.set::<S>(i, S::splat(fill));
+        }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn set<S: Simd>(&mut self, i: usize, x: S::F) {
+        S::store(self.0.as_mut_ptr().cast::<f32>().add(i * S::LANES), x);
+    }
+
+    /// The sum or the maximum of each row.
+    #[inline(always)]
+    pub(super) unsafe fn across<S: Simd, const SUM: bool>(&self) -> S::F {
+        S::across::<SUM>(self.0.as_ptr().cast())
+    }
+}
 
 /// A number per row.
 #[repr(align(64))]
-struct PerRow([f32; 16]);
+pub(super) struct PerRow(pub(super) [f32; 16]);
 
 /// See [`crate::SoftmaxF32`].
 #[inline(always)]
@@ -23,42 +49,18 @@ pub(crate) unsafe fn softmax_f32<S: Simd>(s: *mut f32, rows: usize, n: usize, st
     while first < rows {
         let count = S::LANES.min(rows - first);
         let s = s.add(first * SCORE_LD);
-        let old = S::load_n(state.m.add(first), count, 0.0);
-        let m = S::max(old, maxima::<S>(s, count, n));
-        let origin = finite_or_zero::<S>(m);
-        let origins = per_row::<S>(origin);
-        let mut partial = Partial([0.0; 256]);
+        let ahead = S::LANES < 16;
+        let mut origins = Origins::of::<S>(s, n, count, state.m.add(first), ahead);
+        let mut partial = Partial::NEW;
+        partial.pad::<S>(count, 0.0);
         for i in 0..count {
-            let row = s.add(i * SCORE_LD);
-            let origin = S::splat(origins.0[i]);
-            // Four sums, each of few weights: what P V makes of them is to be divided by the same number.
-            let mut sums = [S::splat(0.0); 4];
-            let mut j = 0;
-            while j + 4 * S::LANES <= n {
-                for (v, sum) in sums.iter_mut().enumerate() {
-                    let at = row.add(j + v * S::LANES);
-                    let w = S::exp2::<5>(S::sub(S::load(at), origin), 1.0);
-                    S::store(at, w);
-                    *sum = S::add(*sum, w);
-                }
-                j += 4 * S::LANES;
-            }
-            let mut sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
-            while j + S::LANES <= n {
-                let w = S::exp2::<5>(S::sub(S::load(row.add(j)), origin), 1.0);
-                S::store(row.add(j), w);
-                sum = S::add(sum, w);
-                j += S::LANES;
-            }
-            if j < n {
-                let x = S::load_n(row.add(j), n - j, f32::NEG_INFINITY);
-                let w = S::exp2::<5>(S::sub(x, origin), 1.0);
-                S::store_n(row.add(j), n - j, w);
-                sum = S::add(sum, w);
-            }
-            S::store(partial.0.as_mut_ptr().add(i * S::LANES), sum);
+            let minus = origins.minus::<S>(i);
+            partial.set::<S>(i, exponentials::<S>(s.add(i * SCORE_LD), n, minus));
         }
-        let sum = S::across::<true>(partial.0.as_ptr());
+        let sum = partial.across::<S, true>();
+        let old = S::load_n(state.m.add(first), count, 0.0);
+        let m = origins.maxima::<S>();
+        let origin = finite_or_zero::<S>(m);
         let alpha = S::exp2::<5>(S::sub(old, origin), 1.0);
         let l = S::load_n(state.l.add(first), count, 0.0);
         S::store_n(state.l.add(first), count, S::fma(alpha, l, sum));
@@ -66,6 +68,37 @@ pub(crate) unsafe fn softmax_f32<S: Simd>(s: *mut f32, rows: usize, n: usize, st
         S::store_n(state.m.add(first), count, m);
         first += count;
     }
+}
+
+/// Replaces the scores of a row by `exp2(s - origin)`, and returns their sum, spread over a vector.
+#[inline(always)]
+unsafe fn exponentials<S: Simd>(row: *mut f32, n: usize, minus: S::F) -> S::F {
+    // Four sums, each of few weights: what P V makes of them is to be divided by the same number.
+    let mut sums = [S::splat(0.0); 4];
+    let mut j = 0;
+    while j + 4 * S::LANES <= n {
+        for (v, sum) in sums.iter_mut().enumerate() {
+            let at = row.add(j + v * S::LANES);
+            let w = S::exp2::<5>(S::add(S::load(at), minus), 1.0);
+            S::store(at, w);
+            *sum = S::add(*sum, w);
+        }
+        j += 4 * S::LANES;
+    }
+    let mut sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
+    while j + S::LANES <= n {
+        let w = S::exp2::<5>(S::add(S::load(row.add(j)), minus), 1.0);
+        S::store(row.add(j), w);
+        sum = S::add(sum, w);
+        j += S::LANES;
+    }
+    if j < n {
+        let x = S::load_n(row.add(j), n - j, f32::NEG_INFINITY);
+        let w = S::exp2::<5>(S::add(x, minus), 1.0);
+        S::store_n(row.add(j), n - j, w);
+        sum = S::add(sum, w);
+    }
+    sum
 }
 
 /// Storage of two vectors of weights as slices.
@@ -99,7 +132,8 @@ pub(crate) unsafe fn softmax_bf16<S: Simd, P: StoreSlices<S>>(
         let m = S::max(old, S::mul(scale, maxima::<S>(s, count, n)));
         let origin = finite_or_zero::<S>(m);
         let minus = per_row::<S>(S::sub(zero, origin));
-        let mut sums = Partial([0.0; 256]);
+        let mut sums = Partial::NEW;
+        sums.pad::<S>(count, 0.0);
         for i in 0..count {
             let (row, p) = (s.add(i * SCORE_LD), p.add((first + i) * ldp));
             let minus = S::splat(minus.0[i]);
@@ -114,12 +148,9 @@ pub(crate) unsafe fn softmax_bf16<S: Simd, P: StoreSlices<S>>(
                 P::store(p, j, w);
                 j += 2 * S::LANES;
             }
-            S::store(
-                sums.0.as_mut_ptr().add(i * S::LANES),
-                S::add(sum[0], sum[1]),
-            );
+            sums.set::<S>(i, S::add(sum[0], sum[1]));
         }
-        let sum = S::across::<true>(sums.0.as_ptr());
+        let sum = sums.across::<S, true>();
         let alpha = S::exp2::<5>(S::sub(old, origin), 1.0);
         let l = S::load_n(state.l.add(first), count, 0.0);
         S::store_n(state.l.add(first), count, S::fma(alpha, l, sum));
@@ -129,297 +160,112 @@ pub(crate) unsafe fn softmax_bf16<S: Simd, P: StoreSlices<S>>(
     }
 }
 
-/// Storage of `V` vectors of 16-bit weights.
-pub(crate) trait Store16<S: Simd, const V: usize> {
-    /// Rounds the weights of the keys from `j` on and stores them into the row at `row`.
-    unsafe fn store(row: *mut i16, j: usize, x: [S::F; V]);
+/// The maxima and the origins of `count <= LANES` rows of scores.
+pub(super) struct Origins {
+    s: *const f32,
+    n: usize,
+    count: usize,
+    /// Maxima before this block that count too; may be null.
+    old: *const f32,
+    /// Whether each maximum is taken a row ahead of its use, which thus does not wait for it. Otherwise, all are taken before
+    /// the first row, at once, which is faster for vectors of many elements.
+    ahead: bool,
+    next: f32,
+    maxima: PerRow,
+    minus: PerRow,
 }
 
-/// One after the other.
-pub(crate) enum InOrder {}
-
-impl<S: Simd> Store16<S, 2> for InOrder {
+impl Origins {
     #[inline(always)]
-    unsafe fn store(row: *mut i16, j: usize, x: [S::F; 2]) {
-        S::store_i16(row.add(j), x);
-    }
-}
-
-/// See [`crate::SoftmaxI16`].
-#[inline(always)]
-pub(crate) unsafe fn softmax_i16<S: Simd, P: Store16<S, V>, const V: usize>(
-    s: *mut f32,
-    rows: usize,
-    n: usize,
-    state: RowState,
-    v_scale: *const f32,
-    p: *mut i16,
-    p_scale: *mut f32,
-) {
-    let mut first = 0;
-    while first < rows {
-        let count = S::LANES.min(rows - first);
-        let s = s.add(first * SCORE_LD);
-        let p = p.add(first * P16_LD);
-        let most = maxima::<S>(s, count, n);
-        let origins = per_row::<S>(finite_or_zero::<S>(most));
-        let mut sums = Partial([0.0; 256]);
-        let mut left = Partial([0.0; 256]);
-        let mut inverse = S::splat(TOP16);
-        if v_scale.is_null() {
-            for i in 0..count {
-                let row = s.add(i * SCORE_LD);
-                let origin = S::splat(origins.0[i]);
-                let mut sum = S::splat(0.0);
-                let mut carry = staggered::<S, V>();
-                let mut j = 0;
-                while j < n {
-                    let w = weights::<S, V, 5>(row, j, n, origin, TOP16);
-                    let w = rounded::<S, V>(w, &mut carry);
-                    for pair in w.chunks_exact(2) {
-                        sum = S::add(sum, S::add(pair[0], pair[1]));
-                    }
-                    P::store(p.add(i * P16_LD), j, w);
-                    j += V * S::LANES;
-                }
-                S::store(sums.0.as_mut_ptr().add(i * S::LANES), sum);
-                left_over::<S, V>(&mut left, i, carry, TOP16);
-            }
-        } else {
-            let largest = scaled::<S, 5>(s, count, n, &origins, v_scale, &mut sums);
-            inverse = S::min(S::splat(f32::MAX), S::div(S::splat(TOP16), largest));
-            let inverses = per_row::<S>(inverse);
-            for i in 0..count {
-                let inverse = S::splat(inverses.0[i]);
-                let mut carry = staggered::<S, V>();
-                let mut j = 0;
-                while j < n {
-                    let w = block::<S, V>(s.add(i * SCORE_LD), j, n, 0.0);
-                    let w = rounded_products::<S, V>(w, inverse, &mut carry);
-                    P::store(p.add(i * P16_LD), j, w);
-                    j += V * S::LANES;
-                }
-                left_over::<S, V>(&mut left, i, carry, TOP16);
-            }
-        }
-        let summed = Summed {
-            sums: &sums,
-            top: if v_scale.is_null() { TOP16 } else { 1.0 },
-            left: &left,
-            rounded: v_scale.is_null(),
+    pub(super) unsafe fn of<S: Simd>(
+        s: *const f32,
+        n: usize,
+        count: usize,
+        old: *const f32,
+        ahead: bool,
+    ) -> Self {
+        let mut out = Origins {
+            s,
+            n,
+            count,
+            old,
+            ahead,
+            next: 0.0,
+            maxima: PerRow([0.0; 16]),
+            minus: PerRow([0.0; 16]),
         };
-        let beta = advance::<S>(state, first, count, most, &summed);
-        S::store_n(p_scale.add(first), count, S::div(beta, inverse));
-        first += count;
-    }
-}
-
-/// See [`crate::SoftmaxU8`].
-#[inline(always)]
-pub(crate) unsafe fn softmax_u8<S: Simd>(
-    s: *mut f32,
-    rows: usize,
-    n: usize,
-    state: RowState,
-    v_scale: *const f32,
-    p: *mut u8,
-    p_scale: *mut f32,
-    p_sum: *mut i32,
-) {
-    let mut first = 0;
-    while first < rows {
-        let count = S::LANES.min(rows - first);
-        let s = s.add(first * SCORE_LD);
-        let p = p.add(first * P8_LD);
-        let most = maxima::<S>(s, count, n);
-        let origins = per_row::<S>(finite_or_zero::<S>(most));
-        let mut sums = Partial([0.0; 256]);
-        let mut left = Partial([0.0; 256]);
-        let mut p_sums = Partial([0.0; 256]);
-        let mut inverse = S::splat(TOP8);
-        if v_scale.is_null() {
-            for i in 0..count {
-                let row = s.add(i * SCORE_LD);
-                let origin = S::splat(origins.0[i]);
-                let mut sum = S::splat(0.0);
-                let mut p_sum = S::splat_i(0);
-                let mut carry = staggered::<S, 4>();
-                let mut j = 0;
-                while j < n {
-                    let w = weights::<S, 4, 4>(row, j, n, origin, TOP8);
-                    let w = rounded::<S, 4>(w, &mut carry);
-                    sum = S::add(sum, S::add(S::add(w[0], w[1]), S::add(w[2], w[3])));
-                    p_sum = S::store_u8(p.add(i * P8_LD + j), w, p_sum);
-                    j += 4 * S::LANES;
-                }
-                S::store(sums.0.as_mut_ptr().add(i * S::LANES), sum);
-                S::store(p_sums.0.as_mut_ptr().add(i * S::LANES), S::to_f(p_sum));
-                left_over::<S, 4>(&mut left, i, carry, TOP8);
-            }
-        } else {
-            let largest = scaled::<S, 4>(s, count, n, &origins, v_scale, &mut sums);
-            inverse = S::min(S::splat(f32::MAX), S::div(S::splat(TOP8), largest));
-            let inverses = per_row::<S>(inverse);
-            for i in 0..count {
-                let inverse = S::splat(inverses.0[i]);
-                let mut p_sum = S::splat_i(0);
-                let mut carry = staggered::<S, 4>();
-                let mut j = 0;
-                while j < n {
-                    let w = block::<S, 4>(s.add(i * SCORE_LD), j, n, 0.0);
-                    let w = rounded_products::<S, 4>(w, inverse, &mut carry);
-                    p_sum = S::store_u8(p.add(i * P8_LD + j), w, p_sum);
-                    j += 4 * S::LANES;
-                }
-                S::store(p_sums.0.as_mut_ptr().add(i * S::LANES), S::to_f(p_sum));
-                left_over::<S, 4>(&mut left, i, carry, TOP8);
-            }
+        if ahead {
+            out.next = S::largest(maximum::<S>(s, n));
+            return out;
         }
-        let summed = Summed {
-            sums: &sums,
-            top: if v_scale.is_null() { TOP8 } else { 1.0 },
-            left: &left,
-            rounded: v_scale.is_null(),
-        };
-        let beta = advance::<S>(state, first, count, most, &summed);
-        S::store_n(p_scale.add(first), count, S::div(beta, inverse));
-        let totals = per_row::<S>(S::across::<true>(p_sums.0.as_ptr()));
-        for i in 0..count {
-            *p_sum.add(first + i) = totals.0[i] as i32;
+        let mut m = maxima::<S>(s, count, n);
+        if !old.is_null() {
+            m = S::max(S::load_n(old, count, 0.0), m);
         }
-        first += count;
+        out.maxima = per_row::<S>(m);
+        out.minus = per_row::<S>(S::sub(S::splat(0.0), finite_or_zero::<S>(m)));
+        out
     }
-}
 
-/// The rounding error before the first key, by chain: 0 in total, and different for each chain. A run of equal
-/// weights then leaves over next to nothing either. In the order of reversed bits, so that few keys have balanced chains too.
-#[repr(align(64))]
-struct Staggered([f32; 64]);
-
-impl Staggered {
-    const fn new(chains: u32) -> Self {
-        let mut out = [0.0; 64];
-        let mut chain = 0;
-        while chain < chains {
-            let at = chain.reverse_bits() >> (32 - chains.ilog2());
-            out[chain as usize] = (at as f32 + 0.5) / chains as f32 - 0.5;
-            chain += 1;
+    /// The negative of the origin of row `i`, the one after that of the last call. A sum with it, unlike a difference, takes
+    /// its other summand from memory.
+    #[inline(always)]
+    pub(super) unsafe fn minus<S: Simd>(&mut self, i: usize) -> S::F {
+        if !self.ahead {
+            return S::splat(self.minus.0[i]);
         }
-        Staggered(out)
+        let mut m = self.next;
+        if !self.old.is_null() && *self.old.add(i) > m {
+            m = *self.old.add(i);
+        }
+        self.maxima.0[i] = m;
+        if i + 1 < self.count {
+            let row = self.s.add((i + 1) * SCORE_LD);
+            self.next = S::largest(maximum::<S>(row, self.n));
+        }
+        S::splat(if m == f32::NEG_INFINITY { 0.0 } else { -m })
+    }
+
+    /// The maxima of all rows.
+    #[inline(always)]
+    pub(super) unsafe fn maxima<S: Simd>(&self) -> S::F {
+        S::load(self.maxima.0.as_ptr())
     }
 }
 
+/// The maximum of a row, NaN left out, spread over a vector.
 #[inline(always)]
-unsafe fn staggered<S: Simd, const V: usize>() -> [S::F; V] {
-    let table: &'static Staggered = match V * S::LANES {
-        0..=16 => &const { Staggered::new(16) },
-        17..=32 => &const { Staggered::new(32) },
-        _ => &const { Staggered::new(64) },
-    };
-    let mut out = [S::splat(0.0); V];
-    for (v, out) in out.iter_mut().enumerate() {
-        *out = S::load(table.0.as_ptr().add(v * S::LANES));
+unsafe fn maximum<S: Simd>(row: *const f32, n: usize) -> S::F {
+    const NONE: f32 = f32::NEG_INFINITY;
+    // Four chains, for a maximum takes as long as eight others can start in.
+    let mut most = [S::splat(NONE); 4];
+    let mut j = 0;
+    while j + 4 * S::LANES <= n {
+        for (v, most) in most.iter_mut().enumerate() {
+            *most = S::max(S::load(row.add(j + v * S::LANES)), *most);
+        }
+        j += 4 * S::LANES;
     }
-    out
-}
-
-/// Weights as integers. What rounding leaves over of a key is carried to a later one: so the sum of any flat run of keys is
-/// right to about one step, however small they are beside the largest. Nothing is carried to a key of weight 0.
-#[inline(always)]
-unsafe fn rounded<S: Simd, const V: usize>(x: [S::F; V], carry: &mut [S::F; V]) -> [S::F; V] {
-    let mut out = x;
-    for (out, carry) in out.iter_mut().zip(carry) {
-        let with = S::add(*out, *carry);
-        *out = S::round(with);
-        *carry = S::sub(with, *out);
+    while j + S::LANES <= n {
+        most[0] = S::max(S::load(row.add(j)), most[0]);
+        j += S::LANES;
     }
-    out
-}
-
-/// The same of `w * inverse`.
-#[inline(always)]
-unsafe fn rounded_products<S: Simd, const V: usize>(
-    w: [S::F; V],
-    inverse: S::F,
-    carry: &mut [S::F; V],
-) -> [S::F; V] {
-    let mut out = w;
-    for (out, carry) in out.iter_mut().zip(carry) {
-        let with = S::fma(*out, inverse, *carry);
-        *out = S::round(with);
-        *carry = S::sub(with, *out);
+    if j < n {
+        most[1] = S::max(S::load_n(row.add(j), n - j, NONE), most[1]);
     }
-    out
-}
-
-/// Stores the final rounding error of row `i`, where the largest weight is 1.
-#[inline(always)]
-unsafe fn left_over<S: Simd, const V: usize>(
-    left: &mut Partial,
-    i: usize,
-    carry: [S::F; V],
-    top: f32,
-) {
-    let mut sum = S::splat(0.0);
-    for carry in carry {
-        sum = S::fma(carry, S::splat(1.0 / top), sum);
-    }
-    S::store(left.0.as_mut_ptr().add(i * S::LANES), sum);
-}
-
-/// The sums of the weights of a block, by row.
-struct Summed<'a> {
-    /// Times `top`.
-    sums: &'a Partial,
-    top: f32,
-    /// The rounding errors.
-    left: &'a Partial,
-    /// Whether `sums` is of rounded weights.
-    rounded: bool,
+    let [a, b, c, d] = most;
+    S::max(S::max(a, b), S::max(c, d))
 }
 
 /// The maximum of each of `count <= LANES` rows, NaN left out.
 #[inline(always)]
 unsafe fn maxima<S: Simd>(s: *const f32, count: usize, n: usize) -> S::F {
-    const NONE: f32 = f32::NEG_INFINITY;
-    let mut partial = Partial([NONE; 256]);
+    let mut partial = Partial::NEW;
+    partial.pad::<S>(count, f32::NEG_INFINITY);
     for i in 0..count {
-        let row = s.add(i * SCORE_LD);
-        // Two chains, for a maximum takes as long as four others can start in.
-        let mut even = S::splat(NONE);
-        let mut odd = S::splat(NONE);
-        let mut j = 0;
-        while j + 2 * S::LANES <= n {
-            even = S::max(S::load(row.add(j)), even);
-            odd = S::max(S::load(row.add(j + S::LANES)), odd);
-            j += 2 * S::LANES;
-        }
-        if j + S::LANES <= n {
-            even = S::max(S::load(row.add(j)), even);
-            j += S::LANES;
-        }
-        if j < n {
-            odd = S::max(S::load_n(row.add(j), n - j, NONE), odd);
-        }
-        S::store(partial.0.as_mut_ptr().add(i * S::LANES), S::max(odd, even));
+        partial.set::<S>(i, maximum::<S>(s.add(i * SCORE_LD), n));
     }
-    S::across::<false>(partial.0.as_ptr())
-}
-
-/// `top * exp2(s - origin)` of `V` vectors from `j` on; 0 from `n` on.
-#[inline(always)]
-unsafe fn weights<S: Simd, const V: usize, const DEGREE: usize>(
-    row: *const f32,
-    j: usize,
-    n: usize,
-    origin: S::F,
-    top: f32,
-) -> [S::F; V] {
-    let mut x = block::<S, V>(row, j, n, f32::NEG_INFINITY);
-    for x in &mut x {
-        *x = S::exp2::<DEGREE>(S::sub(*x, origin), top);
-    }
-    x
+    partial.across::<S, false>()
 }
 
 /// `V` vectors from `j` on; `fill` from `n` on.
@@ -430,99 +276,47 @@ unsafe fn block<S: Simd, const V: usize>(
     n: usize,
     fill: f32,
 ) -> [S::F; V] {
-    let mut x = [S::splat(fill); V];
     if j + V * S::LANES <= n {
-        for (v, x) in x.iter_mut().enumerate() {
-            *x = S::load(row.add(j + v * S::LANES));
-        }
+        whole_block::<S, V>(row, j)
     } else {
-        for (v, x) in x.iter_mut().enumerate() {
-            let from = (j + v * S::LANES).min(n);
-            *x = S::load_n(row.add(from), (n - from).min(S::LANES), fill);
-        }
+        last_block::<S, V>(row, j, n, fill)
+    }
+}
+
+/// `V` vectors from `j` on.
+#[inline(always)]
+pub(super) unsafe fn whole_block<S: Simd, const V: usize>(row: *const f32, j: usize) -> [S::F; V] {
+    let mut x = [S::splat(0.0); V];
+    for (v, x) in x.iter_mut().enumerate() {
+        *x = S::load(row.add(j + v * S::LANES));
     }
     x
 }
 
-/// Replaces scores by `exp2(s - origin) * v_scale`, leaves the sums without `v_scale` in `sums`, and returns the largest
-/// magnitude of each row.
+/// `V` vectors from `j` on; `fill` from `n` on.
 #[inline(always)]
-unsafe fn scaled<S: Simd, const DEGREE: usize>(
-    s: *mut f32,
-    count: usize,
+pub(super) unsafe fn last_block<S: Simd, const V: usize>(
+    row: *const f32,
+    j: usize,
     n: usize,
-    origins: &PerRow,
-    v_scale: *const f32,
-    sums: &mut Partial,
-) -> S::F {
-    let mut largest = Partial([0.0; 256]);
-    for i in 0..count {
-        let row = s.add(i * SCORE_LD);
-        let origin = S::splat(origins.0[i]);
-        let mut sum = S::splat(0.0);
-        let mut top = S::splat(0.0);
-        let mut j = 0;
-        while j + S::LANES <= n {
-            let w = S::exp2::<DEGREE>(S::sub(S::load(row.add(j)), origin), 1.0);
-            sum = S::add(sum, w);
-            let w = S::mul(w, S::load(v_scale.add(j)));
-            top = S::max(S::abs(w), top);
-            S::store(row.add(j), w);
-            j += S::LANES;
-        }
-        if j < n {
-            let x = S::load_n(row.add(j), n - j, f32::NEG_INFINITY);
-            let w = S::exp2::<DEGREE>(S::sub(x, origin), 1.0);
-            sum = S::add(sum, w);
-            let w = S::mul(w, S::load_n(v_scale.add(j), n - j, 0.0));
-            top = S::max(S::abs(w), top);
-            S::store_n(row.add(j), n - j, w);
-        }
-        S::store(sums.0.as_mut_ptr().add(i * S::LANES), sum);
-        S::store(largest.0.as_mut_ptr().add(i * S::LANES), top);
+    fill: f32,
+) -> [S::F; V] {
+    let mut x = [S::splat(fill); V];
+    for (v, x) in x.iter_mut().enumerate() {
+        let from = (j + v * S::LANES).min(n);
+        *x = S::load_n(row.add(from), (n - from).min(S::LANES), fill);
     }
-    S::across::<false>(largest.0.as_ptr())
-}
-
-/// Brings the state of `count` rows up to date with a block whose maxima are `block`. Returns the factor of the
-/// block's weights relative to those of the blocks before.
-#[inline(always)]
-unsafe fn advance<S: Simd>(
-    state: RowState,
-    first: usize,
-    count: usize,
-    block: S::F,
-    summed: &Summed<'_>,
-) -> S::F {
-    let old = S::load_n(state.m.add(first), count, 0.0);
-    let m = S::max(old, block);
-    let origin = finite_or_zero::<S>(m);
-    let alpha = S::exp2::<5>(S::sub(old, origin), 1.0);
-    let beta = S::exp2::<5>(S::sub(block, origin), 1.0);
-    let left = S::across::<true>(summed.left.0.as_ptr());
-    let sum = S::across::<true>(summed.sums.0.as_ptr());
-    let mut sum = S::div(sum, S::splat(summed.top));
-    if !summed.rounded {
-        sum = S::sub(sum, left);
-    }
-    for (at, of_block) in [(state.l, sum), (state.left, left)] {
-        let before = S::load_n(at.add(first), count, 0.0);
-        let both = S::fma(alpha, before, S::mul(beta, of_block));
-        S::store_n(at.add(first), count, both);
-    }
-    S::store_n(state.alpha.add(first), count, alpha);
-    S::store_n(state.m.add(first), count, m);
-    beta
+    x
 }
 
 /// The origin of the exponentials; a row that is masked so far has none, and any finite value gives it weights of 0.
 #[inline(always)]
-unsafe fn finite_or_zero<S: Simd>(m: S::F) -> S::F {
+pub(super) unsafe fn finite_or_zero<S: Simd>(m: S::F) -> S::F {
     S::select_eq(m, S::splat(f32::NEG_INFINITY), S::splat(0.0), m)
 }
 
 #[inline(always)]
-unsafe fn per_row<S: Simd>(x: S::F) -> PerRow {
+pub(super) unsafe fn per_row<S: Simd>(x: S::F) -> PerRow {
     let mut out = PerRow([0.0; 16]);
     S::store(out.0.as_mut_ptr(), x);
     out

@@ -1,13 +1,15 @@
 //! The macros that make the tables of an instruction set from the kernels of this folder.
 
-use crate::signatures::{PackQI8, PvI16, PvU8, QkI8};
+use crate::signatures::{PackKI8, PackQI8, PvI16, PvU8, QkI8};
 
 /// The integer kernels of a table; fields as those of [`crate::Kernels`].
 pub(crate) struct Integers {
     pub(crate) int8: bool,
     pub(crate) int8_values: bool,
     pub(crate) q_offset: i32,
+    pub(crate) k_i8_bytes: usize,
     pub(crate) pack_q_i8: PackQI8,
+    pub(crate) pack_k_i8: PackKI8,
     pub(crate) qk_i8: QkI8,
     pub(crate) pv_i16: PvI16,
     pub(crate) pv_u8: PvU8,
@@ -65,7 +67,7 @@ macro_rules! floats {
         rows: [$($rows:pat => $r:literal x $p:literal),+ $(,)?],
         decode: [$($d:pat => $dr:literal x $dj:literal, $dc:literal);+ $(;)?]
     ) => {
-        use $crate::generic::{Integers, decode, gradient, pack, row, softmax, tile};
+        use $crate::generic::{Integers, decode, gradient, pack, row, softmax, softmax_integers, tile};
         use $crate::simd::Simd;
         use $crate::{
             GradientKernels, IntegerLayout, Isa, Kernels, PerPrecision, RowState, SCORE_LD, Tuning,
@@ -85,6 +87,7 @@ macro_rules! floats {
                 int8: integers.int8,
                 int8_values: integers.int8_values,
                 q_offset: integers.q_offset,
+                k_i8_bytes: integers.k_i8_bytes,
                 integer_layout: IntegerLayout::Pairs,
                 qk_f32,
                 qk_i8: integers.qk_i8,
@@ -97,7 +100,7 @@ macro_rules! floats {
                 pack_q_f32,
                 pack_q_i8: integers.pack_q_i8,
                 pack_k_f32,
-                pack_k_i8,
+                pack_k_i8: integers.pack_k_i8,
                 pack_v_f32,
                 pack_v_i16,
                 pack_v_i8,
@@ -180,7 +183,10 @@ macro_rules! floats {
             p: *mut i16,
             p_scale: *mut f32,
         ) {
-            softmax::softmax_i16::<$simd, softmax::InOrder, 2>(s, rows, n, state, v_scale, p, p_scale);
+            const C: usize = softmax_integers::chains(<$simd>::LANES);
+            softmax_integers::softmax_integers::<$simd, softmax_integers::Words, C, C>(
+                s, rows, n, state, v_scale, p, p_scale, std::ptr::null_mut(),
+            );
         }
 
         #[target_feature(enable = $features)]
@@ -194,7 +200,10 @@ macro_rules! floats {
             p_scale: *mut f32,
             p_sum: *mut i32,
         ) {
-            softmax::softmax_u8::<$simd>(s, rows, n, state, v_scale, p, p_scale, p_sum);
+            const C: usize = softmax_integers::chains(<$simd>::LANES);
+            softmax_integers::softmax_integers::<$simd, softmax_integers::Bytes, 4, C>(
+                s, rows, n, state, v_scale, p, p_scale, p_sum,
+            );
         }
 
         #[target_feature(enable = $features)]
@@ -237,18 +246,6 @@ macro_rules! floats {
         #[target_feature(enable = $features)]
         unsafe fn pack_k_f32(rows: *const f32, ld: usize, n: usize, d: usize, out: *mut f32) {
             pack::pack_k_f32::<$simd, $nv>(rows, ld, n, d, out);
-        }
-
-        #[target_feature(enable = $features)]
-        unsafe fn pack_k_i8(
-            rows: *const i8,
-            ld: usize,
-            n: usize,
-            d: usize,
-            out: *mut i8,
-            sums: *mut i32,
-        ) {
-            pack::pack_k_i8::<$simd, $nv>(rows, ld, n, d, out, sums);
         }
 
         #[target_feature(enable = $features)]
@@ -463,11 +460,15 @@ macro_rules! integers {
             Dot4::Unsigned | Dot4::None => 128,
         };
 
+        const WIDE_K: bool = matches!(<$simd>::DOT4, Dot4::None);
+
         pub(super) const INTEGERS: Integers = Integers {
             int8: $int8,
             int8_values: $values,
             q_offset: OFFSET,
+            k_i8_bytes: if WIDE_K { 2 } else { 1 },
             pack_q_i8,
+            pack_k_i8,
             qk_i8,
             pv_i16,
             pv_u8,
@@ -485,6 +486,18 @@ macro_rules! integers {
             sums: *mut i32,
         ) {
             pack::pack_q_i8::<$simd, $mr>(rows, ld, n, d, out, sums);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn pack_k_i8(
+            rows: *const i8,
+            ld: usize,
+            n: usize,
+            d: usize,
+            out: *mut i8,
+            sums: *mut i32,
+        ) {
+            pack::pack_k_i8::<$simd, $nv, WIDE_K>(rows, ld, n, d, out, sums);
         }
 
         #[target_feature(enable = $features)]

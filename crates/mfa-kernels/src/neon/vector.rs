@@ -106,6 +106,23 @@ unsafe fn halves(p: *const u8, n: usize) -> uint16x8_t {
     vreinterpretq_u16_u8(vld1q_u8(padded::<16>(p, 2 * n, [0; 16]).as_ptr()))
 }
 
+/// A polynomial times `top`, and the power of two that it is to be multiplied by. The biased exponent of the power is 0 from
+/// -127 on, and so is the power.
+#[inline(always)]
+unsafe fn exp2_factors<const DEGREE: usize>(x: float32x4_t, top: f32) -> [float32x4_t; 2] {
+    let rounder = vdupq_n_f32(ROUNDER);
+    let x = vmaxq_f32(vdupq_n_f32(-127.0), x);
+    let shifted = vaddq_f32(x, rounder);
+    let power = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vreinterpretq_s32_f32(shifted)));
+    let r = vsubq_f32(x, vsubq_f32(shifted, rounder));
+    let coefficients: &[f32] = if DEGREE == 4 { &CENTRED_4 } else { &CENTRED_5 };
+    let mut p = vdupq_n_f32(coefficients[DEGREE - 1] * top);
+    for c in coefficients[..DEGREE - 1].iter().rev() {
+        p = vfmaq_f32(vdupq_n_f32(c * top), p, r);
+    }
+    [vfmaq_f32(vdupq_n_f32(top), p, r), power]
+}
+
 /// Advanced SIMD, with the integer products of `D`.
 pub(super) struct Neon<D>(PhantomData<D>);
 
@@ -201,21 +218,19 @@ impl<D: Dot> Simd for Neon<D> {
         let biased = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
         vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
     }
-    /// The biased exponent of the power of two is 0 from -127 on, and so is the power.
     #[inline(always)]
     unsafe fn exp2<const DEGREE: usize>(x: float32x4_t, top: f32) -> float32x4_t {
-        let rounder = vdupq_n_f32(ROUNDER);
-        let x = vmaxq_f32(vdupq_n_f32(-127.0), x);
-        let shifted = vaddq_f32(x, rounder);
-        let power = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vreinterpretq_s32_f32(shifted)));
-        let r = vsubq_f32(x, vsubq_f32(shifted, rounder));
-        let coefficients: &[f32] = if DEGREE == 4 { &CENTRED_4 } else { &CENTRED_5 };
-        let mut p = vdupq_n_f32(coefficients[DEGREE - 1] * top);
-        for c in coefficients[..DEGREE - 1].iter().rev() {
-            p = vfmaq_f32(vdupq_n_f32(c * top), p, r);
-        }
-        p = vfmaq_f32(vdupq_n_f32(top), p, r);
+        let [p, power] = exp2_factors::<DEGREE>(x, top);
         vmulq_f32(p, power)
+    }
+    #[inline(always)]
+    unsafe fn exp2_add<const DEGREE: usize>(
+        x: float32x4_t,
+        top: f32,
+        sum: float32x4_t,
+    ) -> float32x4_t {
+        let [p, power] = exp2_factors::<DEGREE>(x, top);
+        vfmaq_f32(sum, p, power)
     }
 
     #[inline(always)]
@@ -295,6 +310,10 @@ impl<D: Dot> Simd for Neon<D> {
         vcvtq_f32_s32(x)
     }
     #[inline(always)]
+    unsafe fn to_i(x: float32x4_t) -> int32x4_t {
+        vcvtnq_s32_f32(x)
+    }
+    #[inline(always)]
     unsafe fn dot4(acc: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
         D::dot4(acc, a, b)
     }
@@ -345,9 +364,8 @@ impl<D: Dot> Simd for Neon<D> {
     }
 
     #[inline(always)]
-    unsafe fn store_i16(p: *mut i16, x: [float32x4_t; 2]) {
-        let (low, high) = (vcvtnq_s32_f32(x[0]), vcvtnq_s32_f32(x[1]));
-        vst1q_s16(p, vcombine_s16(vqmovn_s32(low), vqmovn_s32(high)));
+    unsafe fn store_i16(p: *mut i16, x: [int32x4_t; 2]) {
+        vst1q_s16(p, vcombine_s16(vqmovn_s32(x[0]), vqmovn_s32(x[1])));
     }
     #[inline(always)]
     unsafe fn store_f16(p: *mut u16, n: usize, x: float32x4_t) {
@@ -381,15 +399,10 @@ impl<D: Dot> Simd for Neon<D> {
         }
     }
     #[inline(always)]
-    unsafe fn store_u8(p: *mut u8, x: [float32x4_t; 4], sums: int32x4_t) -> int32x4_t {
-        let half = |a: float32x4_t, b: float32x4_t| {
-            let (a, b) = (vcvtnq_s32_f32(a), vcvtnq_s32_f32(b));
-            vqmovun_s16(vcombine_s16(vqmovn_s32(a), vqmovn_s32(b)))
-        };
-        let packed = vcombine_u8(half(x[0], x[1]), half(x[2], x[3]));
-        vst1q_u8(p, packed);
-        let sums = vpadalq_u16(vreinterpretq_u32_s32(sums), vpaddlq_u8(packed));
-        vreinterpretq_s32_u32(sums)
+    unsafe fn store_u8(p: *mut u8, x: [int32x4_t; 4]) {
+        let low = vcombine_s16(vqmovn_s32(x[0]), vqmovn_s32(x[1]));
+        let high = vcombine_s16(vqmovn_s32(x[2]), vqmovn_s32(x[3]));
+        vst1q_u8(p, vcombine_u8(vqmovun_s16(low), vqmovun_s16(high)));
     }
 
     #[inline(always)]

@@ -29,6 +29,7 @@ const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(isa: Isa) ->
         int8: true,
         int8_values: true,
         q_offset: OFFSET,
+        k_i8_bytes: 1,
         integer_layout: IntegerLayout::Pairs,
         qk_f32: qk::qk_f32::<MR, NR>,
         qk_i8: qk::qk_i8::<MR, NR, OFFSET>,

@@ -77,8 +77,9 @@ fn pack_k_matches_its_twin() {
                 assert_eq!(&got[..], &want[..], "{}: {n} x {d}", table.isa);
 
                 let x = rows_of(n, d, ld, |_| random.next() as i8);
-                let mut got = Guarded::new(keys * round_up(d, 4), 1i8);
-                let mut want = got.to_vec();
+                let size = keys * round_up(d, 4);
+                let mut got = Guarded::new(size * table.k_i8_bytes, 1i8);
+                let mut want = vec![1i8; size];
                 let (mut sums, mut want_sums) = (Guarded::new(keys, -1i32), vec![-1; keys]);
                 // SAFETY: operands have the sizes of their layouts.
                 unsafe {
@@ -94,11 +95,29 @@ fn pack_k_matches_its_twin() {
                 }
                 got.check("k");
                 sums.check("sums");
+                if table.k_i8_bytes == 2 {
+                    want = widened_k(&want, table.nr, d.div_ceil(4));
+                }
                 assert_eq!(&got[..], &want[..], "{}: {n} x {d}", table.isa);
                 assert_eq!(&sums[..], &want_sums[..], "{}: {n} x {d}", table.isa);
             }
         }
     }
+}
+
+/// The bytes of `[panels][2][d4][nr][2]` i16, from `[panels][d4][nr][4]` i8.
+fn widened_k(k: &[i8], nr: usize, d4: usize) -> Vec<i8> {
+    let mut out = Vec::new();
+    for panel in k.chunks(d4 * nr * 4) {
+        for half in 0..2 {
+            for group in panel.chunks(4) {
+                for x in [group[half], group[half + 2]] {
+                    out.extend(i16::from(x).to_ne_bytes().map(|byte| byte as i8));
+                }
+            }
+        }
+    }
+    out
 }
 
 #[test]

@@ -426,6 +426,37 @@ fn masked_blocks_have_no_weight() {
     }
 }
 
+/// A masked key gets no weight from the rounding errors of its neighbours.
+#[test]
+fn masked_keys_have_no_weight() {
+    let mut random = Random(16);
+    for (table, _) in tables() {
+        for n in [5, 40, 100, BLOCK_N] {
+            let mut s = scores(&mut random, table.mr, table.mr, n, 12.0);
+            for i in 0..table.mr {
+                for j in 0..n {
+                    if random.below(3) == 0 {
+                        s[i * SCORE_LD + j] = f32::NEG_INFINITY;
+                    }
+                }
+            }
+            let v_scale = Guarded::from_fn(n, |_| random.float().abs() + 0.1);
+            for v_scale in [None, Some(&v_scale[..])] {
+                for run in [run_i16, run_u8] {
+                    let got = run(table, &s, table.mr, n, State::new(table.mr), v_scale);
+                    for i in 0..table.mr {
+                        for j in 0..n {
+                            let masked = s[i * SCORE_LD + j] == f32::NEG_INFINITY;
+                            let p = got.p[i * n + j];
+                            assert!(!masked || p == 0.0, "{}: n {n}, {i}, {j}: {p}", table.isa);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A NaN or +infinity among the scores makes the sum NaN; other rows don't see it.
 #[test]
 fn nan_reaches_the_sum() {

@@ -165,7 +165,7 @@ impl Int8 {
         let (d, d4) = (self.d, self.d.div_ceil(4));
         let keys = self.k.len() / d;
         let mut q = Guarded::new(4 * d4 * table.mr, 1u8);
-        let mut k = Guarded::new(4 * d4 * keys, 1i8);
+        let mut k = Guarded::new(4 * d4 * keys * table.k_i8_bytes, 1i8);
         let mut sums = Guarded::new(keys.max(rows), 0i32);
         let mut s = Guarded::new(table.mr * SCORE_LD, 7f32);
         // SAFETY: operands have the sizes of their layouts.

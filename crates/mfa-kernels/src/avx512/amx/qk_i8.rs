@@ -5,6 +5,8 @@ use std::arch::x86_64::*;
 use super::column_sums::integer_sums;
 use super::shape::{MR, NR, ROWS, TILE};
 use super::tile_state::Tiles;
+use crate::avx512::vector::{Plain, Zmm};
+use crate::generic::pack;
 use crate::{SCORE_LD, ScoreScales};
 
 /// See [`crate::PackQI8`].
@@ -31,6 +33,19 @@ pub(super) unsafe fn pack_q_i8(
         }
         *sums.add(i) = _mm512_reduce_add_epi32(sum);
     }
+}
+
+/// See [`crate::PackKI8`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn pack_k_i8(
+    rows: *const i8,
+    ld: usize,
+    n: usize,
+    d: usize,
+    out: *mut i8,
+    sums: *mut i32,
+) {
+    pack::pack_k_i8::<Zmm<Plain>, 2, false>(rows, ld, n, d, out, sums);
 }
 
 integer_sums!("tdpbssd");
