@@ -1,4 +1,4 @@
-//! Steps of online softmax whose P leaves as integers (eq. 50, 51 of docs/math.md).
+//! Steps of online softmax whose P leaves as integers (eq. 12, 50, 51 of docs/math.md).
 
 use super::softmax::{Origins, Partial, finite_or_zero, last_block, per_row, whole_block};
 use crate::simd::Simd;
