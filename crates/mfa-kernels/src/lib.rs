@@ -73,6 +73,7 @@ pub use layout::{
 };
 pub use precision::{Kind, PerPrecision, Precision, Traits};
 pub use quantize::{QuantizeKernels, RowError, RowScales, ScaleRule};
+pub use scalar::rotate_row;
 pub use select::kernels;
 pub use signatures::{
     Alibi, AxpyRows, DotRows, MaskAdd, MaskBool, PackKF32, PackKI8, PackQF32, PackQI8, PackVF32,

@@ -80,13 +80,6 @@ pub type Parameters = unsafe fn(
     zero: *mut f32,
 );
 
-/// Rotates a row in place, in plain Rust: [`Rotate`] without a table.
-pub fn rotate_row(row: &mut [f32]) {
-    let (n, at) = (row.len(), row.as_mut_ptr());
-    // SAFETY: a row of `n` elements, in place as is allowed; plain Rust runs anywhere.
-    unsafe { (crate::scalar::TABLE.quantize.rotate)(at, n, at) };
-}
-
 /// The kernels that quantize and dequantize rows.
 #[derive(Clone, Copy)]
 pub struct QuantizeKernels {

@@ -3,7 +3,7 @@
 use mfa_kernels::Kernels;
 
 /// Rotates a row in place where speed does not matter. The bits are those of [`rotate_with`].
-pub(crate) use mfa_kernels::quantize::rotate_row as rotate;
+pub(crate) use mfa_kernels::rotate_row as rotate;
 
 /// Rotates a row in place.
 pub(crate) fn rotate_with(kernels: &Kernels, row: &mut [f32]) {

@@ -18,6 +18,7 @@ mod row;
 mod softmax;
 mod table;
 
+pub use quantize::rotate_row;
 pub(crate) use table::TABLE;
 #[cfg(all(test, unix))]
 pub(crate) use table::twin;
