@@ -70,6 +70,63 @@ fn the_error_that_is_told_is_the_error_that_was_made() {
     }
 }
 
+/// Large enough for two workers, and for pieces of rows that are not all alike.
+const LONG: [usize; 4] = [1, 2, 1100, 64];
+
+#[test]
+fn workers_round_as_one_does() {
+    let (one, many) = (MfaContext::new().unwrap(), MfaContext::new().unwrap());
+    one.set_num_threads(1).unwrap();
+    many.set_num_threads(3).unwrap();
+    let data = values(7, LONG);
+    for quantizer in every_quantizer() {
+        let [a, b] = [&one, &many].map(|context| {
+            let view = TensorView::from_slice(context, &data, LONG).unwrap();
+            let tensor = quantizer.quantize(context, &view).unwrap();
+            let back = tensor.dequantize(context).unwrap();
+            (back.as_slice::<f32>().unwrap().to_vec(), tensor.error())
+        });
+        assert_eq!(a.0, b.0, "{quantizer:?}");
+        assert_eq!(a.1.unwrap().rmse, b.1.unwrap().rmse, "{quantizer:?}");
+    }
+}
+
+#[test]
+fn rows_of_a_long_tensor_are_rounded_as_each_alone() {
+    let context = MfaContext::new().unwrap();
+    let data = values(9, LONG);
+    let view = TensorView::from_slice(&context, &data, LONG).unwrap();
+    for granularity in [Granularity::Row, Granularity::RowGroups { columns: 32 }] {
+        for quantizer in [Quantizer::int8(), Quantizer::int4().asymmetric(true)] {
+            let quantizer = quantizer.granularity(granularity).rotate(true);
+            let all = quantizer.quantize(&context, &view).unwrap();
+            let all = all.dequantize(&context).unwrap();
+            for n in [0, 63, 64, 1099, 1100, 1877, 2199] {
+                let row = 64 * n..64 * n + 64;
+                let view = TensorView::from_slice(&context, &data[row.clone()], [1, 1, 1, 64]);
+                let alone = quantizer.quantize(&context, &view.unwrap()).unwrap();
+                let alone = alone.dequantize(&context).unwrap();
+                let (alone, all) = (alone.as_slice::<f32>(), all.as_slice::<f32>());
+                assert_eq!(alone.unwrap(), &all.unwrap()[row], "{quantizer:?}: {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_element_that_is_not_finite_is_named() {
+    let context = MfaContext::new().unwrap();
+    context.set_num_threads(2).unwrap();
+    for quantizer in every_quantizer() {
+        let mut data = values(8, LONG);
+        data[1600 * 64 + 7] = f32::NEG_INFINITY;
+        data[2000 * 64 + 5] = f32::NAN;
+        let view = TensorView::from_slice(&context, &data, LONG).unwrap();
+        let message = quantizer.quantize(&context, &view).unwrap_err().to_string();
+        assert!(message.contains("[0, 1, 500, 7]"), "{message}");
+    }
+}
+
 #[test]
 fn memory_is_what_the_scheme_needs() {
     let context = MfaContext::new().unwrap();

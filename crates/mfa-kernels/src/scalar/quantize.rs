@@ -97,6 +97,13 @@ pub(super) unsafe fn rotate(x: *const f32, n: usize, out: *mut f32) {
     }
 }
 
+/// Rotates a row in place, in plain Rust: [`crate::quantize::Rotate`] without a table. The bits are the same.
+pub fn rotate_row(row: &mut [f32]) {
+    let (n, at) = (row.len(), row.as_mut_ptr());
+    // SAFETY: a row of `n` elements, in place as is allowed.
+    unsafe { rotate(at, n, at) };
+}
+
 /// 1.5 * 2^23: adding and subtracting it rounds a float of magnitude below 2^22 to an integer, half to even.
 const ROUND: f32 = 12_582_912.0;
 
@@ -212,11 +219,4 @@ fn stored(scale: f64, half: bool) -> f32 {
     } else {
         scale.max(f32::from_bits(1))
     }
-}
-
-/// Rotates a row in place, in plain Rust: [`crate::quantize::Rotate`] without a table.
-pub fn rotate_row(row: &mut [f32]) {
-    let (n, at) = (row.len(), row.as_mut_ptr());
-    // SAFETY: a row of `n` elements, in place as is allowed; the kernel is plain Rust.
-    unsafe { rotate(at, n, at) };
 }
