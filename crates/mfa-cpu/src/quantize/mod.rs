@@ -61,11 +61,11 @@ impl Quantize {
             run.write_empty();
             return Ok(ErrorSum::default());
         }
-        let survey = run.survey()?;
-        self.check_half_scale(survey.largest)?;
+        let source = run.source_range()?;
+        self.check_half_scale(source.largest)?;
         run.write_means();
         if self.writes_tensor_parameters() {
-            run.write_tensor_parameters(survey.range)?;
+            run.write_tensor_parameters(source.range)?;
         }
         run.round(want_error)
     }
@@ -126,7 +126,7 @@ struct QuantizeRun<'a> {
 }
 
 /// The results of the first pass.
-struct Survey {
+struct SourceRange {
     /// The largest magnitude of the source, for scales in FP16.
     largest: f32,
     /// The range of the elements that are rounded, if they share a scale that can be computed now.
@@ -141,7 +141,7 @@ struct Ranges {
 }
 
 /// Ranges, or the place of an element that is not finite.
-type Surveyed = std::result::Result<Ranges, [usize; 4]>;
+type RowRanges = std::result::Result<Ranges, [usize; 4]>;
 
 /// The phases, in their order.
 impl QuantizeRun<'_> {
@@ -161,14 +161,14 @@ impl QuantizeRun<'_> {
     }
 
     /// Reads the source once; refuses NaN and infinities before anything is written.
-    fn survey(&self) -> Result<Survey> {
+    fn source_range(&self) -> Result<SourceRange> {
         // Means that are still to be computed change what is rounded.
         let with_range = self.call.writes_tensor_parameters() && !self.call.writes_mean();
         let work = |worker: usize, (b, h): (usize, usize), rows| {
             let row = self.workspace.of(worker).row;
-            self.survey_rows(&self.head(b, h), rows, row, with_range)
+            self.ranges_of_rows(&self.head(b, h), rows, row, with_range)
         };
-        let join = |a: Surveyed, b: Surveyed| {
+        let join = |a: RowRanges, b: RowRanges| {
             let (a, b) = (a?, b?);
             Ok(Ranges {
                 stored: a.stored.join(b.stored),
@@ -181,20 +181,20 @@ impl QuantizeRun<'_> {
                 "source: the element at {at:?} is not finite; expected finite numbers to quantize"
             ))
         })?;
-        Ok(Survey {
+        Ok(SourceRange {
             largest: ranges.stored.max.max(-ranges.stored.min),
             range: with_range.then_some(ranges.rounded),
         })
     }
 
     /// The ranges of rows of a head, as far as the call needs them, or the first element that is not finite.
-    fn survey_rows(
+    fn ranges_of_rows(
         &self,
         head: &SourceHead<'_>,
         rows: Range<usize>,
         buffer: &mut [f32],
         with_range: bool,
-    ) -> Surveyed {
+    ) -> RowRanges {
         let mut ranges = Ranges::default();
         let stored = head.as_stored();
         let needs_stored = self.call.has_half_scales() || (with_range && head.is_as_stored());

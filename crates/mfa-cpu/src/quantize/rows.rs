@@ -1,6 +1,6 @@
 //! The steps of rounding a head: ranges, scales and integers.
 //!
-//! Rows are taken in batches that stay in the cache, so that a kernel works on many groups at once where rows follow one another.
+//! Rows are taken in chunks that stay in the cache, so that a kernel works on many groups at once where rows follow one another.
 
 use std::ops::Range;
 
@@ -47,7 +47,7 @@ pub(super) struct HeadRounding<'a> {
 
 /// Rows that are rounded at once.
 #[derive(Clone, Copy)]
-struct Batch {
+struct Chunk {
     first: usize,
     count: usize,
     x: SourceRows,
@@ -68,19 +68,19 @@ impl HeadRounding<'_> {
             buffers.groups.load(&self.call.quant, self.head.at, 0, 1, 0);
         }
         if block == 1 {
-            for batch in pieces(rows, workspace::rows_of_batch(self.columns())) {
-                let batch = self.batch(batch, false, buffers);
+            for chunk in pieces(rows, workspace::rows_of_chunk(self.columns())) {
+                let chunk = self.chunk(chunk, false, buffers);
                 if self.writes_parameters {
-                    self.find_ranges_of_rows(&batch, &mut buffers.groups);
-                    self.write_parameters(batch.first, batch.count, &mut buffers.groups);
+                    self.find_ranges_of_rows(&chunk, &mut buffers.groups);
+                    self.write_parameters(chunk.first, chunk.count, &mut buffers.groups);
                 } else {
-                    for i in 0..batch.count {
-                        let (n, groups) = (batch.first + i, self.groups());
+                    for i in 0..chunk.count {
+                        let (n, groups) = (chunk.first + i, self.groups());
                         let at = i * groups;
                         (buffers.groups).load(&self.call.quant, self.head.at, n, groups, at);
                     }
                 }
-                self.round(&batch, buffers, &mut error);
+                self.round(&chunk, buffers, &mut error);
             }
             return error;
         }
@@ -92,10 +92,10 @@ impl HeadRounding<'_> {
                 let groups = self.groups();
                 buffers.groups.min[..groups].fill(0.0);
                 buffers.groups.max[..groups].fill(0.0);
-                for batch in pieces(block.clone(), most) {
-                    let batch = self.batch(batch, true, buffers);
-                    self.extend_ranges(&batch, &mut buffers.groups);
-                    whole = (batch.count == count).then_some(batch);
+                for chunk in pieces(block.clone(), most) {
+                    let chunk = self.chunk(chunk, true, buffers);
+                    self.extend_ranges(&chunk, &mut buffers.groups);
+                    whole = (chunk.count == count).then_some(chunk);
                 }
                 self.write_parameters(first, 1, &mut buffers.groups);
             } else if !self.call.is_tensor_wise() {
@@ -103,11 +103,11 @@ impl HeadRounding<'_> {
                 (buffers.groups).load(&self.call.quant, self.head.at, first, groups, 0);
             }
             match whole {
-                Some(batch) => self.round(&batch, buffers, &mut error),
+                Some(chunk) => self.round(&chunk, buffers, &mut error),
                 None => {
-                    for batch in pieces(block, most) {
-                        let batch = self.batch(batch, true, buffers);
-                        self.round(&batch, buffers, &mut error);
+                    for chunk in pieces(block, most) {
+                        let chunk = self.chunk(chunk, true, buffers);
+                        self.round(&chunk, buffers, &mut error);
                     }
                 }
             }
@@ -129,8 +129,8 @@ impl HeadRounding<'_> {
         self.columns().is_multiple_of(self.call.quant.group)
     }
 
-    fn batch(&self, rows: Range<usize>, shared: bool, buffers: &mut RowBuffers<'_>) -> Batch {
-        Batch {
+    fn chunk(&self, rows: Range<usize>, shared: bool, buffers: &mut RowBuffers<'_>) -> Chunk {
+        Chunk {
             first: rows.start,
             count: rows.len(),
             x: self.head.rows(rows, buffers.row),
@@ -139,11 +139,11 @@ impl HeadRounding<'_> {
     }
 
     /// Finds the ranges of the groups of each row.
-    fn find_ranges_of_rows(&self, batch: &Batch, buffers: &mut GroupBuffers<'_>) {
-        let (x, n, groups) = (batch.x, self.columns(), self.groups());
+    fn find_ranges_of_rows(&self, chunk: &Chunk, buffers: &mut GroupBuffers<'_>) {
+        let (x, n, groups) = (chunk.x, self.columns(), self.groups());
         let (min, max) = (
-            &mut buffers.min[..batch.count * groups],
-            &mut buffers.max[..batch.count * groups],
+            &mut buffers.min[..chunk.count * groups],
+            &mut buffers.max[..chunk.count * groups],
         );
         min.fill(0.0);
         max.fill(0.0);
@@ -152,9 +152,9 @@ impl HeadRounding<'_> {
         // SAFETY: rows of `n` elements, and a range for each of their groups.
         unsafe {
             if x.ld == n && self.groups_follow() {
-                extremes(x.first, batch.count * n, group, min, max);
+                extremes(x.first, chunk.count * n, group, min, max);
             } else {
-                for i in 0..batch.count {
+                for i in 0..chunk.count {
                     let (min, max) = (min.add(i * groups), max.add(i * groups));
                     extremes(x.first.add(i * x.ld), n, group, min, max);
                 }
@@ -163,17 +163,17 @@ impl HeadRounding<'_> {
     }
 
     /// Extends the ranges of groups that rows share.
-    fn extend_ranges(&self, batch: &Batch, buffers: &mut GroupBuffers<'_>) {
-        let (x, n, kernels) = (batch.x, self.columns(), &self.head.kernels.quantize);
+    fn extend_ranges(&self, chunk: &Chunk, buffers: &mut GroupBuffers<'_>) {
+        let (x, n, kernels) = (chunk.x, self.columns(), &self.head.kernels.quantize);
         let (min, max) = (buffers.min.as_mut_ptr(), buffers.max.as_mut_ptr());
         // SAFETY: rows of `n` elements, and a range for each of their groups: one, or one for each column.
         unsafe {
             if self.call.quant.granularity == Granularity::Channel {
-                (kernels.column_extremes)(x.first, x.ld, batch.count, n, min, max);
+                (kernels.column_extremes)(x.first, x.ld, chunk.count, n, min, max);
             } else if x.ld == n {
-                (kernels.extremes)(x.first, batch.count * n, batch.count * n, min, max);
+                (kernels.extremes)(x.first, chunk.count * n, chunk.count * n, min, max);
             } else {
-                for i in 0..batch.count {
+                for i in 0..chunk.count {
                     (kernels.extremes)(x.first.add(i * x.ld), n, n, min, max);
                 }
             }
@@ -203,10 +203,10 @@ impl HeadRounding<'_> {
         }
     }
 
-    /// Rounds the rows of a batch with the scales of the buffers.
-    fn round(&self, batch: &Batch, buffers: &mut RowBuffers<'_>, error: &mut ErrorSum) {
-        let Batch { first, count, .. } = *batch;
-        let (call, kernels, x) = (self.call, &self.head.kernels.quantize, batch.x);
+    /// Rounds the rows of a chunk with the scales of the buffers.
+    fn round(&self, chunk: &Chunk, buffers: &mut RowBuffers<'_>, error: &mut ErrorSum) {
+        let Chunk { first, count, .. } = *chunk;
+        let (call, kernels, x) = (self.call, &self.head.kernels.quantize, chunk.x);
         let (destination, n, (b, h)) = (&call.destination, self.columns(), self.head.at);
         let (low, high) = round::ends(destination.precision, call.flags.asymmetric);
         let at = destination.at(b, h, first, 0);
@@ -215,11 +215,11 @@ impl HeadRounding<'_> {
             false => (buffers.codes.as_mut_ptr(), n),
         };
         let group = call.quant.group;
-        let scales_of = |i: usize| match batch.shared {
+        let scales_of = |i: usize| match chunk.shared {
             true => (buffers.groups).row_scales(group, 0),
             false => (buffers.groups).row_scales(group, i * self.groups()),
         };
-        let follow = if batch.shared {
+        let follow = if chunk.shared {
             self.groups() == 1
         } else {
             self.groups_follow()
@@ -228,7 +228,7 @@ impl HeadRounding<'_> {
         // overlap, and one worker writes each. The buffers hold the scales of all groups.
         unsafe {
             if x.ld == n && ld == n && follow {
-                let group = if batch.shared { count * n } else { group };
+                let group = if chunk.shared { count * n } else { group };
                 let scales = (buffers.groups).row_scales(group, 0);
                 (kernels.round)(x.first, count * n, &scales, low, high, codes);
             } else {
@@ -259,7 +259,7 @@ impl HeadRounding<'_> {
         }
         let dequantized = buffers.dequantized.as_mut_ptr();
         for i in 0..count {
-            // SAFETY: as above; rows of as many columns. A row of the batch that was computed is not needed any more.
+            // SAFETY: as above; rows of as many columns. A row of the chunk that was computed is not needed any more.
             let row_error = unsafe {
                 let codes = codes.add(i * ld).cast_const().cast();
                 (kernels.dequantize_i8)(codes, n, &scales_of(i), dequantized);

@@ -5,31 +5,31 @@ use crate::runtime::memory::{Aligned, Arena, PerWorker, scratch};
 scratch! {
     /// The memory of a worker.
     struct RowScratch {
-        /// A batch of rows of the source, or a block.
+        /// A chunk of rows of the source, or a block.
         row: [f32; block],
         /// A row that was dequantized, or a mean.
         dequantized: [f32; columns],
-        /// A batch of rows of integers, or a block.
+        /// A chunk of rows of integers, or a block.
         codes: [i8; block],
         /// Sums over rows.
         sum: [f64; columns],
-        /// The smallest value of each group of columns of a batch.
-        min: [f32; batch],
-        /// The largest value of each group of columns of a batch.
-        max: [f32; batch],
-        /// The scale of each group of columns of a batch.
-        scales: [f32; batch],
-        /// The zero point of each group of columns of a batch.
-        zeros: [f32; batch],
+        /// The smallest value of each group of columns of a chunk.
+        min: [f32; chunk],
+        /// The largest value of each group of columns of a chunk.
+        max: [f32; chunk],
+        /// The scale of each group of columns of a chunk.
+        scales: [f32; chunk],
+        /// The zero point of each group of columns of a chunk.
+        zeros: [f32; chunk],
     }
 
     fn allocate(columns: usize) {
-        let batch = rows_of_batch(columns).saturating_mul(columns);
+        let chunk = rows_of_chunk(columns).saturating_mul(columns);
         let block = rows_of_block(columns).saturating_mul(columns);
     }
 }
 
-/// A worker's memory: rows of as many columns as the source has, and batches of them.
+/// A worker's memory: rows of as many columns as the source has, and chunks of them.
 pub(super) struct RowBuffers<'a> {
     pub row: &'a mut [f32],
     pub dequantized: &'a mut [f32],
@@ -38,7 +38,7 @@ pub(super) struct RowBuffers<'a> {
     pub groups: GroupBuffers<'a>,
 }
 
-/// Numbers per group of columns of a batch.
+/// Numbers per group of columns of a chunk.
 pub(super) struct GroupBuffers<'a> {
     pub min: &'a mut [f32],
     pub max: &'a mut [f32],
@@ -67,11 +67,11 @@ pub(super) fn rows_of_item(block: usize, columns: usize) -> usize {
 
 /// Elements that kernels take at a time: with the integers and the scales they stay in a first-level cache. Chosen by model, not
 /// measured.
-const ELEMENTS_OF_BATCH: usize = 1 << 12;
+const ELEMENTS_OF_CHUNK: usize = 1 << 12;
 
 /// Rows of so many columns that kernels take at a time.
-pub(super) fn rows_of_batch(columns: usize) -> usize {
-    (ELEMENTS_OF_BATCH / columns.max(1)).max(1)
+pub(super) fn rows_of_chunk(columns: usize) -> usize {
+    (ELEMENTS_OF_CHUNK / columns.max(1)).max(1)
 }
 
 /// Elements of a block of rows, which share scales, that kernels take at a time: rows that were computed for the scales stay in
@@ -114,7 +114,7 @@ impl Workspace {
     pub(super) fn of(&self, worker: usize) -> RowBuffers<'_> {
         let scratch = RowScratch::allocate(&mut self.workers.part(worker), self.columns);
         let n = self.columns;
-        let (batch, block) = (rows_of_batch(n) * n, rows_of_block(n) * n);
+        let (chunk, block) = (rows_of_chunk(n) * n, rows_of_block(n) * n);
         // SAFETY: allocated for so many of each, in memory that this worker alone uses.
         unsafe {
             RowBuffers {
@@ -123,10 +123,10 @@ impl Workspace {
                 codes: std::slice::from_raw_parts_mut(scratch.codes, block),
                 sum: std::slice::from_raw_parts_mut(scratch.sum, n),
                 groups: GroupBuffers {
-                    min: std::slice::from_raw_parts_mut(scratch.min, batch),
-                    max: std::slice::from_raw_parts_mut(scratch.max, batch),
-                    scales: std::slice::from_raw_parts_mut(scratch.scales, batch),
-                    zeros: std::slice::from_raw_parts_mut(scratch.zeros, batch),
+                    min: std::slice::from_raw_parts_mut(scratch.min, chunk),
+                    max: std::slice::from_raw_parts_mut(scratch.max, chunk),
+                    scales: std::slice::from_raw_parts_mut(scratch.scales, chunk),
+                    zeros: std::slice::from_raw_parts_mut(scratch.zeros, chunk),
                 },
             }
         }
