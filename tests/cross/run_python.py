@@ -233,6 +233,7 @@ def quantize(context: umfa.MFAContext, case: Case, results: Results) -> None:
         zero_point_dtype="int32" if quantization.zero_point_bytes == 4 else "int8",
         smooth=smooth,
         rotate=bool(quantization.rotated),
+        measure_error=True,
         context=context,
         **given,
     )

@@ -104,6 +104,7 @@ def test_quantize(shared: umfa.MFAContext, case: Case) -> None:
         zero_point_dtype="int32" if quantization.zero_point_bytes == 4 else "int8",
         smooth=bool(case.flags & SMOOTH),
         rotate=bool(quantization.rotated),
+        measure_error=True,
         context=shared,
         **given,
     )

@@ -100,7 +100,8 @@ def test_shapes_of_parameters(normal: Draw) -> None:
 
 def test_the_error_is_what_rounding_did(normal: Draw) -> None:
     x = normal(1, 2, 50, 32)
-    tensor = umfa.quantize(x, "int4", "row", rotate=True, smooth=True)
+    assert umfa.quantize(x, "int4", "row").error is None
+    tensor = umfa.quantize(x, "int4", "row", rotate=True, smooth=True, measure_error=True)
     difference = tensor.dequantize().astype(np.float64) - x
     error = tensor.error
     assert error is not None
@@ -116,7 +117,8 @@ def test_the_error_is_what_rounding_did(normal: Draw) -> None:
 
 def test_smoothing_removes_an_offset(normal: Draw) -> None:
     x = normal(1, 2, 64, 32) + np.float32(20)
-    plain, smooth = umfa.quantize(x, "int8", "row"), umfa.quantize(x, "int8", "row", smooth=True)
+    plain = umfa.quantize(x, "int8", "row", measure_error=True)
+    smooth = umfa.quantize(x, "int8", "row", smooth=True, measure_error=True)
     np.testing.assert_allclose(smooth.mean, x.mean(2), rtol=1e-5)
     assert smooth.error.rmse < 0.3 * plain.error.rmse  # type: ignore[union-attr]
     again = umfa.quantize(x, "int8", "row", mean=smooth.mean)
@@ -126,7 +128,8 @@ def test_smoothing_removes_an_offset(normal: Draw) -> None:
 def test_rotation_spreads_outliers(normal: Draw) -> None:
     x = normal(1, 2, 64, 32)
     x[..., 5] *= 20
-    plain, rotated = umfa.quantize(x, "int8", "row"), umfa.quantize(x, "int8", "row", rotate=True)
+    plain = umfa.quantize(x, "int8", "row", measure_error=True)
+    rotated = umfa.quantize(x, "int8", "row", rotate=True, measure_error=True)
     assert rotated.rotated
     assert rotated.error.rmse < 0.6 * plain.error.rmse  # type: ignore[union-attr]
     np.testing.assert_allclose(rotated.dequantize(), x, atol=0.5)
@@ -240,11 +243,15 @@ def test_copies(normal: Draw, torch: Any, kind: str) -> None:
 
 
 def test_repr(normal: Draw) -> None:
-    tensor = umfa.quantize(normal(2, 4, 64), "int4", "row", group=32, symmetric=False)
-    assert repr(tensor).startswith(
+    x = normal(2, 4, 64)
+    options: dict[str, Any] = {"precision": "int4", "group": 32, "symmetric": False}
+    expected = (
         "QuantizedTensor(shape=(2, 4, 64), precision='int4', granularity='row', group=32, "
-        "symmetric=False, nbytes=336, relative_rmse="
+        "symmetric=False, nbytes=336"
     )
+    assert repr(umfa.quantize(x, granularity="row", **options)) == expected + ")"
+    measured = umfa.quantize(x, granularity="row", measure_error=True, **options)
+    assert repr(measured).startswith(expected + ", relative_rmse=")
 
 
 def test_dequantize(normal: Draw, ml_dtypes: Any) -> None:

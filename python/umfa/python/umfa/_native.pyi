@@ -507,6 +507,7 @@ def quantize(
     zero_point: Any = None,
     rotate: bool = False,
     layout: _Layout = "BHND",
+    measure_error: bool = False,
     out: QuantizedTensor | None = None,
     context: MFAContext | None = None,
 ) -> QuantizedTensor: ...
