@@ -398,7 +398,9 @@ unsafe fn start<S: Simd, const R: usize, const NV: usize, const P: usize>(
             if i >= rows {
                 break;
             }
-            *acc = [[S::splat_i(-v_zero * *p_sum.add(i)); NV]; P];
+            // The sum of a row with NaN is any integer; its `l` is NaN.
+            let zeros = v_zero.wrapping_mul(*p_sum.add(i)).wrapping_neg();
+            *acc = [[S::splat_i(zeros); NV]; P];
         }
     }
     acc

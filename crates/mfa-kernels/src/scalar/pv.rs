@@ -89,7 +89,7 @@ pub(super) unsafe fn pv_u8<const NR: usize>(
         let v = v.add(panel * packed.div_ceil(4) * NR * 4);
         for i in 0..rows {
             let o = std::slice::from_raw_parts_mut(o.add(i * ldo + panel * NR), NR);
-            let mut sums = [-v_zero * *p_sum.add(i); NR];
+            let mut sums = [v_zero.wrapping_mul(*p_sum.add(i)).wrapping_neg(); NR];
             for j in 0..n {
                 let p = i32::from(*p.add(i * P8_LD + j));
                 for (c, sum) in sums.iter_mut().enumerate() {

@@ -48,7 +48,8 @@ pub(super) unsafe fn pv_u8(
                     one_panel(p, P8_LD, v, bytes, groups, o, ldo);
                 }
             }
-            let less = _mm512_set1_epi32(v_zero * *p_sum.add(i));
+            // The sum of a row with NaN is any integer; its `l` is NaN.
+            let less = _mm512_set1_epi32(v_zero.wrapping_mul(*p_sum.add(i)));
             let alpha = _mm512_set1_ps(*alpha.add(i));
             let scale = _mm512_set1_ps(*p_scale.add(i));
             for (panel, sums) in out.iter().enumerate().take(count) {

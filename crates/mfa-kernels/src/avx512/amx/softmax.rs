@@ -18,7 +18,7 @@ pub(super) unsafe fn softmax_i16(
     p: *mut i16,
     p_scale: *mut f32,
 ) {
-    softmax_integers::softmax_integers::<Zmm<Plain>, Halves, 4, 4>(
+    softmax_integers::softmax_integers::<Zmm<Plain>, Halves, 4, 2>(
         s,
         rows,
         n,
