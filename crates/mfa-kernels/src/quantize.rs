@@ -1,6 +1,4 @@
-//! The kernels that quantize and dequantize rows. Every one gives the same bits on every instruction set.
-
-use crate::precision::Precision;
+//! The kernels that quantize rows. Every one gives the same bits on every instruction set.
 
 /// The scales and zero points of a row: element `c` has those at `c / group`.
 #[derive(Clone, Copy)]
@@ -47,8 +45,6 @@ pub type RoundRow =
     unsafe fn(x: *const f32, n: usize, scales: &RowScales, low: f32, high: f32, out: *mut i8);
 /// Packs `n` (even) i8 to INT4: the inverse of [`crate::UnpackI4`].
 pub type PackI4 = unsafe fn(codes: *const i8, n: usize, out: *mut u8);
-/// `out[c] = (src[c] - zero) * scale` for stored integers.
-pub type DequantizeRow = unsafe fn(src: *const u8, n: usize, scales: &RowScales, out: *mut f32);
 /// The error of a row of `n` elements.
 pub type MeasureError =
     unsafe fn(dequantized: *const f32, source: *const f32, n: usize) -> RowError;
@@ -80,7 +76,7 @@ pub type Parameters = unsafe fn(
     zero: *mut f32,
 );
 
-/// The kernels that quantize and dequantize rows.
+/// The kernels that quantize rows.
 #[derive(Clone, Copy)]
 pub struct QuantizeKernels {
     /// Ranges of groups of a row.
@@ -99,23 +95,8 @@ pub struct QuantizeKernels {
     pub round: RoundRow,
     /// Packs a row of INT4.
     pub pack_i4: PackI4,
-    /// Dequantizes a row of INT8.
-    pub dequantize_i8: DequantizeRow,
-    /// Dequantizes a row of INT4.
-    pub dequantize_i4: DequantizeRow,
     /// Measures what rounding did to a row.
     pub measure: MeasureError,
     /// Computes scales and zero points.
     pub parameters: Parameters,
-}
-
-impl QuantizeKernels {
-    /// The kernel that dequantizes a precision: INT4, or INT8.
-    #[must_use]
-    pub fn dequantize(&self, precision: Precision) -> DequantizeRow {
-        match precision {
-            Precision::I4 => self.dequantize_i4,
-            _ => self.dequantize_i8,
-        }
-    }
 }

@@ -100,7 +100,7 @@ pub struct Kernels {
     pub to_bf16: ToBf16,
     /// Rounds a row to FP16.
     pub to_f16: ToF16,
-    /// The kernels that quantize and dequantize rows.
+    /// The kernels that quantize rows.
     pub quantize: QuantizeKernels,
     /// The kernels that only the backward pass uses.
     pub gradient: GradientKernels,

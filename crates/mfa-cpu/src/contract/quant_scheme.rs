@@ -190,27 +190,6 @@ impl Quant {
         )
     }
 
-    /// Reads the scales and zero points of row `n`, one for each group from the first on.
-    pub(crate) fn load_groups(
-        &self,
-        (b, h): (usize, usize),
-        n: usize,
-        scales: &mut [f32],
-        zeros: &mut [f32],
-    ) {
-        let (first, step) = match &self.params {
-            Params::PerTensor { .. } => (0, 0),
-            Params::Strided { strides, .. } => {
-                let at = [b, h, n / self.block_rows, 0];
-                (Self::index(strides, at), strides[3])
-            }
-        };
-        for (g, (scale, zero)) in scales.iter_mut().zip(zeros).enumerate() {
-            let i = first + g * step;
-            (*scale, *zero) = (self.stored_scale(i), self.stored_zero(i) as f32);
-        }
-    }
-
     /// Writes the scales and zero points of row `n`, one for each group from the first on.
     pub(crate) fn store_groups(
         &self,

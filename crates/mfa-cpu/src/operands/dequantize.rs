@@ -6,6 +6,7 @@
 //! See eq. 34, 41, 45 of docs/math.md.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use half::{bf16, f16};
 
@@ -35,7 +36,7 @@ pub(crate) enum ScaleLayout<'a> {
 pub(crate) struct Domain {
     /// Rotate rows after dequantizing them.
     pub rotate: bool,
-    /// Added to each row before that: the column means in the stored domain. Null: none.
+    /// Added to each row before that: the column means in the stored domain. Null: none, as for floats.
     pub mean: *const f32,
 }
 
@@ -128,12 +129,11 @@ impl Tensor {
         out: *mut f32,
         ld: usize,
     ) {
-        let columns = self.shape[3];
+        debug_assert!(self.quant.is_some() || domain.mean.is_null());
         // SAFETY: rows are inside the tensor, and `out` has memory for them, by this function's contract.
         unsafe {
-            let in_kernels = self.quant.is_some() && self.has_dense_rows();
             match &self.quant {
-                Some(quant) if in_kernels => {
+                Some(quant) => {
                     self.dequantize_integers(
                         quant,
                         kernels,
@@ -145,30 +145,18 @@ impl Tensor {
                         ld,
                     );
                 }
-                _ => self.to_f32_rows(kernels, (b, h), n, count, out, ld),
+                None => self.to_f32_rows(kernels, (b, h), n, count, out, ld),
             }
-            let adds_mean = !domain.mean.is_null() && !in_kernels;
-            let scales = self.quant.is_some() && !in_kernels;
-            if !scales && !adds_mean && !domain.rotate {
-                return;
-            }
-            for i in 0..count {
-                let row = std::slice::from_raw_parts_mut(out.add(i * ld), columns);
-                if scales {
-                    self.apply_scales((b, h), n + i, row);
-                }
-                if adds_mean {
-                    let mean = std::slice::from_raw_parts(domain.mean, columns);
-                    row.iter_mut().zip(mean).for_each(|(x, m)| *x += m);
-                }
-                if domain.rotate {
+            if domain.rotate {
+                for i in 0..count {
+                    let row = std::slice::from_raw_parts_mut(out.add(i * ld), self.shape[3]);
                     hadamard::rotate_with(kernels, row);
                 }
             }
         }
     }
 
-    /// Dequantizes rows whose columns follow one another, and adds `mean` unless it is null.
+    /// Dequantizes rows of integers, and adds `mean` unless it is null.
     unsafe fn dequantize_integers(
         &self,
         quant: &Quant,
@@ -185,6 +173,9 @@ impl Tensor {
         const COLUMNS: usize = 512;
         let mut scratch = [MaybeUninit::<f32>::uninit(); 2 * ROWS * COLUMNS / 32];
         let scratch = scratch.as_mut_ptr().cast::<f32>();
+        // Integers whose columns do not follow one another.
+        let mut gathered = [MaybeUninit::<i8>::uninit(); ROWS * COLUMNS];
+        let gathered = gathered.as_mut_ptr().cast::<i8>();
         let (table, columns) = (&kernels.quantized, self.shape[3]);
         let groups = table.dequantize_groups.of(self.precision);
         let channels = table.dequantize_channels.of(self.precision);
@@ -193,10 +184,25 @@ impl Tensor {
             let width = range.len();
             let mut i = 0;
             while i < count {
-                let (row, stride) = (n + i, self.row_bytes());
-                let from = self.at(at.0, at.1, row, first).cast_const();
+                let (row, dense) = (n + i, self.has_dense_rows());
+                let left = if dense {
+                    count - i
+                } else {
+                    ROWS.min(count - i)
+                };
                 // SAFETY: as for `dequantize_rows`. The scratch holds two floats per row and group, or per column.
                 unsafe {
+                    let (from, stride) = if dense {
+                        (
+                            self.at(at.0, at.1, row, first).cast_const(),
+                            self.row_bytes(),
+                        )
+                    } else {
+                        for j in 0..left {
+                            self.gather(at, row + j, range.clone(), gathered.add(j * width));
+                        }
+                        (gathered.cast_const().cast(), width)
+                    };
                     let out = out.add(i * ld + first);
                     let mean = if mean.is_null() {
                         mean
@@ -204,12 +210,12 @@ impl Tensor {
                         mean.add(first)
                     };
                     if quant.granularity == Granularity::Channel {
-                        let rows = (quant.block_rows - row % quant.block_rows).min(count - i);
+                        let rows = (quant.block_rows - row % quant.block_rows).min(left);
                         let scales = quant.channel_scales(kernels, at, row, range.clone(), scratch);
                         channels(from, stride, rows, width, scales, mean, out, ld);
                         i += rows;
                     } else {
-                        let rows = ROWS.min(count - i);
+                        let rows = ROWS.min(left);
                         let range = range.clone();
                         let scales = quant.group_scales(kernels, at, row, rows, range, scratch);
                         groups(from, stride, rows, width, scales, mean, out, ld);
@@ -220,24 +226,19 @@ impl Tensor {
         }
     }
 
-    /// Dequantizes row `n` of a head, adds `mean`, and rotates the row if `rotate`.
+    /// Dequantizes row `n` of a head.
     pub(crate) fn dequantize_row(
         &self,
         kernels: &Kernels,
         at: (usize, usize),
         n: usize,
-        (mean, rotate): (Option<&[f32]>, bool),
         row: &mut [f32],
     ) {
         let [batch, heads, rows, columns] = self.shape;
         assert!(at.0 < batch && at.1 < heads && n < rows && row.len() == columns);
-        assert!(mean.is_none_or(|mean| mean.len() == columns));
-        let domain = Domain {
-            rotate,
-            mean: mean.map_or(std::ptr::null(), <[f32]>::as_ptr),
-        };
+        let (out, domain) = (row.as_mut_ptr(), Domain::STORED);
         // SAFETY: a row of the tensor into as many floats.
-        unsafe { self.dequantize_rows(kernels, at, n, 1, domain, row.as_mut_ptr(), columns) };
+        unsafe { self.dequantize_rows(kernels, at, n, 1, domain, out, columns) };
     }
 
     /// Converts stored numbers to FP32, without scales.
@@ -342,21 +343,6 @@ impl Tensor {
         }
     }
 
-    /// Applies scales and zero points to a row of stored integers.
-    pub(crate) fn apply_scales(&self, (b, h): (usize, usize), n: usize, row: &mut [f32]) {
-        let Some(quant) = &self.quant else { return };
-        if quant.granularity == Granularity::Channel {
-            for (c, x) in row.iter_mut().enumerate() {
-                *x = (*x - quant.zero(b, h, n, c) as f32) * quant.scale(b, h, n, c);
-            }
-            return;
-        }
-        for (g, columns) in row.chunks_mut(quant.group).enumerate() {
-            let (scale, zero) = (quant.scale(b, h, n, g), quant.zero(b, h, n, g) as f32);
-            columns.iter_mut().for_each(|x| *x = (*x - zero) * scale);
-        }
-    }
-
     /// Copies `count` rows of integers as i8, `ld` apart.
     ///
     /// # Safety
@@ -382,11 +368,17 @@ impl Tensor {
                         .cast::<i8>()
                         .copy_to_nonoverlapping(row, columns);
                 } else {
-                    for c in 0..columns {
-                        *row.add(c) = self.at(b, h, n + i, c).cast::<i8>().read();
-                    }
+                    self.gather((b, h), n + i, 0..columns, row);
                 }
             }
+        }
+    }
+
+    /// Copies columns of a row of INT8 to adjacent memory.
+    unsafe fn gather(&self, (b, h): (usize, usize), n: usize, columns: Range<usize>, out: *mut i8) {
+        for (i, c) in columns.enumerate() {
+            // SAFETY: as for `unpack_rows`.
+            unsafe { *out.add(i) = self.at(b, h, n, c).cast::<i8>().read() };
         }
     }
 

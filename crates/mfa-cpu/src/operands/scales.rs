@@ -36,6 +36,21 @@ impl Quant {
         });
     }
 
+    /// Reads the scales and zero points of row `n`, one for each group from the first on.
+    pub(crate) fn load_groups(
+        &self,
+        kernels: &Kernels,
+        (b, h): (usize, usize),
+        n: usize,
+        scales: &mut [f32],
+        zeros: &mut [f32],
+    ) {
+        let strides = self.strides();
+        let first = Self::index(&strides, [b, h, n / self.block_rows, 0]);
+        self.load_scales(kernels, first, strides[3], scales);
+        self.load_zeros(kernels, first, strides[3], zeros);
+    }
+
     /// The scales of `columns` of the rows that share those of row `n`, for CHANNEL: where they are stored, or in `scratch`.
     ///
     /// # Safety

@@ -1,19 +1,22 @@
 //! Dequantization: real numbers from a quantized tensor.
 
 use std::ops::Range;
+use std::ptr::null;
 
 use mfa_sys as sys;
 
+use super::source::pieces;
 use super::workspace::{self, RowBuffers, Workspace};
 use crate::contract::array::Access;
 use crate::contract::overlap;
 use crate::contract::precision;
 use crate::contract::tensor::Tensor;
 use crate::error::Result;
+use crate::operands::dequantize::Domain;
 use crate::operands::rows::store_row;
 use crate::runtime::memory::Aligned;
 use crate::runtime::pool::Pool;
-use mfa_kernels::{Kernels, Precision};
+use mfa_kernels::Kernels;
 
 /// A checked `mfa_dequantize`.
 pub(crate) struct Dequantize {
@@ -76,44 +79,34 @@ impl Dequantize {
         buffers: &mut RowBuffers<'_>,
     ) {
         let (source, destination) = (&self.source, &self.destination);
-        let Some(quant) = &source.quant else { return };
-        let (columns, block) = (source.shape[3], quant.block_rows);
+        let columns = source.shape[3];
         let RowBuffers {
             row,
             dequantized: mean,
-            codes,
-            groups,
             ..
         } = buffers;
         let has_mean = source.mean_into(b, h, mean);
-        let dequantize = kernels.quantize.dequantize(source.precision);
-        let in_place = source.precision == Precision::I4 || source.is_plain_i8();
+        let domain = Domain {
+            rotate: source.is_rotated(),
+            mean: if has_mean { mean.as_ptr() } else { null() },
+        };
         let plain = destination.is_plain_f32();
-        for n in rows.clone() {
-            if n == rows.start || n.is_multiple_of(block) {
-                groups.load(quant, (b, h), n, quant.groups(columns), 0);
-            }
-            let out = match plain {
-                true => destination.at(b, h, n, 0).cast(),
-                false => row.as_mut_ptr(),
+        for rows in pieces(rows, workspace::rows_of_block(columns)) {
+            let (out, ld) = match plain {
+                true => (
+                    destination.at(b, h, rows.start, 0).cast(),
+                    destination.strides[2],
+                ),
+                false => (row.as_mut_ptr(), columns),
             };
-            // SAFETY: rows of `columns` elements: of the tensors, whose rows one worker writes each, and of the buffers.
+            // SAFETY: rows of `columns` elements: of the tensors, whose rows one worker writes each, and of the buffer.
             unsafe {
-                let mut stored = source.at(b, h, n, 0).cast_const();
-                if !in_place {
-                    source.unpack_rows(kernels, (b, h), n, 1, codes.as_mut_ptr(), columns);
-                    stored = codes.as_ptr().cast();
-                }
-                dequantize(stored, columns, &groups.row_scales(quant.group, 0), out);
-                if has_mean {
-                    (kernels.quantize.add_row)(out, mean.as_ptr(), 1.0, columns, out);
-                }
-                if source.is_rotated() {
-                    (kernels.quantize.rotate)(out, columns, out);
-                }
-            }
+                source.dequantize_rows(kernels, (b, h), rows.start, rows.len(), domain, out, ld)
+            };
             if !plain {
-                store_row(kernels, destination, b, h, n, &row[..columns]);
+                for (n, row) in rows.zip(row.chunks_exact(columns)) {
+                    store_row(kernels, destination, b, h, n, row);
+                }
             }
         }
     }

@@ -3,12 +3,14 @@
 //! Rows are taken in chunks that stay in the cache, so that a kernel works on many groups at once where rows follow one another.
 
 use std::ops::Range;
+use std::ptr::null;
 
 use super::source::{SourceHead, SourceRows, pieces};
 use super::statistics::ErrorSum;
 use super::workspace::{self, GroupBuffers, RowBuffers};
 use super::{Quantize, round};
 use crate::contract::quant_scheme::{Granularity, Quant};
+use mfa_kernels::quantized::{ChannelScales, GroupScales};
 use mfa_kernels::{Precision, RowScales};
 
 impl GroupBuffers<'_> {
@@ -16,14 +18,14 @@ impl GroupBuffers<'_> {
     pub(super) fn load(
         &mut self,
         quant: &Quant,
-        head: (usize, usize),
+        head: &SourceHead<'_>,
         n: usize,
         groups: usize,
         at: usize,
     ) {
         let groups = at..at + groups;
         let (scales, zeros) = (&mut self.scales[groups.clone()], &mut self.zeros[groups]);
-        quant.load_groups(head, n, scales, zeros);
+        quant.load_groups(head.kernels, head.at, n, scales, zeros);
     }
 
     /// The scales from index `at` on, as kernels take them: one for each `group` columns.
@@ -65,7 +67,7 @@ impl HeadRounding<'_> {
     ) -> ErrorSum {
         let mut error = ErrorSum::default();
         if self.call.is_tensor_wise() {
-            buffers.groups.load(&self.call.quant, self.head.at, 0, 1, 0);
+            buffers.groups.load(&self.call.quant, &self.head, 0, 1, 0);
         }
         if block == 1 {
             for chunk in pieces(rows, workspace::rows_of_chunk(self.columns())) {
@@ -77,7 +79,7 @@ impl HeadRounding<'_> {
                     for i in 0..chunk.count {
                         let (n, groups) = (chunk.first + i, self.groups());
                         let at = i * groups;
-                        (buffers.groups).load(&self.call.quant, self.head.at, n, groups, at);
+                        (buffers.groups).load(&self.call.quant, &self.head, n, groups, at);
                     }
                 }
                 self.round(&chunk, buffers, &mut error);
@@ -100,7 +102,7 @@ impl HeadRounding<'_> {
                 self.write_parameters(first, 1, &mut buffers.groups);
             } else if !self.call.is_tensor_wise() {
                 let groups = self.groups();
-                (buffers.groups).load(&self.call.quant, self.head.at, first, groups, 0);
+                (buffers.groups).load(&self.call.quant, &self.head, first, groups, 0);
             }
             match whole {
                 Some(chunk) => self.round(&chunk, buffers, &mut error),
@@ -261,8 +263,8 @@ impl HeadRounding<'_> {
         for i in 0..count {
             // SAFETY: as above; rows of as many columns. A row of the chunk that was computed is not needed any more.
             let row_error = unsafe {
-                let codes = codes.add(i * ld).cast_const().cast();
-                (kernels.dequantize_i8)(codes, n, &scales_of(i), dequantized);
+                let codes = codes.add(i * ld).cast_const();
+                self.dequantize(codes, &scales_of(i), dequantized);
                 if call.quant.rotated {
                     (kernels.rotate)(dequantized, n, dequantized);
                 }
@@ -278,6 +280,30 @@ impl HeadRounding<'_> {
                 (kernels.measure)(dequantized, source, n)
             };
             error.add_row(&row_error, n);
+        }
+    }
+    /// Dequantizes a row of integers.
+    ///
+    /// # Safety
+    /// Rows of as many columns as the source has, with the scales of its groups.
+    unsafe fn dequantize(&self, codes: *const i8, scales: &RowScales, out: *mut f32) {
+        let (n, codes, mean) = (self.columns(), codes.cast::<u8>(), null());
+        let (kernels, RowScales { group, scale, zero }) = (&self.head.kernels.quantized, *scales);
+        // SAFETY: by this function's contract.
+        unsafe {
+            if self.call.quant.granularity == Granularity::Channel {
+                let scales = ChannelScales { scale, zero };
+                (kernels.dequantize_channels.i8)(codes, n, 1, n, scales, mean, out, n);
+            } else {
+                let group = group.next_multiple_of(32);
+                let scales = GroupScales {
+                    scale,
+                    zero,
+                    ld: 0,
+                    group,
+                };
+                (kernels.dequantize_groups.i8)(codes, n, 1, n, scales, mean, out, n);
+            }
         }
     }
 }

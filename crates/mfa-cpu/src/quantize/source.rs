@@ -69,7 +69,7 @@ impl<'a> SourceHead<'a> {
         let mut row = match self.as_stored().in_place(n) {
             Some(stored) => stored.first,
             None => {
-                (self.source).dequantize_row(self.kernels, self.at, n, (None, false), buffer);
+                (self.source).dequantize_row(self.kernels, self.at, n, buffer);
                 buffer.as_ptr()
             }
         };

@@ -1,6 +1,5 @@
 //! Rows to integers and back (eq. 44 of docs/math.md).
 
-use super::decode::{Element, ordered, store2};
 use super::pack::Square;
 use crate::quantize::{RowError, RowScales, ScaleRule};
 use crate::simd::Simd;
@@ -381,58 +380,6 @@ pub(crate) unsafe fn pack_i4(codes: *const i8, n: usize, out: *mut u8) {
     let out = std::slice::from_raw_parts_mut(out, n / 2);
     for ([low, high], out) in codes.iter().zip(out) {
         *out = (low & 0xf) | high << 4;
-    }
-}
-
-/// See [`crate::quantize::DequantizeRow`].
-#[inline(always)]
-pub(crate) unsafe fn dequantize<S: Simd, E: Element<S>>(
-    src: *const u8,
-    n: usize,
-    scales: &RowScales,
-    out: *mut f32,
-) {
-    if scales.group == 1 {
-        let mut c = 0;
-        while c < n {
-            let count = (2 * S::LANES).min(n - c);
-            let low = count.min(S::LANES);
-            let scale = scales.scale.add(c);
-            let zero = scales.zero.add(c);
-            let scale = [
-                S::load_n(scale, low, 0.0),
-                S::load_n(scale.add(low), count - low, 0.0),
-            ];
-            let zero = [
-                S::load_n(zero, low, 0.0),
-                S::load_n(zero.add(low), count - low, 0.0),
-            ];
-            let x = ordered::<S, E>(E::chunk(src.add(E::bytes(c)), count));
-            let x = [
-                S::mul(S::sub(x[0], zero[0]), scale[0]),
-                S::mul(S::sub(x[1], zero[1]), scale[1]),
-            ];
-            store2::<S>(out.add(c), count, x);
-            c += count;
-        }
-        return;
-    }
-    let (mut c, mut g) = (0, 0);
-    while c < n {
-        let end = n.min(c.saturating_add(scales.group));
-        let scale = S::splat(*scales.scale.add(g));
-        let zero = S::splat(*scales.zero.add(g));
-        while c < end {
-            let count = (2 * S::LANES).min(end - c);
-            let x = E::chunk(src.add(E::bytes(c)), count);
-            let x = [
-                S::mul(S::sub(x[0], zero), scale),
-                S::mul(S::sub(x[1], zero), scale),
-            ];
-            store2::<S>(out.add(c), count, ordered::<S, E>(x));
-            c += count;
-        }
-        g += 1;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The macro that makes the kernels of [`crate::QuantizeKernels`] for an instruction set.
 
-/// Defines, in the module that calls it, the kernels that quantize and dequantize, as `QUANTIZE`. Arguments are those of
+/// Defines, in the module that calls it, the kernels that quantize, as `QUANTIZE`. Arguments are those of
 /// [`super::tables`].
 macro_rules! quantize {
     ($simd:ty, $features:literal) => {
@@ -16,8 +16,6 @@ macro_rules! quantize {
             rotate,
             round,
             pack_i4,
-            dequantize_i8: dequantize::<decode::I8>,
-            dequantize_i4: dequantize::<decode::I4>,
             measure,
             parameters,
         };
@@ -80,16 +78,6 @@ macro_rules! quantize {
         #[target_feature(enable = $features)]
         unsafe fn pack_i4(codes: *const i8, n: usize, out: *mut u8) {
             quantize::pack_i4(codes, n, out);
-        }
-
-        #[target_feature(enable = $features)]
-        unsafe fn dequantize<E: decode::Element<$simd>>(
-            src: *const u8,
-            n: usize,
-            scales: &RowScales,
-            out: *mut f32,
-        ) {
-            quantize::dequantize::<$simd, E>(src, n, scales, out);
         }
 
         #[target_feature(enable = $features)]

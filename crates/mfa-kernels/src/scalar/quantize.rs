@@ -2,7 +2,6 @@
 
 use half::f16;
 
-use super::decode::Element;
 use crate::quantize::{RowError, RowScales, ScaleRule};
 
 /// See [`crate::quantize::Extremes`].
@@ -135,19 +134,6 @@ pub(super) unsafe fn pack_i4(codes: *const i8, n: usize, out: *mut u8) {
     for i in 0..n / 2 {
         let (low, high) = (*codes.add(2 * i), *codes.add(2 * i + 1));
         *out.add(i) = (low as u8 & 0xf) | (high as u8) << 4;
-    }
-}
-
-/// See [`crate::quantize::DequantizeRow`].
-pub(super) unsafe fn dequantize<E: Element>(
-    src: *const u8,
-    n: usize,
-    scales: &RowScales,
-    out: *mut f32,
-) {
-    for c in 0..n {
-        let (scale, zero) = at(scales, c);
-        *out.add(c) = (E::read(src, c) - zero) * scale;
     }
 }
 

@@ -86,8 +86,6 @@ const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(isa: Isa) ->
             rotate: quantize::rotate,
             round: quantize::round,
             pack_i4: quantize::pack_i4,
-            dequantize_i8: quantize::dequantize::<I8>,
-            dequantize_i4: quantize::dequantize::<I4>,
             measure: quantize::measure,
             parameters: quantize::parameters,
         },

@@ -1,7 +1,10 @@
 //! Rows to integers and back: the same bits as the twin, and the formulas of the contract.
 
+use std::ptr::null;
+
 use super::memory::Guarded;
 use super::{Random, tables};
+use crate::quantized::{ChannelScales, GroupScales};
 use crate::{Kernels, Precision, RowScales, ScaleRule};
 
 const LENGTHS: [usize; 21] = [
@@ -36,6 +39,36 @@ fn numbers(random: &mut Random, n: usize, specials: bool) -> Guarded<f32> {
 /// Groups that divide rows of `n`: one for all, one for each column, and those between that the contract has.
 fn groups(n: usize) -> impl Iterator<Item = usize> {
     [n, 1, 32, 64].into_iter()
+}
+
+/// Dequantizes a row by the kernels of channels, where each column has a scale, or of groups.
+unsafe fn dequantize(
+    kernels: &Kernels,
+    precision: Precision,
+    row: *const u8,
+    n: usize,
+    scales: &RowScales,
+    out: *mut f32,
+) {
+    let (table, RowScales { group, scale, zero }) = (&kernels.quantized, *scales);
+    // SAFETY: by the caller, as for the kernels.
+    unsafe {
+        if group == 1 {
+            let scales = ChannelScales { scale, zero };
+            let kernel = table.dequantize_channels.of(precision);
+            kernel(row, n, 1, n, scales, null(), out, n);
+        } else {
+            let group = group.next_multiple_of(32);
+            let scales = GroupScales {
+                scale,
+                zero,
+                ld: 0,
+                group,
+            };
+            let kernel = table.dequantize_groups.of(precision);
+            kernel(row, n, 1, n, scales, null(), out, n);
+        }
+    }
 }
 
 #[test]
@@ -207,15 +240,13 @@ fn integers_are_those_of_the_twin() {
                         out.check("pairs");
                         packed.copy_from_slice(&out);
                         let mut real = [vec![0.0f32; n], vec![0.0; n & !1]];
-                        let (i8, i4) = (
-                            kernels.quantize.dequantize_i8,
-                            kernels.quantize.dequantize_i4,
-                        );
                         let [a, b] = &mut real;
                         // SAFETY: the integers that were just written, and as many floats.
                         unsafe {
-                            i8(to.cast_const().cast(), n, &scales, a.as_mut_ptr());
-                            i4(out.as_ptr(), n & !1, &scales, b.as_mut_ptr());
+                            let codes = to.cast_const().cast();
+                            dequantize(kernels, Precision::I8, codes, n, &scales, a.as_mut_ptr());
+                            let (at, n) = (out.as_ptr(), n & !1);
+                            dequantize(kernels, Precision::I4, at, n, &scales, b.as_mut_ptr());
                         }
                         (codes.to_vec(), packed, real.map(|x| bits(&x)))
                     };
@@ -361,13 +392,10 @@ fn rows_are_dequantized_up_to_the_end_of_memory() {
                     let row = Guarded::from_slice(&row[..if int4 { n / 2 } else { n }]);
                     let run = |kernels: &Kernels| {
                         let mut out = Guarded::new(count, 7.0f32);
-                        let kernel = if int4 {
-                            kernels.quantize.dequantize_i4
-                        } else {
-                            kernels.quantize.dequantize_i8
-                        };
+                        let precision = if int4 { Precision::I4 } else { Precision::I8 };
+                        let (at, to) = (row.as_ptr(), out.as_mut_ptr());
                         // SAFETY: `count` stored integers, and as many floats.
-                        unsafe { kernel(row.as_ptr(), count, &scales, out.as_mut_ptr()) };
+                        unsafe { dequantize(kernels, precision, at, count, &scales, to) };
                         out.check("row");
                         bits(&out)
                     };
