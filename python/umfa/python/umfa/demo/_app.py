@@ -30,10 +30,8 @@ from ._gguf import open_gguf, read_model
 from ._model import Llama, ModelError
 from ._modes import MODES
 from ._rows import single_threaded_blas
-from ._text import SOURCE, load_text
+from ._text import SOURCE, load_prompt, load_text
 from ._tokenizer import Tokenizer
-
-PROMPT = "Why is the sky blue? Answer in two messages."
 
 #: Largest difference in the logits allowed between FP32 attention and float64 attention.
 LOGIT_TOLERANCE = 1e-4
@@ -60,8 +58,8 @@ class Options:
 def make_plan(options: Options) -> Plan:
     if options.quick:
         tokens = min(options.tokens, 512)
-        return Plan(tokens, decoded=8, prompt=PROMPT, generated=16, checked=128)
-    return Plan(options.tokens, decoded=32, prompt=PROMPT, generated=64, checked=256)
+        return Plan(tokens, decoded=8, prompt=load_prompt(), generated=16, checked=128)
+    return Plan(options.tokens, decoded=32, prompt=load_prompt(), generated=64, checked=256)
 
 
 @contextmanager

@@ -16,3 +16,9 @@ def load_text() -> str:
     path = resources.files(__package__).joinpath("data/alice.txt")
     _, _, prose = path.read_text(encoding="ascii").partition("Down the Rabbit-Hole")
     return "\n\n".join(" ".join(p.split()) for p in prose.split("\n\n") if p.strip())
+
+
+def load_prompt() -> str:
+    """What the model is asked."""
+    path = resources.files(__package__).joinpath("data/prompt.txt")
+    return path.read_text(encoding="utf-8").strip()
