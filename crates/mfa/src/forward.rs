@@ -95,17 +95,7 @@ impl Attention<'_> {
         key: &TensorView<'_>,
         value: &TensorView<'_>,
     ) -> Result<String> {
-        let (output, _memory) = self.imagined_output(query, value)?;
-        let output = &output;
-        ForwardCall {
-            attention: self,
-            query,
-            key,
-            value,
-            output,
-            logsumexp: None,
-        }
-        .explain()
+        self.planned(query, key, value, |call| call.explain())
     }
 
     /// Bytes that a forward call would allocate beside its outputs, at most.
@@ -119,17 +109,7 @@ impl Attention<'_> {
         key: &TensorView<'_>,
         value: &TensorView<'_>,
     ) -> Result<u64> {
-        let (output, _memory) = self.imagined_output(query, value)?;
-        let output = &output;
-        ForwardCall {
-            attention: self,
-            query,
-            key,
-            value,
-            output,
-            logsumexp: None,
-        }
-        .workspace_size()
+        self.planned(query, key, value, |call| call.workspace_size())
     }
 
     fn empty_output(&self, query: &TensorView<'_>, value: &TensorView<'_>) -> Result<Tensor> {
@@ -137,14 +117,24 @@ impl Attention<'_> {
         Tensor::zeros(&self.context, precision, shape)
     }
 
-    /// The output of a plan.
-    fn imagined_output(
+    /// Asks about a forward call that is not run.
+    fn planned<R>(
         &self,
         query: &TensorView<'_>,
+        key: &TensorView<'_>,
         value: &TensorView<'_>,
-    ) -> Result<(Layout, Reserved)> {
+        ask: impl FnOnce(&ForwardCall<'_>) -> Result<R>,
+    ) -> Result<R> {
         let (precision, shape) = self.output(query, value);
-        imagined(&self.context, precision, shape)
+        let (output, _memory) = imagined(&self.context, precision, shape)?;
+        ask(&ForwardCall {
+            attention: self,
+            query,
+            key,
+            value,
+            output: &output,
+            logsumexp: None,
+        })
     }
 }
 
