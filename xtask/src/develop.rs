@@ -14,16 +14,12 @@ pub(crate) fn run(repo: &Repo) -> Result<()> {
     let venv = Venv::ensure(repo, &mut step)?;
     step.compile(
         venv.program("maturin")
-            .args([
-                "develop",
-                "--release",
-                "--locked",
-                "--extras",
-                "test,demo,bench",
-            ])
+            .args(["develop", "--release", "--locked"])
             .env("PIP_CONSTRAINT", venv.constraints())
             .current_dir(repo.path(PACKAGE)),
     )?;
+    // Afterwards, not by maturin: extras that name extras of the package itself want it to be there.
+    step.install(&mut venv.pip_install(["umfa[test,demo,bench]"]))?;
     step.finish();
     println!("{}", venv.python_path().display());
     Ok(())
