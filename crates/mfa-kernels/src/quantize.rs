@@ -1,5 +1,7 @@
 //! The kernels that quantize rows. Every one gives the same bits on every instruction set.
 
+use crate::Precision;
+
 /// The scales and zero points of a row: element `c` has those at `c / group`.
 #[derive(Clone, Copy)]
 pub struct RowScales {
@@ -62,6 +64,25 @@ pub struct ScaleRule {
     pub asymmetric: bool,
     /// Whether scales are stored in FP16.
     pub half: bool,
+}
+
+impl ScaleRule {
+    /// The rule of a precision of integers. Symmetric ranges leave out the smallest integer.
+    pub fn new(precision: Precision, asymmetric: bool, half: bool) -> ScaleRule {
+        let (low, high) = precision.range();
+        let levels = if asymmetric {
+            high - low
+        } else {
+            precision.symmetric_max()
+        };
+        ScaleRule {
+            levels: f64::from(levels),
+            low: f64::from(low),
+            high: f64::from(high),
+            asymmetric,
+            half,
+        }
+    }
 }
 
 /// Scales and zero points of `n` groups: `scale[g]` is the width of the range over the levels, rounded to FP32, then to FP16 if

@@ -2,7 +2,6 @@
 
 mod check;
 mod dequantize;
-mod round;
 mod rows;
 mod source;
 mod statistics;
@@ -112,7 +111,18 @@ impl Quantize {
     /// How scales and zero points follow from ranges.
     fn rule(&self) -> ScaleRule {
         let half = self.has_half_scales();
-        round::rule(self.destination.precision, self.flags.asymmetric, half)
+        ScaleRule::new(self.destination.precision, self.flags.asymmetric, half)
+    }
+
+    /// The smallest and the largest integer that rounding gives.
+    fn ends(&self) -> (f32, f32) {
+        let precision = self.destination.precision;
+        let (low, high) = if self.flags.asymmetric {
+            precision.range()
+        } else {
+            (-precision.symmetric_max(), precision.symmetric_max())
+        };
+        (low as f32, high as f32)
     }
 }
 

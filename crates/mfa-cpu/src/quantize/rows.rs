@@ -5,10 +5,10 @@
 use std::ops::Range;
 use std::ptr::null;
 
+use super::Quantize;
 use super::source::{SourceHead, SourceRows, pieces};
 use super::statistics::ErrorSum;
 use super::workspace::{self, GroupBuffers, RowBuffers};
-use super::{Quantize, round};
 use crate::contract::quant_scheme::{Granularity, Quant};
 use mfa_kernels::quantized::{ChannelScales, GroupScales};
 use mfa_kernels::{Precision, RowScales};
@@ -210,7 +210,7 @@ impl HeadRounding<'_> {
         let Chunk { first, count, .. } = *chunk;
         let (call, kernels, x) = (self.call, &self.head.kernels.quantize, chunk.x);
         let (destination, n, (b, h)) = (&call.destination, self.columns(), self.head.at);
-        let (low, high) = round::ends(destination.precision, call.flags.asymmetric);
+        let (low, high) = call.ends();
         let at = destination.at(b, h, first, 0);
         let (codes, ld) = match destination.is_plain_i8() {
             true => (at.cast::<i8>(), destination.strides[2]),

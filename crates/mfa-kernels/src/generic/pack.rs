@@ -81,6 +81,15 @@ pub(crate) unsafe fn pack_q_i8<S: Simd, const MR: usize>(
     }
 }
 
+/// The rows of a square as columns.
+#[inline(always)]
+unsafe fn transposed<S: Simd>(square: &Square) -> Square {
+    let mut columns = Square([0.0; 256]);
+    let out = columns.0.as_mut_ptr();
+    S::transpose(square.0.as_ptr(), S::LANES, out, S::LANES);
+    columns
+}
+
 /// Writes `height` rows of a square as `width` columns of a strip.
 #[inline(always)]
 unsafe fn strip<S: Simd, const MR: usize>(
@@ -89,13 +98,7 @@ unsafe fn strip<S: Simd, const MR: usize>(
     height: usize,
     out: *mut f32,
 ) {
-    let mut columns = Square([0.0; 256]);
-    S::transpose(
-        square.0.as_ptr(),
-        S::LANES,
-        columns.0.as_mut_ptr(),
-        S::LANES,
-    );
+    let columns = transposed::<S>(square);
     for c in 0..width {
         let column = S::load(columns.0.as_ptr().add(c * S::LANES));
         S::store_n(out.add(c * MR), height, column);
@@ -192,13 +195,7 @@ unsafe fn columns<S: Simd>(square: &Square, width: usize, out: *mut f32, ld: usi
     if width == S::LANES {
         return S::transpose(square.0.as_ptr(), S::LANES, out, ld);
     }
-    let mut columns = Square([0.0; 256]);
-    S::transpose(
-        square.0.as_ptr(),
-        S::LANES,
-        columns.0.as_mut_ptr(),
-        S::LANES,
-    );
+    let columns = transposed::<S>(square);
     for c in 0..width {
         let column = S::load(columns.0.as_ptr().add(c * S::LANES));
         S::store(out.add(c * ld), column);
@@ -215,13 +212,7 @@ unsafe fn wide_columns<S: Simd>(
     ld: usize,
     half: usize,
 ) {
-    let mut columns = Square([0.0; 256]);
-    S::transpose(
-        square.0.as_ptr(),
-        S::LANES,
-        columns.0.as_mut_ptr(),
-        S::LANES,
-    );
+    let columns = transposed::<S>(square);
     for c in 0..width {
         let column = S::load_i(columns.0.as_ptr().add(c * S::LANES).cast());
         let [even, odd] = S::split_i8(column);

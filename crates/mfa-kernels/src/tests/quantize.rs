@@ -266,22 +266,6 @@ fn integers_are_those_of_the_twin() {
     }
 }
 
-fn rule(precision: Precision, asymmetric: bool, half: bool) -> ScaleRule {
-    let (low, high) = precision.range();
-    let levels = if asymmetric {
-        high - low
-    } else {
-        precision.symmetric_max()
-    };
-    ScaleRule {
-        levels: f64::from(levels),
-        low: f64::from(low),
-        high: f64::from(high),
-        asymmetric,
-        half,
-    }
-}
-
 fn parameters(kernels: &Kernels, min: &[f32], max: &[f32], rule: &ScaleRule) -> [Vec<f32>; 2] {
     let n = min.len();
     let (min, max) = (Guarded::from_slice(min), Guarded::from_slice(max));
@@ -311,7 +295,7 @@ fn parameters_are_those_of_the_twin() {
                     .collect();
                 for precision in [Precision::I8, Precision::I4] {
                     for flags in 0..4 {
-                        let rule = rule(precision, flags & 1 == 1, flags & 2 == 2);
+                        let rule = ScaleRule::new(precision, flags & 1 == 1, flags & 2 == 2);
                         let found = parameters(table, &min, &max, &rule);
                         let want = parameters(&twin, &min, &max, &rule);
                         for (found, want) in found.iter().zip(&want) {
@@ -331,13 +315,13 @@ fn parameters_follow_the_contract() {
             let [scale, zero] = parameters(table, &[min], &[max], rule);
             (scale[0], zero[0])
         };
-        let int8 = |asymmetric, half| rule(Precision::I8, asymmetric, half);
+        let int8 = |asymmetric, half| ScaleRule::new(Precision::I8, asymmetric, half);
         let symmetric = one(-2.0, 6.0, &int8(false, false));
         assert_eq!(symmetric, ((6.0 / 127.0) as f32, 0.0));
         let asymmetric = one(-2.0, 6.0, &int8(true, false));
         assert_eq!(asymmetric, ((8.0 / 255.0) as f32, -64.0));
         for asymmetric in [false, true] {
-            let rule = rule(Precision::I4, asymmetric, true);
+            let rule = ScaleRule::new(Precision::I4, asymmetric, true);
             assert_eq!(one(0.0, 0.0, &rule), (1.0, 0.0));
         }
         assert_eq!(one(0.0, 1e-30, &int8(false, true)).0, 2f32.powi(-24));
