@@ -99,6 +99,42 @@ def test_decoding_and_prefill_are_held_against_our_fp32(isa: str, met: bool) -> 
     }
 
 
+def test_a_target_has_beside_it_what_the_peaks_allow() -> None:
+    rates = (
+        ("vfmadd231ps", "GFLOP/s", 512.0),
+        ("vpdpbusd", "GOP/s", 2048.0),
+        ("vpdpwssd", "GOP/s", 1024.0),
+        ("read from memory", "GB/s", 80.0),
+        ("softmax step to f32", "G/s", 1e9),
+        ("softmax step to i16", "G/s", 1e9),
+        ("softmax step to u8", "G/s", 1e9),
+    )
+    entries = [{"name": n, "unit": u, "by_threads": {"2": rate}} for n, u, rate in rates]
+    ceilings = {"isa": "avx512vnni", "ceilings": entries}
+    results = [
+        result(LONG, "umfa", name, time) for name, time in (("fp32", 4e-3), ("int4_row", 1e-3))
+    ]
+    results += [
+        result(PREFILL, "umfa", name, time)
+        for name, time in (("fp32", 1.0), ("int8_row_rotate", 0.8), ("int4_recommended", 0.9))
+    ]
+    found = {one.what: one for one in targets.outcomes(record("avx512vnni", *results))}
+    assert all(one.limit is None for one in found.values())
+    limited = record("avx512vnni", *results, ceilings=ceilings)
+    found = {one.what: one for one in targets.outcomes(limited)}
+    # 32 rows of 128 + 128 columns against 32,768 keys: 2 * 2^28 operations at 512 GFLOP/s.
+    decode = found[f"decode {LONG.label}: time of int4_row over our fp32"]
+    assert decode.limit == pytest.approx(2 * 2**28 / 512e9 / 4e-3, rel=1e-3)
+    scores = PREFILL.scores * PREFILL.columns
+    mixed = found[f"prefill {PREFILL.label}: int8_row_rotate over our fp32"]
+    assert mixed.limit == pytest.approx(1 / (scores * (2 / 512e9 + 2 / 1024e9)), rel=1e-3)
+    floats = found[f"prefill {PREFILL.label}: int4_recommended over our fp32"]
+    assert floats.limit == pytest.approx(1 / (scores * 4 / 512e9), rel=1e-3)
+    grid = report.target_grid(limited)
+    assert grid is not None
+    assert grid.headings[3] == "limit"
+
+
 def test_quantizing_is_held_against_a_copy() -> None:
     found = judged(
         record(

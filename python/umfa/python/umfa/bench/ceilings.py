@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from umfa.bench.cases import TRAINING, Case
+from umfa.bench.modes import Mode, Stored
 
 # Bytes of an element of K or V in a cache.
 BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int4_kv": 0.5}
@@ -27,6 +28,24 @@ class Ceilings:
     softmax_u8: float
     # Products of bf16, where there is a unit for them and it was measured.
     bf16: float | None = None
+
+    def least(self, case: Case, mode: Mode) -> float:
+        """The least time for a case in a format: reading K and V once, or products if longer.
+
+        Floats of Q multiply integers in FP32, and weights multiply V as 16-bit integers where its
+        rows have one scale each; in decoding all products are those of FP32.
+        """
+        if mode.precision is None or "q" in mode.quantized:
+            return self.seconds(case, "int8" if mode.precision else "fp32")
+        qk, pv = 2.0 * case.columns, 2.0 * case.value_columns
+        if case.decode:
+            width = sum(Stored(mode, x).bytes_an_element(case.columns) for x in "kv") / 2
+            read = case.kv_elements * width / self.memory
+            return max(case.scores * ((qk + pv) / self.fma + 1 / self.softmax_f32), read)
+        values = mode.keywords("v")
+        if values["granularity"] == "channel" or "group" in values:
+            return case.scores * ((qk + pv) / self.fma + 1 / self.softmax_f32)
+        return case.scores * (qk / self.fma + pv / self.dot2 + 1 / self.softmax_i16)
 
     def seconds(self, case: Case, storage: str) -> float:
         """The least time for a case: its products, its softmax and no overlap of the two.

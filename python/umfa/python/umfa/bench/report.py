@@ -27,6 +27,9 @@ NOTES = (
     "Of FMA, of BF16: GFLOP/s over the peak of FP32 multiply-adds, and over that of the unit for "
     "bf16 where it was measured. Counted are 4 B H N^2 D forward and 10 B H N^2 D backward, "
     "however many products of bf16 make up one of FP16 or FP32.",
+    "Limit, beside a target: the ratio at which reading K and V once, or the products of the "
+    "format (FP32 in decoding; in prefill FP32 for Q K, and 16 bits for P V where rows of V have "
+    "one scale each), would run at the measured peaks, over our measured FP32.",
     "x FP32, x any: the time of the fastest peer in FP32, and in any format, over ours.",
     "Error: RMSE relative to the RMS of float64 attention on the FP32 operands, so rounding of "
     "operands is part of it; for gradients, the largest of dQ, dK and dV.",
@@ -243,7 +246,9 @@ def target_grid(record: Record) -> Grid | None:
     if not found:
         return None
     aims = targets.of_machine(record)
-    grid = Grid(f"targets ({aims.name})", ["", "wanted", "found", ""])
+    limited = any(outcome.limit is not None for outcome in found)
+    headings = ["", "wanted", "found", "limit", ""] if limited else ["", "wanted", "found", ""]
+    grid = Grid(f"targets ({aims.name})", headings)
     for outcome in found:
         sign = "≥" if outcome.at_least else "≤"
         unit = "" if outcome.unit == "x" else f" {outcome.unit}"
@@ -252,6 +257,7 @@ def target_grid(record: Record) -> Grid | None:
                 outcome.what,
                 f"{sign} {number(outcome.wanted)}{unit}",
                 f"{number(outcome.found)}{unit}",
+                *([number(outcome.limit)] if limited else []),
                 "met" if outcome.met else "not met",
             ]
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from umfa.bench.cases import FORMATS_PRESET, PRESETS, QUANTIZE, TRAINING, Case
+from umfa.bench.ceilings import Ceilings
 from umfa.bench.demo import Decoded
 from umfa.bench.engines import OURS
 from umfa.bench.formats import costs
@@ -27,6 +28,8 @@ class Outcome:
     # Whether more is better.
     at_least: bool
     unit: str = "x"
+    # What the machine's peaks allow, where they were measured.
+    limit: float | None = None
 
     @property
     def met(self) -> bool:
@@ -156,8 +159,9 @@ def outcomes(record: Record) -> list[Outcome]:
     aims = of_machine(record)
     groups = by_case(record.results)
     for case, results in groups.items():
-        for part in (_forward, _decode, _formats, _quantize, _training, _overhead, _neighbour):
+        for part in (_forward, _decode, _quantize, _training, _overhead, _neighbour):
             found += part(aims, case, results)
+        found += _formats(aims, case, results, record.limits())
     scaling = [r for case, rs in groups.items() if case.preset == "scaling" for r in rs]
     found += _scaling(aims, scaling)
     found += _demo(record.demo)
@@ -206,21 +210,33 @@ def _decode(aims: Targets, case: Case, results: list[Result]) -> Iterator[Outcom
             yield Outcome(what, wanted, ours / best.median, False)
 
 
-def _formats(aims: Targets, case: Case, results: list[Result]) -> Iterator[Outcome]:
+def _formats(
+    aims: Targets, case: Case, results: list[Result], limits: Ceilings | None
+) -> Iterator[Outcome]:
     if case.preset != FORMATS_PRESET or case.stores:
         return
+    fp32 = _time(results, OURS, "fp32")
     over_fp32 = {c.result.storage: c.over_fp32 for c in costs(case, results) if c.over_fp32}
+
+    def least(name: str) -> float | None:
+        if limits is None or fp32 is None:
+            return None
+        return limits.least(case, CACHE_FORMATS[name]) / fp32
+
     if not case.decode:
         for name, over in over_fp32.items():
             if CACHE_FORMATS[name].recommended:
                 what = f"prefill {case.label}: {name} over our fp32"
-                yield Outcome(what, aims.prefill, 1 / over, True)
+                limit = least(name)
+                most = None if limit is None else 1 / limit
+                yield Outcome(what, aims.prefill, 1 / over, True, limit=most)
     elif case.keys == LONG:
         for precision, names in DECODED.items():
             for name in (f"{precision}_{ending}" for ending in names):
                 if name in over_fp32:
                     what = f"decode {case.label}: time of {name} over our fp32"
-                    yield Outcome(what, aims.decode[precision], over_fp32[name], False)
+                    wanted, found = aims.decode[precision], over_fp32[name]
+                    yield Outcome(what, wanted, found, False, limit=least(name))
 
 
 def _quantize(_aims: Targets, case: Case, results: list[Result]) -> Iterator[Outcome]:
