@@ -125,6 +125,8 @@ def test_a_target_has_beside_it_what_the_peaks_allow() -> None:
     # 32 rows of 128 + 128 columns against 32,768 keys: 2 * 2^28 operations at 512 GFLOP/s.
     decode = found[f"decode {LONG.label}: time of int4_row over our fp32"]
     assert decode.limit == pytest.approx(2 * 2**28 / 512e9 / 4e-3, rel=1e-3)
+    assert decode.beyond_peaks
+    assert "not within the measured peaks" in summary.grid("some", limited).markdown()
     scores = PREFILL.scores * PREFILL.columns
     mixed = found[f"prefill {PREFILL.label}: int8_row_rotate over our fp32"]
     assert mixed.limit == pytest.approx(1 / (scores * (2 / 512e9 + 2 / 1024e9)), rel=1e-3)

@@ -35,15 +35,16 @@ class Ceilings:
         Floats of Q multiply integers in FP32, and weights multiply V as 16-bit integers where its
         rows have one scale each; in decoding all products are those of FP32.
         """
-        if mode.precision is None or "q" in mode.quantized:
-            return self.seconds(case, "int8" if mode.precision else "fp32")
+        if "q" in mode.quantized:
+            return self.seconds(case, "int8")
         qk, pv = 2.0 * case.columns, 2.0 * case.value_columns
         if case.decode:
             width = sum(Stored(mode, x).bytes_an_element(case.columns) for x in "kv") / 2
             read = case.kv_elements * width / self.memory
             return max(case.scores * ((qk + pv) / self.fma + 1 / self.softmax_f32), read)
         values = mode.keywords("v")
-        if values["granularity"] == "channel" or "group" in values:
+        within = values["granularity"] == "channel" or "group" in values
+        if mode.precision is None or within:
             return case.scores * ((qk + pv) / self.fma + 1 / self.softmax_f32)
         return case.scores * (qk / self.fma + pv / self.dot2 + 1 / self.softmax_i16)
 

@@ -222,5 +222,8 @@ def _demo(record: Record) -> Iterator[tuple[str, str]]:
 def _targets(record: Record) -> Iterator[tuple[str, str]]:
     found = targets.outcomes(record)
     met = sum(outcome.met for outcome in found)
+    beyond = sum(outcome.beyond_peaks and not outcome.met for outcome in found)
     if found:
-        yield f"targets that are met ({targets.of_machine(record).name})", f"{met} of {len(found)}"
+        more = f"; {beyond} not within the measured peaks" if beyond else ""
+        name = f"targets that are met ({targets.of_machine(record).name})"
+        yield name, f"{met} of {len(found)}{more}"

@@ -13,7 +13,7 @@ from umfa.bench.ceilings import Ceilings
 from umfa.bench.demo import Decoded
 from umfa.bench.engines import OURS
 from umfa.bench.formats import costs
-from umfa.bench.modes import CACHE_FORMATS
+from umfa.bench.modes import CACHE_FORMATS, MODES
 from umfa.bench.record import Record, by_case, fastest, is_fp32
 from umfa.bench.runner import Result
 
@@ -34,7 +34,15 @@ class Outcome:
     @property
     def met(self) -> bool:
         """Whether it is reached."""
-        return self.found >= self.wanted if self.at_least else self.found <= self.wanted
+        return self._reaches(self.found)
+
+    @property
+    def beyond_peaks(self) -> bool:
+        """Whether the measured peaks do not allow it."""
+        return self.limit is not None and not self._reaches(self.limit)
+
+    def _reaches(self, figure: float) -> bool:
+        return figure >= self.wanted if self.at_least else figure <= self.wanted
 
 
 SHAPES = (
@@ -157,11 +165,12 @@ def outcomes(record: Record) -> list[Outcome]:
     """Every target about which the record says something."""
     found: list[Outcome] = []
     aims = of_machine(record)
-    groups = by_case(record.results)
+    groups, limits = by_case(record.results), record.limits()
     for case, results in groups.items():
-        for part in (_forward, _decode, _quantize, _training, _overhead, _neighbour):
+        for limited in (_forward, _decode, _formats):
+            found += limited(aims, case, results, limits)
+        for part in (_quantize, _training, _overhead, _neighbour):
             found += part(aims, case, results)
-        found += _formats(aims, case, results, record.limits())
     scaling = [r for case, rs in groups.items() if case.preset == "scaling" for r in rs]
     found += _scaling(aims, scaling)
     found += _demo(record.demo)
@@ -181,7 +190,9 @@ def _time(results: Iterable[Result], engine: str, storage: str) -> float | None:
     return None
 
 
-def _forward(aims: Targets, case: Case, results: list[Result]) -> Iterator[Outcome]:
+def _forward(
+    aims: Targets, case: Case, results: list[Result], limits: Ceilings | None
+) -> Iterator[Outcome]:
     name = f"{case.preset} {case.label}"
     fp32 = _time(results, OURS, "fp32")
     best = fastest(r for r in results if r.engine != OURS and is_fp32(r.storage))
@@ -190,7 +201,10 @@ def _forward(aims: Targets, case: Case, results: list[Result]) -> Iterator[Outco
             ours = _time(results, OURS, storage)
             if ours is not None:
                 what = f"{name}: {storage} over FP32 of {best.engine}"
-                yield Outcome(what, wanted, best.median / ours, True)
+                # FP32 of a unit for bf16 is no longer bound by multiply-adds.
+                bound = limits is not None and (storage == "int8" or limits.bf16 is None)
+                most = best.median / limits.seconds(case, storage) if limits and bound else None
+                yield Outcome(what, wanted, best.median / ours, True, limit=most)
     if case in SHAPES:
         ggml, kv = _time(results, "ggml", "q8_0"), _time(results, OURS, "int8_kv")
         if kv is not None and fp32 is not None:
@@ -199,7 +213,9 @@ def _forward(aims: Targets, case: Case, results: list[Result]) -> Iterator[Outco
             yield Outcome(f"{name}: int8_kv over Q8_0 of ggml", GGML_Q8, ggml / kv, True)
 
 
-def _decode(aims: Targets, case: Case, results: list[Result]) -> Iterator[Outcome]:
+def _decode(
+    aims: Targets, case: Case, results: list[Result], limits: Ceilings | None
+) -> Iterator[Outcome]:
     best = fastest(r for r in results if r.engine != OURS)
     if case not in PRESETS["decode"] or best is None or best.median is None:
         return
@@ -207,7 +223,8 @@ def _decode(aims: Targets, case: Case, results: list[Result]) -> Iterator[Outcom
         ours = _time(results, OURS, storage)
         if ours is not None:
             what = f"decode {case.label}: time of {storage} over {best.engine} {best.storage}"
-            yield Outcome(what, wanted, ours / best.median, False)
+            least = None if limits is None else limits.least(case, MODES[storage]) / best.median
+            yield Outcome(what, wanted, ours / best.median, False, limit=least)
 
 
 def _formats(
