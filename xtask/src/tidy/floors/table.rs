@@ -18,7 +18,7 @@ pub(super) const CRATES: &[Crate] = &[
             ("simd", &[]),
             ("signatures", &[]),
             ("tuning", &["layout"]),
-            ("quantize", &[]),
+            ("quantize", &["precision"]),
             ("quantized", &["precision"]),
             ("bf16_split", &["precision", "signatures"]),
             ("gradient", &["signatures", "bf16_split"]),
