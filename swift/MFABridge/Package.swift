@@ -44,6 +44,9 @@ let package = Package(
 
     // MARK: Counters of the software device
     .executableTarget(name: "MetalReport", dependencies: ["MetalAttention", "AttentionKernels", metal]),
+
+    // MARK: What the driver would run, for other devices
+    .executableTarget(name: "LaunchRecorder", dependencies: ["MetalAttention", metal]),
   ],
   swiftLanguageModes: [.v6]
 )
