@@ -14,6 +14,7 @@ mod dist;
 mod docs;
 mod host;
 mod metal;
+mod metal_cuda;
 mod objc;
 mod package;
 mod process;
@@ -64,6 +65,8 @@ enum Task {
     MetalReport,
     /// Write every text that the Metal driver can hand to a compiler, or compile them on this machine's Metal device.
     MetalTexts(metal::Texts),
+    /// Compile every Metal text as CUDA C++; or make what runs them on an NVIDIA GPU, or the page of its results.
+    MetalCuda(metal_cuda::Options),
     /// Make the packages: C archive, Python wheel, crates.
     Dist(dist::Options),
     /// Make a Debian root with Swift 6, clang 19 and GNUstep, and run a command in it.
@@ -95,6 +98,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Support(options) => support::run(&repo, &options),
         Task::MetalReport => metal::report(&repo),
         Task::MetalTexts(options) => metal::texts(&repo, &options),
+        Task::MetalCuda(options) => metal_cuda::run(&repo, &options),
         Task::Dist(options) => dist::run(&repo, &options),
         Task::Sysroot(options) => sysroot::run(&repo, &options),
     }

@@ -24,7 +24,7 @@ pub(crate) const DRIVER: &str = if cfg!(target_os = "macos") {
 const PAGE: &str = "docs/metal.md";
 
 /// Golden texts, which are reviewed.
-const GOLDEN: &str = "swift/MFABridge/Tests/AttentionKernelsTests/Golden";
+pub(crate) const GOLDEN: &str = "swift/MFABridge/Tests/AttentionKernelsTests/Golden";
 
 /// Options of `cargo xtask metal-texts`.
 #[derive(clap::Args)]
@@ -44,7 +44,7 @@ pub(crate) fn swift(repo: &Repo, host: &Host, subcommand: &str) -> Command {
 }
 
 /// Builds a product, optimised; returns its file.
-fn product(
+pub(crate) fn product(
     repo: &Repo,
     step: &mut LoggedStep,
     host: &Host,

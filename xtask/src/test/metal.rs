@@ -10,6 +10,7 @@ use crate::codegen;
 use crate::docs;
 use crate::host::Host;
 use crate::metal;
+use crate::metal_cuda;
 use crate::process::LoggedStep;
 use crate::repo::Repo;
 use crate::support;
@@ -62,6 +63,7 @@ pub(super) fn parts() -> Vec<Part> {
                 )
             },
         ),
+        metal_cuda(),
         part(
             "metal-package",
             "a package that depends on the repository's root builds and runs the Swift code of the guide",
@@ -86,6 +88,44 @@ pub(super) fn parts() -> Vec<Part> {
             },
         ),
     ]
+}
+
+/// The texts before a second compiler, and the translated kernels on a processor.
+fn metal_cuda() -> Part {
+    Part::new(
+        Lane::Swift,
+        "metal-cuda",
+        "every Metal text compiles as CUDA C++; translated kernels pass the vectors on a processor",
+        |env, step| {
+            if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+                return Ok(Outcome::Skipped("NVRTC is tested on Linux, x86-64".into()));
+            }
+            let host = match Host::of_swift(env.repo) {
+                Ok(host) => host,
+                Err(reason) => return Ok(Outcome::Skipped(reason)),
+            };
+            let venv = env.venv(step)?;
+            metal_cuda::check_page(env.repo, venv, step)?;
+            let folder = metal_cuda::every_text(env.repo, step, &host)?;
+            metal_cuda::compile(env.repo, venv, step, &folder, false)?;
+            let calls = env.repo.scratch("metal-cuda/calls");
+            let recorded = env.repo.scratch("metal-cuda/recorded");
+            step.run(
+                metal_cuda::python(env.repo, venv)
+                    .arg("metal_cuda.tests.calls")
+                    .arg(&calls),
+            )?;
+            metal_cuda::record(env.repo, step, &host, &calls, &recorded)?;
+            step.pytest(
+                metal_cuda::python(env.repo, venv)
+                    .args(["pytest", "-q"])
+                    .arg(env.repo.path("xtask/python/metal_cuda/tests"))
+                    .env("METAL_CUDA_RECORDED", &recorded)
+                    .env("METAL_CUDA_LIBRARIES", env.repo.scratch("metal-cuda/host")),
+            )?;
+            Ok(Outcome::Ran(format!("NVRTC, on {}", host.name())))
+        },
+    )
 }
 
 /// Builds and runs a program in a package of its own.
