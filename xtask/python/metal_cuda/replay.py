@@ -15,6 +15,9 @@ from .records import Record, Recording
 
 Array = Any
 
+# The ratio of an error where none is allowed; JSON has no infinity.
+IMPOSSIBLE = 1e6
+
 
 def run(device: Any, recording: Recording, record: Record, memory: list[Any]) -> list[Any]:
     """Launches a call on its buffers and on those that the driver made; returns them all."""
@@ -116,7 +119,7 @@ def _values(outcome: Outcome, role: str, found: Array, case: Any) -> None:
     largest, typical = float(error.max(initial=0.0)), float(rms.max(initial=0.0))
     for what, value, allowed in (("max", largest, bound.max), ("rms", typical, bound.rms)):
         if value > 0:
-            outcome.ratio = max(outcome.ratio, value / allowed if allowed > 0 else np.inf)
+            outcome.ratio = max(outcome.ratio, value / allowed if allowed > 0 else IMPOSSIBLE)
         if value > allowed:
             outcome.problems.append(f"{role}: {what} error {value:.3g}, allowed {allowed:.3g}")
 
@@ -198,7 +201,7 @@ def _compare(
         ("rms", typical, factor * naive[1]),
     ):
         if value > 0:
-            outcome.ratio = max(outcome.ratio, value / allowed if allowed > 0 else float("inf"))
+            outcome.ratio = max(outcome.ratio, value / allowed if allowed > 0 else IMPOSSIBLE)
         if value > allowed:
             outcome.problems.append(f"{role}: {what} error {value:.3g}, allowed {allowed:.3g}")
 

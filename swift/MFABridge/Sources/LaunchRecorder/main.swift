@@ -46,7 +46,9 @@ import MetalAttention
     }
   }
 
-  func record(_ call: Call, _ texts: inout Texts, _ contexts: inout [Int: (RecordingDevice, AttentionContext)]) throws
+  func record(
+    _ call: Call, _ texts: inout Texts, _ contexts: inout [Int: (RecordingDevice, AttentionContext)]
+  ) throws
     -> Record
   {
     if contexts[call.family] == nil {
