@@ -35,6 +35,13 @@ let package = Package(
     .target(name: "MFABridge", dependencies: ["MetalAttention", "CMFA", metal]),
     .testTarget(name: "MFABridgeTests", dependencies: ["MFABridge", "CMFA", "MetalAttention", metal]),
 
+    // MARK: Every text that the driver can compile
+    .target(
+      name: "EveryText", dependencies: ["AttentionKernels", "MetalAttention", metal], swiftSettings: optimized),
+    .executableTarget(name: "every-text", dependencies: ["EveryText", "MetalAttention", metal]),
+    .testTarget(
+      name: "EveryTextTests", dependencies: ["EveryText", "MetalAttention", metal], swiftSettings: optimized),
+
     // MARK: Counters of the software device
     .executableTarget(name: "MetalReport", dependencies: ["MetalAttention", "AttentionKernels", metal]),
   ],

@@ -62,6 +62,8 @@ enum Task {
     Support(support::Options),
     /// Write docs/metal.md: what the Metal kernels would cost a GPU, counted on the software device.
     MetalReport,
+    /// Write every text that the Metal driver can hand to a compiler, or compile them on this machine's Metal device.
+    MetalTexts(metal::Texts),
     /// Make the packages: C archive, Python wheel, crates.
     Dist(dist::Options),
     /// Make a Debian root with Swift 6, clang 19 and GNUstep, and run a command in it.
@@ -92,6 +94,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Ceilings(options) => bench::ceilings(&repo, &options),
         Task::Support(options) => support::run(&repo, &options),
         Task::MetalReport => metal::report(&repo),
+        Task::MetalTexts(options) => metal::texts(&repo, &options),
         Task::Dist(options) => dist::run(&repo, &options),
         Task::Sysroot(options) => sysroot::run(&repo, &options),
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::host::Host;
-use crate::process::{LoggedStep, output};
+use crate::process::{self, LoggedStep, output};
 use crate::repo::Repo;
 
 /// The Swift package.
@@ -22,6 +22,19 @@ pub(crate) const DRIVER: &str = if cfg!(target_os = "macos") {
 
 /// The page that [`report`] writes.
 const PAGE: &str = "docs/metal.md";
+
+/// Golden texts, which are reviewed.
+const GOLDEN: &str = "swift/MFABridge/Tests/AttentionKernelsTests/Golden";
+
+/// Options of `cargo xtask metal-texts`.
+#[derive(clap::Args)]
+pub(crate) struct Texts {
+    /// Where NAME.metal of every text and index.json go; without it the device's compiler reads them.
+    folder: Option<PathBuf>,
+    /// Fewer texts: every value of every option, instead of every pair of values of two.
+    #[arg(long)]
+    values: bool,
+}
 
 /// A subcommand of `swift` on the package.
 pub(crate) fn swift(repo: &Repo, host: &Host, subcommand: &str) -> Command {
@@ -72,4 +85,28 @@ pub(crate) fn report(repo: &Repo) -> Result<()> {
     step.finish();
     println!("{}", page.display());
     Ok(())
+}
+
+/// Writes or compiles every text.
+pub(crate) fn texts(repo: &Repo, options: &Texts) -> Result<()> {
+    let folder = options.folder.as_deref().map(|folder| {
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        let whole = fs::canonicalize(folder);
+        whole.with_context(|| format!("looking for {}", folder.display()))
+    });
+    let folder = folder.transpose()?;
+    let host = Host::of_swift_with(repo, folder.as_deref()).map_err(|reason| anyhow!(reason))?;
+    let mut step = LoggedStep::new("metal-texts", &repo.scratch("logs"))?;
+    let program = product(repo, &mut step, &host, "every-text", "every-text")?;
+    step.finish();
+    let mut command = host.command(repo, &program);
+    command.args(["--also", GOLDEN]);
+    if options.values {
+        command.arg("--values");
+    }
+    match folder {
+        Some(folder) => command.arg(folder),
+        None => command.arg("--compile"),
+    };
+    process::foreground(&mut command)
 }

@@ -2,8 +2,8 @@
 /// sum of the others' exponentials above it.
 ///
 /// See eq. 21, 33 of docs/math.md.
-enum MergeText {
-  enum Step: String, CaseIterable {
+package enum MergeText {
+  package enum Step: String, CaseIterable, Sendable {
     /// Takes a part's logsumexp into the state; the first begins it.
     case join = "merge_join"
     /// Adds a part's weighted output to a row of scratch.
@@ -16,7 +16,7 @@ enum MergeText {
     case gradients = "merge_gradients"
   }
 
-  static let source = """
+  package static let source = """
     #include <metal_stdlib>
     using namespace metal;
 

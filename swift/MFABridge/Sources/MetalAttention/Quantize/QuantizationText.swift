@@ -5,9 +5,9 @@
 /// two floats, so that scales and zero points are those of the contract to the bit. Needs safe mathematics.
 ///
 /// See eq. 34 to 36, 40, 46 of docs/math.md.
-enum QuantizationText {
+package enum QuantizationText {
   /// Kernels by the step they do.
-  enum Step: String, CaseIterable {
+  package enum Step: String, CaseIterable, Sendable {
     /// Per row: the largest magnitude and the first column that is not finite.
     case inspect = "quantize_inspect"
     /// Of all rows: the outcome, on which the steps that write depend.
@@ -21,7 +21,7 @@ enum QuantizationText {
     case dequantize = "dequantize"
   }
 
-  static var source: String {
+  package static var source: String {
     """
     #include <metal_stdlib>
     using namespace metal;
