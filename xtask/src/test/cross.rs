@@ -149,7 +149,7 @@ impl Driver {
             Err(reason) => missing(reason),
             Ok(host) => {
                 let folder = out("objc");
-                objc::build(host, repo, step, &self.library, &folder, "-O2 -g")?;
+                objc::build(host, repo, step, &self.library, &folder, "-O2 -g", &[])?;
                 linked(host, &folder)
             }
         };

@@ -84,6 +84,13 @@ public func deviceBackend(
   }
 }
 
+@_cdecl("mfa_device_registry_id")
+public func deviceRegistryID(_ index: UInt32, _ registryID: UnsafeMutablePointer<UInt64>?) -> Int32 {
+  guarded { () throws(AttentionError) in
+    try write(device(index).metal.registryID, to: registryID, "registry_id")
+  }
+}
+
 @_cdecl("mfa_create_context")
 public func createContext(_ context: UnsafeMutablePointer<UnsafeMutableRawPointer?>?) -> Int32 {
   createContextOn(0, context)

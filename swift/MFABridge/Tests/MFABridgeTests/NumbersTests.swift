@@ -91,6 +91,11 @@ final class NumbersTests: XCTestCase {
     let invalid = Int32(MFA_ERROR_INVALID_ARGUMENT.rawValue)
     XCTAssertEqual(mfa_device_kind(0, nil), invalid)
     XCTAssertEqual(mfa_device_kind(1000, &kind), invalid)
+    var registryID: UInt64 = 0
+    XCTAssertEqual(mfa_device_registry_id(0, &registryID), 0)
+    XCTAssertEqual(registryID, MTLCreateSystemDefaultDevice()?.registryID)
+    XCTAssertEqual(mfa_device_registry_id(0, nil), invalid)
+    XCTAssertEqual(mfa_device_registry_id(1000, &registryID), invalid)
     for describe in [mfa_device_vendor, mfa_device_backend] {
       XCTAssertEqual(describe(0, nil, 8, nil), invalid)
       XCTAssertEqual(describe(1000, nil, 0, nil), invalid)
