@@ -44,8 +44,8 @@ static NSString *description_of(uint32_t index, describe_function *describe, int
   return *status == MFA_SUCCESS ? text(bytes) : nil;
 }
 
-/* The index of the driver's device that the system knows by the number of `wanted` or, where the driver's only device is
- * the processor, of that one. Names are for people: two GPUs may have the same. */
+/* The index of the driver's device that the system knows by the number of `wanted` or, where the driver's only device
+ * is the processor, of that one. Names are for people: two GPUs may have the same. */
 static BOOL find_device(id<MTLDevice> wanted, uint32_t *index, NSError **error) {
   NSMutableArray *names = [NSMutableArray array];
   uint32_t count = 0;
