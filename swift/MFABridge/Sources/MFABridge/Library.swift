@@ -41,7 +41,7 @@ private func device(_ index: UInt32) throws(AttentionError) -> AttentionDevice {
   try ensure(
     Int(index) < devices.count, .invalidArgument,
     devices.isEmpty
-      ? "device index is \(index); expected none: there is no Metal device with SIMD-group matrices"
+      ? "device index is \(index); expected none: \(AttentionDevice.unavailable ?? "devices have gone")"
       : "device index is \(index); expected less than \(devices.count), the number of Metal devices")
   return devices[Int(index)]
 }

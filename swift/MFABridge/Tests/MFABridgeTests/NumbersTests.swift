@@ -2,10 +2,11 @@ import AttentionKernels
 import CMFA
 import Metal
 import MetalAttention
+import TestSupport
 import XCTest
 
 /// Numbers that Swift writes again are those of the header.
-final class NumbersTests: XCTestCase {
+final class NumbersTests: GPUTestCase {
   func testCodes() {
     let precisions: [(ElementPrecision, mfa_precision)] = [
       (.fp32, MFA_PRECISION_FP32), (.fp16, MFA_PRECISION_FP16), (.bf16, MFA_PRECISION_BF16),
