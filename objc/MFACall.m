@@ -13,7 +13,7 @@
 #if defined(__APPLE__)
   *status = mfa_buffer_from_mtl(context, (__bridge void *)buffer, &_handle);
   /* A driver that is not Metal's works on the bytes, which Apple silicon shares with the processor. */
-  if (*status == MFA_ERROR_UNSUPPORTED)
+  if (*status == MFA_ERROR_UNSUPPORTED && [buffer contents] != NULL)
     *status = mfa_buffer_from_ptr(context, [buffer contents], [buffer length], &_handle);
 #else
   *status = mfa_buffer_from_ptr(context, [buffer contents], [buffer length], &_handle);
