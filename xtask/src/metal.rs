@@ -23,6 +23,9 @@ pub(crate) const DRIVER: &str = if cfg!(target_os = "macos") {
 /// The page that [`report`] writes.
 const PAGE: &str = "docs/metal.md";
 
+/// The program that lists all texts.
+pub(crate) const TEXTS: &str = "every-text";
+
 /// Golden texts, which are reviewed.
 pub(crate) const GOLDEN: &str = "swift/MFABridge/Tests/AttentionKernelsTests/Golden";
 
@@ -87,6 +90,21 @@ pub(crate) fn report(repo: &Repo) -> Result<()> {
     Ok(())
 }
 
+/// Why no device of this machine can run the kernels; `None` if one can. On Linux the software device can, unless it is told to
+/// be an older GPU.
+pub(crate) fn unavailable(
+    repo: &Repo,
+    step: &mut LoggedStep,
+    host: &Host,
+) -> Result<Option<String>> {
+    if !cfg!(target_os = "macos") && std::env::var_os("SOFTWARE_METAL_FAMILY").is_none() {
+        return Ok(None);
+    }
+    let program = product(repo, step, host, TEXTS, TEXTS)?;
+    let answer = output(host.command(repo, &program).arg("--device"))?;
+    Ok(answer.strip_prefix("none: ").map(str::to_owned))
+}
+
 /// Writes or compiles every text.
 pub(crate) fn texts(repo: &Repo, options: &Texts) -> Result<()> {
     let folder = options.folder.as_deref().map(|folder| {
@@ -97,7 +115,7 @@ pub(crate) fn texts(repo: &Repo, options: &Texts) -> Result<()> {
     let folder = folder.transpose()?;
     let host = Host::of_swift_with(repo, folder.as_deref()).map_err(|reason| anyhow!(reason))?;
     let mut step = LoggedStep::new("metal-texts", &repo.scratch("logs"))?;
-    let program = product(repo, &mut step, &host, "every-text", "every-text")?;
+    let program = product(repo, &mut step, &host, TEXTS, TEXTS)?;
     step.finish();
     let mut command = host.command(repo, &program);
     command.args(["--also", GOLDEN]);

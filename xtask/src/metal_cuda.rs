@@ -71,7 +71,7 @@ pub(crate) fn every_text(repo: &Repo, step: &mut LoggedStep, host: &Host) -> Res
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("emptying {}", folder.display()))?;
     }
-    let program = metal::product(repo, step, host, "every-text", "every-text")?;
+    let program = metal::product(repo, step, host, metal::TEXTS, metal::TEXTS)?;
     let mut write = host.command(repo, &program);
     step.run(write.args(["--also", metal::GOLDEN]).arg(&folder))?;
     Ok(folder)

@@ -26,6 +26,7 @@ pub(super) fn parts() -> Vec<Part> {
     vec![
         part(
             "metal-swift",
+            Needs::Nothing,
             "MFABridge: kernels' text and results, the conformance vectors through the Swift API",
             |env, step, host| {
                 step.compile(metal::swift(env.repo, host, "build").arg("--build-tests"))?;
@@ -33,7 +34,21 @@ pub(super) fn parts() -> Vec<Part> {
             },
         ),
         part(
+            "metal-as-on-apple",
+            Needs::SoftwareDevice,
+            "Swift and its tests build without what the software device has beyond Apple's Metal",
+            |env, step, host| {
+                step.compile_check(
+                    metal::swift(env.repo, host, "build")
+                        .args(["--build-tests", "--scratch-path"])
+                        .arg(env.repo.scratch("as-on-apple"))
+                        .env("AS_ON_APPLE", "1"),
+                )
+            },
+        ),
+        part(
             "metal-exports",
+            Needs::Nothing,
             "the Swift driver exports the functions of mfa.h, and no others of that name",
             |env, step, host| {
                 let driver = metal::driver(env.repo, step, host)?;
@@ -43,6 +58,7 @@ pub(super) fn parts() -> Vec<Part> {
         ),
         part(
             "metal-support",
+            Needs::Device,
             "README's table of features is what the devices answer",
             |env, step, host| {
                 let built = env.built(step)?;
@@ -51,6 +67,7 @@ pub(super) fn parts() -> Vec<Part> {
         ),
         part(
             "metal-random",
+            Needs::Device,
             "random calls with every option on the Swift driver, against float64",
             |env, step, host| {
                 let driver = metal::driver(env.repo, step, host)?;
@@ -66,6 +83,7 @@ pub(super) fn parts() -> Vec<Part> {
         metal_cuda(),
         part(
             "metal-package",
+            Needs::Device,
             "a package that depends on the repository's root builds and runs the Swift code of the guide",
             |env, step, host| {
                 for (file, blocks) in docs::markdown(env.repo)? {
@@ -81,6 +99,7 @@ pub(super) fn parts() -> Vec<Part> {
         ),
         part(
             "metal-counts",
+            Needs::SoftwareDevice,
             "INT8 and INT4 keys and values cost the kernels what is promised, and no more",
             |env, step, host| {
                 let mut counter = metal::counter(env.repo, step, host)?;
@@ -164,22 +183,43 @@ let package = Package(
   targets: [.executableTarget(name: "user", dependencies: [.product(name: "MetalAttention", package: "umfa")])])
 "#;
 
-/// A part that is skipped where there is no Swift and no root can be made.
+/// What a part cannot do without.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// Its tests that run kernels skip themselves, each with the reason.
+    Nothing,
+    /// A device that runs the kernels.
+    Device,
+    /// What the software device alone can say.
+    SoftwareDevice,
+}
+
+/// A part that is skipped where there is no Swift and no root can be made, or not what it needs: a Mac whose GPU is older than the
+/// kernels compiles them, and runs none.
 fn part(
     name: &str,
+    needs: Needs,
     about: &str,
     run: impl Fn(&TestEnv<'_>, &mut LoggedStep, &Host) -> Result<()> + Send + Sync + 'static,
 ) -> Part {
     Part::new(Lane::Swift, name, about, move |env, step| {
+        if needs == Needs::SoftwareDevice && cfg!(target_os = "macos") {
+            let reason = "a Mac has no software device";
+            return Ok(Outcome::Impossible(reason.into()));
+        }
         let host = match Host::of_swift(env.repo) {
             Ok(host) => host,
             Err(reason) => return Ok(Outcome::Skipped(reason)),
         };
+        let unavailable = metal::unavailable(env.repo, step, &host)?;
+        if let (Some(reason), Needs::Device) = (&unavailable, needs) {
+            return Ok(Outcome::Impossible(reason.clone()));
+        }
         run(env, step, &host)?;
-        let device = if cfg!(target_os = "macos") {
-            "the GPU of this Mac"
-        } else {
-            "the software device"
+        let device = match unavailable {
+            Some(reason) => format!("no kernel ran: {reason}"),
+            None if cfg!(target_os = "macos") => "the GPU of this Mac".to_owned(),
+            None => "the software device".to_owned(),
         };
         Ok(Outcome::Ran(format!("{device}, on {}", host.name())))
     })

@@ -7,9 +7,12 @@ import MetalAttention
 let usage = """
   usage: every-text [--values] [--also FOLDER]… DIR
          every-text [--values] [--also FOLDER]… --compile
+         every-text --device
 
   Writes DIR/NAME.metal for every text, and DIR/index.json, which says of each what it is and how it is launched.
   With --compile, hands each to the default device's compiler instead, with the options of the driver.
+
+  With --device, says whether a device of this machine can run the kernels: "NAME" or "none: REASON".
 
   --values: fewer texts, in which every value of every option occurs; otherwise every pair of values does.
   --also FOLDER: the files *.metal.txt of a folder too, as golden-NAME.
@@ -56,6 +59,9 @@ while let argument = arguments.popFirst() {
   case "--also":
     guard let folder = arguments.popFirst() else { fail(usage) }
     folders.append(folder)
+  case "--device":
+    print(AttentionDevice.unavailable.map { "none: \($0)" } ?? AttentionDevice.all().first?.metal.name ?? "none")
+    exit(0)
   case "--help":
     print(usage)
     exit(0)

@@ -1,4 +1,5 @@
 import Metal
+import MetalAttention
 import XCTest
 
 @testable import AttentionKernels
@@ -176,7 +177,7 @@ extension TestProblem {
 
 struct BackwardResult {
   var d, dQ, dK, dV, mask, sinks: [Double]
-  var counters: [AttentionKernelDescriptor.Kind: SoftwareMetal.Counters] = [:]
+  var counters: [AttentionKernelDescriptor.Kind: Counters] = [:]
   /// Bytes beside the gradients' elements are what they were.
   var paddingIsWhole = true
 }
@@ -297,7 +298,7 @@ extension TestDevice {
     result.dQ = read(dQ, problem.dQ)
     result.dK = read(dK, problem.dK)
     result.dV = read(dV, problem.dV)
-    for (kind, dispatch) in zip(kinds, commands.softwareDispatches) { result.counters[kind] = dispatch.counters }
+    for (kind, counters) in zip(kinds, commands.counters) { result.counters[kind] = counters }
     return result
   }
 }

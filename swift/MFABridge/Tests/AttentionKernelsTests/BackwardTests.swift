@@ -1,4 +1,5 @@
 import Metal
+import TestSupport
 import XCTest
 
 @testable import AttentionKernels
@@ -14,7 +15,7 @@ func backward(
   return descriptor
 }
 
-final class BackwardTests: XCTestCase {
+final class BackwardTests: GPUTestCase {
   func testPrecisions() throws {
     let precisions: [Operand] = [Operand(.FP32), Operand(.FP16), Operand(.BF16), int8(), int4()]
     for (i, q) in precisions.enumerated() {
@@ -237,22 +238,23 @@ final class BackwardTests: XCTestCase {
     XCTAssertEqual(first.dV, second.dV)
   }
 
-  /// Three products for the queries and four for the keys, whatever is stored; every tile is dequantized once for all
-  /// its threadgroup's rows.
-  func testCosts() throws {
-    let blocks: UInt64 = 64 / 8, product = 2 * blocks * blocks * blocks
-    func cost(_ key: Operand, _ value: Operand) throws -> (query: SoftwareMetal.Counters, keys: SoftwareMetal.Counters)
-    {
-      let shape = TestProblem.Shape(heads: 2, keyHeads: 1, queryRows: 64, keyRows: 64)
-      let result = try XCTUnwrap(
-        check(BackwardProblem(backward(k: key, v: value, dO: Operand(.FP16)), shape, gradients: .from(.output))))
-      return try (XCTUnwrap(result.counters[.backwardQuery]), XCTUnwrap(result.counters[.backwardKeyValue]))
+  #if SOFTWARE_METAL
+    /// Three products for the queries and four for the keys, whatever is stored; every tile is dequantized once for all
+    /// its threadgroup's rows.
+    func testCosts() throws {
+      let blocks: UInt64 = 64 / 8, product = 2 * blocks * blocks * blocks
+      func cost(_ key: Operand, _ value: Operand) throws -> (query: Counters, keys: Counters) {
+        let shape = TestProblem.Shape(heads: 2, keyHeads: 1, queryRows: 64, keyRows: 64)
+        let result = try XCTUnwrap(
+          check(BackwardProblem(backward(k: key, v: value, dO: Operand(.FP16)), shape, gradients: .from(.output))))
+        return try (XCTUnwrap(result.counters[.backwardQuery]), XCTUnwrap(result.counters[.backwardKeyValue]))
+      }
+      let half = try cost(Operand(.FP16), Operand(.FP16))
+      for (name, other) in [("FP16", half), ("INT8", try cost(int8(), int8())), ("INT4", try cost(int4(), int4()))] {
+        print("\(name) queries: \(other.query)\n\(name) keys: \(other.keys)")
+        XCTAssertEqual(other.query.matrixMultiplies, 3 * product, name)
+        XCTAssertEqual(other.keys.matrixMultiplies, 4 * product, name)
+      }
     }
-    let half = try cost(Operand(.FP16), Operand(.FP16))
-    for (name, other) in [("FP16", half), ("INT8", try cost(int8(), int8())), ("INT4", try cost(int4(), int4()))] {
-      print("\(name) queries: \(other.query)\n\(name) keys: \(other.keys)")
-      XCTAssertEqual(other.query.matrixMultiplies, 3 * product, name)
-      XCTAssertEqual(other.keys.matrixMultiplies, 4 * product, name)
-    }
-  }
+  #endif
 }

@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import XCTest
 
 @testable import AttentionKernels
@@ -169,6 +170,7 @@ final class KernelTextTests: XCTestCase {
 
   /// The strict front end takes what the generator writes.
   func testAnyTextCompiles() throws {
+    try GPUTestCase.requireDevice()
     var g = Generator(state: 3)
     for i in 0..<40 {
       let descriptor = Self.random(&g)

@@ -1,4 +1,5 @@
 import Metal
+import MetalAttention
 import XCTest
 
 @testable import AttentionKernels
@@ -19,9 +20,7 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
 
   func pipeline(_ kernel: AttentionKernel) throws -> any MTLComputePipelineState {
     if let found = lock.withLock({ pipelines[kernel.source] }) { return found }
-    let options = MTLCompileOptions()
-    options.languageVersion = .version3_1
-    let library = try device.makeLibrary(source: kernel.source, options: options)
+    let library = try device.makeLibrary(source: kernel.source, options: compileOptions())
     let function = try XCTUnwrap(library.makeFunction(name: kernel.functionName))
     let pipeline = try device.makeComputePipelineState(function: function)
     lock.withLock { pipelines[kernel.source] = pipeline }
@@ -32,7 +31,8 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
   func edited(
     _ kernel: AttentionKernel, _ edit: (AttentionKernelDescriptor.Kind, String) -> String
   ) throws -> any MTLComputePipelineState {
-    let library = try device.makeLibrary(source: edit(kernel.descriptor.kind, kernel.source), options: nil)
+    let library = try device.makeLibrary(
+      source: edit(kernel.descriptor.kind, kernel.source), options: compileOptions())
     return try device.makeComputePipelineState(function: XCTUnwrap(library.makeFunction(name: kernel.functionName)))
   }
 
@@ -51,7 +51,7 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
 
   struct Result {
     var o: [Double], l: [Double]
-    var counters: SoftwareMetal.Counters
+    var counters: Counters
     /// O and L held what they held, beside their elements.
     var paddingIsWhole: Bool
   }
@@ -117,8 +117,8 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
       encoder.finish(kernel, problem.arguments)
     }
     try commands.finish()
-    var counters = SoftwareMetal.Counters()
-    for dispatch in commands.softwareDispatches { counters += dispatch.counters }
+    var counters = Counters()
+    for dispatch in commands.counters { counters += dispatch }
     let (ro, wholeO) = read(o, problem.o), (rl, wholeL) = read(l, problem.l)
     return Result(o: ro, l: rl, counters: counters, paddingIsWhole: wholeO && (wholeL || !d.writesLogsumexp))
   }

@@ -40,8 +40,8 @@ final class SoftwareDevice: MTLDevice {
     return SoftwareBuffer(device: self, handle: b, length: length, options: options, deallocator: nil)
   }
   func makeBuffer(bytes pointer: UnsafeRawPointer, length: Int, options: MTLResourceOptions) -> (any MTLBuffer)? {
-    guard let b = makeBuffer(length: length, options: options) else { return nil }
-    b.contents().copyMemory(from: pointer, byteCount: length)
+    guard let b = makeBuffer(length: length, options: options) as? SoftwareBuffer else { return nil }
+    b.memory.copyMemory(from: pointer, byteCount: length)
     return b
   }
   func makeBuffer(
@@ -125,7 +125,8 @@ final class SoftwareBuffer: MTLBuffer {
   let handle: OpaquePointer, length: Int
   private let owner: SoftwareDevice, options: MTLResourceOptions
   private let deallocator: ((UnsafeMutableRawPointer, Int) -> Void)?
-  private let pointer: UnsafeMutableRawPointer
+  /// The bytes, of private storage too.
+  let memory: UnsafeMutableRawPointer
   var label: String?
 
   /// A buffer without a deallocator owns its memory.
@@ -134,14 +135,14 @@ final class SoftwareBuffer: MTLBuffer {
     deallocator: ((UnsafeMutableRawPointer, Int) -> Void)?
   ) {
     guard let p = sm_buffer_contents(handle) else { sm_buffer_destroy(handle); return nil }
-    (owner, self.handle, self.length, self.options, self.deallocator, pointer) = (
+    (owner, self.handle, self.length, self.options, self.deallocator, memory) = (
       device, handle, length, options, deallocator, p
     )
     if deallocator == nil { device.account(length) }
   }
   deinit {
     sm_buffer_destroy(handle)
-    if let deallocator { deallocator(pointer, length) } else { owner.account(-length) }
+    if let deallocator { deallocator(memory, length) } else { owner.account(-length) }
   }
   var device: any MTLDevice { owner }
   var storageMode: MTLStorageMode { MTLStorageMode(rawValue: options.rawValue >> 4 & 15) ?? .shared }
@@ -151,9 +152,13 @@ final class SoftwareBuffer: MTLBuffer {
   }
   var resourceOptions: MTLResourceOptions { options }
   var allocatedSize: Int { length }
-  var gpuAddress: UInt64 { UInt64(UInt(bitPattern: pointer)) }
+  var gpuAddress: UInt64 { UInt64(UInt(bitPattern: memory)) }
   func setPurgeableState(_ state: MTLPurgeableState) -> MTLPurgeableState { .nonVolatile }
-  func contents() -> UnsafeMutableRawPointer { pointer }
+  /// Of private storage Metal gives NULL: an address in the first page is as good as that.
+  func contents() -> UnsafeMutableRawPointer {
+    let isHidden = storageMode == .private || storageMode == .memoryless
+    return isHidden ? UnsafeMutableRawPointer(bitPattern: 16) ?? memory : memory
+  }
   func didModifyRange(_ range: Range<Int>) {}
 }
 

@@ -122,6 +122,8 @@ final class SoftwareFunction: MTLFunction, @unchecked Sendable {  // immutable b
 final class SoftwarePipeline: MTLComputePipelineState, @unchecked Sendable {  // immutable
   let function: SoftwareFunction, handle: OpaquePointer, label: String?
   let maxTotalThreadsPerThreadgroup: Int, staticThreadgroupMemoryLength: Int
+  /// Arguments whose memory the encoder sets.
+  let threadgroupArguments: [(name: String, index: Int)]
   var threadExecutionWidth: Int { 32 }
   var device: any MTLDevice { function.device }
 
@@ -137,6 +139,7 @@ final class SoftwarePipeline: MTLComputePipelineState, @unchecked Sendable {  //
       throw MTLLibraryError(code: .internal, description: "kernel '\(function.name)': " + takeText(error))
     }
     (self.function, handle, self.label) = (function, h, label)
+    threadgroupArguments = function.bindings.filter { $0.type == .threadgroupMemory }.map { ($0.name, $0.index) }
     maxTotalThreadsPerThreadgroup =
       maxThreads > 0 ? min(maxThreads, Int(sm_pipeline_max_threads(h))) : Int(sm_pipeline_max_threads(h))
     staticThreadgroupMemoryLength = Int(sm_pipeline_static_length(h))

@@ -1,7 +1,24 @@
 import CSoftwareMetal
 
-/// The software device's own interface: options, counters and findings.
-public enum SoftwareMetal {
+// Metal on Apple platforms has none of it: with AS_ON_APPLE other modules do not see it.
+#if AS_ON_APPLE
+  typealias SoftwareMetal = SoftwareMetalInterface
+#else
+  public typealias SoftwareMetal = SoftwareMetalInterface
+
+  extension MTLCommandBuffer {
+    /// The dispatches that this command buffer has run so far, with their counters.
+    public var softwareDispatches: [SoftwareMetal.Dispatch] { (self as? SoftwareCommandBuffer)?.dispatches ?? [] }
+  }
+
+  extension MTLCommandBufferError {
+    /// The finding of checked mode, if one ended the command buffer.
+    public var finding: SoftwareMetal.Finding? { found }
+  }
+#endif
+
+/// The software device's own interface, `SoftwareMetal`: options, counters and findings.
+public enum SoftwareMetalInterface {
   /// `fast`: nothing is observed. `counted`: counters of instructions and bytes. `checked`: counters, and every access
   /// is checked.
   public enum Mode: Int32, Sendable { case fast = 0, counted, checked }
@@ -155,11 +172,6 @@ public enum SoftwareMetal {
       $0.counters += d.counters; $0.dispatches += 1; $0.seconds += d.seconds
     }
   }
-}
-
-extension MTLCommandBuffer {
-  /// The dispatches that this command buffer has run so far, with their counters.
-  public var softwareDispatches: [SoftwareMetal.Dispatch] { (self as? SoftwareCommandBuffer)?.dispatches ?? [] }
 }
 
 /// A value behind a lock.

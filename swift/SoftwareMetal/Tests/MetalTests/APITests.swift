@@ -39,6 +39,8 @@ final class APITests: XCTestCase {
   }
   func testMisuseBecomesTheError() throws {
     let h = try Harness(), p = try h.pipeline(Self.source, "twice"), b = try h.buffer([Float(1)])
+    let dynamic = try h.pipeline(
+      "kernel void k(device float *a [[buffer(0)]], threadgroup float *shared [[threadgroup(1)]]) { a[0] = 1; }", "k")
     let cases: [(String, (any MTLCommandBuffer, any MTLComputeCommandEncoder) -> Void)] = [
       ("index 31", { _, e in e.setBuffer(b, offset: 0, index: 31) }),
       ("offset 4", { _, e in e.setBuffer(b, offset: 4, index: 0) }),
@@ -65,6 +67,14 @@ final class APITests: XCTestCase {
         "threadgroup memory",
         { _, e in
           e.setComputePipelineState(p); e.setThreadgroupMemoryLength(65536, index: 0);
+          e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(1, 1, 1))
+        }
+      ),
+      (
+        "missing threadgroup memory at index 1 for 'shared'",
+        { _, e in
+          e.setComputePipelineState(dynamic); e.setThreadgroupMemoryLength(16, index: 0);
+          e.setBuffer(b, offset: 0, index: 0);
           e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(1, 1, 1))
         }
       ),
@@ -128,6 +138,34 @@ final class APITests: XCTestCase {
     }
     wait(for: [freed], timeout: 5)
     memory.deallocate()
+  }
+  /// The host sees nothing of private storage; kernels and blits do.
+  func testPrivateStorage() throws {
+    let h = try Harness(), shared = try h.buffer([Float](repeating: 3, count: 32))
+    let hidden = try XCTUnwrap(
+      h.device.makeBuffer(length: 128, options: [.storageModePrivate, .hazardTrackingModeUntracked]))
+    XCTAssertEqual(hidden.storageMode, .private)
+    XCTAssertEqual(hidden.hazardTrackingMode, .untracked)
+    let c = try XCTUnwrap(h.queue.makeCommandBuffer())
+    func copy(_ from: any MTLBuffer, _ to: any MTLBuffer) throws {
+      let blit = try XCTUnwrap(c.makeBlitCommandEncoder())
+      blit.copy(from: from, sourceOffset: 0, to: to, destinationOffset: 0, size: 128)
+      blit.endEncoding()
+    }
+    try copy(shared, hidden)
+    let e = try XCTUnwrap(c.makeComputeCommandEncoder())
+    e.setComputePipelineState(try h.pipeline(Self.source, "twice"))
+    e.setBuffer(hidden, offset: 0, index: 0)
+    e.setBuffer(try h.buffer([Float(2)]), offset: 0, index: 1)
+    e.dispatchThreads(MTLSizeMake(32, 1, 1), threadsPerThreadgroup: MTLSizeMake(32, 1, 1))
+    e.endEncoding()
+    try copy(hidden, shared)
+    c.commit()
+    c.waitUntilCompleted()
+    XCTAssertNil(c.error)
+    XCTAssertEqual(shared.array(of: Float.self), [Float](repeating: 6, count: 32))
+    // An address that nobody may use, as Metal's NULL.
+    XCTAssertLessThan(UInt(bitPattern: hidden.contents()), 4096)
   }
   func testIndirectDispatchAndReflection() throws {
     let h = try Harness(), a = try h.buffer([Float](repeating: 1, count: 64)),

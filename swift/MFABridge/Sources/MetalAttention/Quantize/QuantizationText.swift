@@ -19,6 +19,14 @@ package enum QuantizationText {
     case groupParameters = "quantize_group_parameters"
     case round = "quantize_round"
     case dequantize = "dequantize"
+
+    /// The kernel has an argument in threadgroup memory: a row, which is rotated there.
+    package var takesRow: Bool {
+      switch self {
+      case .inspect, .judge, .mean, .tensorParameters: false
+      case .range, .groupParameters, .round, .dequantize: true
+      }
+    }
   }
 
   package static var source: String {
