@@ -17,6 +17,16 @@ final class KernelTextTests: XCTestCase {
     (split.schedule, split.hasSinks) = (.decodeSplit, true)
     var merge = split
     merge.kind = .forwardMerge
+    let brain = Operand(.BF16)
+    func inBrain(
+      _ schedule: AttentionKernelDescriptor.Schedule, _ kind: AttentionKernelDescriptor.Kind = .forward
+    )
+      -> AttentionKernelDescriptor
+    {
+      var d = forward(64, q: brain, k: brain, v: brain, o: brain)
+      (d.schedule, d.kind, d.mask) = (schedule, kind, kind == .forward ? .BF16 : .none)
+      return d
+    }
     return [
       ("prefill_fp16", forward(64)),
       ("prefill_int8", forward(128, q: int8(), k: int8(), v: int8())),
@@ -29,6 +39,8 @@ final class KernelTextTests: XCTestCase {
       ("prefill_options", options),
       ("prefill_fp32_512", forward(512, q: Operand(.FP32), k: Operand(.FP32, access: .transposed), v: Operand(.FP32))),
       ("decode_int4", decode), ("decodeSplit_fp16", split), ("forwardMerge", merge),
+      ("prefill_bf16", inBrain(.prefill)), ("decode_bf16", inBrain(.decode)),
+      ("decodeSplit_bf16", inBrain(.decodeSplit)), ("forwardMerge_bf16", inBrain(.decodeSplit, .forwardMerge)),
     ]
   }()
 
@@ -44,6 +56,16 @@ final class KernelTextTests: XCTestCase {
       XCTAssertEqual(
         text, try String(contentsOf: file, encoding: .utf8),
         "\(file.lastPathComponent) differs: review, then UPDATE_GOLDEN=1")
+    }
+  }
+
+  /// The device takes each of them, with no function but those that Apple's library has.
+  func testGoldenTextCompiles() {
+    for (name, descriptor) in Self.forwardKernels {
+      do {
+        _ = try TestDevice.shared.pipeline(
+          AttentionKernel(descriptor: descriptor, profile: DeviceProfile(family: .apple9)))
+      } catch { XCTFail("\(name): \(error)") }
     }
   }
 

@@ -133,6 +133,8 @@ void Translator::enterBrace(size_t i) {
     inKernel = pendingKernel;
     pendingKernel = false;
     currentFunction = functionName(k, i);
+    for (auto &n : namespaces)
+      if (n == "metal") u.overloads.insert(currentFunction);
     std::set<std::string> &m = u.mentions[currentFunction];
     for (size_t j = i, e = closing(t, i); j < e; ++j)
       if (t[j].isName() && !t[j - 1].is(".") && !t[j - 1].is("->") &&

@@ -206,11 +206,13 @@ void programScope(const Tokens &t, Unit &u) {
     statement.push_back(i);
   }
 }
-// A function that reaches itself. Overloads and templates share names, so only names defined once are judged.
+// A function that reaches itself. Overloads and templates share names, so only names defined once are judged; not those
+// added to the library's namespace, which call their namesakes there.
 void recursion(const Tokens &t, const Unit &unit, Unit &u) {
   for (auto &entry : unit.mentions) {
     const std::string &name = entry.first;
     const std::set<std::string> &body = entry.second;
+    if (unit.overloads.count(name)) continue;
     if (!body.count(name)) {
       std::set<std::string> seen;
       bool cycle = false;

@@ -79,21 +79,38 @@ SM_PACK(float)
 SM_PACK(long)
 SM_PACK(ulong)
 
+// Apple's library has no function of bfloat: a scalar becomes float, and so is the result; a vector matches nothing.
+// These are templates, because programs add overloads of bfloat to this namespace.
+template <class T> constexpr bool sm_is_float_or_bfloat = is_same_v<T, float> || is_same_v<T, bfloat>;
+template <class... T> constexpr bool sm_promotes = (sm_is_float_or_bfloat<T> && ...) && (is_same_v<T, bfloat> || ...);
+template <class T> using sm_not_bfloat = enable_if_t<!is_same_v<T, bfloat>>;
+#define SM_PROMOTE1(result, name)                                                                                      \
+  template <class A, enable_if_t<sm_promotes<A>, int> = 0> SM_INLINE result name(A a) { return name((float)a); }
+#define SM_PROMOTE2(name)                                                                                              \
+  template <class A, class B, enable_if_t<sm_promotes<A, B>, int> = 0> SM_INLINE float name(A a, B b) {                \
+    return name((float)a, (float)b);                                                                                   \
+  }
+#define SM_PROMOTE3(name)                                                                                              \
+  template <class A, class B, class C, enable_if_t<sm_promotes<A, B, C>, int> = 0>                                     \
+  SM_INLINE float name(A a, B b, C c) {                                                                                \
+    return name((float)a, (float)b, (float)c);                                                                         \
+  }
 // One overload per scalar type, as in Metal, where mixing types is ambiguous; vectors elementwise.
 #define SM_ELEMENTWISE1(name)                                                                                          \
-  template <class T, int N> SM_INLINE vec<T, N> name(vec<T, N> x) {                                                    \
+  template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> name(vec<T, N> x) {                          \
     vec<T, N> r;                                                                                                       \
     for (int i = 0; i < N; ++i) r[i] = name((T)x[i]);                                                                  \
     return r;                                                                                                          \
   }
 #define SM_ELEMENTWISE2(name)                                                                                          \
-  template <class T, int N> SM_INLINE vec<T, N> name(vec<T, N> x, vec<T, N> y) {                                       \
+  template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> name(vec<T, N> x, vec<T, N> y) {             \
     vec<T, N> r;                                                                                                       \
     for (int i = 0; i < N; ++i) r[i] = name((T)x[i], (T)y[i]);                                                         \
     return r;                                                                                                          \
   }
 #define SM_ELEMENTWISE3(name)                                                                                          \
-  template <class T, int N> SM_INLINE vec<T, N> name(vec<T, N> x, vec<T, N> y, vec<T, N> z) {                          \
+  template <class T, int N, class = sm_not_bfloat<T>>                                                                  \
+  SM_INLINE vec<T, N> name(vec<T, N> x, vec<T, N> y, vec<T, N> z) {                                                    \
     vec<T, N> r;                                                                                                       \
     for (int i = 0; i < N; ++i) r[i] = name((T)x[i], (T)y[i], (T)z[i]);                                                \
     return r;                                                                                                          \
@@ -104,10 +121,7 @@ SM_PACK(ulong)
     float x = h;                                                                                                       \
     return (half)(f);                                                                                                  \
   }                                                                                                                    \
-  SM_INLINE bfloat name(bfloat h) {                                                                                    \
-    float x = (float)h;                                                                                                \
-    return (bfloat)(f);                                                                                                \
-  }                                                                                                                    \
+  SM_PROMOTE1(float, name)                                                                                             \
   SM_ELEMENTWISE1(name)
 #define SM_FLOAT2(name, f)                                                                                             \
   SM_INLINE float name(float x, float y) { return f; }                                                                 \
@@ -115,10 +129,7 @@ SM_PACK(ulong)
     float x = a, y = b;                                                                                                \
     return (half)(f);                                                                                                  \
   }                                                                                                                    \
-  SM_INLINE bfloat name(bfloat a, bfloat b) {                                                                          \
-    float x = (float)a, y = (float)b;                                                                                  \
-    return (bfloat)(f);                                                                                                \
-  }                                                                                                                    \
+  SM_PROMOTE2(name)                                                                                                    \
   SM_ELEMENTWISE2(name)
 #define SM_FLOAT3(name, f)                                                                                             \
   SM_INLINE float name(float x, float y, float z) { return f; }                                                        \
@@ -126,10 +137,7 @@ SM_PACK(ulong)
     float x = a, y = b, z = c;                                                                                         \
     return (half)(f);                                                                                                  \
   }                                                                                                                    \
-  SM_INLINE bfloat name(bfloat a, bfloat b, bfloat c) {                                                                \
-    float x = (float)a, y = (float)b, z = (float)c;                                                                    \
-    return (bfloat)(f);                                                                                                \
-  }                                                                                                                    \
+  SM_PROMOTE3(name)                                                                                                    \
   SM_ELEMENTWISE3(name)
 #define SM_INTS(M) M(char) M(uchar) M(short) M(ushort) M(int) M(uint) M(long) M(ulong)
 
@@ -198,15 +206,16 @@ SM_FLOAT2(step, y < x ? 0.0f : 1.0f)
 SM_FLOAT1(sign, x > 0 ? 1.0f : x < 0 ? -1.0f : x == 0 ? x : 0.0f)
 SM_FLOAT1(cbrt, ::cbrtf(x))
 SM_INLINE half fma(half a, half b, half c) { return (half)__builtin_fmaf(a, b, c); }
-SM_INLINE bfloat fma(bfloat a, bfloat b, bfloat c) { return (bfloat)__builtin_fmaf((float)a, (float)b, (float)c); }
+SM_PROMOTE3(fma)
 SM_ELEMENTWISE3(fma)
 SM_INLINE half min(half a, half b) { return (half)__builtin_fminf(a, b); }
 SM_INLINE half max(half a, half b) { return (half)__builtin_fmaxf(a, b); }
-SM_INLINE bfloat min(bfloat a, bfloat b) { return (bfloat)__builtin_fminf((float)a, (float)b); }
-SM_INLINE bfloat max(bfloat a, bfloat b) { return (bfloat)__builtin_fmaxf((float)a, (float)b); }
+SM_PROMOTE2(min)
+SM_PROMOTE2(max)
 SM_INLINE half abs(half a) { return (half)__builtin_fabsf(a); }
-SM_INLINE bfloat abs(bfloat a) { return (bfloat)__builtin_fabsf((float)a); }
+SM_PROMOTE1(float, abs)
 SM_INLINE half saturate(half a) { return min(max(a, (half)0), (half)1); }
+SM_PROMOTE1(float, saturate)
 SM_ELEMENTWISE1(saturate)
 #define SM_INT_ORDER(T)                                                                                                \
   SM_INLINE T min(T a, T b) { return b < a ? b : a; }                                                                  \
@@ -214,7 +223,7 @@ SM_ELEMENTWISE1(saturate)
   SM_INLINE T clamp(T x, T lo, T hi) { return min(max(x, lo), hi); }
 SM_INTS(SM_INT_ORDER)
 SM_INLINE half clamp(half x, half lo, half hi) { return min(max(x, lo), hi); }
-SM_INLINE bfloat clamp(bfloat x, bfloat lo, bfloat hi) { return min(max(x, lo), hi); }
+SM_PROMOTE3(clamp)
 #define SM_ABS(T, U)                                                                                                   \
   SM_INLINE T abs(T a) { return a < 0 ? (T) - a : a; }                                                                 \
   SM_INLINE U abs(U a) { return a; }
@@ -226,20 +235,39 @@ SM_ELEMENTWISE2(min)
 SM_ELEMENTWISE2(max)
 SM_ELEMENTWISE3(clamp)
 SM_ELEMENTWISE1(abs)
-template <class T, int N> SM_INLINE vec<T, N> min(vec<T, N> x, T y) { return min(x, (vec<T, N>)y); }
-template <class T, int N> SM_INLINE vec<T, N> max(vec<T, N> x, T y) { return max(x, (vec<T, N>)y); }
-template <class T, int N> SM_INLINE vec<T, N> clamp(vec<T, N> x, T lo, T hi) {
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> min(vec<T, N> x, T y) {
+  return min(x, (vec<T, N>)y);
+}
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> max(vec<T, N> x, T y) {
+  return max(x, (vec<T, N>)y);
+}
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> clamp(vec<T, N> x, T lo, T hi) {
   return clamp(x, (vec<T, N>)lo, (vec<T, N>)hi);
 }
-template <class T> SM_INLINE T min3(T a, T b, T c) { return min(a, min(b, c)); }
-template <class T> SM_INLINE T max3(T a, T b, T c) { return max(a, max(b, c)); }
-template <class T> SM_INLINE T median3(T a, T b, T c) { return max(min(a, b), min(max(a, b), c)); }
+template <class T, class = sm_not_bfloat<typename sm_vt<T>::e>> SM_INLINE T min3(T a, T b, T c) {
+  return min(a, min(b, c));
+}
+template <class T, class = sm_not_bfloat<typename sm_vt<T>::e>> SM_INLINE T max3(T a, T b, T c) {
+  return max(a, max(b, c));
+}
+template <class T, class = sm_not_bfloat<typename sm_vt<T>::e>> SM_INLINE T median3(T a, T b, T c) {
+  return max(min(a, b), min(max(a, b), c));
+}
+SM_PROMOTE3(min3)
+SM_PROMOTE3(max3)
+SM_PROMOTE3(median3)
 SM_INLINE float mix(float x, float y, float a) { return x + (y - x) * a; }
 SM_INLINE half mix(half x, half y, half a) { return x + (y - x) * a; }
+SM_PROMOTE3(mix)
 SM_ELEMENTWISE3(mix)
-template <class T, int N> SM_INLINE vec<T, N> mix(vec<T, N> x, vec<T, N> y, T a) { return mix(x, y, (vec<T, N>)a); }
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> mix(vec<T, N> x, vec<T, N> y, T a) {
+  return mix(x, y, (vec<T, N>)a);
+}
 SM_INLINE float ldexp(float x, int k) { return ::ldexpf(x, k); }
 SM_INLINE half ldexp(half x, int k) { return (half)::ldexpf(x, k); }
+template <class A, enable_if_t<sm_promotes<A>, int> = 0> SM_INLINE float ldexp(A x, int k) {
+  return ldexp((float)x, k);
+}
 SM_INLINE int ilogb(float x) { return ::sm_ilogbf(x); }
 SM_INLINE float frexp(float x, __private int &e) { return ::frexpf(x, &e); }
 SM_INLINE float modf(float x, __private float &i) { return ::modff(x, &i); }
@@ -261,11 +289,8 @@ SM_INLINE float sincos(float x, __private float &c) { return metal::sincos(x, c)
     float x = h;                                                                                                       \
     return f;                                                                                                          \
   }                                                                                                                    \
-  SM_INLINE bool name(bfloat h) {                                                                                      \
-    float x = (float)h;                                                                                                \
-    return f;                                                                                                          \
-  }                                                                                                                    \
-  template <class T, int N> SM_INLINE vec<uchar, N> name(vec<T, N> v) {                                                \
+  SM_PROMOTE1(bool, name)                                                                                              \
+  template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<uchar, N> name(vec<T, N> v) {                      \
     vec<uchar, N> r;                                                                                                   \
     for (int i = 0; i < N; ++i) r[i] = name((T)v[i]);                                                                  \
     return r;                                                                                                          \
@@ -287,13 +312,22 @@ template <class T, int N> SM_INLINE bool any(vec<T, N> v) {
   for (int i = 0; i < N; ++i) r = r || v[i];
   return r;
 }
-template <class T, enable_if_t<sm_vt<T>::n == 1, int> = 0> SM_INLINE T select(T a, T b, bool c) { return c ? b : a; }
-template <class T, class C, int N> SM_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, vec<C, N> c) {
+template <class T, enable_if_t<sm_vt<T>::n == 1 && !is_same_v<T, bfloat>, int> = 0>
+SM_INLINE T select(T a, T b, bool c) {
+  return c ? b : a;
+}
+template <class A, class B, enable_if_t<sm_promotes<A, B>, int> = 0> SM_INLINE float select(A a, B b, bool c) {
+  return c ? (float)b : (float)a;
+}
+template <class T, class C, int N, class = sm_not_bfloat<T>>
+SM_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, vec<C, N> c) {
   vec<T, N> r;
   for (int i = 0; i < N; ++i) r[i] = c[i] ? b[i] : a[i];
   return r;
 }
-template <class T, int N> SM_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, bool c) { return c ? b : a; }
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, bool c) {
+  return c ? b : a;
+}
 template <class C, int N> SM_INLINE vec<uchar, N> sm_not(vec<C, N> c) {
   vec<uchar, N> r;
   for (int i = 0; i < N; ++i) r[i] = !c[i];
@@ -376,18 +410,28 @@ SM_INLINE int mad24(int a, int b, int c) { return a * b + c; }
 SM_INLINE uint mad24(uint a, uint b, uint c) { return a * b + c; }
 
 // Geometry
-template <class T, int N> SM_INLINE T dot(vec<T, N> a, vec<T, N> b) {
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE T dot(vec<T, N> a, vec<T, N> b) {
   T s = a[0] * b[0];
   for (int i = 1; i < N; ++i) s += a[i] * b[i];
   return s;
 }
-template <class T> SM_INLINE vec<T, 3> cross(vec<T, 3> a, vec<T, 3> b) { return a.yzx * b.zxy - a.zxy * b.yzx; }
-template <class T, int N> SM_INLINE T length_squared(vec<T, N> a) { return dot(a, a); }
-template <class T, int N> SM_INLINE T length(vec<T, N> a) { return sqrt(dot(a, a)); }
-template <class T, int N> SM_INLINE T distance(vec<T, N> a, vec<T, N> b) { return length(a - b); }
-template <class T, int N> SM_INLINE T distance_squared(vec<T, N> a, vec<T, N> b) { return dot(a - b, a - b); }
-template <class T, int N> SM_INLINE vec<T, N> normalize(vec<T, N> a) { return a * rsqrt(dot(a, a)); }
-template <class T, int N> SM_INLINE vec<T, N> reflect(vec<T, N> i, vec<T, N> n) { return i - n * (2 * dot(n, i)); }
+template <class T, class = sm_not_bfloat<T>> SM_INLINE vec<T, 3> cross(vec<T, 3> a, vec<T, 3> b) {
+  return a.yzx * b.zxy - a.zxy * b.yzx;
+}
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE T length_squared(vec<T, N> a) { return dot(a, a); }
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE T length(vec<T, N> a) { return sqrt(dot(a, a)); }
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE T distance(vec<T, N> a, vec<T, N> b) {
+  return length(a - b);
+}
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE T distance_squared(vec<T, N> a, vec<T, N> b) {
+  return dot(a - b, a - b);
+}
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> normalize(vec<T, N> a) {
+  return a * rsqrt(dot(a, a));
+}
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> reflect(vec<T, N> i, vec<T, N> n) {
+  return i - n * (2 * dot(n, i));
+}
 namespace fast {
 using metal::distance;
 using metal::length;
