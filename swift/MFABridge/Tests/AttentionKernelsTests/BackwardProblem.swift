@@ -226,13 +226,7 @@ extension TestDevice {
       if kind == .backwardSinks, !f.lengths.isEmpty { (own.batches, own.queryRows) = (1, UInt32(f.q.shape[2])) }
       let kernel = try AttentionKernel(descriptor: descriptor, profile: profile)
       let encoder = try XCTUnwrap(commands.makeComputeCommandEncoder())
-      if let edit {
-        let library = try device.makeLibrary(source: edit(kind, kernel.source), options: nil)
-        encoder.setComputePipelineState(
-          try device.makeComputePipelineState(function: XCTUnwrap(library.makeFunction(name: kernel.functionName))))
-      } else {
-        encoder.setComputePipelineState(try pipeline(kernel))
-      }
+      encoder.setComputePipelineState(try edit.map { try edited(kernel, $0) } ?? pipeline(kernel))
       func tensor(_ x: AttentionOperand) -> TestTensor {
         switch x {
         case .Q: f.q

@@ -28,6 +28,14 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
     return pipeline
   }
 
+  /// The pipeline of a kernel whose text was changed.
+  func edited(
+    _ kernel: AttentionKernel, _ edit: (AttentionKernelDescriptor.Kind, String) -> String
+  ) throws -> any MTLComputePipelineState {
+    let library = try device.makeLibrary(source: edit(kernel.descriptor.kind, kernel.source), options: nil)
+    return try device.makeComputePipelineState(function: XCTUnwrap(library.makeFunction(name: kernel.functionName)))
+  }
+
   /// Compiles kernels that are about to run, at once: one text keeps one core busy. A failure is reported where the
   /// kernel is used.
   func prepare(_ descriptors: [AttentionKernelDescriptor], profile: DeviceProfile = TestDevice.profile) {
@@ -49,7 +57,11 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
   }
 
   /// The forward pass of a problem, by its descriptor's schedule.
-  func forward(_ problem: TestProblem, profile: DeviceProfile = TestDevice.profile) throws -> Result {
+  /// - Parameter edit: what is done to the text of each kernel, nil for nothing.
+  func forward(
+    _ problem: TestProblem, profile: DeviceProfile = TestDevice.profile,
+    edit: ((AttentionKernelDescriptor.Kind, String) -> String)? = nil
+  ) throws -> Result {
     let d = problem.descriptor
     let o = try buffer(problem.o.bytes), l = try buffer(problem.l.bytes)
     let partial = AttentionKernel.partialBytes(d, problem.arguments)
@@ -69,11 +81,11 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
       merge.kind = .forwardMerge
       descriptors.append(merge)
     }
-    prepare(descriptors, profile: profile)
+    if edit == nil { prepare(descriptors, profile: profile) }
     for descriptor in descriptors {
       let kernel = try AttentionKernel(descriptor: descriptor, profile: profile)
       let encoder = try XCTUnwrap(commands.makeComputeCommandEncoder())
-      encoder.setComputePipelineState(try pipeline(kernel))
+      encoder.setComputePipelineState(try edit.map { try edited(kernel, $0) } ?? pipeline(kernel))
       func tensor(_ x: AttentionOperand) -> TestTensor { x == .Q ? problem.q : x == .K ? problem.k : problem.v }
       for binding in kernel.bindings {
         switch binding.role {

@@ -154,7 +154,6 @@ extension DecodeText {
           }
           output[i].set(total);
         }
-        simdgroup_barrier(mem_flags::mem_threadgroup);
       }
       """
   }

@@ -81,7 +81,7 @@ struct AsyncCopy {
   uint32_t site;
 };
 struct Pending {
-  uint32_t kind, result, a, b, c, site;
+  uint32_t kind, result, a, b, c, site, space;
   uint8_t *ptr;
   uint64_t stride;
   bool transpose, device;
