@@ -1,4 +1,5 @@
 import Metal
+import TestSupport
 import XCTest
 
 @testable import AttentionKernels
@@ -6,7 +7,7 @@ import XCTest
 #if SOFTWARE_METAL
   /// Each barrier of each kernel is removed in turn, and the software device must notice: none is superfluous, and none
   /// is untested. Matrix operations count lane by lane.
-  final class BarrierTests: XCTestCase {
+  final class BarrierTests: GPUTestCase {
     /// Runs a kernel without each of its barriers; returns how many were missed, and describes those that were not.
     private func survivors(
       _ name: String, _ kernel: AttentionKernel, _ run: (_ edit: @escaping (String) -> String) throws -> Void
