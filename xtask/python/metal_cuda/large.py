@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import storage as st
-from .formulas import Naive, Options, Precisions, Results, attention
+from .errorrule import Bound, bounds
+from .formulas import Operands, Options, Precisions, Results, attention
 from .storage import BOOL, FP32, Shape, Storage
 
 Array = Any
@@ -229,43 +230,18 @@ class Problem:
     call: Call
     memory: dict[tuple[str, str], Array]
     """Bytes of the inputs, by role and part."""
-    options: Options
-    q: st.Made
-    k: st.Made
-    v: st.Made
-    grad_output: Array | None
+    operands: Operands
+    """What backward is given is in it if there is one."""
     exact: Results
-    given: Results | None
-    """What backward is given."""
 
-    def bounds(self, xp: Any) -> dict[str, tuple[float, float]]:
-        """The errors of the naive evaluation: the largest, and the root mean square of a head."""
-        call = self.call
-        precisions = Precisions(
-            call.query.precision,
-            call.key.precision,
-            call.value.precision,
-            call.output,
-            call.grad_output,
+    def bounds(self, xp: Any) -> dict[str, Bound]:
+        """What the errors of the results may be."""
+        return bounds(
+            xp,
+            self.operands,
+            self.expected(xp),
+            lambda found, role: clipped(self, role, pick(found, role), xp),
         )
-        worst: dict[str, tuple[float, float]] = {}
-        wanted = self.expected(xp)
-        for order in range(2):
-            found = attention(
-                xp,
-                self.q.real,
-                self.k.real,
-                self.v.real,
-                self.options,
-                self.grad_output,
-                self.given,
-                Naive(precisions, order),
-            )
-            for role, expected in wanted.items():
-                error = norms(xp, clipped(self, role, pick(found, role), xp) - expected, expected)
-                before = worst.get(role, (0.0, 0.0))
-                worst[role] = (max(before[0], error[0]), max(before[1], error[1]))
-        return worst
 
     def expected(self, xp: Any) -> dict[str, Array]:
         roles = [
@@ -286,26 +262,13 @@ def pick(results: Results, role: str) -> Array:
 
 def clipped(problem: Problem, role: str, gradient: Array, xp: Any) -> Array:
     """Without gradients of elements at an end of the quantized range, where that was asked for."""
-    made = {"grad_query": problem.q, "grad_key": problem.k, "grad_value": problem.v}.get(role)
+    of = problem.operands
+    made = {"grad_query": of.query, "grad_key": of.key, "grad_value": of.value}.get(role)
     if not problem.call.clips or made is None or made.inside is None:
         return gradient
-    of = {
-        "grad_query": problem.call.query,
-        "grad_key": problem.call.key,
-        "grad_value": problem.call.value,
-    }[role]
-    if not of.rotated:
+    if not problem.call.tensors("forward")[role.removeprefix("grad_")][0].rotated:
         return xp.where(made.inside, gradient, 0)
     return st.hadamard(xp, xp.where(made.inside, st.hadamard(xp, gradient), 0))
-
-
-def norms(xp: Any, error: Array, expected: Array) -> tuple[float, float]:
-    counted = xp.isfinite(expected)
-    size = xp.where(counted, xp.abs(error), 0.0)
-    if size.ndim < 3:
-        return float(size.max()), float(xp.sqrt((size**2).mean()))
-    squares = (size**2).sum(axis=(2, 3)) / xp.maximum(counted.sum(axis=(2, 3)), 1)
-    return float(size.max()), float(xp.sqrt(squares).max())
 
 
 def problem(xp: Any, call: Call, seed: int = 1) -> Problem:
@@ -344,20 +307,27 @@ def problem(xp: Any, call: Call, seed: int = 1) -> Problem:
         sinks = rng.standard_normal((call.heads,), dtype=xp.float32)
         options.sinks = sinks.astype(xp.float64)
         memory["sinks", "data"] = st.stored_bytes(xp, sinks, FP32)
-    grad_output = None
+    q, k, v = made["query"], made["key"], made["value"]
+    precisions = Precisions(
+        call.query.precision,
+        call.key.precision,
+        call.value.precision,
+        call.output,
+        call.grad_output,
+    )
+    of = Operands(q, k, v, options, precisions)
+    exact = attention(xp, of)
     if call.gradients:
         one = st.make(xp, Storage(call.grad_output), call.output_shape, rng)
-        grad_output, memory["grad_output", "data"] = one.real, one.parts["data"]
-    q, k, v = made["query"], made["key"], made["value"]
-    # L as it is stored is what backward is given: the same rounding as the reference's own.
-    exact, given = attention(xp, q.real, k.real, v.real, options), None
-    if call.gradients:
-        given = Results(exact.output, st.rounded(xp, exact.logsumexp, FP32))
-        memory["given_logsumexp", "data"] = st.stored_bytes(xp, given.logsumexp, FP32)
+        of.grad_output, memory["grad_output", "data"] = one.real, one.parts["data"]
+        # Backward is given L and O as they are stored.
+        of.logsumexp = st.rounded(xp, exact.logsumexp, FP32)
+        memory["given_logsumexp", "data"] = st.stored_bytes(xp, of.logsumexp, FP32)
         if call.given_output:
-            memory["given_output", "data"] = st.stored_bytes(xp, exact.output, call.output)
-        exact = attention(xp, q.real, k.real, v.real, options, grad_output, given)
-    return Problem(call, memory, options, q, k, v, grad_output, exact, given)
+            of.output = st.rounded(xp, exact.output, call.output)
+            memory["given_output", "data"] = st.stored_bytes(xp, of.output, call.output)
+        exact = attention(xp, of)
+    return Problem(call, memory, of, exact)
 
 
 def recorder_calls(of: list[Call]) -> list[dict[str, Any]]:

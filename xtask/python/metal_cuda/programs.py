@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterable
+from concurrent import futures
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,17 @@ class Programs:
     def code(self, name: str, mode: str) -> bytes:
         return self.path(name, mode).read_bytes()
 
-    def compile(self, texts: Iterable[str], modes: Iterable[str], lines: bool = False) -> Compiled:
-        """Compiles what is not there yet. Texts that are refused are named with the reason."""
+    def compile(
+        self,
+        texts: Iterable[str],
+        modes: Iterable[str],
+        lines: bool = False,
+        seconds: float | None = None,
+    ) -> Compiled:
+        """Compiles what is not there yet. Texts that are refused are named with the reason.
+
+        What has not begun after so many seconds is left, and counted.
+        """
         started, refused, jobs = time.monotonic(), {}, []
         modes = list(modes)
         for text in dict.fromkeys(texts):
@@ -79,13 +89,17 @@ class Programs:
                 ): (program, mode)
                 for program, mode in jobs
             }
-            for done in as_completed(waiting):
-                program, mode = waiting[done]
-                try:
-                    done.result()
-                except nvrtc.CompileError as error:
-                    refused[f"{program.name} {mode}"] = str(error)
-        return Compiled(len(jobs), time.monotonic() - started, refused)
+            left = 0
+            try:
+                for done in as_completed(waiting, timeout=seconds):
+                    program, mode = waiting[done]
+                    try:
+                        done.result()
+                    except nvrtc.CompileError as error:
+                        refused[f"{program.name} {mode}"] = str(error)
+            except futures.TimeoutError:
+                left = sum(future.cancel() for future in waiting)
+        return Compiled(len(jobs) - left, time.monotonic() - started, refused, left)
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,8 @@ class Compiled:
     programs: int
     seconds: float
     refused: dict[str, str]
+    left: int = 0
+    """Programs for which there was no time."""
 
 
 def _compile(source: str, architecture: str, options: tuple[str, ...], path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import large, rounding, storage, vectors
+from .errorrule import Bound, norms
 from .records import Record, Recording
 
 Array = Any
@@ -127,16 +128,12 @@ def _values(outcome: Outcome, role: str, found: Array, case: Any) -> None:
 # MARK: Large calls
 
 
-FACTORS = {"output": 2.0, "logsumexp": 2.0}
-GRADIENT_FACTOR = 3.0
-
-
 def large_call(
     device: Any,
     recording: Recording,
     records: list[Record],
     problem: large.Problem,
-    bounds: dict[str, tuple[float, float]],
+    bounds: dict[str, Bound],
 ) -> Outcome:
     """Forward, and backward if it is asked for, with the error of each result."""
     xp, call = device.xp, problem.call
@@ -169,7 +166,7 @@ def is_output(call: large.Call, operation: str, role: str) -> bool:
 
 
 def _compare(
-    outcome: Outcome, xp: Any, role: str, actual: Array, expected: Array, naive: tuple[float, float]
+    outcome: Outcome, xp: Any, role: str, actual: Array, expected: Array, bound: Bound
 ) -> None:
     finite = xp.isfinite(expected)
     wrong = xp.where(
@@ -178,18 +175,18 @@ def _compare(
         ~((actual == expected) | (xp.isnan(actual) & xp.isnan(expected))),
     )
     bad = int(wrong.sum())
-    error = xp.where(finite & ~wrong, actual - expected, 0.0)
-    largest, typical = large.norms(xp, error, expected)
-    factor = FACTORS.get(role, GRADIENT_FACTOR)
+    error = norms(xp, xp.where(finite & ~wrong, actual - expected, 0.0), expected)
     size = float(xp.abs(xp.where(finite, expected, 0.0)).max())
     outcome.results = {
         **(outcome.results or {}),
         role: {
             "size": size,
-            "max": largest,
-            "rms": typical,
-            "naive_max": naive[0],
-            "naive_rms": naive[1],
+            "max": error.max,
+            "rms": error.rms,
+            "naive_max": bound.naive.max,
+            "naive_rms": bound.naive.rms,
+            "noise_max": bound.noise.max,
+            "noise_rms": bound.noise.rms,
         },
     }
     if bad:
@@ -197,8 +194,8 @@ def _compare(
             f"{role}: {bad} elements are NaN or infinite where they should not be, or the reverse"
         )
     for what, value, allowed in (
-        ("max", largest, factor * naive[0]),
-        ("rms", typical, factor * naive[1]),
+        ("max", error.max, bound.max),
+        ("rms", error.rms, bound.rms),
     ):
         if value > 0:
             outcome.ratio = max(outcome.ratio, value / allowed if allowed > 0 else IMPOSSIBLE)

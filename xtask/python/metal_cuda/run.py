@@ -9,6 +9,8 @@ each part:
     sanitize   memcheck, racecheck and synccheck on calls that together have every feature of the
     texts
     barriers   each barrier removed in turn: does racecheck see it?
+
+and one that only fills the folder of machine code: compile, for the vectors.
 """
 
 from __future__ import annotations
@@ -70,10 +72,10 @@ class Session:
         self.result["seconds"] = round(self.spent + time.monotonic() - self.started, 1)
         self.path.write_text(json.dumps(self.result, indent=1) + "\n")
 
-    def compile(self, recording: Recording, modes: tuple[str, ...]) -> None:
-        """Machine code for a recording's texts; counted in the result."""
+    def compile(self, recording: Recording, modes: tuple[str, ...]) -> bool:
+        """Machine code for a recording's texts, counted in the result; false: there was no time."""
         texts = {recording.text(name) for name in recording.texts()}
-        done = self.programs.compile(texts, modes)
+        done = self.programs.compile(texts, modes, seconds=max(self.left(), 1))
         before = self.result["parts"].get(
             "compiled", {"programs": 0, "seconds": 0.0, "refused": {}}
         )
@@ -87,9 +89,10 @@ class Session:
         )
         print(
             f"{len(texts)} texts in {', '.join(modes)}: {done.programs} programs "
-            f"in {done.seconds:.0f} s, {len(done.refused)} refused",
+            f"in {done.seconds:.0f} s, {len(done.refused)} refused, {done.left} left",
             flush=True,
         )
+        return done.left == 0
 
 
 # MARK: Vectors
@@ -127,10 +130,9 @@ def run_vectors(session: Session, modes: tuple[str, ...] = tuple(MODES)) -> None
         "problems": {},
     }
     for mode in modes:
-        if session.left() < 60:
+        if session.left() < 20 or not session.compile(recording, (mode,)):
             print(f"vectors, {mode}: no time was left", flush=True)
             continue
-        session.compile(recording, (mode,))
         device = session.make_device(session.programs, mode)
         problems = []
         for record in recording.records:
@@ -155,6 +157,12 @@ def run_vectors(session: Session, modes: tuple[str, ...] = tuple(MODES)) -> None
         )
         for problem in problems[:12]:
             print(f"  {problem}", flush=True)
+
+
+def compile_vectors(session: Session) -> None:
+    """The vectors' machine code, mode after mode: while other parts have the GPU."""
+    for mode in MODES:
+        session.compile(session.recording("vectors"), (mode,))
 
 
 def attempt(name: str, body: Any, *arguments: Any) -> Outcome:
@@ -190,9 +198,9 @@ def run_large(
             problem = large.problem(xp, call)
             bounds = problem.bounds(xp)
         except Exception as error:
-            rows.append(
-                {"name": call.name, "skipped": f"no reference: {type(error).__name__}: {error}"}
-            )
+            why = f"no reference: {type(error).__name__}: {error}"
+            rows.append({"name": call.name, "skipped": why})
+            print(f"{call.name}: {why}", flush=True)
             continue
         referenced = time.monotonic()
         row: dict[str, Any] = {
@@ -282,11 +290,11 @@ def main() -> int:
         "--cache", type=Path, default=Path("/tmp/metal-cuda"), help="where machine code is kept"
     )
     parser.add_argument(
-        "--seconds", type=float, default=480, help="after which nothing new is begun"
+        "--seconds", type=float, default=400, help="after which nothing new is begun"
     )
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
-    unknown = set(parts) - set(PARTS)
+    unknown = set(parts) - {"compile", *PARTS}
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
     architecture = gpu.architecture()
@@ -300,6 +308,7 @@ def main() -> int:
         arguments.seconds,
     )
     bodies = {
+        "compile": compile_vectors,
         "large": run_large,
         "rounding": run_rounding,
         "vectors": run_vectors,

@@ -7,6 +7,7 @@ real = scale * (n - zero_point), then the rotation, then + the mean.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,11 @@ PRECISIONS = {"fp32": FP32, "fp16": FP16, "bf16": BF16, "int4": INT4, "int8": IN
 BITS = {FP32: 32, FP16: 16, BF16: 16, INT4: 4, INT8: 8, BOOL: 8}
 INTEGERS = (INT4, INT8)
 TENSOR, ROW, BLOCK, CHANNEL = range(4)
+# Half a unit in the last place of a number in [1, 2), and the standard deviation of a rounding in
+# that unit: tests/conformance/reference/precision.py.
+UNIT = {FP32: 2.0**-24, FP16: 2.0**-11, BF16: 2.0**-9}
+DEVIATION = float((8 * math.log(2.0)) ** -0.5)
+ROUNDING = DEVIATION * UNIT[FP32]
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,12 @@ class Made:
     real: Array
     inside: Array | None = None
     """Where the clip option lets gradients through."""
+    single: Array | None = None
+    """The real values of integers as computed in FP32."""
+    deviation: Array | None = None
+    """Standard deviation of `single`."""
+    row_scale: Array | None = None
+    """[batch, heads, rows], where a row of integers has one scale of its own or its block's."""
 
 
 def make(xp: Any, storage: Storage, shape: Shape, rng: Any) -> Made:
@@ -191,19 +203,45 @@ def make(xp: Any, storage: Storage, shape: Shape, rng: Any) -> Made:
             parts["zero_points"] = (
                 xp.ascontiguousarray(zeros.astype(kind)).reshape(-1).view(xp.uint8)
             )
-    real = expand(xp, scales.astype(xp.float64), storage, shape) * (
-        codes.astype(xp.float64) - expand(xp, zeros, storage, shape)
-    )
-    if storage.rotated:
-        real = hadamard(xp, real)
+    whole = expand(xp, scales, storage, shape)
+    steps = codes.astype(xp.float64) - expand(xp, zeros, storage, shape)
+    mean = None
     if storage.mean:
-        mean = rng.standard_normal((shape[0], shape[1], shape[3]), dtype=xp.float32) * xp.float32(
-            0.3
-        )
+        mean = rng.standard_normal((shape[0], shape[1], shape[3]), dtype=xp.float32)
+        mean = mean * xp.float32(0.3)
         parts["mean"] = stored_bytes(xp, mean, FP32)
-        real = real + mean.astype(xp.float64)[:, :, None, :]
+
+    def computed(kind: Any) -> tuple[Array, Array]:
+        """Real values, computed in a type; and what the mean is added to."""
+        real = whole.astype(kind) * steps.astype(kind)
+        bare = hadamard(xp, real) if storage.rotated else real
+        return bare if mean is None else bare + mean.astype(kind)[:, :, None, :], bare
+
+    real, bare = computed(xp.float64)
     lowest = -top - 1 if shifted else -top
-    return Made(parts, real, (codes > lowest) & (codes < top))
+    made = Made(parts, real, (codes > lowest) & (codes < top), computed(xp.float32)[0])
+    made.deviation = _deviation(xp, storage, real, bare)
+    if storage.granularity in (ROW, BLOCK) and scales.shape[3] == 1:
+        made.row_scale = whole[..., 0].astype(xp.float64)
+    return made
+
+
+def _deviation(xp: Any, storage: Storage, real: Array, bare: Array) -> Array:
+    """Standard deviation of real values computed in FP32; `bare` without the mean.
+
+    As dequantize_deviation() of tests/conformance/reference/quantize.py: the product, each stage of
+    the rotation and the sum with the mean are rounded.
+    """
+    variance = bare**2
+    if storage.mean:
+        variance = variance + real**2
+    if storage.rotated:
+        columns = real.shape[-1]
+        size = columns & -columns
+        blocks = (real**2).reshape(*real.shape[:-1], columns // size, size)
+        typical = xp.broadcast_to(blocks.mean(axis=-1, keepdims=True), blocks.shape)
+        variance = variance + typical.reshape(real.shape) * size.bit_length()
+    return ROUNDING * xp.sqrt(variance)
 
 
 def quantization(storage: Storage, numbers: dict[str, int]) -> dict[str, Any] | None:
