@@ -103,13 +103,15 @@ sm_buffer *sm_buffer_wrap(void *memory, uint64_t length) {
 void sm_buffer_destroy(sm_buffer *b) { delete b; }
 void *sm_buffer_contents(const sm_buffer *b) { return b->base; }
 
-sm_library *sm_library_create(const char *source, const char *const *macros, size_t count, int mode, int allowInlineAIR,
-                              char **error) {
+sm_library *sm_library_create(const char *source, const char *const *macros, size_t count, int mode, uint32_t settings,
+                              int version, char **error) {
   std::vector<std::string> defines;
   for (size_t i = 0; i < count; ++i) defines.push_back("-D" + std::string(macros[i]));
   std::string text = source, log;
   LexResult lexed = lex(text);
+  const std::string metalVersion = "-D__METAL_VERSION__=" + std::to_string(version);
   if (lexed.needsPreprocessor || !defines.empty()) {
+    defines.push_back(metalVersion);
     std::string expanded;
     if (!preprocess(text, defines, expanded, log)) {
       *error = duplicate(log);
@@ -120,7 +122,7 @@ sm_library *sm_library_create(const char *source, const char *const *macros, siz
   auto l = std::make_unique<sm_library>();
   l->mode = static_cast<Mode>(std::clamp(mode, 0, 2));
   FrontendOptions options;
-  options.allowInlineAIR = allowInlineAIR != 0;
+  options.allowInlineAIR = settings & SM_ALLOW_INLINE_AIR;
   l->unit = translate(lexed.tokens, options);
   if (!l->unit.errors.empty()) {
     for (auto &e : l->unit.errors) log += e + "\n";
@@ -129,6 +131,13 @@ sm_library *sm_library_create(const char *source, const char *const *macros, siz
   }
   std::vector<std::string> flags;
   if (l->unit.heldReferences) flags.push_back("-DSM_HELD_REFERENCES");
+  if (version != 310) flags.push_back(metalVersion);
+  if (settings & SM_FUNCTION_ERRORS) flags.push_back("-DSM_FUNCTION_ERRORS");
+  if (settings & SM_FUNCTION_ERRORS && settings & SM_PRECISE_FUNCTIONS) flags.push_back("-DSM_PRECISE_FUNCTIONS");
+  if (settings & SM_FLUSH_SUBNORMALS) { // what the compiler computes itself
+    flags.push_back("-Xclang");
+    flags.push_back("-fdenormal-fp-math-f32=preserve-sign,preserve-sign");
+  }
   l->path = compileKernels(l->unit.text, l->mode, flags, log);
   if (l->path.empty()) {
     *error = duplicate(log);
@@ -327,6 +336,7 @@ int sm_pipeline_dispatch(sm_pipeline *p, sm_dispatch *s) {
   d->workers = s->workers;
   d->order = s->order;
   d->seed = s->seed;
+  d->flush = s->flush_subnormals;
   d->blocks = p->blocks;
   d->sites = p->sites;
   d->blockCosts = p->costs;

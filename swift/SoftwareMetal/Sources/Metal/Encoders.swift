@@ -165,6 +165,7 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
       }
       let options = SoftwareMetal.options
       d.workers = UInt32(clamping: max(1, options.workers))
+      d.flush_subnormals = options.flushesSubnormals ? 1 : 0
       switch options.schedule {
       case .forward: d.order = 0
       case .reversed: d.order = 1

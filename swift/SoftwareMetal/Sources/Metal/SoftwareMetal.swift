@@ -17,11 +17,21 @@ public enum SoftwareMetal {
     public var schedule: Schedule
     /// The newest Apple GPU family that the device claims.
     public var family: MTLGPUFamily
+    /// The Apple chip that the device is named after, such as "M1" or "M2 Max", and whose family it claims. Nil: the
+    /// first chip of `family`.
+    public var chip: String?
     /// Accept functions declared by AIR name, as older kernels do; recent compilers refuse them.
     public var allowsInlineAIR: Bool
+    /// FP32 and BF16 arithmetic reads and gives zero for subnormal numbers, as Apple's GPUs do; FP16 keeps them. Read
+    /// when a library is made and when a dispatch runs.
+    public var flushesSubnormals = false
+    /// Functions err as far as the specification allows them, the same way for the same argument: those of `fast`, and
+    /// those without a namespace unless the library is made with precise ones, by its table 8.2; those of `precise` by
+    /// table 8.1. Read when a library is made.
+    public var functionErrors = false
 
     /// From SOFTWARE_METAL_MODE (fast, counted, checked), _WORKERS, _SCHEDULE (forward, reversed, or a seed), _FAMILY
-    /// (7, 8, 9), _INLINE_AIR (0, 1).
+    /// (7, 8, 9), _CHIP (M1, M2 Max …), _INLINE_AIR (0, 1), _FTZ (0, 1), _FUNCTION_ERRORS (0, 1).
     public static func fromEnvironment() -> Options {
       let e = ProcessInfo.processInfo.environment
       var o = Options(
@@ -39,7 +49,10 @@ public enum SoftwareMetal {
       case nil: break
       }
       if let n = e["SOFTWARE_METAL_FAMILY"].flatMap(Int.init), let f = MTLGPUFamily(rawValue: 1000 + n) { o.family = f }
+      o.chip = e["SOFTWARE_METAL_CHIP"].flatMap(Chip.init(name:))?.name
       if e["SOFTWARE_METAL_INLINE_AIR"] == "0" { o.allowsInlineAIR = false }
+      o.flushesSubnormals = e["SOFTWARE_METAL_FTZ"] == "1"
+      o.functionErrors = e["SOFTWARE_METAL_FUNCTION_ERRORS"] == "1"
       return o
     }
   }
