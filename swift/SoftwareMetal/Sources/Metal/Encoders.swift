@@ -173,10 +173,15 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
       }
       let start = monotonicSeconds()
       let status = withExtendedLifetime(slots) { sm_pipeline_dispatch(pipeline.handle, &d) }
+      let notes = withUnsafeBytes(of: &d.notes) { raw in
+        raw.bindMemory(to: sm_finding.self).prefix(Int(d.noted)).map {
+          SoftwareMetal.Finding($0, kernel: pipeline.function.name)
+        }
+      }
       command.record(
         SoftwareMetal.Dispatch(
           kernel: pipeline.function.name, threadgroups: groups, threadsPerThreadgroup: size,
-          counters: SoftwareMetal.Counters(d.counters), seconds: monotonicSeconds() - start))
+          counters: SoftwareMetal.Counters(d.counters), seconds: monotonicSeconds() - start, findings: notes))
       switch status {
       case 0: break
       case 1:

@@ -10,11 +10,14 @@ final class SoftwareLibrary: MTLLibrary, @unchecked Sendable {
     let macros: [String], version: MTLLanguageVersion, device: SoftwareMetal.Options, flags: UInt32
     init(_ o: MTLCompileOptions) {
       macros = (o.preprocessorMacros ?? [:]).sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }
-      (version, device) = (o.languageVersion, SoftwareMetal.options)
+      var device = SoftwareMetal.options
+      if device.asApple { device.mode = .checked }
+      (version, self.device) = (o.languageVersion, device)
       var flags: UInt32 = 0
       if device.allowsInlineAIR { flags |= SM_ALLOW_INLINE_AIR.rawValue }
       if device.flushesSubnormals { flags |= SM_FLUSH_SUBNORMALS.rawValue }
       if device.functionErrors { flags |= SM_FUNCTION_ERRORS.rawValue }
+      if device.asApple { flags |= SM_AS_APPLE.rawValue }
       if o.mathFloatingPointFunctions == .precise { flags |= SM_PRECISE_FUNCTIONS.rawValue }
       self.flags = flags
     }

@@ -29,9 +29,15 @@ public enum SoftwareMetal {
     /// those without a namespace unless the library is made with precise ones, by its table 8.2; those of `precise` by
     /// table 8.1. Read when a library is made.
     public var functionErrors = false
+    /// Faults have the consequences that they have on Apple's GPUs: reads of buffers that are not bound, and reads out
+    /// of bounds, give zeros, and writes there are dropped. What checked mode finds is printed once for each place, and
+    /// in `softwareFindings` of the command buffer; only what no GPU could go on from ends a dispatch. Libraries made
+    /// with this option are checked.
+    public var asApple = false
 
     /// From SOFTWARE_METAL_MODE (fast, counted, checked), _WORKERS, _SCHEDULE (forward, reversed, or a seed), _FAMILY
-    /// (7, 8, 9), _CHIP (M1, M2 Max …), _INLINE_AIR (0, 1), _FTZ (0, 1), _FUNCTION_ERRORS (0, 1).
+    /// (7, 8, 9), _CHIP (M1, M2 Max …), _INLINE_AIR (0, 1), _FTZ, _FUNCTION_ERRORS,
+    /// _AS_APPLE (0, 1).
     public static func fromEnvironment() -> Options {
       let e = ProcessInfo.processInfo.environment
       var o = Options(
@@ -53,6 +59,7 @@ public enum SoftwareMetal {
       if e["SOFTWARE_METAL_INLINE_AIR"] == "0" { o.allowsInlineAIR = false }
       o.flushesSubnormals = e["SOFTWARE_METAL_FTZ"] == "1"
       o.functionErrors = e["SOFTWARE_METAL_FUNCTION_ERRORS"] == "1"
+      o.asApple = e["SOFTWARE_METAL_AS_APPLE"] == "1"
       return o
     }
   }
@@ -122,6 +129,8 @@ public enum SoftwareMetal {
     public let threadgroups: MTLSize, threadsPerThreadgroup: MTLSize
     public let counters: Counters
     public let seconds: Double
+    /// Faults that were passed over, each place once, the first few.
+    public let findings: [Finding]
   }
 
   /// A finding of checked mode. It ends the dispatch, and becomes the command buffer's error.
@@ -163,7 +172,13 @@ public enum SoftwareMetal {
   /// Counters of all dispatches of the process since the last reset, their number, and the time they took.
   public static var totals: (counters: Counters, dispatches: Int, seconds: Double) { sum.value }
   public static func resetTotals() { sum.value = (Counters(), 0, 0) }
+  private static let printed = Locked(Set<String>())
   static func record(_ d: Dispatch) {
+    for finding in d.findings {
+      let place = "\(finding.kind) \(d.kernel) \(finding.line ?? 0) \(finding.buffer ?? -1)"
+      guard printed.update({ $0.insert(place).inserted }) else { continue }
+      FileHandle.standardError.write(Data("software Metal device: passed over: \(finding)\n".utf8))
+    }
     sum.update {
       $0.counters += d.counters; $0.dispatches += 1; $0.seconds += d.seconds
     }
@@ -171,6 +186,8 @@ public enum SoftwareMetal {
 }
 
 extension MTLCommandBuffer {
+  /// Faults that the dispatches passed over, as Apple's GPUs do, with `SoftwareMetal.options.asApple`.
+  public var softwareFindings: [SoftwareMetal.Finding] { softwareDispatches.flatMap(\.findings) }
   /// The dispatches that this command buffer has run so far, with their counters.
   public var softwareDispatches: [SoftwareMetal.Dispatch] { (self as? SoftwareCommandBuffer)?.dispatches ?? [] }
 }
