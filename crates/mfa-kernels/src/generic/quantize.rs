@@ -503,7 +503,11 @@ unsafe fn parameters_of<const ASYMMETRIC: bool, const HALF: bool>(
         } else {
             (exact, f32::MIN_POSITIVE)
         };
-        let rounded = if rounded < smallest { smallest } else { rounded };
+        let rounded = if rounded < smallest {
+            smallest
+        } else {
+            rounded
+        };
         let stored = if width == 0.0 { 1.0 } else { rounded };
         scale[g] = stored;
         zero[g] = if ASYMMETRIC {

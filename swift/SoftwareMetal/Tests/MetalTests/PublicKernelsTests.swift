@@ -1,4 +1,4 @@
-// Kernels of our own in the manner of public ones, which Apple's compiler takes: every refusal is a fault of the front end.
+// Kernels of our own in the manner of public ones, which Apple compiles: each refusal is a fault of the front end.
 import Metal
 import XCTest
 
@@ -105,12 +105,16 @@ final class PublicKernelsTests: XCTestCase {
       typedef matrix<bfloat, 2, 4> bfloat2x4;
       constant short steps[4] = {[0] = 1, [1] = 3, [3] = 9};
       constant float2 places[2] = {[0] = {1, 2}, [1] = {3, 4}};
-      template <typename M> float trace(thread const M &m) { float s = 0; for (short i = 0; i < 4; ++i) s += float(m[i][i]); return s; }
+      template <typename M> float trace(thread const M &m) {
+        float s = 0;
+        for (short i = 0; i < 4; ++i) s += float(m[i][i]);
+        return s;
+      }
       """
     try check(
       [10, 1, 9, 0, 4],
-      "bfloat4x4 m = bfloat4x4(bfloat(2.5f)); bfloat2x4 n; n[1][3] = bfloat(1.0f); o[0] = trace(m); o[1] = float(n[1][3]); "
-        + "o[2] = steps[3]; o[3] = steps[2]; o[4] = places[1].y;", prelude: prelude)
+      "bfloat4x4 m = bfloat4x4(bfloat(2.5f)); bfloat2x4 n; n[1][3] = bfloat(1.0f); o[0] = trace(m); "
+        + "o[1] = float(n[1][3]); o[2] = steps[3]; o[3] = steps[2]; o[4] = places[1].y;", prelude: prelude)
   }
 
   /// A SIMD group's attention for one query, as several projects write it: function constants, elements of matrices by
@@ -129,7 +133,8 @@ final class PublicKernelsTests: XCTestCase {
             const short qid = lane / 4, row = (qid & 4) + (lane / 2) % 4, column = (qid & 2) * 2 + (lane % 2) * 2;
             return short2{column, row};
           }
-          METAL_FUNC static void mma(thread frag_type &d, thread frag_type &a, thread frag_type &b, thread frag_type &c) {
+          METAL_FUNC static void mma(
+              thread frag_type &d, thread frag_type &a, thread frag_type &b, thread frag_type &c) {
             mat_type dm, am, bm, cm;
             reinterpret_cast<thread frag_type &>(am.thread_elements()) = a;
             reinterpret_cast<thread frag_type &>(bm.thread_elements()) = b;

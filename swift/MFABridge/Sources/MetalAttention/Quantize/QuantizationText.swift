@@ -2,8 +2,8 @@
 ///
 /// One row is the work of one SIMD group. Rows that are stored rotated pass through threadgroup memory; others are read
 /// in place. What needs more than FP32 (means, the width of a range, a zero point) is carried as the unevaluated sum of
-/// two floats, so that scales and zero points are those of the contract to the bit. Needs safe mathematics; division and
-/// root are the precise ones whatever the options say, and no product is contracted with a sum.
+/// two floats, so that scales and zero points are those of the contract to the bit. Needs safe mathematics. Division
+/// and root are precise whatever the options say, and no product is contracted with a sum.
 ///
 /// See eq. 34 to 36, 40, 46 of docs/math.md.
 enum QuantizationText {
