@@ -47,6 +47,31 @@ pub(super) fn parts() -> Vec<Part> {
             },
         ),
         part(
+            "metal-arithmetic",
+            "MFABridge where subnormal numbers are zero, and its kernels where functions err as far as Metal lets them",
+            |env, step, host| {
+                step.compile(metal::swift(env.repo, host, "build").arg("--build-tests"))?;
+                for (option, tests, but) in [
+                    (
+                        "SOFTWARE_METAL_FTZ",
+                        "ConformanceTests|ForwardTests|BackwardTests",
+                        "-",
+                    ),
+                    (
+                        // One key has exactly no gradient only if 2^0 is exactly 1, which no table of Metal promises.
+                        "SOFTWARE_METAL_FUNCTION_ERRORS",
+                        "testQuantization|ForwardTests|BackwardTests|MaskTests",
+                        "testOneKeyHasNoScoreGradient",
+                    ),
+                ] {
+                    let mut test = metal::swift(env.repo, host, "test");
+                    test.args(["--skip-build", "--filter", tests, "--skip", but]);
+                    step.run(test.env(option, "1"))?;
+                }
+                Ok(())
+            },
+        ),
+        part(
             "metal-exports",
             Needs::Nothing,
             "the Swift driver exports the functions of mfa.h, and no others of that name",

@@ -163,6 +163,9 @@ final class KernelTextTests: XCTestCase {
         XCTAssertLessThanOrEqual(kernel.threadgroupMemoryBytes, 32768)
         XCTAssertLessThanOrEqual(kernel.threadsPerThreadgroup, 512)
         XCTAssertFalse(kernel.source.contains("__"), "a private name")
+        XCTAssertNil(
+          kernel.source.firstMatch(of: #/[^:\w](?:exp2?|log2?|r?sqrt|tanh|powr?|divide)\(/#)?.output,
+          "a function whose precision depends on the options")
         XCTAssertFalse(kernel.source.contains("\n\n\n"), "untidy")
       }
     }

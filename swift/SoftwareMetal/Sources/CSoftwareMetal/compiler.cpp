@@ -2,6 +2,7 @@
 #include "instrument.hpp"
 #include "texts.hpp"
 #include "worker.hpp"
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -369,6 +370,7 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
       ".so";
   const char *outcome = "found";
   std::string stages;
+  const bool redirect = std::find(flags.begin(), flags.end(), "-DSM_AS_APPLE") != flags.end();
   bool ok = once(library, [&](const std::string &t) {
     outcome = "refused";
     std::string in = t + ".clcpp", object = t + ".o";
@@ -388,7 +390,7 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
       stages += stage("front", r.seconds);
       if (r.status == 0) {
         double begin = processorSeconds();
-        write(ir, instrument(slurp(ir), mode == Mode::checked));
+        write(ir, instrument(slurp(ir), mode == Mode::checked, redirect));
         stages += stage("instrument", processorSeconds() - begin);
         Result second = compile({"emit", "0", ir, object});
         stages += stage("emit", second.seconds);

@@ -8,8 +8,17 @@ final class SoftwareDevice: MTLDevice {
   static let shared = SoftwareDevice()
   private let allocated = Locked(0)
 
-  var name: String { "Software Metal device" }
-  var registryID: UInt64 { 0x736f_6674 }
+  private var chip: Chip {
+    SoftwareMetal.options.chip.flatMap(Chip.init(name:)) ?? Chip(family: SoftwareMetal.options.family)
+  }
+  /// Named as Apple names the GPU of a chip, for programs that read the name.
+  var name: String { "Apple \(chip.name)" }
+  var architecture: MTLArchitecture { MTLArchitecture(name: chip.architecture) }
+  /// Of the size that I/O Registry gives.
+  var registryID: UInt64 { 0x1_0000_0407 }
+  var location: MTLDeviceLocation { .builtIn }
+  var locationNumber: Int { 0 }
+  var maxTransferRate: UInt64 { 0 }
   var maxThreadgroupMemoryLength: Int { 32768 }
   var maxThreadsPerThreadgroup: MTLSize { MTLSize(width: 1024, height: 1024, depth: 1024) }
   var maxBufferLength: Int { Int(ProcessInfo.processInfo.physicalMemory / 2) }
@@ -17,16 +26,17 @@ final class SoftwareDevice: MTLDevice {
   var recommendedMaxWorkingSetSize: UInt64 { ProcessInfo.processInfo.physicalMemory / 4 * 3 }
   var hasUnifiedMemory: Bool { true }
   var isLowPower: Bool { false }
-  var isHeadless: Bool { true }
+  var isHeadless: Bool { false }
   var isRemovable: Bool { false }
   var argumentBuffersSupport: MTLArgumentBuffersTier { .tier1 }
 
   func supportsFamily(_ f: MTLGPUFamily) -> Bool {
-    let newest = SoftwareMetal.options.family
+    let newest = SoftwareMetal.options.chip == nil ? SoftwareMetal.options.family : chip.family
     switch f {
     case .common1, .common2, .common3: return true
     case .metal3: return newest.rawValue >= MTLGPUFamily.apple7.rawValue
-    case .metal4, .mac1, .mac2: return false
+    case .mac1, .mac2: return newest.rawValue >= MTLGPUFamily.apple7.rawValue
+    case .metal4: return false
     default: return f.rawValue <= newest.rawValue
     }
   }
@@ -59,20 +69,16 @@ final class SoftwareDevice: MTLDevice {
   func makeDefaultLibrary() -> (any MTLLibrary)? { nil }
 
   func makeLibrary(source: String, options: MTLCompileOptions?) throws -> any MTLLibrary {
-    let macros = (options?.preprocessorMacros ?? [:]).sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }
-    return try SoftwareLibrary(
-      device: self, source: source, macros: macros, languageVersion: options?.languageVersion ?? .version3_1)
+    try SoftwareLibrary(device: self, source: source, options: options ?? MTLCompileOptions())
   }
   func makeLibrary(
     source: String, options: MTLCompileOptions?,
     completionHandler: @escaping @Sendable ((any MTLLibrary)?, (any Error)?) -> Void
   ) {
-    let macros = (options?.preprocessorMacros ?? [:]).sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }
-    let version = options?.languageVersion ?? .version3_1
+    let settings = SoftwareLibrary.Settings(options ?? MTLCompileOptions())
     DispatchQueue.global().async {
       do {
-        completionHandler(
-          try SoftwareLibrary(device: self, source: source, macros: macros, languageVersion: version), nil)
+        completionHandler(try SoftwareLibrary(device: self, source: source, settings: settings), nil)
       } catch { completionHandler(nil, error) }
     }
   }

@@ -171,6 +171,7 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
       }
       let options = SoftwareMetal.options
       d.workers = UInt32(clamping: max(1, options.workers))
+      d.flush_subnormals = options.flushesSubnormals ? 1 : 0
       switch options.schedule {
       case .forward: d.order = 0
       case .reversed: d.order = 1
@@ -178,10 +179,15 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
       }
       let start = monotonicSeconds()
       let status = withExtendedLifetime(slots) { sm_pipeline_dispatch(pipeline.handle, &d) }
+      let notes = withUnsafeBytes(of: &d.notes) { raw in
+        raw.bindMemory(to: sm_finding.self).prefix(Int(d.noted)).map {
+          SoftwareMetal.Finding($0, kernel: pipeline.function.name)
+        }
+      }
       command.record(
         SoftwareMetal.Dispatch(
           kernel: pipeline.function.name, threadgroups: groups, threadsPerThreadgroup: size,
-          counters: SoftwareMetal.Counters(d.counters), seconds: monotonicSeconds() - start))
+          counters: SoftwareMetal.Counters(d.counters), seconds: monotonicSeconds() - start, findings: notes))
       switch status {
       case 0: break
       case 1:

@@ -207,12 +207,38 @@ final class APITests: XCTestCase {
   }
   func testDevice() throws {
     let d = try XCTUnwrap(MTLCreateSystemDefaultDevice())
-    XCTAssertTrue(d.supportsFamily(.apple7) && d.supportsFamily(.metal3) && !d.supportsFamily(.mac2))
+    XCTAssertTrue(d.supportsFamily(.apple7) && d.supportsFamily(.metal3) && d.supportsFamily(.mac2))
     XCTAssertEqual(d.maxThreadgroupMemoryLength, 32768)
     XCTAssertNil(d.makeBuffer(length: 0))
     let before = d.currentAllocatedSize
     do { let b = d.makeBuffer(length: 1 << 20); XCTAssertEqual(d.currentAllocatedSize, before + 1 << 20); _ = b }
     XCTAssertEqual(d.currentAllocatedSize, before)
+  }
+  /// Programs look for the chip in the device's name.
+  func testDeviceIsNamedAsApples() throws {
+    let d = try XCTUnwrap(MTLCreateSystemDefaultDevice())
+    defer { SoftwareMetal.options.chip = nil; SoftwareMetal.options.family = .apple9 }
+    XCTAssertEqual([d.name, d.architecture.name], ["Apple M3", "applegpu_g15g"])
+    for (chip, family, architecture) in [
+      ("M1", MTLGPUFamily.apple7, "applegpu_g13g"), ("M2 Max", .apple8, "applegpu_g14c"),
+      ("M4 Pro", .apple9, "applegpu_g16s"), ("M3 Ultra", .apple9, "applegpu_g15d"),
+    ] {
+      SoftwareMetal.options.chip = chip
+      XCTAssertEqual([d.name, d.architecture.name], ["Apple \(chip)", architecture])
+      XCTAssertTrue(d.supportsFamily(family))
+      XCTAssertFalse(d.supportsFamily(try XCTUnwrap(MTLGPUFamily(rawValue: family.rawValue + 1))))
+    }
+    SoftwareMetal.options.chip = nil
+    for (family, name) in [(MTLGPUFamily.apple7, "Apple M1"), (.apple8, "Apple M2"), (.apple9, "Apple M3")] {
+      SoftwareMetal.options.family = family
+      XCTAssertEqual(d.name, name)
+    }
+    SoftwareMetal.options.chip = "G5"
+    XCTAssertEqual(d.name, "Apple M3", "no such chip")
+    XCTAssertGreaterThan(d.registryID, 1 << 32)
+    XCTAssertEqual(d.location, .builtIn)
+    XCTAssertEqual(d.maxThreadsPerThreadgroup, MTLSizeMake(1024, 1024, 1024))
+    XCTAssertFalse(d.isHeadless || d.isRemovable || d.isLowPower)
   }
   final class Locker: @unchecked Sendable {  // every access holds the lock
     private let lock = NSLock()

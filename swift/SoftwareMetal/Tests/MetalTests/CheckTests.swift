@@ -100,25 +100,25 @@ final class CheckTests: XCTestCase {
     let barrier = "simdgroup_barrier(mem_flags::mem_threadgroup); "
     for type in ["float", "half", "bfloat"] {
       let head =
-        "threadgroup \(type) x[80]; x[t] = \(type)(float(t)); x[t + 32] = x[t]; if (t < 16) x[t + 64] = x[t]; \(barrier)"
-        + "simdgroup_matrix<\(type), 8, 8> m, n; "
+        "threadgroup \(type) x[80]; x[t] = \(type)(float(t)); x[t + 32] = x[t]; if (t < 16) x[t + 64] = x[t]; "
+        + "\(barrier)simdgroup_matrix<\(type), 8, 8> m, n; "
       let tail = barrier + "a[t] = float(x[t]);"
       func expect(_ kind: SoftwareMetal.Finding.Kind?, _ body: String, line: UInt = #line) throws {
         try self.expect(kind, head + body + tail, threads: 32, line: line)
       }
       let (load, store) = ("simdgroup_load(m, x, 8); ", "simdgroup_store(m, x, 8); ")
-      let (turned, storeTurned) = ("simdgroup_load(m, x, 8, 0, true); ", "simdgroup_store(m, x, 8, 0, true); ")
+      let (across, storeAcross) = ("simdgroup_load(m, x, 8, 0, true); ", "simdgroup_store(m, x, 8, 0, true); ")
       try expect(nil, load + store)
-      try expect(nil, turned + storeTurned)
+      try expect(nil, across + storeAcross)
       try expect(nil, store + load + store)
-      try expect(nil, turned + load)
-      try expect(.race, turned + store)
-      try expect(.race, load + storeTurned)
-      try expect(.race, store + turned)
-      try expect(.race, turned + load + store)
-      try expect(nil, turned + barrier + store)
-      try expect(nil, store + barrier + turned)
-      try expect(.race, turned + "simdgroup_barrier(mem_flags::mem_device); " + store)
+      try expect(nil, across + load)
+      try expect(.race, across + store)
+      try expect(.race, load + storeAcross)
+      try expect(.race, store + across)
+      try expect(.race, across + load + store)
+      try expect(nil, across + barrier + store)
+      try expect(nil, store + barrier + across)
+      try expect(.race, across + "simdgroup_barrier(mem_flags::mem_device); " + store)
       try expect(.race, load + "simdgroup_store(m, x + 2, 8); ")
       try expect(.race, load + "simdgroup_store(m, x, 9); ")
       // What a thread does itself is another matter than its lane of an operation.

@@ -142,35 +142,65 @@ template <class T> using sm_not_bfloat = enable_if_t<!is_same_v<T, bfloat>>;
 #define SM_INTS(M) M(char) M(uchar) M(short) M(ushort) M(int) M(uint) M(long) M(ulong)
 
 #define SM_PI 3.14159265358979323846f
+// The least accuracy that the specification grants: tables 8.2 (fast) and 8.1 (precise) of MSL 4. `sm_fast` is a
+// constant of each namespace. Without SM_FUNCTION_ERRORS all functions are those of the C library.
+#ifdef SM_FUNCTION_ERRORS
+// A number in [-1, 1] that an argument always gives.
+SM_INLINE float sm_noise(float x) {
+  uint h = __builtin_bit_cast(uint, x) * 0x9e3779b9u;
+  h = (h ^ h >> 15) * 0x85ebca6bu;
+  h = (h ^ h >> 13) * 0xc2b2ae35u;
+  return (float)((h ^ h >> 16) >> 8) * 0x1p-23f - 1.0f;
+}
+// Zero, infinities and NaN stay. What `r` errs by itself is to be left out of `ulps`.
+SM_INLINE float sm_ulps(float r, float x, float ulps) {
+  int bits = __builtin_bit_cast(int, r), magnitude = bits & 0x7fffffff, step = (int)__builtin_rintf(sm_noise(x) * ulps);
+  if (magnitude == 0 || magnitude >= 0x7f800000) return r;
+  magnitude += step;
+  magnitude = magnitude < 1 ? 1 : magnitude > 0x7f7fffff ? 0x7f7fffff : magnitude;
+  return __builtin_bit_cast(float, magnitude | (bits & (int)0x80000000));
+}
+#define SM_ULPS(fast, precise, f) sm_ulps(f, x, sm_fast ? (float)(fast) : (float)(precise))
+#define SM_ABSOLUTE(where, error, fast, precise, f)                                                                    \
+  (sm_fast && (where) ? (f) + sm_noise(x) * (0.75f * (error)) : SM_ULPS(fast, precise, f))
+#define SM_FAST_AS(formula, precise, f) (sm_fast ? (formula) : SM_ULPS(0, precise, f))
+#else
+#define SM_ULPS(fast, precise, f) f
+#define SM_ABSOLUTE(where, error, fast, precise, f) f
+#define SM_FAST_AS(formula, precise, f) f
+#endif
+#define SM_EXP_ULPS 3 + __builtin_floorf(__builtin_fabsf(2 * x))
+#define SM_NEAR_ONE (x >= 0.5f && x <= 2.0f)
+#define SM_IN_TURN(half_turn) (x >= -(half_turn) && x <= (half_turn))
 #define SM_TRANSCENDENTALS                                                                                             \
-  SM_FLOAT1(exp, ::expf(x))                                                                                            \
-  SM_FLOAT1(exp2, ::exp2f(x))                                                                                          \
-  SM_FLOAT1(exp10, ::exp10f(x))                                                                                        \
-  SM_FLOAT1(log, ::logf(x))                                                                                            \
-  SM_FLOAT1(log2, ::log2f(x))                                                                                          \
-  SM_FLOAT1(log10, ::log10f(x))                                                                                        \
-  SM_FLOAT1(sin, ::sinf(x))                                                                                            \
-  SM_FLOAT1(cos, ::cosf(x))                                                                                            \
-  SM_FLOAT1(tan, ::tanf(x))                                                                                            \
-  SM_FLOAT1(asin, ::asinf(x))                                                                                          \
-  SM_FLOAT1(acos, ::acosf(x))                                                                                          \
-  SM_FLOAT1(atan, ::atanf(x))                                                                                          \
-  SM_FLOAT1(sinh, ::sinhf(x))                                                                                          \
-  SM_FLOAT1(cosh, ::coshf(x))                                                                                          \
-  SM_FLOAT1(tanh, ::tanhf(x))                                                                                          \
+  SM_FLOAT1(exp, SM_ULPS(SM_EXP_ULPS, 4, ::expf(x)))                                                                   \
+  SM_FLOAT1(exp2, SM_ULPS(SM_EXP_ULPS, 4, ::exp2f(x)))                                                                 \
+  SM_FLOAT1(exp10, SM_FAST_AS(exp2(x * 3.32192809488736235f), 4, ::exp10f(x)))                                         \
+  SM_FLOAT1(log, SM_ABSOLUTE(SM_NEAR_ONE, 0x1p-21f, 3, 4, ::logf(x)))                                                  \
+  SM_FLOAT1(log2, SM_ABSOLUTE(SM_NEAR_ONE, 0x1p-22f, 2, 4, ::log2f(x)))                                                \
+  SM_FLOAT1(log10, SM_FAST_AS(log2(x) * 0.30102999566398120f, 4, ::log10f(x)))                                         \
+  SM_FLOAT1(sin, SM_ABSOLUTE(SM_IN_TURN(SM_PI), 0x1p-13f, 4, 4, ::sinf(x)))                                            \
+  SM_FLOAT1(cos, SM_ABSOLUTE(SM_IN_TURN(SM_PI), 0x1p-13f, 4, 4, ::cosf(x)))                                            \
+  SM_FLOAT1(tan, SM_FAST_AS(sin(x) * (1.0f / cos(x)), 6, ::tanf(x)))                                                   \
+  SM_FLOAT1(asin, SM_ULPS(5, 4, ::asinf(x)))                                                                           \
+  SM_FLOAT1(acos, SM_ULPS(5, 4, ::acosf(x)))                                                                           \
+  SM_FLOAT1(atan, SM_ULPS(5, 5, ::atanf(x)))                                                                           \
+  SM_FLOAT1(sinh, SM_FAST_AS(0.5f * (exp(x) - exp(-x)), 4, ::sinhf(x)))                                                \
+  SM_FLOAT1(cosh, SM_FAST_AS(0.5f * (exp(x) + exp(-x)), 4, ::coshf(x)))                                                \
+  SM_FLOAT1(tanh, SM_FAST_AS((exp(2 * x) - 1) / (exp(2 * x) + 1), 5, ::tanhf(x)))                                      \
   SM_FLOAT1(asinh, ::asinhf(x))                                                                                        \
   SM_FLOAT1(acosh, ::acoshf(x))                                                                                        \
   SM_FLOAT1(atanh, ::atanhf(x))                                                                                        \
-  SM_FLOAT1(sinpi, ::sinf(SM_PI *x))                                                                                   \
-  SM_FLOAT1(cospi, ::cosf(SM_PI *x))                                                                                   \
+  SM_FLOAT1(sinpi, SM_ABSOLUTE(SM_IN_TURN(1.0f), 0x1p-13f, 4, 4, ::sinf(SM_PI *x)))                                    \
+  SM_FLOAT1(cospi, SM_ABSOLUTE(SM_IN_TURN(1.0f), 0x1p-13f, 4, 4, ::cosf(SM_PI *x)))                                    \
   SM_FLOAT1(tanpi, ::tanf(SM_PI *x))                                                                                   \
-  SM_FLOAT1(sqrt, __builtin_sqrtf(x))                                                                                  \
-  SM_FLOAT1(rsqrt, 1.0f / __builtin_sqrtf(x))                                                                          \
-  SM_FLOAT2(pow, ::powf(x, y))                                                                                         \
-  SM_FLOAT2(powr, ::powf(x, y))                                                                                        \
-  SM_FLOAT2(atan2, ::atan2f(x, y))                                                                                     \
+  SM_FLOAT1(rsqrt, SM_ULPS(1, 0, 1.0f / __builtin_sqrtf(x)))                                                           \
+  SM_FLOAT1(sqrt, SM_FAST_AS(x == 0 || x == __builtin_inff() ? x : x * rsqrt(x), 0, __builtin_sqrtf(x)))               \
+  SM_FLOAT2(pow, SM_FAST_AS(exp2(y *log2(x)), 16, ::powf(x, y)))                                                       \
+  SM_FLOAT2(powr, SM_FAST_AS(exp2(y *log2(x)), 16, ::powf(x, y)))                                                      \
+  SM_FLOAT2(atan2, SM_ULPS(6, 6, ::atan2f(x, y)))                                                                      \
   SM_FLOAT2(fmod, ::fmodf(x, y))                                                                                       \
-  SM_FLOAT2(divide, x / y)                                                                                             \
+  SM_FLOAT2(divide, SM_ULPS(2.5f, 0, x / y))                                                                           \
   SM_FLOAT1(ceil, __builtin_ceilf(x))                                                                                  \
   SM_FLOAT1(floor, __builtin_floorf(x))                                                                                \
   SM_FLOAT1(rint, __builtin_rintf(x))                                                                                  \
@@ -186,13 +216,20 @@ template <class T> using sm_not_bfloat = enable_if_t<!is_same_v<T, bfloat>>;
   SM_INLINE float abs(float x) { return __builtin_fabsf(x); }                                                          \
   SM_INLINE float saturate(float x) { return __builtin_fminf(__builtin_fmaxf(x, 0.0f), 1.0f); }                        \
   SM_INLINE float fma(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
+#ifdef SM_PRECISE_FUNCTIONS
+constexpr bool sm_fast = false;
+#else
+constexpr bool sm_fast = true;
+#endif
 SM_TRANSCENDENTALS
 namespace fast {
+constexpr bool sm_fast = true;
 SM_TRANSCENDENTALS
-}
+} // namespace fast
 namespace precise {
+constexpr bool sm_fast = false;
 SM_TRANSCENDENTALS
-}
+} // namespace precise
 SM_FLOAT2(fdim, ::fdimf(x, y))
 SM_FLOAT2(copysign, __builtin_copysignf(x, y))
 SM_FLOAT2(nextafter, ::nextafterf(x, y))
@@ -408,167 +445,5 @@ SM_INLINE int mul24(int a, int b) { return a * b; }
 SM_INLINE uint mul24(uint a, uint b) { return a * b; }
 SM_INLINE int mad24(int a, int b, int c) { return a * b + c; }
 SM_INLINE uint mad24(uint a, uint b, uint c) { return a * b + c; }
-
-// Geometry
-template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE T dot(vec<T, N> a, vec<T, N> b) {
-  T s = a[0] * b[0];
-  for (int i = 1; i < N; ++i) s += a[i] * b[i];
-  return s;
-}
-template <class T, class = sm_not_bfloat<T>> SM_INLINE vec<T, 3> cross(vec<T, 3> a, vec<T, 3> b) {
-  return a.yzx * b.zxy - a.zxy * b.yzx;
-}
-template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE T length_squared(vec<T, N> a) { return dot(a, a); }
-template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE T length(vec<T, N> a) { return sqrt(dot(a, a)); }
-template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE T distance(vec<T, N> a, vec<T, N> b) {
-  return length(a - b);
-}
-template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE T distance_squared(vec<T, N> a, vec<T, N> b) {
-  return dot(a - b, a - b);
-}
-template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> normalize(vec<T, N> a) {
-  return a * rsqrt(dot(a, a));
-}
-template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> reflect(vec<T, N> i, vec<T, N> n) {
-  return i - n * (2 * dot(n, i));
-}
-namespace fast {
-using metal::distance;
-using metal::length;
-using metal::normalize;
-} // namespace fast
-namespace precise {
-using metal::distance;
-using metal::length;
-using metal::normalize;
-} // namespace precise
-
-// Packing
-SM_INLINE uint pack_float_to_unorm4x8(float4 v) {
-  uint r = 0;
-  for (int i = 0; i < 4; ++i) r |= (uint)rint(saturate(v[i]) * 255.0f) << 8 * i;
-  return r;
-}
-SM_INLINE uint pack_float_to_snorm4x8(float4 v) {
-  uint r = 0;
-  for (int i = 0; i < 4; ++i) r |= ((uint)(int)rint(clamp(v[i], -1.0f, 1.0f) * 127.0f) & 255) << 8 * i;
-  return r;
-}
-SM_INLINE float4 unpack_unorm4x8_to_float(uint p) {
-  float4 v;
-  for (int i = 0; i < 4; ++i) v[i] = (float)(p >> 8 * i & 255) / 255.0f;
-  return v;
-}
-SM_INLINE float4 unpack_snorm4x8_to_float(uint p) {
-  float4 v;
-  for (int i = 0; i < 4; ++i) v[i] = max((float)(char)(p >> 8 * i) / 127.0f, -1.0f);
-  return v;
-}
-SM_INLINE half4 unpack_unorm4x8_to_half(uint p) { return sm_convert<half4>(unpack_unorm4x8_to_float(p)); }
-SM_INLINE half4 unpack_snorm4x8_to_half(uint p) { return sm_convert<half4>(unpack_snorm4x8_to_float(p)); }
-
-// Matrices of C columns by R rows
-template <class T, int C, int R> struct matrix {
-  vec<T, R> columns[C];
-  matrix() {
-    for (int c = 0; c < C; ++c) columns[c] = (T)0;
-  }
-  explicit matrix(T d) {
-    for (int c = 0; c < C; ++c)
-      for (int r = 0; r < R; ++r) columns[c][r] = c == r ? d : (T)0;
-  }
-  template <class... A> matrix(vec<T, R> a, vec<T, R> b, A... rest) {
-    vec<T, R> v[] = {a, b, rest...};
-    static_assert(sizeof...(A) + 2 == C, "wrong number of columns");
-    for (int c = 0; c < C; ++c) columns[c] = v[c];
-  }
-  __private vec<T, R> &operator[](int c) __private { return columns[c]; }
-  vec<T, R> operator[](int c) const __private { return columns[c]; }
-  SM_DEVICE vec<T, R> &operator[](int c) __global { return *(SM_DEVICE vec<T, R> *)&columns[c]; }
-  vec<T, R> operator[](int c) const __global { return columns[c]; }
-  __local vec<T, R> &operator[](int c) __local { return columns[c]; }
-  vec<T, R> operator[](int c) const __local { return columns[c]; }
-};
-template <class T, int C, int R> SM_INLINE vec<T, R> operator*(matrix<T, C, R> m, vec<T, C> v) {
-  vec<T, R> s = m.columns[0] * v[0];
-  for (int c = 1; c < C; ++c) s += m.columns[c] * v[c];
-  return s;
-}
-template <class T, int C, int R> SM_INLINE vec<T, C> operator*(vec<T, R> v, matrix<T, C, R> m) {
-  vec<T, C> s;
-  for (int c = 0; c < C; ++c) s[c] = dot(v, m.columns[c]);
-  return s;
-}
-template <class T, int K, int R, int C> SM_INLINE matrix<T, C, R> operator*(matrix<T, K, R> a, matrix<T, C, K> b) {
-  matrix<T, C, R> m;
-  for (int c = 0; c < C; ++c) m.columns[c] = a * b.columns[c];
-  return m;
-}
-template <class T, int C, int R> SM_INLINE matrix<T, C, R> operator+(matrix<T, C, R> a, matrix<T, C, R> b) {
-  for (int c = 0; c < C; ++c) a.columns[c] += b.columns[c];
-  return a;
-}
-template <class T, int C, int R> SM_INLINE matrix<T, C, R> operator-(matrix<T, C, R> a, matrix<T, C, R> b) {
-  for (int c = 0; c < C; ++c) a.columns[c] -= b.columns[c];
-  return a;
-}
-template <class T, int C, int R> SM_INLINE matrix<T, C, R> operator*(matrix<T, C, R> a, T s) {
-  for (int c = 0; c < C; ++c) a.columns[c] *= s;
-  return a;
-}
-template <class T, int C, int R> SM_INLINE matrix<T, C, R> operator*(T s, matrix<T, C, R> a) { return a * s; }
-template <class T, int C, int R> SM_INLINE matrix<T, R, C> transpose(matrix<T, C, R> m) {
-  matrix<T, R, C> t;
-  for (int c = 0; c < C; ++c)
-    for (int r = 0; r < R; ++r) t.columns[r][c] = m.columns[c][r];
-  return t;
-}
-#define SM_MATRIX(T, C, R) using T##C##x##R = matrix<T, C, R>;
-#define SM_MATRICES(T)                                                                                                 \
-  SM_MATRIX(T, 2, 2)                                                                                                   \
-  SM_MATRIX(T, 2, 3)                                                                                                   \
-  SM_MATRIX(T, 2, 4)                                                                                                   \
-  SM_MATRIX(T, 3, 2)                                                                                                   \
-  SM_MATRIX(T, 3, 3)                                                                                                   \
-  SM_MATRIX(T, 3, 4)                                                                                                   \
-  SM_MATRIX(T, 4, 2)                                                                                                   \
-  SM_MATRIX(T, 4, 3)                                                                                                   \
-  SM_MATRIX(T, 4, 4)
-SM_MATRICES(float)
-SM_MATRICES(half)
-
-// Small containers
-template <class T, size_t N> struct array {
-  T __elems[N ? N : 1];
-  static constexpr size_t size() { return N; }
-  __private T &operator[](size_t i) __private { return __elems[i]; }
-  const __private T &operator[](size_t i) const __private { return __elems[i]; }
-  __local T &operator[](size_t i) __local { return __elems[i]; }
-  const __global T &operator[](size_t i) const __global { return __elems[i]; }
-};
 } // namespace metal
-using metal::packed_char2;
-using metal::packed_char3;
-using metal::packed_char4;
-using metal::packed_float2;
-using metal::packed_float3;
-using metal::packed_float4;
-using metal::packed_half2;
-using metal::packed_half3;
-using metal::packed_half4;
-using metal::packed_int2;
-using metal::packed_int3;
-using metal::packed_int4;
-using metal::packed_short2;
-using metal::packed_short3;
-using metal::packed_short4;
-using metal::packed_uchar2;
-using metal::packed_uchar3;
-using metal::packed_uchar4;
-using metal::packed_uint2;
-using metal::packed_uint3;
-using metal::packed_uint4;
-using metal::packed_ushort2;
-using metal::packed_ushort3;
-using metal::packed_ushort4;
 )SM"

@@ -1,10 +1,10 @@
 R"SM(
 // Executor, part 2: rendezvous of a SIMD group, barriers, and the matrix log.
 namespace {
-void accessMatrix(Worker *w, const uint8_t *p, uint32_t bytes, bool store, bool deviceSpace, uint32_t site,
+bool accessMatrix(Worker *w, const uint8_t *p, uint32_t bytes, bool store, bool deviceSpace, uint32_t site,
                   uint32_t code);
-void accessMatrixRow(Worker *w, const uint8_t *p, uint32_t row, uint32_t n, bool transpose, bool store,
-                     bool deviceSpace, uint32_t site);
+uint32_t accessMatrixRow(Worker *w, const uint8_t *p, uint32_t row, uint32_t n, bool transpose, bool store,
+                         bool deviceSpace, uint32_t site);
 inline uint32_t elementSize(uint32_t e) { return e == SM_FLOAT ? 4 : 2; }
 
 // Apple's lane order: lane -> (row, first of two neighbouring columns), as an offset into 8x8 row-major values.
@@ -63,17 +63,29 @@ void multiply(const float *A, const float *B, const float *C, float *D) {
     for (int j = 0; j < 4; ++j) _mm256_storeu_ps(D + 8 * (i + j), r[j]);
   }
 }
-void checkMatrixAccess(Worker *w, const uint8_t *p, uint64_t stride, bool transpose, uint32_t element, bool store,
-                       bool deviceSpace, uint32_t site) {
+// A bit for each element, in memory's order, that may be accessed.
+uint64_t checkMatrixAccess(Worker *w, const uint8_t *p, uint64_t stride, bool transpose, uint32_t element, bool store,
+                           bool deviceSpace, uint32_t site) {
   uint32_t n = elementSize(element);
   if (reinterpret_cast<uintptr_t>(p) % n)
     fail(w, F_MISALIGNED, -1, site, "simdgroup_%s of %u-byte elements from a misaligned address",
          store ? "store" : "load", n);
-  for (uint32_t i = 0; i < 8; ++i) accessMatrixRow(w, p + i * stride * n, i, n, transpose, store, deviceSpace, site);
+  uint64_t may = 0;
+  for (uint32_t i = 0; i < 8; ++i)
+    may |= uint64_t(accessMatrixRow(w, p + i * stride * n, i, n, transpose, store, deviceSpace, site)) << 8 * i;
+  return may;
 }
-void loadMatrix(const uint8_t *p, uint64_t stride, bool transpose, uint32_t element, float *v) {
+void loadMatrix(const uint8_t *p, uint64_t stride, bool transpose, uint32_t element, float *v, uint64_t may) {
   float t[64];
   float *o = transpose ? t : v;
+  if (may != ~0ull) { // what may not be read is zero
+    alignas(16) uint8_t copy[256] = {};
+    uint32_t n = elementSize(element);
+    for (int i = 0; i < 64; ++i)
+      if (may >> i & 1) memcpy(copy + i * n, p + (i / 8 * stride + i % 8) * n, n);
+    loadMatrix(copy, 8, transpose, element, v, ~0ull);
+    return;
+  }
   for (int i = 0; i < 8; ++i) {
     if (element == SM_FLOAT) memcpy(o + 8 * i, p + i * stride * 4, 32);
     else if (element == SM_HALF) {
@@ -91,9 +103,10 @@ void loadMatrix(const uint8_t *p, uint64_t stride, bool transpose, uint32_t elem
     for (int i = 0; i < 8; ++i)
       for (int j = 0; j < 8; ++j) v[8 * i + j] = t[8 * j + i];
 }
-void storeMatrix(uint8_t *p, uint64_t stride, bool transpose, uint32_t element, const float *v) {
+void storeMatrix(uint8_t *p, uint64_t stride, bool transpose, uint32_t element, const float *v, uint64_t may) {
   for (int i = 0; i < 8; ++i)
     for (int j = 0; j < 8; ++j) {
+      if (!(may >> (8 * i + j) & 1)) continue;
       float x = transpose ? v[8 * j + i] : v[8 * i + j];
       uint8_t *o = p + (i * stride + j) * elementSize(element);
       if (element == SM_FLOAT) memcpy(o, &x, 4);
@@ -114,14 +127,16 @@ void execute(Worker *w, Simd *s, const Pending &p) {
     s->slots[p.result].ready = 1;
     ++w->counters.matrixMultiplies;
   } else if (p.kind == SM_LOAD) {
-    if (w->d->checked) checkMatrixAccess(w, p.ptr, p.stride, p.transpose, p.element, false, p.device, p.site);
-    loadMatrix(p.ptr, p.stride, p.transpose, p.element, s->values + 64ul * p.result);
+    uint64_t may = ~0ull;
+    if (w->d->checked) may = checkMatrixAccess(w, p.ptr, p.stride, p.transpose, p.element, false, p.device, p.site);
+    loadMatrix(p.ptr, p.stride, p.transpose, p.element, s->values + 64ul * p.result, may);
     s->slots[p.result].ready = 1;
     ++w->counters.matrixLoads;
     w->counters.cost[p.space] += 64 * elementSize(p.element);
   } else {
-    if (w->d->checked) checkMatrixAccess(w, p.ptr, p.stride, p.transpose, p.element, true, p.device, p.site);
-    storeMatrix(p.ptr, p.stride, p.transpose, p.element, s->values + 64ul * p.a);
+    uint64_t may = ~0ull;
+    if (w->d->checked) may = checkMatrixAccess(w, p.ptr, p.stride, p.transpose, p.element, true, p.device, p.site);
+    storeMatrix(p.ptr, p.stride, p.transpose, p.element, s->values + 64ul * p.a, may);
     ++w->counters.matrixStores;
     w->counters.cost[p.device ? SM_DEVICE_WRITE : SM_TG_WRITE] += 64 * elementSize(p.element);
   }
