@@ -22,6 +22,9 @@ let software = "swift/SoftwareMetal/Sources/"
   let metalProducts: [Product] = []
 #endif
 
+// Without CoreGraphics MTLCreateSystemDefaultDevice() returns nil in a command-line program.
+let device: [LinkerSetting] = [.linkedFramework("CoreGraphics", .when(platforms: [.macOS]))]
+
 let package = Package(
   name: "umfa",
   platforms: [.macOS(.v14), .iOS(.v17)],
@@ -33,7 +36,9 @@ let package = Package(
   ] + metalProducts,
   targets: [
     .target(name: "AttentionKernels", path: bridge + "AttentionKernels"),
-    .target(name: "MetalAttention", dependencies: ["AttentionKernels"] + metal, path: bridge + "MetalAttention"),
+    .target(
+      name: "MetalAttention", dependencies: ["AttentionKernels"] + metal, path: bridge + "MetalAttention",
+      linkerSettings: device),
     .target(name: "CMFA", path: bridge + "CMFA"),
     .target(name: "MFABridge", dependencies: ["MetalAttention", "CMFA"] + metal, path: bridge + "MFABridge"),
   ] + metalTargets,

@@ -4,6 +4,7 @@
 
 #import "MFACall.h"
 #import "MFAForwardRecord.h"
+#import "MFAMemory.h"
 
 NSString *const MFAErrorDomain = @"MFAErrorDomain";
 
@@ -43,8 +44,9 @@ static NSString *description_of(uint32_t index, describe_function *describe, int
   return *status == MFA_SUCCESS ? text(bytes) : nil;
 }
 
-/* The index of the driver's device of that name or, where the driver's only device is the processor, of that one. */
-static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
+/* The index of the driver's device that the system knows by the number of `wanted` or, where the driver's only device
+ * is the processor, of that one. Names are for people: two GPUs may have the same. */
+static BOOL find_device(id<MTLDevice> wanted, uint32_t *index, NSError **error) {
   NSMutableArray *names = [NSMutableArray array];
   uint32_t count = 0;
   int32_t status = mfa_device_count(&count);
@@ -53,7 +55,10 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
     if (name == nil) break;
     [names addObject:name];
     *index = i;
-    if ([name isEqualToString:wanted]) return YES;
+    uint64_t number = 0;
+    status = mfa_device_registry_id(i, &number);
+    if (status == MFA_SUCCESS && number == [wanted registryID]) return YES;
+    if (status == MFA_ERROR_UNSUPPORTED) status = MFA_SUCCESS;
   }
   if (status == MFA_SUCCESS && count == 1) {
     if ([description_of(0, mfa_device_backend, &status) isEqualToString:@"cpu"]) return YES;
@@ -63,7 +68,8 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
     return NO;
   }
   set_error(error, MFA_ERROR_UNSUPPORTED,
-            [NSString stringWithFormat:@"the driver has no device %@; expected one of: %@", wanted,
+            [NSString stringWithFormat:@"the driver has no device %@ of registry id %llu; expected one of: %@",
+                                       [wanted name], (unsigned long long)[wanted registryID],
                                        [names componentsJoinedByString:@", "]]);
   return NO;
 }
@@ -91,18 +97,18 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
     set_error(error, MFA_ERROR_INVALID_ARGUMENT,
               @"device is nil; expected what MTLCreateSystemDefaultDevice() returns");
   }
-  if (device == nil || !find_device([device name], &index, error)) {
-    [self release];
+  if (device == nil || !find_device(device, &index, error)) {
+    MFA_RELEASE(self);
     return nil;
   }
   int32_t status = [self describe:index];
   if (status == MFA_SUCCESS) status = mfa_create_context_on(index, &_context);
   if (status != MFA_SUCCESS) {
     set_error(error, status, text(mfa_last_error(NULL)));
-    [self release];
+    MFA_RELEASE(self);
     return nil;
   }
-  _device = [device retain];
+  _device = MFA_RETAIN(device);
   return self;
 }
 
@@ -111,19 +117,19 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   int32_t kind = 0;
   int32_t status = mfa_device_kind(index, &kind);
   _deviceKind = kind;
-  if (status == MFA_SUCCESS) _deviceName = [description_of(index, mfa_device_name, &status) retain];
-  if (status == MFA_SUCCESS) _deviceVendor = [description_of(index, mfa_device_vendor, &status) retain];
-  if (status == MFA_SUCCESS) _deviceBackend = [description_of(index, mfa_device_backend, &status) retain];
+  if (status == MFA_SUCCESS) _deviceName = MFA_RETAIN(description_of(index, mfa_device_name, &status));
+  if (status == MFA_SUCCESS) _deviceVendor = MFA_RETAIN(description_of(index, mfa_device_vendor, &status));
+  if (status == MFA_SUCCESS) _deviceBackend = MFA_RETAIN(description_of(index, mfa_device_backend, &status));
   return status;
 }
 
 - (void)dealloc {
   mfa_destroy_context(_context);
-  [_device release];
-  [_deviceName release];
-  [_deviceVendor release];
-  [_deviceBackend release];
-  [super dealloc];
+  MFA_RELEASE(_device);
+  MFA_RELEASE(_deviceName);
+  MFA_RELEASE(_deviceVendor);
+  MFA_RELEASE(_deviceBackend);
+  MFA_DEALLOC();
 }
 
 /* --------------------------------------------------------------------------------------------------- results ---- */
@@ -196,7 +202,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
                       error:(NSError **)error {
   if (![self fits:d error:error]) return NAN;
   double seconds = NAN;
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   void *query = [call handleOf:qBuffer], *key = [call handleOf:kBuffer], *value = [call handleOf:vBuffer];
   void *output = [call handleOf:oBuffer];
   @synchronized(self) {
@@ -208,7 +214,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
                                      oTransposed);
     seconds = [self secondsAfter:status error:error];
   }
-  [call release];
+  MFA_RELEASE(call);
   return seconds;
 }
 
@@ -220,7 +226,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   if (record != NULL) *record = nil;
   if (![self fits:d error:error]) return NAN;
   double seconds = NAN;
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   MFAHandle *query = [call keptHandleOf:qBuffer], *key = [call keptHandleOf:kBuffer];
   MFAHandle *value = [call keptHandleOf:vBuffer];
   void *output = [call handleOf:oBuffer], *statistics = [call handleOf:logsumexp];
@@ -239,7 +245,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
       *record = [MFAForwardRecord recordOf:operands storage:storage dimensions:d];
     }
   }
-  [call release];
+  MFA_RELEASE(call);
   return seconds;
 }
 
@@ -266,7 +272,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   const MFADimensions d = [record dimensions];
   const MFAStorage q = [record storage:0];
   double seconds = NAN;
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   void *output_gradient = [call handleOf:gradO], *statistics = [call handleOf:logsumexp];
   void *query_gradient = [call handleOf:gradQ], *sums = [call handleOf:dValues];
   @synchronized(self) {
@@ -278,7 +284,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
           q.zeroPoint);
     seconds = [self secondsAfter:status error:error];
   }
-  [call release];
+  MFA_RELEASE(call);
   return seconds;
 }
 
@@ -290,7 +296,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   const MFADimensions d = [record dimensions];
   const MFAStorage q = [record storage:0], k = [record storage:1], v = [record storage:2];
   double seconds = NAN;
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   void *output_gradient = [call handleOf:gradO], *statistics = [call handleOf:logsumexp];
   void *sums = [call handleOf:dValues];
   void *key_gradient = [call handleOf:gradK], *value_gradient = [call handleOf:gradV];
@@ -303,7 +309,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
           q.scale, q.zeroPoint, k.scale, k.zeroPoint, v.scale, v.zeroPoint);
     seconds = [self secondsAfter:status error:error];
   }
-  [call release];
+  MFA_RELEASE(call);
   return seconds;
 }
 
@@ -311,32 +317,32 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
 
 - (double)runForward:(MFAForward *)forward error:(NSError **)error {
   double seconds = NAN;
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   const mfa_forward_desc desc = [call forwardOf:forward];
   @synchronized(self) {
     const int32_t status = [call status];
     seconds = [self secondsAfter:status == MFA_SUCCESS ? mfa_forward(_context, &desc) : status error:error];
   }
-  [call release];
+  MFA_RELEASE(call);
   return seconds;
 }
 
 - (double)runBackward:(MFABackward *)backward error:(NSError **)error {
   double seconds = NAN;
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   const mfa_backward_desc desc = [call backwardOf:backward];
   @synchronized(self) {
     const int32_t status = [call status];
     seconds = [self secondsAfter:status == MFA_SUCCESS ? mfa_backward(_context, &desc) : status error:error];
   }
-  [call release];
+  MFA_RELEASE(call);
   return seconds;
 }
 
 - (double)quantize:(MFATensor *)source into:(MFATensor *)destination flags:(uint32_t)flags
             report:(mfa_quantization_error *)report error:(NSError **)error {
   double seconds = NAN;
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   const mfa_quantize_desc desc = {.struct_size = sizeof desc,
                                   .flags = flags,
                                   .source = [call viewOf:source],
@@ -346,7 +352,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
     const int32_t status = [call status];
     seconds = [self secondsAfter:status == MFA_SUCCESS ? mfa_quantize(_context, &desc) : status error:error];
   }
-  [call release];
+  MFA_RELEASE(call);
   return seconds;
 }
 
@@ -360,7 +366,7 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
   /* Metal has no buffers of 0 bytes. */
   const NSUInteger length = bytes > 0 ? (NSUInteger)bytes : 1;
   id<MTLBuffer> buffer =
-      fits ? [[_device newBufferWithLength:length options:MTLResourceStorageModeShared] autorelease] : nil;
+      fits ? MFA_AUTORELEASE([_device newBufferWithLength:length options:MTLResourceStorageModeShared]) : nil;
   if (buffer == nil)
     set_error(error, MFA_ERROR_BUFFER_ALLOCATION,
               [NSString stringWithFormat:@"the device has no buffer for a tensor of %llu bytes",
@@ -393,13 +399,13 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
 
 - (double)dequantize:(MFATensor *)source into:(MFATensor *)destination error:(NSError **)error {
   double seconds = NAN;
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   const mfa_tensor from = [call viewOf:source], to = [call viewOf:destination];
   @synchronized(self) {
     const int32_t status = [call status];
     seconds = [self secondsAfter:status == MFA_SUCCESS ? mfa_dequantize(_context, &from, &to) : status error:error];
   }
-  [call release];
+  MFA_RELEASE(call);
   return seconds;
 }
 
@@ -417,36 +423,36 @@ static BOOL find_device(NSString *wanted, uint32_t *index, NSError **error) {
 }
 
 - (NSString *)explainForward:(MFAForward *)forward error:(NSError **)error {
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   const mfa_forward_desc desc = [call forwardOf:forward];
   NSString *plan = [self explain:&desc or:NULL status:[call status] error:error];
-  [call release];
+  MFA_RELEASE(call);
   return plan;
 }
 
 - (NSString *)explainBackward:(MFABackward *)backward error:(NSError **)error {
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   const mfa_backward_desc desc = [call backwardOf:backward];
   NSString *plan = [self explain:NULL or:&desc status:[call status] error:error];
-  [call release];
+  MFA_RELEASE(call);
   return plan;
 }
 
 - (BOOL)getWorkspaceSize:(uint64_t *)bytes ofForward:(MFAForward *)forward error:(NSError **)error {
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   const mfa_forward_desc desc = [call forwardOf:forward];
   int32_t status = [call status];
   if (status == MFA_SUCCESS) status = mfa_workspace_size(_context, &desc, NULL, bytes);
-  [call release];
+  MFA_RELEASE(call);
   return [self succeeded:status error:error];
 }
 
 - (BOOL)getWorkspaceSize:(uint64_t *)bytes ofBackward:(MFABackward *)backward error:(NSError **)error {
-  MFACall *call = [self newCall];
+  MFA_UNTIL_END_OF_SCOPE MFACall *call = [self newCall];
   const mfa_backward_desc desc = [call backwardOf:backward];
   int32_t status = [call status];
   if (status == MFA_SUCCESS) status = mfa_workspace_size(_context, NULL, &desc, bytes);
-  [call release];
+  MFA_RELEASE(call);
   return [self succeeded:status error:error];
 }
 

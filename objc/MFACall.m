@@ -1,5 +1,7 @@
 #import "MFACall.h"
 
+#import "MFAMemory.h"
+
 @implementation MFAHandle
 
 @synthesize buffer = _buffer;
@@ -9,25 +11,25 @@
   self = [super init];
   if (self == nil) return nil;
 #if defined(__APPLE__)
-  *status = mfa_buffer_from_mtl(context, (void *)buffer, &_handle);
+  *status = mfa_buffer_from_mtl(context, (__bridge void *)buffer, &_handle);
   /* A driver that is not Metal's works on the bytes, which Apple silicon shares with the processor. */
-  if (*status == MFA_ERROR_UNSUPPORTED)
+  if (*status == MFA_ERROR_UNSUPPORTED && [buffer contents] != NULL)
     *status = mfa_buffer_from_ptr(context, [buffer contents], [buffer length], &_handle);
 #else
   *status = mfa_buffer_from_ptr(context, [buffer contents], [buffer length], &_handle);
 #endif
   if (*status != MFA_SUCCESS) {
-    [self release];
+    MFA_RELEASE(self);
     return nil;
   }
-  _buffer = [buffer retain];
+  _buffer = MFA_RETAIN(buffer);
   return self;
 }
 
 - (void)dealloc {
   mfa_destroy_buffer(_handle);
-  [_buffer release];
-  [super dealloc];
+  MFA_RELEASE(_buffer);
+  MFA_DEALLOC();
 }
 
 @end
@@ -54,9 +56,9 @@ static int32_t narrow_signed(NSInteger number) {
 }
 
 - (void)dealloc {
-  [_handles release];
-  [_structs release];
-  [super dealloc];
+  MFA_RELEASE(_handles);
+  MFA_RELEASE(_structs);
+  MFA_DEALLOC();
 }
 
 - (MFAHandle *)keptHandleOf:(id<MTLBuffer>)buffer {
@@ -69,7 +71,7 @@ static int32_t narrow_signed(NSInteger number) {
   MFAHandle *made = [[MFAHandle alloc] initWithBuffer:buffer context:_context status:&_status];
   if (made == nil) return nil;
   [_handles addObject:made];
-  [made release];
+  MFA_RELEASE(made);
   return made;
 }
 
@@ -82,7 +84,7 @@ static int32_t narrow_signed(NSInteger number) {
 - (const void *)keep:(const void *)bytes length:(NSUInteger)length {
   NSData *copy = [[NSData alloc] initWithBytes:bytes length:length];
   [_structs addObject:copy];
-  [copy release];
+  MFA_RELEASE(copy);
   return [copy bytes];
 }
 

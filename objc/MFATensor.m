@@ -1,8 +1,6 @@
 #import "MFATensor.h"
 
-#if __has_feature(objc_arc)
-#error "compile with -fno-objc-arc: GNUstep's runtime on Linux has no ARC, and this is the same source"
-#endif
+#import "MFAMemory.h"
 
 MFAShape MFAShapeMake(uint64_t batch, uint64_t heads, uint64_t rows, uint64_t columns) {
   MFAShape shape = {batch, heads, rows, columns};
@@ -34,24 +32,24 @@ MFAStrides MFAContiguousStrides(MFAShape shape) {
 @synthesize meanOffset = _meanOffset;
 
 + (instancetype)quantizationWithScale:(float)scale zeroPoint:(NSInteger)zeroPoint {
-  MFAQuantization *result = [[[self alloc] init] autorelease];
+  MFAQuantization *result = MFA_AUTORELEASE([[self alloc] init]);
   result.scale = scale;
   result.zeroPoint = zeroPoint;
   return result;
 }
 
 + (instancetype)quantizationWithGranularity:(MFAGranularity)granularity scales:(id<MTLBuffer>)scales {
-  MFAQuantization *result = [[[self alloc] init] autorelease];
+  MFAQuantization *result = MFA_AUTORELEASE([[self alloc] init]);
   result.granularity = granularity;
   result.scaleBuffer = scales;
   return result;
 }
 
 - (void)dealloc {
-  [_scaleBuffer release];
-  [_zeroPointBuffer release];
-  [_meanBuffer release];
-  [super dealloc];
+  MFA_RELEASE(_scaleBuffer);
+  MFA_RELEASE(_zeroPointBuffer);
+  MFA_RELEASE(_meanBuffer);
+  MFA_DEALLOC();
 }
 
 @end
@@ -66,7 +64,7 @@ MFAStrides MFAContiguousStrides(MFAShape shape) {
 @synthesize quantization = _quantization;
 
 + (instancetype)tensorWithBuffer:(id<MTLBuffer>)buffer precision:(MFAPrecision)precision shape:(MFAShape)shape {
-  MFATensor *result = [[[self alloc] init] autorelease];
+  MFATensor *result = MFA_AUTORELEASE([[self alloc] init]);
   result.buffer = buffer;
   result.precision = precision;
   result.shape = shape;
@@ -75,9 +73,9 @@ MFAStrides MFAContiguousStrides(MFAShape shape) {
 }
 
 - (void)dealloc {
-  [_buffer release];
-  [_quantization release];
-  [super dealloc];
+  MFA_RELEASE(_buffer);
+  MFA_RELEASE(_quantization);
+  MFA_DEALLOC();
 }
 
 @end
@@ -101,7 +99,7 @@ MFAStrides MFAContiguousStrides(MFAShape shape) {
 @synthesize cuSeqlensKOffset = _cuSeqlensKOffset;
 
 + (instancetype)options {
-  return [[[self alloc] init] autorelease];
+  return MFA_AUTORELEASE([[self alloc] init]);
 }
 
 - (instancetype)init {
@@ -111,12 +109,12 @@ MFAStrides MFAContiguousStrides(MFAShape shape) {
 }
 
 - (void)dealloc {
-  [_mask release];
-  [_alibiSlopes release];
-  [_sinks release];
-  [_cuSeqlensQ release];
-  [_cuSeqlensK release];
-  [super dealloc];
+  MFA_RELEASE(_mask);
+  MFA_RELEASE(_alibiSlopes);
+  MFA_RELEASE(_sinks);
+  MFA_RELEASE(_cuSeqlensQ);
+  MFA_RELEASE(_cuSeqlensK);
+  MFA_DEALLOC();
 }
 
 - (void)setSoftmaxScale:(float)scale {
@@ -154,13 +152,13 @@ MFAStrides MFAContiguousStrides(MFAShape shape) {
 @synthesize options = _options;
 
 - (void)dealloc {
-  [_query release];
-  [_key release];
-  [_value release];
-  [_output release];
-  [_logsumexp release];
-  [_options release];
-  [super dealloc];
+  MFA_RELEASE(_query);
+  MFA_RELEASE(_key);
+  MFA_RELEASE(_value);
+  MFA_RELEASE(_output);
+  MFA_RELEASE(_logsumexp);
+  MFA_RELEASE(_options);
+  MFA_DEALLOC();
 }
 
 @end
@@ -183,20 +181,20 @@ MFAStrides MFAContiguousStrides(MFAShape shape) {
 @synthesize options = _options;
 
 - (void)dealloc {
-  [_query release];
-  [_key release];
-  [_value release];
-  [_output release];
-  [_gradOutput release];
-  [_logsumexp release];
-  [_dValues release];
-  [_gradQuery release];
-  [_gradKey release];
-  [_gradValue release];
-  [_gradMask release];
-  [_gradSinks release];
-  [_options release];
-  [super dealloc];
+  MFA_RELEASE(_query);
+  MFA_RELEASE(_key);
+  MFA_RELEASE(_value);
+  MFA_RELEASE(_output);
+  MFA_RELEASE(_gradOutput);
+  MFA_RELEASE(_logsumexp);
+  MFA_RELEASE(_dValues);
+  MFA_RELEASE(_gradQuery);
+  MFA_RELEASE(_gradKey);
+  MFA_RELEASE(_gradValue);
+  MFA_RELEASE(_gradMask);
+  MFA_RELEASE(_gradSinks);
+  MFA_RELEASE(_options);
+  MFA_DEALLOC();
 }
 
 @end

@@ -7,7 +7,7 @@
 @interface MFALinuxDevice : NSObject <MTLDevice> {
  @private
   void *_context;
-  NSString *_name;
+  uint64_t _registryID;
 }
 /* Nil if the driver has no such device. */
 - (instancetype)initWithIndex:(uint32_t)index;
@@ -62,24 +62,28 @@
 
 @implementation MFALinuxDevice
 
-@synthesize name = _name;
+@synthesize registryID = _registryID;
 
 - (instancetype)initWithIndex:(uint32_t)index {
   self = [super init];
   if (self == nil) return nil;
-  char name[256];
-  if (mfa_device_name(index, name, sizeof name, NULL) != MFA_SUCCESS ||
+  /* A driver of processors has none: any number will do. */
+  const int32_t status = mfa_device_registry_id(index, &_registryID);
+  if (status == MFA_ERROR_UNSUPPORTED) _registryID = UINT64_C(0x100000283);
+  if ((status != MFA_SUCCESS && status != MFA_ERROR_UNSUPPORTED) ||
       mfa_create_context_on(index, &_context) != MFA_SUCCESS) {
     [self release];
     return nil;
   }
-  _name = [[NSString alloc] initWithUTF8String:name];
   return self;
+}
+
+- (NSString *)name {
+  return @"Apple M1";
 }
 
 - (void)dealloc {
   mfa_destroy_context(_context);
-  [_name release];
   [super dealloc];
 }
 

@@ -5,11 +5,15 @@
 /* A device that no driver knows. */
 @interface StrangeDevice : NSObject
 - (NSString *)name;
+- (uint64_t)registryID;
 @end
 
 @implementation StrangeDevice
 - (NSString *)name {
   return @"a device of another maker";
+}
+- (uint64_t)registryID {
+  return 12345;
 }
 @end
 

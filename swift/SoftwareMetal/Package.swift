@@ -3,6 +3,9 @@ import PackageDescription
 
 // On Linux this package is the module `Metal`: a Metal device in software. Depend on it with
 // condition: .when(platforms: [.linux]); on Apple platforms `import Metal` then means Apple's framework.
+// AS_ON_APPLE=1 hides what the module has beyond Apple's, to see whether a package builds without it.
+let isApple = Context.environment["AS_ON_APPLE"] != nil
+
 let package = Package(
   name: "SoftwareMetal",
   products: [
@@ -16,7 +19,8 @@ let package = Package(
       cxxSettings: [.unsafeFlags(["-O2"], .when(configuration: .debug))],
       linkerSettings: [.linkedLibrary("dl", .when(platforms: [.linux]))]
     ),
-    .target(name: "Metal", dependencies: ["CSoftwareMetal"]),
+    .target(
+      name: "Metal", dependencies: ["CSoftwareMetal"], swiftSettings: isApple ? [.define("AS_ON_APPLE")] : []),
     .testTarget(name: "MetalTests", dependencies: ["Metal"]),
   ],
   swiftLanguageModes: [.v6],

@@ -24,8 +24,17 @@ impl Host {
 
     /// Where Swift 6 is, and on Linux the clang 19 of the software device. The error is the reason why it is nowhere.
     pub(crate) fn of_swift(repo: &Repo) -> std::result::Result<Self, String> {
+        Self::of_swift_with(repo, None)
+    }
+
+    /// The same; in a root, a folder is visible.
+    pub(crate) fn of_swift_with(
+        repo: &Repo,
+        folder: Option<&Path>,
+    ) -> std::result::Result<Self, String> {
         let here = cfg!(target_os = "macos") || sysroot::native();
-        Self::here_or_root(repo, here, "Swift 6 and clang 19", &[])
+        let folders: Vec<&Path> = folder.into_iter().collect();
+        Self::here_or_root(repo, here, "Swift 6 and clang 19", &folders)
     }
 
     fn here_or_root(

@@ -14,6 +14,7 @@ mod dist;
 mod docs;
 mod host;
 mod metal;
+mod metal_cuda;
 mod objc;
 mod package;
 mod process;
@@ -62,6 +63,10 @@ enum Task {
     Support(support::Options),
     /// Write docs/metal.md: what the Metal kernels would cost a GPU, counted on the software device.
     MetalReport,
+    /// Write every text that the Metal driver can hand to a compiler, or compile them on this machine's Metal device.
+    MetalTexts(metal::Texts),
+    /// Compile every Metal text as CUDA C++; or make what runs them on an NVIDIA GPU, or the page of its results.
+    MetalCuda(metal_cuda::Options),
     /// Make the packages: C archive, Python wheel, crates.
     Dist(dist::Options),
     /// Make a Debian root with Swift 6, clang 19 and GNUstep, and run a command in it.
@@ -92,6 +97,8 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Ceilings(options) => bench::ceilings(&repo, &options),
         Task::Support(options) => support::run(&repo, &options),
         Task::MetalReport => metal::report(&repo),
+        Task::MetalTexts(options) => metal::texts(&repo, &options),
+        Task::MetalCuda(options) => metal_cuda::run(&repo, &options),
         Task::Dist(options) => dist::run(&repo, &options),
         Task::Sysroot(options) => sysroot::run(&repo, &options),
     }

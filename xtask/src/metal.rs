@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::host::Host;
-use crate::process::{LoggedStep, output};
+use crate::process::{self, LoggedStep, output};
 use crate::repo::Repo;
 
 /// The Swift package.
@@ -23,6 +23,22 @@ pub(crate) const DRIVER: &str = if cfg!(target_os = "macos") {
 /// The page that [`report`] writes.
 const PAGE: &str = "docs/metal.md";
 
+/// The program that lists all texts.
+pub(crate) const TEXTS: &str = "every-text";
+
+/// Golden texts, which are reviewed.
+pub(crate) const GOLDEN: &str = "swift/MFABridge/Tests/AttentionKernelsTests/Golden";
+
+/// Options of `cargo xtask metal-texts`.
+#[derive(clap::Args)]
+pub(crate) struct Texts {
+    /// Where NAME.metal of every text and index.json go; without it the device's compiler reads them.
+    folder: Option<PathBuf>,
+    /// Fewer texts: every value of every option, instead of every pair of values of two.
+    #[arg(long)]
+    values: bool,
+}
+
 /// A subcommand of `swift` on the package.
 pub(crate) fn swift(repo: &Repo, host: &Host, subcommand: &str) -> Command {
     let mut command = host.command(repo, Path::new("swift"));
@@ -31,7 +47,7 @@ pub(crate) fn swift(repo: &Repo, host: &Host, subcommand: &str) -> Command {
 }
 
 /// Builds a product, optimised; returns its file.
-fn product(
+pub(crate) fn product(
     repo: &Repo,
     step: &mut LoggedStep,
     host: &Host,
@@ -72,4 +88,43 @@ pub(crate) fn report(repo: &Repo) -> Result<()> {
     step.finish();
     println!("{}", page.display());
     Ok(())
+}
+
+/// Why no device of this machine can run the kernels; `None` if one can. On Linux the software device can, unless it is told to
+/// be an older GPU.
+pub(crate) fn unavailable(
+    repo: &Repo,
+    step: &mut LoggedStep,
+    host: &Host,
+) -> Result<Option<String>> {
+    if !cfg!(target_os = "macos") && std::env::var_os("SOFTWARE_METAL_FAMILY").is_none() {
+        return Ok(None);
+    }
+    let program = product(repo, step, host, TEXTS, TEXTS)?;
+    let answer = output(host.command(repo, &program).arg("--device"))?;
+    Ok(answer.strip_prefix("none: ").map(str::to_owned))
+}
+
+/// Writes or compiles every text.
+pub(crate) fn texts(repo: &Repo, options: &Texts) -> Result<()> {
+    let folder = options.folder.as_deref().map(|folder| {
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        let whole = fs::canonicalize(folder);
+        whole.with_context(|| format!("looking for {}", folder.display()))
+    });
+    let folder = folder.transpose()?;
+    let host = Host::of_swift_with(repo, folder.as_deref()).map_err(|reason| anyhow!(reason))?;
+    let mut step = LoggedStep::new("metal-texts", &repo.scratch("logs"))?;
+    let program = product(repo, &mut step, &host, TEXTS, TEXTS)?;
+    step.finish();
+    let mut command = host.command(repo, &program);
+    command.args(["--also", GOLDEN]);
+    if options.values {
+        command.arg("--values");
+    }
+    match folder {
+        Some(folder) => command.arg(folder),
+        None => command.arg("--compile"),
+    };
+    process::foreground(&mut command)
 }

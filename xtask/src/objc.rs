@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::process::LoggedStep;
 use crate::repo::Repo;
 
-/// Builds everything in objc/ against the driver `library`, into the folder `out`.
+/// Builds everything in objc/ against the driver `library`, into the folder `out`; `variables` are more of make's.
 pub(crate) fn build(
     host: &Host,
     repo: &Repo,
@@ -19,14 +19,35 @@ pub(crate) fn build(
     library: &Path,
     out: &Path,
     flags: &str,
+    variables: &[&str],
 ) -> Result<()> {
     step.compile(
         host.command(repo, Path::new("make"))
             .args(["-C", "objc", "--always-make"])
             .arg(format!("DRIVER={}", library.display()))
             .arg(format!("OUT={}", out.display()))
-            .arg(format!("CFLAGS={flags}")),
+            .args([format!("CFLAGS={flags}").as_str(), "WERROR=1"])
+            .args(variables),
     )
+}
+
+/// Compiles with automatic reference counting: the bridge and the examples, or the program `source`.
+fn with_arc(
+    host: &Host,
+    repo: &Repo,
+    step: &mut LoggedStep,
+    library: &Path,
+    out: &Path,
+    source: Option<&Path>,
+) -> Result<()> {
+    let mut make = host.command(repo, Path::new("make"));
+    make.args(["-C", "objc", "check-arc", "WERROR=1"])
+        .arg(format!("DRIVER={}", library.display()))
+        .arg(format!("OUT={}", out.display()));
+    if let Some(source) = source {
+        make.arg(format!("SOURCE={}", source.display()));
+    }
+    step.compile(&mut make)
 }
 
 /// The tests of the bridge, also under sanitizers; the conformance vectors; the examples, also by CMake. With `require`,
@@ -39,7 +60,7 @@ pub(crate) fn test(
     require: bool,
 ) -> Result<()> {
     let out = repo.scratch("objc/plain");
-    build(host, repo, step, library, &out, "-O2 -g")?;
+    build(host, repo, step, library, &out, "-O2 -g", &[])?;
     step.run(&mut host.command(repo, &out.join("bridge_tests")))?;
     let mut conformance = host.command(repo, &out.join("conformance"));
     conformance.env_remove("MFA_DRIVER");
@@ -53,11 +74,22 @@ pub(crate) fn test(
                 .args(arguments.iter()),
         )?;
     }
+    with_arc(host, repo, step, library, &out, None)?;
+    step.counts += Counts::passed(1);
     documents(repo, step, host, library, &out)?;
+
+    // Debian's runtime has no reference counting of its own: there the sources are read only.
+    if cfg!(target_os = "macos") {
+        let out = repo.scratch("objc/arc");
+        build(host, repo, step, library, &out, "-O2 -g", &["ARC=1"])?;
+        for example in ["attention", "quantized"] {
+            step.run_check(&mut host.command(repo, &out.join(example)))?;
+        }
+    }
 
     let sanitizers = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined";
     let out = repo.scratch("objc/sanitized");
-    build(host, repo, step, library, &out, sanitizers)?;
+    build(host, repo, step, library, &out, sanitizers, &[])?;
     step.run(
         // GNUstep and the driver keep caches until the process ends.
         host.command(repo, &out.join("bridge_tests"))
@@ -69,7 +101,10 @@ pub(crate) fn test(
         host.command(repo, Path::new("cmake"))
             .args(["-S", "objc", "-B"])
             .arg(&out)
-            .arg(format!("-DMFA_DRIVER={}", library.display()))
+            .args([
+                &format!("-DMFA_DRIVER={}", library.display()),
+                "-DMFA_WERROR=ON",
+            ])
             .args(if cfg!(target_os = "macos") {
                 &[][..]
             } else {
@@ -114,8 +149,9 @@ fn documents(
                         .arg(format!("DRIVER={}", library.display()))
                         .arg(format!("OUT={}", out.display()))
                         .arg(format!("SOURCE={}", source.display()))
-                        .arg(format!("PROGRAM={}", program.display())),
+                        .args([&format!("PROGRAM={}", program.display()), "WERROR=1"]),
                 )
+                .and_then(|()| with_arc(host, repo, step, library, out, Some(&source)))
                 .and_then(|()| step.run(&mut host.command(repo, &program)));
             docs::count(step, &file, block, result)?;
         }

@@ -32,7 +32,7 @@ const UNWRAPPED: [&str; 3] = ["crates/", "tests/", "examples/"];
 /// A rule: its name, and what is wrong with a file.
 type Rule = (&'static str, fn(&Source, &mut Vec<String>));
 
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 7] = [
     (
         "no white space at the end of a line, one newline at the end of a file",
         white_space,
@@ -47,6 +47,10 @@ const RULES: [Rule; 6] = [
     (
         "crates take version, edition and lints from the workspace",
         manifests,
+    ),
+    (
+        "programs for macOS link CoreGraphics; Metal's compile options have one place",
+        metal,
     ),
 ];
 
@@ -224,6 +228,28 @@ fn manifests(source: &Source, problems: &mut Vec<String>) {
     }
 }
 
+/// Without CoreGraphics a command-line program gets no Metal device. Tests that compile with other options than the product test
+/// other kernels.
+fn metal(source: &Source, problems: &mut Vec<String>) {
+    let links = [
+        concat!("-framework", " Metal"),
+        "name: \"MetalAttention\", dep",
+    ];
+    if !source.is(&["rs"])
+        && links.iter().any(|link| source.text.contains(link))
+        && !source.text.contains("CoreGraphics")
+    {
+        problems.push(format!("{}: Metal without CoreGraphics", source.path));
+    }
+    let options = "CompileOptions.swift";
+    if source.path.starts_with("swift/MFABridge/")
+        && source.text.contains("MTLCompileOptions()")
+        && !source.path.ends_with(options)
+    {
+        problems.push(format!("{}: options beside {options}", source.path));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,6 +269,23 @@ mod tests {
         assert_eq!(found(columns, "a.md", &more), 0);
         assert_eq!(found(length, "a.cpp", &"x\n".repeat(LINES)), 0);
         assert_eq!(found(length, "a.cpp", &"x\n".repeat(LINES + 1)), 1);
+    }
+
+    #[test]
+    fn metal_without_its_surroundings_fails() {
+        let link = concat!("clang -framework", " Metal");
+        assert_eq!(found(metal, "objc/Makefile", link), 1);
+        let both = format!("{link} -framework CoreGraphics");
+        assert_eq!(found(metal, "objc/Makefile", &both), 0);
+        let target = ".target(name: \"MetalAttention\", dependencies: [])";
+        assert_eq!(found(metal, "Package.swift", target), 1);
+        let options = "let x = MTLCompileOptions()";
+        let (folder, file) = (
+            "swift/MFABridge/Tests/T.swift",
+            "swift/MFABridge/Sources/CompileOptions.swift",
+        );
+        assert_eq!(found(metal, folder, options), 1);
+        assert_eq!(found(metal, file, options), 0);
     }
 
     #[test]

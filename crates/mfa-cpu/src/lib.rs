@@ -33,6 +33,7 @@ pub fn api() -> mfa_sys::Api {
         mfa_device_kind,
         mfa_device_vendor,
         mfa_device_backend,
+        mfa_device_registry_id,
         mfa_create_context,
         mfa_create_context_on,
         mfa_destroy_context,

@@ -86,7 +86,7 @@ impl ScaleRule {
 }
 
 /// Scales and zero points of `n` groups: `scale[g]` is the width of the range over the levels, rounded to FP32, then to FP16 if
-/// `half`, never 0; `zero[g] = clamp(round(low - min[g] / scale[g]), low, high)`. A range without width has scale 1 and zero
+/// `half`; never below 2^-126, or 2^-24 if `half`; `zero[g] = clamp(round(low - min[g] / scale[g]), low, high)`. A range without width has scale 1 and zero
 /// point 0. `min[g] <= 0 <= max[g]`.
 pub type Parameters = unsafe fn(
     min: *const f32,

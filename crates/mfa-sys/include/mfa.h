@@ -334,6 +334,10 @@ MFA_API int32_t mfa_device_vendor(uint32_t index, char* vendor, size_t capacity,
  * names are for people. Arguments as in mfa_device_name(). */
 MFA_API int32_t mfa_device_backend(uint32_t index, char* backend, size_t capacity, size_t* length);
 
+/* The number by which the system knows device `index`: the registryID of its MTLDevice. MFA_ERROR_UNSUPPORTED if the system has
+ * none for it, as for the processor. */
+MFA_API int32_t mfa_device_registry_id(uint32_t index, uint64_t* registry_id);
+
 /* -------------------------------------------------------------------------------------------------- context ---- */
 
 /* A context on the driver's best device. */
@@ -359,11 +363,17 @@ MFA_API int32_t mfa_get_latency(void* context, double* seconds);
 MFA_API int32_t mfa_create_buffer(void* context, uint64_t size, void** buffer);
 
 /* Wraps the caller's memory without copying it. It must stay valid, and must not be written by others during a call
- * that uses it, until the buffer is destroyed. data may be NULL if size is 0. */
+ * that uses it, until the buffer is destroyed. data may be NULL if size is 0. A GPU takes memory that begins at a page (on Apple
+ * silicon 16 KiB) as it is. Of other memory every call copies what it uses to the device, and results back, which mfa_explain()
+ * counts: keys and values of a cache are best in a buffer of mfa_create_buffer(). */
 MFA_API int32_t mfa_buffer_from_ptr(void* context, void* data, uint64_t size, void** buffer);
 
 #if defined(__APPLE__)
-/* Wraps an id<MTLBuffer>, which is retained. */
+/* Wraps an id<MTLBuffer> of the context's device, which is retained, in shared or private storage. Of a private one the host
+ * sees nothing: mfa_buffer_contents() refuses it, and calls refuse it with MFA_ERROR_UNSUPPORTED for what the host reads first
+ * (scales, zero points, cu_seqlens, seqlens_k). Metal may be told not to track its use. What other queues have submitted on it
+ * must have completed before a call begins, which waits for its own work alone: PyTorch's programs call
+ * torch.mps.synchronize() first. */
 MFA_API int32_t mfa_buffer_from_mtl(void* context, void* mtl_buffer, void** buffer);
 #endif
 

@@ -57,6 +57,9 @@ pub struct Api {
         capacity: usize,
         length: *mut usize,
     ) -> i32,
+    /// The number by which the system knows device `index`: the registryID of its MTLDevice. MFA_ERROR_UNSUPPORTED if the system has
+    /// none for it, as for the processor.
+    pub mfa_device_registry_id: unsafe extern "C" fn(index: u32, registry_id: *mut u64) -> i32,
     /// A context on the driver's best device.
     pub mfa_create_context: unsafe extern "C" fn(context: *mut *mut ::core::ffi::c_void) -> i32,
     /// A context on device `index`.
@@ -80,7 +83,9 @@ pub struct Api {
         buffer: *mut *mut ::core::ffi::c_void,
     ) -> i32,
     /// Wraps the caller's memory without copying it. It must stay valid, and must not be written by others during a call
-    /// that uses it, until the buffer is destroyed. data may be NULL if size is 0.
+    /// that uses it, until the buffer is destroyed. data may be NULL if size is 0. A GPU takes memory that begins at a page (on Apple
+    /// silicon 16 KiB) as it is. Of other memory every call copies what it uses to the device, and results back, which mfa_explain()
+    /// counts: keys and values of a cache are best in a buffer of mfa_create_buffer().
     pub mfa_buffer_from_ptr: unsafe extern "C" fn(
         context: *mut ::core::ffi::c_void,
         data: *mut ::core::ffi::c_void,
@@ -88,7 +93,11 @@ pub struct Api {
         buffer: *mut *mut ::core::ffi::c_void,
     ) -> i32,
     #[cfg(target_vendor = "apple")]
-    /// Wraps an id<MTLBuffer>, which is retained.
+    /// Wraps an id<MTLBuffer> of the context's device, which is retained, in shared or private storage. Of a private one the host
+    /// sees nothing: mfa_buffer_contents() refuses it, and calls refuse it with MFA_ERROR_UNSUPPORTED for what the host reads first
+    /// (scales, zero points, cu_seqlens, seqlens_k). Metal may be told not to track its use. What other queues have submitted on it
+    /// must have completed before a call begins, which waits for its own work alone: PyTorch's programs call
+    /// torch.mps.synchronize() first.
     pub mfa_buffer_from_mtl: unsafe extern "C" fn(
         context: *mut ::core::ffi::c_void,
         mtl_buffer: *mut ::core::ffi::c_void,
@@ -272,6 +281,9 @@ impl Api {
             mfa_device_backend: unsafe {
                 transmute::<NonNull<c_void>, _>(find(c"mfa_device_backend")?)
             },
+            mfa_device_registry_id: unsafe {
+                transmute::<NonNull<c_void>, _>(find(c"mfa_device_registry_id")?)
+            },
             mfa_create_context: unsafe {
                 transmute::<NonNull<c_void>, _>(find(c"mfa_create_context")?)
             },
@@ -343,6 +355,7 @@ pub const SYMBOLS: &[&str] = &[
     "mfa_device_kind",
     "mfa_device_vendor",
     "mfa_device_backend",
+    "mfa_device_registry_id",
     "mfa_create_context",
     "mfa_create_context_on",
     "mfa_destroy_context",

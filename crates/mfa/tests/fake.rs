@@ -91,7 +91,7 @@ fn give(to: *mut *mut c_void, handle: *mut c_void) -> i32 {
 
 fn take() -> i32 {
     ALIVE.set(ALIVE.get() - 1);
-    sys::MFA_SUCCESS
+    STATUS.get()
 }
 
 unsafe extern "C" fn mfa_get_version(_: *mut u32, _: *mut u32, _: *mut u32) -> i32 {
@@ -136,6 +136,11 @@ unsafe extern "C" fn mfa_device_backend(
     length: *mut usize,
 ) -> i32 {
     describe(DEVICES[index as usize].backend, backend, capacity, length)
+}
+unsafe extern "C" fn mfa_device_registry_id(index: u32, registry_id: *mut u64) -> i32 {
+    // SAFETY: valid for writing, by contract.
+    unsafe { registry_id.write(u64::from(index)) };
+    STATUS.get()
 }
 unsafe extern "C" fn mfa_create_context(context: *mut *mut c_void) -> i32 {
     give(context, HANDLE)
@@ -239,6 +244,7 @@ fn api() -> Api {
         mfa_device_kind,
         mfa_device_vendor,
         mfa_device_backend,
+        mfa_device_registry_id,
         mfa_create_context,
         mfa_create_context_on,
         mfa_destroy_context,

@@ -1,6 +1,6 @@
 /*
  * The part of Apple's Metal framework that MFABridge and its examples need, for GNUstep on Linux: devices and buffers.
- * They are those of the driver library that the program is linked with: its devices by their names, its memory. Names,
+ * They are those of the driver library that the program is linked with: its devices, its memory. Names,
  * values and behaviour are Apple's; everything else of the framework does not compile.
  */
 #import <Foundation/Foundation.h>
@@ -20,7 +20,10 @@ typedef NS_OPTIONS(NSUInteger, MTLResourceOptions) {
 @end
 
 @protocol MTLDevice <NSObject>
+/* As Apple's: what kind of GPU it is, and not how a driver calls it. */
 @property(readonly) NSString *name;
+/* The driver's, where it has one. */
+@property(readonly) uint64_t registryID;
 
 /* Nil for a length of 0, and where there is no memory. The caller owns the buffer. */
 - (id<MTLBuffer>)newBufferWithLength:(NSUInteger)length options:(MTLResourceOptions)options;

@@ -66,6 +66,7 @@ static void null_pointers(tally* t, small_call* c) {
   uint64_t bytes = 0;
   uint32_t number = 0;
   int32_t kind = 77;
+  uint64_t registry_id = 77;
   double seconds = 0;
   expect(t, "mfa_get_version of nothing", api->mfa_get_version(NULL, NULL, NULL), MFA_SUCCESS);
   expect(t, "mfa_device_count to NULL", api->mfa_device_count(NULL), MFA_ERROR_INVALID_ARGUMENT);
@@ -78,6 +79,9 @@ static void null_pointers(tally* t, small_call* c) {
   expect(t, "mfa_device_vendor beyond the last", api->mfa_device_vendor(1000, NULL, 0, NULL), MFA_ERROR_INVALID_ARGUMENT);
   expect(t, "mfa_device_backend to NULL with capacity", api->mfa_device_backend(0, NULL, 8, NULL), MFA_ERROR_INVALID_ARGUMENT);
   expect(t, "mfa_device_backend beyond the last", api->mfa_device_backend(1000, NULL, 0, NULL), MFA_ERROR_INVALID_ARGUMENT);
+  expect(t, "mfa_device_registry_id to NULL", api->mfa_device_registry_id(0, NULL), MFA_ERROR_INVALID_ARGUMENT);
+  expect(t, "mfa_device_registry_id beyond the last", api->mfa_device_registry_id(1000, &registry_id), MFA_ERROR_INVALID_ARGUMENT);
+  check(t, "a refused mfa_device_registry_id has written", registry_id == 77);
   expect(t, "mfa_create_context to NULL", api->mfa_create_context(NULL), MFA_ERROR_INVALID_ARGUMENT);
   expect(t, "mfa_create_context_on beyond the last", api->mfa_create_context_on(1000, &buffer), MFA_ERROR_INVALID_ARGUMENT);
   expect(t, "mfa_destroy_context(NULL)", api->mfa_destroy_context(NULL), MFA_SUCCESS);
@@ -122,6 +126,10 @@ static void devices(tally* t) {
     expect(t, "mfa_device_backend", api->mfa_device_backend(i, backend, sizeof backend, &length), MFA_SUCCESS);
     check(t, "a backend is neither cpu nor metal", strcmp(backend, "cpu") == 0 || strcmp(backend, "metal") == 0);
     check(t, "the length of a backend is not that of its text", length == strlen(backend));
+    uint64_t registry_id = 77;
+    const int has_id = strcmp(backend, "metal") == 0;
+    expect(t, "mfa_device_registry_id", api->mfa_device_registry_id(i, &registry_id), has_id ? MFA_SUCCESS : MFA_ERROR_UNSUPPORTED);
+    check(t, "a registry id is not written, or in spite of a refusal", (registry_id == 77) != has_id);
     check(t, "the processor is not of kind CPU", strcmp(backend, "cpu") != 0 || kind == MFA_DEVICE_CPU);
     expect(t, "mfa_device_backend, cut", api->mfa_device_backend(i, cut, sizeof cut, NULL), MFA_SUCCESS);
     check(t, "a backend is not cut to its capacity", cut[0] == backend[0] && cut[1] == '\0');

@@ -13,6 +13,7 @@
   X(mfa_device_kind)                        \
   X(mfa_device_vendor)                      \
   X(mfa_device_backend)                     \
+  X(mfa_device_registry_id)                 \
   X(mfa_create_context)                     \
   X(mfa_create_context_on)                  \
   X(mfa_destroy_context)                    \

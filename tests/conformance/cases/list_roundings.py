@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from reference.portable import normal
+
 from .list_forward import QUANTIZED, _name
 from .roundings import Rounding, bell, small_integers
 from .views import Shape
@@ -39,6 +41,11 @@ def _tiny(name: str, shape: Shape) -> NDArray:
     return bell(name, shape) * 1e-30
 
 
+def _smallest(name: str, shape: Shape) -> NDArray:
+    """Normal numbers whose scale would be subnormal: few multiples of 2^-126."""
+    return np.clip(np.rint(2 * normal(name, shape)), -6, 6) * 2.0**-126
+
+
 def _huge(name: str, shape: Shape) -> NDArray:
     return bell(name, shape) * 1e30
 
@@ -71,6 +78,8 @@ def quantize_cases() -> list[Rounding]:
             "quantize_positive_asym_int4", "int4/row:32+asym", (1, 2, 3, 64), values=_positive
         ),
         Rounding("quantize_tiny", "int8/row", values=_tiny),
+        Rounding("quantize_smallest", "int8/row", values=_smallest),
+        Rounding("quantize_smallest_asym", "int4/row+asym", values=_smallest),
         Rounding("quantize_huge", "int8/row", values=_huge),
         Rounding("quantize_one_element", "int8", (1, 1, 1, 1), values=_ties),
         Rounding("quantize_odd", "int8/row:32", (3, 1, 5, 37)),

@@ -18,7 +18,8 @@ TENSOR, ROW, BLOCK, CHANNEL = 0, 1, 2, 3
 
 Shape = tuple[int, int, int, int]
 
-_SMALLEST = {FP32: 2.0**-149, FP16: 2.0**-24}
+# GPUs take subnormal numbers of FP32 for 0, but not those of FP16.
+_SMALLEST = {FP32: 2.0**-126, FP16: 2.0**-24}
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,7 @@ def parameters(group: NDArray[np.float32], scheme: Scheme) -> tuple[np.float32, 
     scale = float(rounded(np.asarray(width / steps), scheme.scale_precision))
     if width == 0:
         return np.float32(1), 0
-    if scale == 0:
-        scale = _SMALLEST[scheme.scale_precision]
+    scale = max(scale, _SMALLEST[scheme.scale_precision])
     zero_point = int(np.rint(scheme.lowest - low / scale)) if scheme.asymmetric else 0
     return np.float32(scale), min(max(zero_point, scheme.lowest), scheme.lowest + scheme.steps)
 

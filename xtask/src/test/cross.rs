@@ -33,7 +33,14 @@ pub(super) fn parts() -> Vec<Part> {
             }];
             let named = match (&env.options.driver, Host::of_swift(env.repo)) {
                 (Some(named), _) => Some(named.clone()),
-                (None, Ok(host)) => Some(metal::driver(env.repo, step, &host)?),
+                (None, Ok(host)) => match metal::unavailable(env.repo, step, &host)? {
+                    None => Some(metal::driver(env.repo, step, &host)?),
+                    Some(reason) => {
+                        step.say(&format!("without the Swift driver: {reason}"))?;
+                        step.counts.skipped += 1;
+                        None
+                    }
+                },
                 (None, Err(reason)) => {
                     step.say(&format!("without the Swift driver: {reason}"))?;
                     step.counts.skipped += 1;
@@ -149,7 +156,7 @@ impl Driver {
             Err(reason) => missing(reason),
             Ok(host) => {
                 let folder = out("objc");
-                objc::build(host, repo, step, &self.library, &folder, "-O2 -g")?;
+                objc::build(host, repo, step, &self.library, &folder, "-O2 -g", &[])?;
                 linked(host, &folder)
             }
         };

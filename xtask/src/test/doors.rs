@@ -63,6 +63,9 @@ pub(super) fn parts() -> Vec<Part> {
                     Ok(host) => host,
                     Err(reason) => return Ok(Outcome::Skipped(reason)),
                 };
+                if let Some(reason) = metal::unavailable(env.repo, step, &swift)? {
+                    return Ok(Outcome::Impossible(reason));
+                }
                 let driver = metal::driver(env.repo, step, &swift)?;
                 let mut command = match somewhere(env, step, &driver)? {
                     Ok(command) => command,

@@ -97,6 +97,21 @@ pub unsafe extern "C" fn mfa_device_backend(
     })
 }
 
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mfa_device_registry_id(index: u32, registry_id: *mut u64) -> i32 {
+    guard(|| {
+        ensure!(
+            !registry_id.is_null(),
+            argument,
+            "registry_id is NULL; expected where to write the result"
+        );
+        check_index(index)?;
+        Err(Error::unsupported(
+            "the system has no registry id for device 0: it is the processor",
+        ))
+    })
+}
+
 fn check_index(index: u32) -> Result<()> {
     ensure!(
         index == 0,

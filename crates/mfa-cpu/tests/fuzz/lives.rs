@@ -111,6 +111,11 @@ impl World {
             // SAFETY: a place for the number, or NULL.
             unsafe { (api.mfa_device_kind)(index, place) }
         });
+        let (place, outputs, _) = self.place_for();
+        self.call("mfa_device_registry_id", Expect::Refusal, &outputs, |api| {
+            // SAFETY: a place for the number, or NULL.
+            unsafe { (api.mfa_device_registry_id)(index, place) }
+        });
     }
 
     fn contexts(&mut self) {

@@ -501,9 +501,13 @@ unsafe fn parameters_of<const ASYMMETRIC: bool, const HALF: bool>(
         let (rounded, smallest) = if HALF {
             (as_f16(exact), F16_SMALLEST)
         } else {
-            (exact, f32::from_bits(1))
+            (exact, f32::MIN_POSITIVE)
         };
-        let rounded = if rounded == 0.0 { smallest } else { rounded };
+        let rounded = if rounded < smallest {
+            smallest
+        } else {
+            rounded
+        };
         let stored = if width == 0.0 { 1.0 } else { rounded };
         scale[g] = stored;
         zero[g] = if ASYMMETRIC {

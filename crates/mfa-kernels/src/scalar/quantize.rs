@@ -192,7 +192,7 @@ pub(super) unsafe fn parameters(
     }
 }
 
-/// The scale as it is stored: never 0, which could not be divided by.
+/// The scale as it is stored: never 0, which could not be divided by, nor below 2^-126, which a GPU takes for 0.
 fn stored(scale: f64, half: bool) -> f32 {
     let scale = scale as f32;
     if half {
@@ -203,6 +203,6 @@ fn stored(scale: f64, half: bool) -> f32 {
             scale.to_f32()
         }
     } else {
-        scale.max(f32::from_bits(1))
+        scale.max(f32::MIN_POSITIVE)
     }
 }

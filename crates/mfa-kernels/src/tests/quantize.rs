@@ -325,7 +325,11 @@ fn parameters_follow_the_contract() {
             assert_eq!(one(0.0, 0.0, &rule), (1.0, 0.0));
         }
         assert_eq!(one(0.0, 1e-30, &int8(false, true)).0, 2f32.powi(-24));
-        assert_eq!(one(0.0, 1e-45, &int8(false, false)).0, 1e-45);
+        for smallest in [1e-45, 1e-37] {
+            // Never subnormal.
+            assert_eq!(one(0.0, smallest, &int8(false, false)).0, f32::MIN_POSITIVE);
+            assert_eq!(one(0.0, smallest, &int8(true, false)).0, f32::MIN_POSITIVE);
+        }
         assert!(one(-3e38, 3e38, &int8(true, false)).0.is_finite());
         // Ties of FP16: 2049 and 2051 halves of its spacing.
         let tie = |n: f32| one(0.0, 127.0 * n / 2048.0, &int8(false, true)).0;

@@ -45,13 +45,7 @@ public func bufferFromPtr(
       guard let metal = object as? any MTLBuffer else {
         throw AttentionError(.invalidArgument, "mtl_buffer is no MTLBuffer; expected an id<MTLBuffer>")
       }
-      try ensure(
-        metal.device.registryID == device.registryID, .invalidArgument,
-        "mtl_buffer belongs to \(metal.device.name); expected a buffer of \(device.name)")
-      try ensure(
-        metal.storageMode == .shared, .unsupported,
-        "mtl_buffer: storage mode is \(metal.storageMode.rawValue); expected shared storage, which host and device see")
-      return AttentionBuffer(metal)
+      return try AttentionBuffer(metal, on: device)
     }
   }
 #endif
@@ -60,7 +54,13 @@ public func bufferFromPtr(
 public func bufferContents(
   _ handle: UnsafeMutableRawPointer?, _ contents: UnsafeMutablePointer<UnsafeMutableRawPointer?>?
 ) -> Int32 {
-  guarded { () throws(AttentionError) in try write(buffer(handle, "buffer").contents, to: contents, "contents") }
+  guarded { () throws(AttentionError) in
+    let buffer = try buffer(handle, "buffer")
+    try ensure(
+      buffer.isVisible, .unsupported,
+      "buffer: it is private to the device; expected shared storage, whose bytes have an address for the host")
+    try write(buffer.contents, to: contents, "contents")
+  }
 }
 
 @_cdecl("mfa_buffer_size")

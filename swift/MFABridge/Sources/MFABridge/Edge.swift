@@ -1,8 +1,22 @@
 import CMFA
 import MetalAttention
 
+#if canImport(ObjectiveC)
+  import ObjectiveC
+#else
+  /// Elsewhere nothing is autoreleased.
+  func autoreleasepool<Result>(invoking body: () -> Result) -> Result { body() }
+#endif
+
 /// Runs an operation of the contract: its status, with the message kept for the calling thread.
+///
+/// Metal autoreleases command buffers, which retain what they use, encoders and errors. A thread of C, Rust or Python
+/// has no pool that lets them go before it ends.
 func guarded(_ operation: () throws(AttentionError) -> Void) -> Int32 {
+  autoreleasepool { status(of: operation) }
+}
+
+private func status(of operation: () throws(AttentionError) -> Void) -> Int32 {
   do throws(AttentionError) {
     try operation()
     return 0

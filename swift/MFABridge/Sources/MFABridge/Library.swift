@@ -41,7 +41,7 @@ private func device(_ index: UInt32) throws(AttentionError) -> AttentionDevice {
   try ensure(
     Int(index) < devices.count, .invalidArgument,
     devices.isEmpty
-      ? "device index is \(index); expected none: there is no Metal device with SIMD-group matrices"
+      ? "device index is \(index); expected none: \(AttentionDevice.unavailable ?? "devices have gone")"
       : "device index is \(index); expected less than \(devices.count), the number of Metal devices")
   return devices[Int(index)]
 }
@@ -81,6 +81,13 @@ public func deviceBackend(
   guarded { () throws(AttentionError) in
     _ = try device(index)
     try write("metal", to: backend, capacity: capacity, length: length, "backend")
+  }
+}
+
+@_cdecl("mfa_device_registry_id")
+public func deviceRegistryID(_ index: UInt32, _ registryID: UnsafeMutablePointer<UInt64>?) -> Int32 {
+  guarded { () throws(AttentionError) in
+    try write(device(index).metal.registryID, to: registryID, "registry_id")
   }
 }
 

@@ -1,4 +1,4 @@
-#if os(Linux)
+#if SOFTWARE_METAL
   import AttentionKernels
   import Metal
   import MetalAttention

@@ -1,4 +1,4 @@
-#if os(Linux)
+#if SOFTWARE_METAL
   import Foundation
 
   /// The page, in Markdown.

@@ -1,4 +1,4 @@
-#if os(Linux)
+#if SOFTWARE_METAL
   /// Apple's figures of a GPU.
   struct GPU {
     let name: String

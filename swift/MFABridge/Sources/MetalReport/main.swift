@@ -3,7 +3,7 @@
 import Foundation
 import Metal
 
-#if os(Linux)
+#if SOFTWARE_METAL
   SoftwareMetal.options.mode = .counted
   SoftwareMetal.options.workers = 1
   do {

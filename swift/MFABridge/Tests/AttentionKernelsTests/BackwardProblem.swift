@@ -1,4 +1,5 @@
 import Metal
+import MetalAttention
 import XCTest
 
 @testable import AttentionKernels
@@ -176,7 +177,7 @@ extension TestProblem {
 
 struct BackwardResult {
   var d, dQ, dK, dV, mask, sinks: [Double]
-  var counters: [AttentionKernelDescriptor.Kind: SoftwareMetal.Counters] = [:]
+  var counters: [AttentionKernelDescriptor.Kind: Counters] = [:]
   /// Bytes beside the gradients' elements are what they were.
   var paddingIsWhole = true
 }
@@ -226,13 +227,7 @@ extension TestDevice {
       if kind == .backwardSinks, !f.lengths.isEmpty { (own.batches, own.queryRows) = (1, UInt32(f.q.shape[2])) }
       let kernel = try AttentionKernel(descriptor: descriptor, profile: profile)
       let encoder = try XCTUnwrap(commands.makeComputeCommandEncoder())
-      if let edit {
-        let library = try device.makeLibrary(source: edit(kind, kernel.source), options: nil)
-        encoder.setComputePipelineState(
-          try device.makeComputePipelineState(function: XCTUnwrap(library.makeFunction(name: kernel.functionName))))
-      } else {
-        encoder.setComputePipelineState(try pipeline(kernel))
-      }
+      encoder.setComputePipelineState(try edit.map { try edited(kernel, $0) } ?? pipeline(kernel))
       func tensor(_ x: AttentionOperand) -> TestTensor {
         switch x {
         case .Q: f.q
@@ -303,7 +298,7 @@ extension TestDevice {
     result.dQ = read(dQ, problem.dQ)
     result.dK = read(dK, problem.dK)
     result.dV = read(dV, problem.dV)
-    for (kind, dispatch) in zip(kinds, commands.softwareDispatches) { result.counters[kind] = dispatch.counters }
+    for (kind, counters) in zip(kinds, commands.counters) { result.counters[kind] = counters }
     return result
   }
 }

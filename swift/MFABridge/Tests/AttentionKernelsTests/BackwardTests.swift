@@ -1,9 +1,10 @@
 import Metal
+import TestSupport
 import XCTest
 
 @testable import AttentionKernels
 
-private func backward(
+func backward(
   _ d: Int = 64, _ dv: Int? = nil, q: Operand = Operand(.FP16), k: Operand = Operand(.FP16),
   v: Operand = Operand(.FP16), dO: Operand = Operand(.FP32)
 ) -> AttentionKernelDescriptor {
@@ -14,7 +15,7 @@ private func backward(
   return descriptor
 }
 
-final class BackwardTests: XCTestCase {
+final class BackwardTests: GPUTestCase {
   func testPrecisions() throws {
     let precisions: [Operand] = [Operand(.FP32), Operand(.FP16), Operand(.BF16), int8(), int4()]
     for (i, q) in precisions.enumerated() {
@@ -237,52 +238,23 @@ final class BackwardTests: XCTestCase {
     XCTAssertEqual(first.dV, second.dV)
   }
 
-  /// Three products for the queries and four for the keys, whatever is stored; every tile is dequantized once for all
-  /// its threadgroup's rows.
-  func testCosts() throws {
-    let blocks: UInt64 = 64 / 8, product = 2 * blocks * blocks * blocks
-    func cost(_ key: Operand, _ value: Operand) throws -> (query: SoftwareMetal.Counters, keys: SoftwareMetal.Counters)
-    {
-      let shape = TestProblem.Shape(heads: 2, keyHeads: 1, queryRows: 64, keyRows: 64)
-      let result = try XCTUnwrap(
-        check(BackwardProblem(backward(k: key, v: value, dO: Operand(.FP16)), shape, gradients: .from(.output))))
-      return try (XCTUnwrap(result.counters[.backwardQuery]), XCTUnwrap(result.counters[.backwardKeyValue]))
-    }
-    let half = try cost(Operand(.FP16), Operand(.FP16))
-    for (name, other) in [("FP16", half), ("INT8", try cost(int8(), int8())), ("INT4", try cost(int4(), int4()))] {
-      print("\(name) queries: \(other.query)\n\(name) keys: \(other.keys)")
-      XCTAssertEqual(other.query.matrixMultiplies, 3 * product, name)
-      XCTAssertEqual(other.keys.matrixMultiplies, 4 * product, name)
-    }
-  }
-
-  /// The software device notices each barrier that is missing: none is superfluous, and none is untested.
-  func testBarriersAreNeeded() throws {
-    let barrier = "threadgroup_barrier(mem_flags::mem_threadgroup);"
-    for d in [32, 256] {
-      var descriptor = backward(d)
-      (descriptor.mask, descriptor.hasSinks) = (.FP16, true)
-      // The last tiles are masked: SIMD groups that have skipped them are ahead of those that still read the mask.
-      let problem = BackwardProblem(
-        descriptor, .init(heads: 4, keyHeads: 2, queryRows: 70, keyRows: 70), sums: [1], gradients: .from(.output),
-        prepare: { $0.unmaskKeys { row in row < 40 ? 0..<40 : 0..<0 } })
-      for kind in [AttentionKernelDescriptor.Kind.backwardQuery, .backwardKeyValue, .backwardMask, .backwardSinks] {
-        var own = descriptor
-        (own.kind, own.gradients) = (kind, problem.gradients)
-        let count =
-          try AttentionKernel(descriptor: own, profile: TestDevice.profile).source.components(separatedBy: barrier)
-          .count - 1
-        XCTAssertGreaterThan(count, 0)
-        for dropped in 0..<count {
-          XCTAssertThrowsError(
-            try TestDevice.shared.backward(problem) { edited, text in
-              guard edited == kind else { return text }
-              let parts = text.components(separatedBy: barrier)
-              return parts[0...dropped].joined(separator: barrier) + ";"
-                + parts[(dropped + 1)...].joined(separator: barrier)
-            }, "\(kind), \(d) columns: barrier \(dropped) of \(count)")
-        }
+  #if SOFTWARE_METAL
+    /// Three products for the queries and four for the keys, whatever is stored; every tile is dequantized once for all
+    /// its threadgroup's rows.
+    func testCosts() throws {
+      let blocks: UInt64 = 64 / 8, product = 2 * blocks * blocks * blocks
+      func cost(_ key: Operand, _ value: Operand) throws -> (query: Counters, keys: Counters) {
+        let shape = TestProblem.Shape(heads: 2, keyHeads: 1, queryRows: 64, keyRows: 64)
+        let result = try XCTUnwrap(
+          check(BackwardProblem(backward(k: key, v: value, dO: Operand(.FP16)), shape, gradients: .from(.output))))
+        return try (XCTUnwrap(result.counters[.backwardQuery]), XCTUnwrap(result.counters[.backwardKeyValue]))
+      }
+      let half = try cost(Operand(.FP16), Operand(.FP16))
+      for (name, other) in [("FP16", half), ("INT8", try cost(int8(), int8())), ("INT4", try cost(int4(), int4()))] {
+        print("\(name) queries: \(other.query)\n\(name) keys: \(other.keys)")
+        XCTAssertEqual(other.query.matrixMultiplies, 3 * product, name)
+        XCTAssertEqual(other.keys.matrixMultiplies, 4 * product, name)
       }
     }
-  }
+  #endif
 }

@@ -31,11 +31,19 @@ final class BackwardTextTests: XCTestCase {
     (mask.kind, mask.mask) = (.backwardMask, .FP16)
     var sinks = half
     (sinks.kind, sinks.hasSinks) = (.backwardSinks, true)
+    func inBrain(_ kind: AttentionKernelDescriptor.Kind) -> AttentionKernelDescriptor {
+      let brain = Operand(.BF16)
+      var d = AttentionKernelDescriptor(kind: kind, headDimension: 64, query: brain, key: brain, value: brain)
+      (d.gradOutput, d.mask, d.gradients) = (brain, .BF16, .all)
+      d.hasSinks = kind == .backwardSinks
+      return d
+    }
+    let brains = [AttentionKernelDescriptor.Kind.backwardQuery, .backwardKeyValue, .backwardMask, .backwardSinks]
     return [
       ("backwardQuery_fp16", half), ("backwardKeyValue_fp16", halfKeys), ("backwardKeyValue_quantized", quantized),
       ("backwardQuery_512", large),
       ("backwardQuery_rotated", rotatedValue), ("backwardMask", mask), ("backwardSinks", sinks),
-    ]
+    ] + brains.map { ("\($0.rawValue)_bf16", inBrain($0)) }
   }()
 
   func testGoldenText() throws {
@@ -49,6 +57,16 @@ final class BackwardTextTests: XCTestCase {
       XCTAssertEqual(
         text, try String(contentsOf: file, encoding: .utf8),
         "\(file.lastPathComponent) differs: review, then UPDATE_GOLDEN=1")
+    }
+  }
+
+  /// The device takes each of them, with no function but those that Apple's library has.
+  func testGoldenTextCompiles() {
+    for (name, descriptor) in Self.kernels {
+      do {
+        _ = try TestDevice.shared.pipeline(
+          AttentionKernel(descriptor: descriptor, profile: DeviceProfile(family: .apple9)))
+      } catch { XCTFail("\(name): \(error)") }
     }
   }
 

@@ -1,3 +1,4 @@
+import TestSupport
 import XCTest
 
 @testable import AttentionKernels
@@ -25,7 +26,7 @@ func int4(
 }
 
 /// The forward kernels against the plain formula in float64, in checked mode, for all schedules.
-final class ForwardTests: XCTestCase {
+final class ForwardTests: GPUTestCase {
   /// Runs a problem with many query rows as prefill, and with few by both decode schedules. With a shape of its own all
   /// have that one.
   func run(

@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import XCTest
 
 @testable import AttentionKernels
@@ -17,6 +18,16 @@ final class KernelTextTests: XCTestCase {
     (split.schedule, split.hasSinks) = (.decodeSplit, true)
     var merge = split
     merge.kind = .forwardMerge
+    let brain = Operand(.BF16)
+    func inBrain(
+      _ schedule: AttentionKernelDescriptor.Schedule, _ kind: AttentionKernelDescriptor.Kind = .forward
+    )
+      -> AttentionKernelDescriptor
+    {
+      var d = forward(64, q: brain, k: brain, v: brain, o: brain)
+      (d.schedule, d.kind, d.mask) = (schedule, kind, kind == .forward ? .BF16 : .none)
+      return d
+    }
     return [
       ("prefill_fp16", forward(64)),
       ("prefill_int8", forward(128, q: int8(), k: int8(), v: int8())),
@@ -29,6 +40,8 @@ final class KernelTextTests: XCTestCase {
       ("prefill_options", options),
       ("prefill_fp32_512", forward(512, q: Operand(.FP32), k: Operand(.FP32, access: .transposed), v: Operand(.FP32))),
       ("decode_int4", decode), ("decodeSplit_fp16", split), ("forwardMerge", merge),
+      ("prefill_bf16", inBrain(.prefill)), ("decode_bf16", inBrain(.decode)),
+      ("decodeSplit_bf16", inBrain(.decodeSplit)), ("forwardMerge_bf16", inBrain(.decodeSplit, .forwardMerge)),
     ]
   }()
 
@@ -44,6 +57,16 @@ final class KernelTextTests: XCTestCase {
       XCTAssertEqual(
         text, try String(contentsOf: file, encoding: .utf8),
         "\(file.lastPathComponent) differs: review, then UPDATE_GOLDEN=1")
+    }
+  }
+
+  /// The device takes each of them, with no function but those that Apple's library has.
+  func testGoldenTextCompiles() {
+    for (name, descriptor) in Self.forwardKernels {
+      do {
+        _ = try TestDevice.shared.pipeline(
+          AttentionKernel(descriptor: descriptor, profile: DeviceProfile(family: .apple9)))
+      } catch { XCTFail("\(name): \(error)") }
     }
   }
 
@@ -140,6 +163,9 @@ final class KernelTextTests: XCTestCase {
         XCTAssertLessThanOrEqual(kernel.threadgroupMemoryBytes, 32768)
         XCTAssertLessThanOrEqual(kernel.threadsPerThreadgroup, 512)
         XCTAssertFalse(kernel.source.contains("__"), "a private name")
+        XCTAssertNil(
+          kernel.source.firstMatch(of: #/[^:\w](?:exp2?|log2?|r?sqrt|tanh|powr?|divide)\(/#)?.output,
+          "a function whose precision depends on the options")
         XCTAssertFalse(kernel.source.contains("\n\n\n"), "untidy")
       }
     }
@@ -147,6 +173,7 @@ final class KernelTextTests: XCTestCase {
 
   /// The strict front end takes what the generator writes.
   func testAnyTextCompiles() throws {
+    try GPUTestCase.requireDevice()
     var g = Generator(state: 3)
     for i in 0..<40 {
       let descriptor = Self.random(&g)

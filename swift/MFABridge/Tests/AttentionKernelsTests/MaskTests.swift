@@ -1,4 +1,5 @@
 import Metal
+import TestSupport
 import XCTest
 
 @testable import AttentionKernels
@@ -25,9 +26,9 @@ extension TestProblem {
   }
 }
 
-#if os(Linux)
+#if SOFTWARE_METAL
   /// A mask of whole blocks of keys saves their work: counted, against no mask and against one that masks nothing.
-  final class MaskTests: XCTestCase {
+  final class MaskTests: GPUTestCase {
     /// A problem whose mask leaves each row a run of keys, from `first` on; the reference has the same mask.
     private func problem(
       _ kind: AttentionKernelDescriptor.Mask, _ schedule: AttentionKernelDescriptor.Schedule, rows: Int, keys: Int,
@@ -74,7 +75,7 @@ extension TestProblem {
           descriptor.mask = kind
           func counted(
             _ keys: @escaping (Int) -> Range<Int>
-          ) throws -> [AttentionKernelDescriptor.Kind: SoftwareMetal.Counters] {
+          ) throws -> [AttentionKernelDescriptor.Kind: Counters] {
             let problem = BackwardProblem(
               descriptor, .init(heads: 1, keyHeads: 1, queryRows: 64, keyRows: 256), prepare: { $0.unmaskKeys(keys) })
             return try check(problem, "\(kind), \(columns) columns")?.counters ?? [:]

@@ -1,4 +1,5 @@
 import Metal
+import MetalAttention
 import XCTest
 
 @testable import AttentionKernels
@@ -19,13 +20,20 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
 
   func pipeline(_ kernel: AttentionKernel) throws -> any MTLComputePipelineState {
     if let found = lock.withLock({ pipelines[kernel.source] }) { return found }
-    let options = MTLCompileOptions()
-    options.languageVersion = .version3_1
-    let library = try device.makeLibrary(source: kernel.source, options: options)
+    let library = try device.makeLibrary(source: kernel.source, options: compileOptions())
     let function = try XCTUnwrap(library.makeFunction(name: kernel.functionName))
     let pipeline = try device.makeComputePipelineState(function: function)
     lock.withLock { pipelines[kernel.source] = pipeline }
     return pipeline
+  }
+
+  /// The pipeline of a kernel whose text was changed.
+  func edited(
+    _ kernel: AttentionKernel, _ edit: (AttentionKernelDescriptor.Kind, String) -> String
+  ) throws -> any MTLComputePipelineState {
+    let library = try device.makeLibrary(
+      source: edit(kernel.descriptor.kind, kernel.source), options: compileOptions())
+    return try device.makeComputePipelineState(function: XCTUnwrap(library.makeFunction(name: kernel.functionName)))
   }
 
   /// Compiles kernels that are about to run, at once: one text keeps one core busy. A failure is reported where the
@@ -43,13 +51,17 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
 
   struct Result {
     var o: [Double], l: [Double]
-    var counters: SoftwareMetal.Counters
+    var counters: Counters
     /// O and L held what they held, beside their elements.
     var paddingIsWhole: Bool
   }
 
   /// The forward pass of a problem, by its descriptor's schedule.
-  func forward(_ problem: TestProblem, profile: DeviceProfile = TestDevice.profile) throws -> Result {
+  /// - Parameter edit: what is done to the text of each kernel, nil for nothing.
+  func forward(
+    _ problem: TestProblem, profile: DeviceProfile = TestDevice.profile,
+    edit: ((AttentionKernelDescriptor.Kind, String) -> String)? = nil
+  ) throws -> Result {
     let d = problem.descriptor
     let o = try buffer(problem.o.bytes), l = try buffer(problem.l.bytes)
     let partial = AttentionKernel.partialBytes(d, problem.arguments)
@@ -69,11 +81,11 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
       merge.kind = .forwardMerge
       descriptors.append(merge)
     }
-    prepare(descriptors, profile: profile)
+    if edit == nil { prepare(descriptors, profile: profile) }
     for descriptor in descriptors {
       let kernel = try AttentionKernel(descriptor: descriptor, profile: profile)
       let encoder = try XCTUnwrap(commands.makeComputeCommandEncoder())
-      encoder.setComputePipelineState(try pipeline(kernel))
+      encoder.setComputePipelineState(try edit.map { try edited(kernel, $0) } ?? pipeline(kernel))
       func tensor(_ x: AttentionOperand) -> TestTensor { x == .Q ? problem.q : x == .K ? problem.k : problem.v }
       for binding in kernel.bindings {
         switch binding.role {
@@ -105,8 +117,8 @@ final class TestDevice: @unchecked Sendable {  // `pipelines` is used under `loc
       encoder.finish(kernel, problem.arguments)
     }
     try commands.finish()
-    var counters = SoftwareMetal.Counters()
-    for dispatch in commands.softwareDispatches { counters += dispatch.counters }
+    var counters = Counters()
+    for dispatch in commands.counters { counters += dispatch }
     let (ro, wholeO) = read(o, problem.o), (rl, wholeL) = read(l, problem.l)
     return Result(o: ro, l: rl, counters: counters, paddingIsWhole: wholeO && (wholeL || !d.writesLogsumexp))
   }

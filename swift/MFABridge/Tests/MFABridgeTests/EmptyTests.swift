@@ -1,8 +1,9 @@
 import CMFA
+import TestSupport
 import XCTest
 
 /// Size 0 in any dimension but the head dimension of V: results without elements, and zeros in those that have some.
-final class EmptyTests: XCTestCase {
+final class EmptyTests: GPUTestCase {
   private struct Sizes {
     var batch = 2, heads = 4, keyHeads = 2, rows = 3, keys = 5, columns = 8
     var name: String {

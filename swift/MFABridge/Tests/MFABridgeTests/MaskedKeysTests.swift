@@ -1,9 +1,10 @@
 import CMFA
+import TestSupport
 import XCTest
 
 /// Nothing stored with a masked key reaches a result: its numbers or codes, its scale, its zero point, whatever they
 /// are.
-final class MaskedKeysTests: XCTestCase {
+final class MaskedKeysTests: GPUTestCase {
   private enum Masking: CaseIterable { case booleans, infinities, causal, window, packed, broadcast }
   /// Keys from here on are masked; they fill blocks of rows.
   private let first = 8

@@ -1,9 +1,10 @@
 import CMFA
 import Foundation
+import TestSupport
 import XCTest
 
 /// The caller's memory: results are in it after the call, and nothing else of it is changed.
-final class MemoryTests: XCTestCase {
+final class MemoryTests: GPUTestCase {
   private func wrap(_ session: Session, _ data: UnsafeMutableRawPointer, _ size: Int) throws -> UnsafeMutableRawPointer
   {
     var handle: UnsafeMutableRawPointer?
@@ -38,7 +39,10 @@ final class MemoryTests: XCTestCase {
       desc.output.buffer = try wrap(session, memory + offset, offset == 0 ? page : 640)
       XCTAssertEqual(session.forward(desc), 0, Session.message)
       answers.append(Data(bytes: memory + offset, count: 640))
-      XCTAssert(explained(session, desc).contains("copied: \(offset == 0 ? 0 : 640) bytes"), explained(session, desc))
+      let said = explained(session, desc)
+      XCTAssert(said.contains("copied: \(offset == 0 ? 0 : 640) bytes"), said)
+      XCTAssertEqual(said.contains("in every call"), offset != 0, said)
+      XCTAssertEqual(said.contains("mfa_create_buffer"), offset != 0, said)
       var workspace: UInt64 = 1
       XCTAssertEqual(withUnsafePointer(to: desc) { mfa_workspace_size(session.context, $0, nil, &workspace) }, 0)
       XCTAssertEqual(workspace, offset == 0 ? 0 : 640)

@@ -1,8 +1,9 @@
 import CMFA
+import TestSupport
 import XCTest
 
 /// Merging parts by their logsumexp, and its gradient, against the formulas in float64.
-final class MergeTests: XCTestCase {
+final class MergeTests: GPUTestCase {
   private let shape: [UInt64] = [2, 3, 5, 40]
   private let rows = 30, columns = 40
 

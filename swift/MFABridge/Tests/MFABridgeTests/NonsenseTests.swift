@@ -1,9 +1,10 @@
 import CMFA
+import TestSupport
 import XCTest
 
 /// Descriptors of random nonsense: whatever they say, the call returns a status; where it is not 0 there is a message,
 /// and no result was touched.
-final class NonsenseTests: XCTestCase {
+final class NonsenseTests: GPUTestCase {
   private var generator = Generator(state: 7)
 
   /// Numbers that break things, among small ones.

@@ -2,10 +2,11 @@ import AttentionKernels
 import CMFA
 import Metal
 import MetalAttention
+import TestSupport
 import XCTest
 
 /// Numbers that Swift writes again are those of the header.
-final class NumbersTests: XCTestCase {
+final class NumbersTests: GPUTestCase {
   func testCodes() {
     let precisions: [(ElementPrecision, mfa_precision)] = [
       (.fp32, MFA_PRECISION_FP32), (.fp16, MFA_PRECISION_FP16), (.bf16, MFA_PRECISION_BF16),
@@ -91,6 +92,11 @@ final class NumbersTests: XCTestCase {
     let invalid = Int32(MFA_ERROR_INVALID_ARGUMENT.rawValue)
     XCTAssertEqual(mfa_device_kind(0, nil), invalid)
     XCTAssertEqual(mfa_device_kind(1000, &kind), invalid)
+    var registryID: UInt64 = 0
+    XCTAssertEqual(mfa_device_registry_id(0, &registryID), 0)
+    XCTAssertEqual(registryID, MTLCreateSystemDefaultDevice()?.registryID)
+    XCTAssertEqual(mfa_device_registry_id(0, nil), invalid)
+    XCTAssertEqual(mfa_device_registry_id(1000, &registryID), invalid)
     for describe in [mfa_device_vendor, mfa_device_backend] {
       XCTAssertEqual(describe(0, nil, 8, nil), invalid)
       XCTAssertEqual(describe(1000, nil, 0, nil), invalid)

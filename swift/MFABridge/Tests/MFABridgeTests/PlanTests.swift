@@ -1,8 +1,9 @@
 import CMFA
+import TestSupport
 import XCTest
 
 /// Plans: of tensors without memory, and in words that say what was asked.
-final class PlanTests: XCTestCase {
+final class PlanTests: GPUTestCase {
   private func explained(_ session: Session, _ desc: mfa_forward_desc, line: UInt = #line) -> [String] {
     var length = 0
     var text = [CChar](repeating: 0, count: 4096)

@@ -1,9 +1,10 @@
 import CMFA
+import TestSupport
 import XCTest
 
 /// Wrong calls are refused with the documented code and a message, and outputs stay as they were. The messages are
 /// those of the CPU driver.
-final class RefusalTests: XCTestCase {
+final class RefusalTests: GPUTestCase {
   private let argument: Int32 = 5
   private let dimensions: Int32 = 3
 

@@ -1,9 +1,10 @@
 import CMFA
+import TestSupport
 import XCTest
 
 /// Key lengths per sequence, rows after the last packed sequence, sinks and slopes of 16 bits, the gradient of
 /// logsumexp.
-final class SequencesTests: XCTestCase {
+final class SequencesTests: GPUTestCase {
   private func compare(_ found: [Float], _ expected: [Float], _ what: String, line: UInt = #line) {
     XCTAssertEqual(found.count, expected.count, what, line: line)
     let top = expected.lazy.filter(\.isFinite).map(abs).max() ?? 0

@@ -1,9 +1,10 @@
 import CMFA
 import Foundation
+import TestSupport
 import XCTest
 
 /// Many threads and contexts at once.
-final class ThreadTests: XCTestCase {
+final class ThreadTests: GPUTestCase {
   /// A descriptor for another thread: handles are numbers, and the contract allows calls from anywhere.
   private struct Anywhere: @unchecked Sendable {
     let context: UnsafeMutableRawPointer

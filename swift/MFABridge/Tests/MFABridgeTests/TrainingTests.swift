@@ -1,8 +1,9 @@
 import CMFA
+import TestSupport
 import XCTest
 
 /// Records of forward calls: what the backward entries know, and when they forget it.
-final class TrainingTests: XCTestCase {
+final class TrainingTests: GPUTestCase {
   private struct Buffers {
     let q, k, v, o, l, dO, dQ, d, dK, dV: UnsafeMutableRawPointer
     init(_ session: Session) throws {

@@ -1,8 +1,9 @@
 import CMFA
+import TestSupport
 import XCTest
 
 /// Weights sum to 1, whatever the scores, and finite scores stay finite.
-final class WeightsTests: XCTestCase {
+final class WeightsTests: GPUTestCase {
   private let integers = Attention.Format.allCases.filter(\.isInteger)
 
   /// Scores that are drawn by a kind: flat below a peak, spread, spread below a peak, flat.

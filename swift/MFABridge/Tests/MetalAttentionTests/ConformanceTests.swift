@@ -1,11 +1,12 @@
 import Foundation
 import Metal
 import MetalAttention
+import TestSupport
 import XCTest
 
 /// The vectors of tests/conformance: attention through the Swift API, refusals and quantization through the
 /// descriptions that the C edge makes too. The fixed signatures of C are the C runner's.
-final class ConformanceTests: XCTestCase {
+final class ConformanceTests: GPUTestCase {
   func testForward() throws {
     try each({ $0.call == "attention" && $0.status == 0 && $0.tensors["output"] != nil }) { live, attention in
       let commands = try attention.forward(

@@ -1,10 +1,11 @@
 import AttentionKernels
 import Metal
 import MetalAttention
+import TestSupport
 import XCTest
 
 /// Quantization through the Swift API.
-final class QuantizedTensorTests: XCTestCase {
+final class QuantizedTensorTests: GPUTestCase {
   private let device = MTLCreateSystemDefaultDevice()
 
   /// Numbers of both signs, none of them alike.
@@ -92,6 +93,21 @@ final class QuantizedTensorTests: XCTestCase {
         XCTAssertEqual(a, b, accuracy: 1e-5, "\(granularity), element \(i)")
       }
     }
+  }
+
+  /// Rows as wide as the driver takes: with a row in threadgroup memory there is room for no more, and a step that has
+  /// variables of its own there must not be given the row's.
+  func testWidestRotatedRows() throws {
+    let device = try XCTUnwrap(self.device), columns = 7680
+    var options = QuantizationOptions(granularity: .row)
+    options.isRotated = true
+    let x = numbers(2 * columns)
+    let tensor = try QuantizedTensor.from(
+      device: device, floatData: x, shape: [2, columns], precision: .INT8, options: options)
+    // The quantizer finds its error in the rotated domain, dequantizing rotates back: that keeps the sum of squares.
+    let squares = try zip(x, tensor.dequantized()).reduce(0.0) { $0 + pow(Double($1.0 - $1.1), 2) }
+    let rmse = (squares / Double(x.count)).squareRoot()
+    XCTAssertEqual(try XCTUnwrap(tensor.error).rmse, rmse, accuracy: 1e-4 * rmse)
   }
 
   func testRefusals() throws {

@@ -12,7 +12,7 @@
 
 // clang-format off: it does not read declarations in the arguments of a macro.
 SM_SHARED(
-  enum { SM_MAX_BUFFERS = 31, SM_COSTS = 12, SM_MAX_THREADS = 1024 };
+  enum { SM_MAX_BUFFERS = 31, SM_COSTS = 12, SM_MAX_THREADS = 1024, SM_MAX_NOTES = 8 };
 
   /* Columns of a basic block's static cost, and of the counters made from them. */
   enum SmCost {
@@ -45,11 +45,12 @@ SM_SHARED(
     uint32_t threads[3]; uint32_t groups[3]; uint32_t groupSize[3];
     uint32_t dynamicLength[SM_MAX_BUFFERS]; SmBinding bindings[SM_MAX_BUFFERS];
     uint32_t tgOffsets[256]; uint32_t tgSizes[256]; uint32_t tgStatics; uint32_t tgStaticLength;
-    uint32_t workers; uint32_t order; uint64_t seed; uint32_t checked; uint32_t blocks; uint32_t sites;
+    uint32_t workers; uint32_t order; uint64_t seed; uint32_t flush; uint32_t checked; uint32_t blocks; uint32_t sites;
     const uint32_t *blockCosts; const uint32_t *siteLines; const uint8_t *imageBegin; const uint8_t *imageEnd;
     uint8_t *unbound; uint64_t unboundStride;
     void (*entry)(void *); const char *kernel;
     uint64_t firstSerial; SmCounters counters; int32_t failed; SmFinding finding;
+    uint32_t asApple; uint32_t noted; SmFinding notes[SM_MAX_NOTES];
   };
 
   /* The requests of a kernel library while it is loaded: function constants, sizes of threadgroup variables. */

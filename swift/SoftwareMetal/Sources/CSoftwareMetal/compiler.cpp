@@ -2,6 +2,7 @@
 #include "instrument.hpp"
 #include "texts.hpp"
 #include "worker.hpp"
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -113,7 +114,7 @@ const std::vector<std::string> &dialect() {
                                              "-fno-vectorize",
                                              "-fno-slp-vectorize",
                                              "-fno-math-errno",
-                                             "-w",
+                                             "-Wimplicit-float-conversion",
                                              "-Werror=return-type",
                                              "-Werror=uninitialized",
                                              "-fno-color-diagnostics",
@@ -263,6 +264,33 @@ std::string metalTerms(std::string s) {
     for (size_t p = 0; (p = s.find(from, p)) != std::string::npos; p += strlen(to)) s.replace(p, strlen(from), to);
   return s;
 }
+std::string withoutWarnings(const std::string &diagnostics) {
+  std::stringstream lines(diagnostics);
+  std::string errors, line;
+  bool warning = false; // and its notes
+  while (std::getline(lines, line)) {
+    if (line.find(": note: ") == std::string::npos) warning = line.find(": warning: ") != std::string::npos;
+    if (!warning) errors += line + "\n";
+  }
+  return errors;
+}
+// Metal converts nothing to bfloat unasked. clang does, and warns of it; its other warnings are dropped.
+std::string conversionsToBfloat(const std::string &diagnostics) {
+  static const std::string warning = "warning: implicit conversion loses floating-point precision: ";
+  std::stringstream lines(diagnostics);
+  std::string errors, line;
+  bool inside = false; // of a refused line: its notes tell where a template was instantiated
+  while (std::getline(lines, line)) {
+    if (line.find(": note: ") == std::string::npos) {
+      size_t at = line.find(warning), to = line.rfind(" to '");
+      inside = at != std::string::npos && to != std::string::npos &&
+               (line.find("bfloat'", to) != std::string::npos || line.find("__bf16'", to) != std::string::npos);
+      if (inside) line = line.substr(0, at) + "error: bfloat has no implicit conversion from 'float'";
+    }
+    if (inside) errors += line + "\n";
+  }
+  return errors;
+}
 } // namespace
 
 std::string cacheDirectory() {
@@ -342,6 +370,7 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
       ".so";
   const char *outcome = "found";
   std::string stages;
+  const bool redirect = std::find(flags.begin(), flags.end(), "-DSM_AS_APPLE") != flags.end();
   bool ok = once(library, [&](const std::string &t) {
     outcome = "refused";
     std::string in = t + ".clcpp", object = t + ".o";
@@ -349,16 +378,19 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
     std::vector<std::string> front = with(with(with({compiler().path}, dialect()), optimization(mode)), flags);
     front = with(front, {"-include-pch", pch, in});
     Result r;
+    std::string diagnostics;
     if (mode == Mode::fast) {
       r = compile(with(front, {"-c", "-o", object}));
+      diagnostics = r.output;
       stages += stage("front", r.seconds);
     } else {
       std::string ir = t + ".ll";
       r = compile(with(front, {"-S", "-emit-llvm", "-o", ir}));
+      diagnostics = r.output;
       stages += stage("front", r.seconds);
       if (r.status == 0) {
         double begin = processorSeconds();
-        write(ir, instrument(slurp(ir), mode == Mode::checked));
+        write(ir, instrument(slurp(ir), mode == Mode::checked, redirect));
         stages += stage("instrument", processorSeconds() - begin);
         Result second = compile({"emit", "0", ir, object});
         stages += stage("emit", second.seconds);
@@ -370,10 +402,16 @@ std::string compileKernels(const std::string &source, Mode mode, const std::vect
       if (r.status != 255 && environment("SOFTWARE_METAL_KEEP").empty()) unlink(ir.c_str());
     }
     if (environment("SOFTWARE_METAL_KEEP").empty()) unlink(in.c_str());
+    std::string conversions = r.status == 0 ? conversionsToBfloat(diagnostics) : "";
+    if (!conversions.empty()) {
+      log = metalTerms(conversions);
+      unlink(object.c_str());
+      return false;
+    }
     if (r.status >= 128 && r.status != 255)
       log = "program_source:1:1: error: the compiler crashed on this program (mixed half and bfloat arithmetic does "
             "that)\n";
-    else log = metalTerms(r.output);
+    else log = metalTerms(withoutWarnings(r.output));
     if (r.status) return false;
     // Linked against the executor, so that a function without a body is an error here, as in Metal.
     Result linked = link(object, executor, t);

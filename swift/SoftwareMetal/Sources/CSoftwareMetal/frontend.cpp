@@ -66,6 +66,15 @@ bool Translator::qualifiesMember(size_t i) const {
   while (t[k].is("const")) ++k;
   return t[k].is("{") || t[k].is(";") || t[k].is("=") || t[k].is("->");
 }
+bool Translator::isConstructor(size_t i) const {
+  while (i && !t[i].is(")")) --i;
+  int depth = 0;
+  for (; i; --i) {
+    if (t[i].is(")")) ++depth;
+    if (t[i].is("(") && --depth == 0) break;
+  }
+  return i && !typeNames.empty() && t[i - 1].text == typeNames.back() && !(i > 1 && t[i - 2].is("~"));
+}
 std::string Translator::memberQualifier(const std::string &s) const {
   return s == "device" ? "__global" : s == "threadgroup" ? "__local" : s == "constant" ? "__constant" : "__private";
 }
@@ -84,6 +93,8 @@ bool Translator::unqualifiedMember(size_t i) const {
   if (!open || (t[open - 1].isName() && !typeNames.empty() && t[open - 1].text == typeNames.back())) return false;
   for (size_t k = open; k-- > 0;) {
     if (t[k].is(";") || t[k].is("{") || t[k].is("}")) break;
+    if (t[k].is(":") && k && (t[k - 1].is(")") || t[k - 1].is("thread")))
+      return false; // an initialiser of a constructor
     if (t[k].is("operator")) continue;
     if (t[k].is("=") && !(k && t[k - 1].is("operator")) && !(k > 1 && t[k - 2].is("operator"))) {
       if (t[open - 1].isName()) return false;
@@ -133,6 +144,8 @@ void Translator::enterBrace(size_t i) {
     inKernel = pendingKernel;
     pendingKernel = false;
     currentFunction = functionName(k, i);
+    for (auto &n : namespaces)
+      if (n == "metal") u.overloads.insert(currentFunction);
     std::set<std::string> &m = u.mentions[currentFunction];
     for (size_t j = i, e = closing(t, i); j < e; ++j)
       if (t[j].isName() && !t[j - 1].is(".") && !t[j - 1].is("->") &&
@@ -159,8 +172,27 @@ void Translator::leaveBrace() {
   }
   if (scopes.back() == Scope::file || scopes.back() == Scope::type) inKernel = false;
 }
+// `R (*f)(A…)` among the parameters of a template is `auto f`: clang deduces no pointer to a function of OpenCL.
+void Translator::functionParameters(size_t i) {
+  for (size_t k = i + 2, end = closingAngle(t, i + 1); k + 4 < end; ++k) {
+    if (!t[k].is("(") || !(t[k + 1].is("*") || t[k + 1].is("&")) || !t[k + 2].isName() || !t[k + 3].is(")") ||
+        !t[k + 4].is("("))
+      continue;
+    size_t first = k;
+    while (first > i + 2 && !t[first - 1].is(",")) --first;
+    functions[first] = {k + 2, closing(t, k + 4)};
+  }
+}
 void Translator::step(size_t &i) {
   const Token &k = t[i];
+  auto function = functions.find(i);
+  if (function != functions.end()) {
+    auto [name, end] = function->second;
+    out += k.space + "auto " + spelling(name) + newlines(i + 1, end);
+    i = end;
+    return;
+  }
+  if (k.is("template") && t[i + 1].is("<")) functionParameters(i);
   if (k.is("{")) enterBrace(i);
   if (k.is("}")) leaveBrace();
   if (scopes.back() == Scope::file && statementStart(i) && !k.is("{") && !k.is("}")) findKernel(i);
@@ -197,6 +229,11 @@ void Translator::step(size_t &i) {
     return;
   }
   if (isAddressSpace(k.text) && qualifiesMember(i)) {
+    // A temporary is no object of a named space for clang: `thread` constructors construct it, unqualified.
+    if (k.is("thread") && isConstructor(i)) {
+      ++i;
+      return;
+    }
     out += k.space + memberQualifier(k.text);
     ++i;
     return;

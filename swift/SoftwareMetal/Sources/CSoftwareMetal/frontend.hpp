@@ -39,6 +39,7 @@ struct Unit {
   std::vector<FunctionConstant> constants;
   std::vector<ThreadgroupVariable> variables;
   std::map<std::string, std::set<std::string>> mentions; // function -> names in its body
+  std::set<std::string> overloads;                       // functions that the program adds to the library's namespace
   bool heldReferences = false;
   std::vector<std::string> errors; // "program_source:LINE:COL: error: …"
 };

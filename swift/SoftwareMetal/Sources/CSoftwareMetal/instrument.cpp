@@ -126,7 +126,8 @@ struct Location {
 
 struct Instrumenter {
   View ir;
-  bool check;
+  bool check = false;
+  bool redirects = false; // checks return the address that is used
   std::vector<View> lines;
   std::unordered_map<int, Location> locations;
   std::unordered_map<int, std::pair<int, int>> scopes; // id -> (file, parent scope)
@@ -218,13 +219,26 @@ struct Instrumenter {
                     : space == genericSpace ? "sm_check_generic"
                                             : "sm_check_device";
     if (align > 128) align = 128;
-    out += "  call void @" + std::string(f) + "(ptr addrspace(" + std::to_string(p.space) + ") " +
-           std::string(p.value) + ", i32 " + std::to_string(bytes | kind << 16 | align << 20) + ", i32 " +
-           std::to_string(site(line)) + ")\n";
+    out += "  " + called(f, p) + "(ptr addrspace(" + std::to_string(p.space) + ") " + std::string(p.value) + ", i32 " +
+           std::to_string(bytes | kind << 16 | align << 20) + ", i32 " + std::to_string(site(line)) + ")\n";
     return space;
+  }
+  // The beginning of a check's call, whose result takes the place of the operand if it redirects.
+  std::string called(const std::string &f, const Pointer &p) {
+    if (!redirects) return "call void @" + f;
+    std::string name = "%sm.q" + std::to_string(siteLines.size());
+    replaced.push_back({p.value, name});
+    return name + " = call ptr" + (p.space ? " addrspace(" + std::to_string(p.space) + ")" : "") + " @sm_redirect" +
+           f.substr(strlen("sm_check"));
   }
   void checkRange(const Pointer &p, View size, uint32_t kind, uint32_t line) {
     if (!check || resolve(p) == stackSpace) return;
+    if (redirects) {
+      out += "  " + called("sm_check_range", p) + "(ptr" +
+             (p.space ? " addrspace(" + std::to_string(p.space) + ")" : "") + " " + std::string(p.value) + ", i64 " +
+             std::string(size) + ", i32 " + std::to_string(kind) + ", i32 " + std::to_string(site(line)) + ")\n";
+      return;
+    }
     std::string value = "%sm.p" + std::to_string(siteLines.size());
     if (p.space)
       out += "  " + value + " = addrspacecast ptr addrspace(" + std::to_string(p.space) + ") " + std::string(p.value) +
@@ -252,7 +266,9 @@ struct Instrumenter {
     blockStart = none;
   }
 
+  std::vector<std::pair<View, std::string>> replaced; // operands of the present instruction
   void instruction(View l) {
+    replaced.clear();
     View body = l;
     std::string result;
     size_t eq = body.find(" = ");
@@ -350,7 +366,14 @@ struct Instrumenter {
         add(k->second, ty.lanes ? ty.lanes : 1);
       } else if (op == "insertelement" || op == "extractelement" || op == "shufflevector") add(SM_OTHER_OPS, 1);
     }
-    emit(l);
+    if (replaced.empty()) {
+      emit(l);
+      return;
+    }
+    std::sort(replaced.begin(), replaced.end(), [](auto &a, auto &b) { return a.first.data() > b.first.data(); });
+    std::string changed(l);
+    for (auto &[operand, name] : replaced) changed.replace(size_t(operand.data() - l.data()), operand.size(), name);
+    emit(changed);
   }
   // Writes a line without its debug information, which is used up here and would cost the code generator time.
   void emit(View l) {
@@ -402,8 +425,8 @@ struct Instrumenter {
     if (check &&
         (startsWith(name, "sm_") || startsWith(name, "air.") || startsWith(name, "\"air.") ||
          startsWith(name, "\"\\01air.")) &&
-        !startsWith(name, "sm_check") && !startsWith(name, "sm_entry") && !startsWith(name, "sm_register") &&
-        name != "sm_constant") {
+        !startsWith(name, "sm_check") && !startsWith(name, "sm_redirect") && !startsWith(name, "sm_entry") &&
+        !startsWith(name, "sm_register") && name != "sm_constant") {
       if (startsWith(name, "sm_") || contains(name, "air.")) {
         std::string v = "%sm.s" + std::to_string(siteLines.size());
         out += "  " + v + " = getelementptr inbounds i8, ptr %sm.lane, i64 20\n  store i32 " +
@@ -509,13 +532,18 @@ struct Instrumenter {
     table("sm_table_sizes", {static_cast<uint32_t>(costs.size() / SM_COSTS), static_cast<uint32_t>(siteLines.size())});
     if (check)
       out += "declare void @sm_check_device(ptr, i32, i32)\ndeclare void @sm_check_threadgroup(ptr, i32, i32)\ndeclare "
-             "void @sm_check_generic(ptr, i32, i32)\ndeclare void @sm_check_range(ptr, i64, i32, i32)\n";
+             "void @sm_check_generic(ptr, i32, i32)\ndeclare void @sm_check_range(ptr, i64, i32, i32)\n"
+             "declare ptr @sm_redirect_device(ptr, i32, i32)\ndeclare ptr @sm_redirect_threadgroup(ptr, i32, i32)\n"
+             "declare ptr @sm_redirect_generic(ptr, i32, i32)\ndeclare ptr @sm_redirect_range(ptr, i64, i32, i32)\n";
   }
 };
 } // namespace
 
-std::string instrument(const std::string &ir, bool check) {
-  Instrumenter i{ir, check, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+std::string instrument(const std::string &ir, bool check, bool redirect) {
+  Instrumenter i;
+  i.ir = ir;
+  i.check = check;
+  i.redirects = check && redirect;
   return i.run();
 }
 } // namespace softmetal

@@ -3,9 +3,10 @@
 #include <string>
 
 namespace softmetal {
-/// `check` adds the checks; blocks are always counted. Tables of costs and of source lines are appended.
-std::string instrument(const std::string &ir, bool check);
+/// `check` adds the checks, and with `redirect` an access uses the address that its check returns; blocks are always
+/// counted. Tables of costs and of source lines are appended.
+std::string instrument(const std::string &ir, bool check, bool redirect);
 
 /// Part of the key of cached libraries: change it with the rewriting.
-inline constexpr const char *instrumenterVersion = "2";
+inline constexpr const char *instrumenterVersion = "3";
 } // namespace softmetal

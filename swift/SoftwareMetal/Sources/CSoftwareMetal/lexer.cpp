@@ -1,6 +1,7 @@
 #include "lexer.hpp"
 #include <cctype>
 #include <cstdlib>
+#include <cstring>
 
 namespace softmetal {
 namespace {
@@ -25,7 +26,8 @@ struct Lexer {
     ++line;
     lineStart = ++i;
   }
-  // A directive: line markers are kept for the compiler, pragmas and Metal's own headers dropped.
+  // A directive: line markers and `#pragma METAL fp contract` are kept for the compiler, other pragmas and Metal's own
+  // headers dropped.
   void directive() {
     size_t end = i;
     while (end < s.size() && s[end] != '\n') end += s[end] == '\\' && end + 1 < s.size() ? 2 : 1;
@@ -39,6 +41,9 @@ struct Lexer {
     } else if (k != std::string::npos && text.compare(k, 4, "line") == 0) {
       line = atoi(text.c_str() + k + 4) - 1;
       space += text;
+    } else if (size_t contract = text.find("METAL fp contract");
+               k != std::string::npos && text.compare(k, 6, "pragma") == 0 && contract != std::string::npos) {
+      space += "#pragma clang fp contract" + text.substr(contract + strlen("METAL fp contract"));
     } else if (k == std::string::npos || text.compare(k, 6, "pragma") == 0 ||
                (text.compare(k, 7, "include") == 0 && text.find("<metal_") != std::string::npos)) {
       // Directives over several lines keep their line count.

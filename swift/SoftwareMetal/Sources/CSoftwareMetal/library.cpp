@@ -53,6 +53,7 @@ struct sm_buffer {
 struct sm_library {
   Unit unit;
   Mode mode;
+  bool asApple = false;
   std::string path;
   const Kernel *kernel(const char *name) const {
     for (auto &k : unit.kernels)
@@ -66,6 +67,7 @@ struct sm_pipeline {
   int (*run)(SmDispatch *) = nullptr;
   std::string kernel;
   Mode mode = Mode::fast;
+  bool asApple = false;
   uint32_t maxThreads = 1024, statics = 0, staticLength = 0, sizes[256] = {};
   uint32_t blocks = 0, sites = 0;
   const uint32_t *costs = nullptr, *lines = nullptr;
@@ -103,13 +105,15 @@ sm_buffer *sm_buffer_wrap(void *memory, uint64_t length) {
 void sm_buffer_destroy(sm_buffer *b) { delete b; }
 void *sm_buffer_contents(const sm_buffer *b) { return b->base; }
 
-sm_library *sm_library_create(const char *source, const char *const *macros, size_t count, int mode, int allowInlineAIR,
-                              char **error) {
+sm_library *sm_library_create(const char *source, const char *const *macros, size_t count, int mode, uint32_t settings,
+                              int version, char **error) {
   std::vector<std::string> defines;
   for (size_t i = 0; i < count; ++i) defines.push_back("-D" + std::string(macros[i]));
   std::string text = source, log;
   LexResult lexed = lex(text);
+  const std::string metalVersion = "-D__METAL_VERSION__=" + std::to_string(version);
   if (lexed.needsPreprocessor || !defines.empty()) {
+    defines.push_back(metalVersion);
     std::string expanded;
     if (!preprocess(text, defines, expanded, log)) {
       *error = duplicate(log);
@@ -120,7 +124,7 @@ sm_library *sm_library_create(const char *source, const char *const *macros, siz
   auto l = std::make_unique<sm_library>();
   l->mode = static_cast<Mode>(std::clamp(mode, 0, 2));
   FrontendOptions options;
-  options.allowInlineAIR = allowInlineAIR != 0;
+  options.allowInlineAIR = settings & SM_ALLOW_INLINE_AIR;
   l->unit = translate(lexed.tokens, options);
   if (!l->unit.errors.empty()) {
     for (auto &e : l->unit.errors) log += e + "\n";
@@ -129,6 +133,15 @@ sm_library *sm_library_create(const char *source, const char *const *macros, siz
   }
   std::vector<std::string> flags;
   if (l->unit.heldReferences) flags.push_back("-DSM_HELD_REFERENCES");
+  if (version != 310) flags.push_back(metalVersion);
+  if (settings & SM_FUNCTION_ERRORS) flags.push_back("-DSM_FUNCTION_ERRORS");
+  if (settings & SM_FUNCTION_ERRORS && settings & SM_PRECISE_FUNCTIONS) flags.push_back("-DSM_PRECISE_FUNCTIONS");
+  l->asApple = settings & SM_AS_APPLE;
+  if (l->asApple) flags.push_back("-DSM_AS_APPLE");
+  if (settings & SM_FLUSH_SUBNORMALS) { // what the compiler computes itself
+    flags.push_back("-Xclang");
+    flags.push_back("-fdenormal-fp-math-f32=preserve-sign,preserve-sign");
+  }
   l->path = compileKernels(l->unit.text, l->mode, flags, log);
   if (l->path.empty()) {
     *error = duplicate(log);
@@ -205,6 +218,7 @@ sm_pipeline *sm_pipeline_create(sm_library *l, const char *name, const sm_consta
   }
   p->kernel = name;
   p->mode = l->mode;
+  p->asApple = l->asApple;
   if (kernel->maxThreads) p->maxThreads = static_cast<uint32_t>(kernel->maxThreads);
 
   // A private copy of the image gives each pipeline its own function constants.
@@ -327,6 +341,8 @@ int sm_pipeline_dispatch(sm_pipeline *p, sm_dispatch *s) {
   d->workers = s->workers;
   d->order = s->order;
   d->seed = s->seed;
+  d->flush = s->flush_subnormals;
+  d->asApple = p->asApple;
   d->blocks = p->blocks;
   d->sites = p->sites;
   d->blockCosts = p->costs;
@@ -338,15 +354,20 @@ int sm_pipeline_dispatch(sm_pipeline *p, sm_dispatch *s) {
   d->firstSerial = serial.fetch_add(groups);
   int status = p->run(d.get());
   memcpy(&s->counters, &d->counters, sizeof s->counters);
-  sm_finding &f = s->finding;
-  f.kind = d->finding.kind;
-  f.buffer = d->finding.buffer;
-  f.line = d->finding.line;
-  f.simdgroup = d->finding.simdgroup;
-  f.lane = d->finding.lane;
-  memcpy(f.threadgroup, d->finding.threadgroup, sizeof f.threadgroup);
-  memcpy(f.thread, d->finding.thread, sizeof f.thread);
-  memcpy(f.message, d->finding.message, sizeof f.message);
+  auto copy = [](sm_finding &to, const SmFinding &from) {
+    to.kind = from.kind;
+    to.buffer = from.buffer;
+    to.line = from.line;
+    to.simdgroup = from.simdgroup;
+    to.lane = from.lane;
+    memcpy(to.threadgroup, from.threadgroup, sizeof to.threadgroup);
+    memcpy(to.thread, from.thread, sizeof to.thread);
+    memcpy(to.message, from.message, sizeof to.message);
+  };
+  copy(s->finding, d->finding);
+  static_assert(int(SM_NOTE_COUNT) == int(SM_MAX_NOTES));
+  s->noted = d->noted;
+  for (uint32_t i = 0; i < d->noted; ++i) copy(s->notes[i], d->notes[i]);
   return status;
 }
 }

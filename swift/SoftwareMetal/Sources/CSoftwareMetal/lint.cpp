@@ -76,11 +76,18 @@ void lambdas(const Tokens &t, Unit &u) {
       u.errors.push_back(errorAt(t[i], "lambda expressions are not supported in Metal"));
   }
 }
+// Functions may be arguments of templates, known when a kernel is compiled.
 void functionPointers(const Tokens &t, Unit &u) {
-  for (size_t i = 1; i + 4 < t.size(); ++i)
+  for (size_t i = 1; i + 4 < t.size(); ++i) {
+    if (t[i].is("<") && t[i - 1].is("template")) {
+      size_t e = closingAngle(t, i);
+      if (e > i) i = e;
+      if (i + 4 >= t.size()) break;
+    }
     if (t[i].is("(") && (t[i + 1].is("*") || t[i + 1].is("&")) && t[i + 2].isName() && t[i + 3].is(")") &&
         t[i + 4].is("(") && t[i - 1].isName() && !t[i - 1].is("return"))
       u.errors.push_back(errorAt(t[i + 2], "function pointers are not supported in Metal: '" + t[i + 2].text + "'"));
+  }
 }
 // Every pointer and reference names the address space that it points into.
 void addressSpaces(const Tokens &t, Unit &u) {
@@ -206,11 +213,13 @@ void programScope(const Tokens &t, Unit &u) {
     statement.push_back(i);
   }
 }
-// A function that reaches itself. Overloads and templates share names, so only names defined once are judged.
+// A function that reaches itself. Overloads and templates share names, so only names defined once are judged; not those
+// added to the library's namespace, which call their namesakes there.
 void recursion(const Tokens &t, const Unit &unit, Unit &u) {
   for (auto &entry : unit.mentions) {
     const std::string &name = entry.first;
     const std::set<std::string> &body = entry.second;
+    if (unit.overloads.count(name)) continue;
     if (!body.count(name)) {
       std::set<std::string> seen;
       bool cycle = false;

@@ -16,6 +16,9 @@ inline const char *const types =
 inline const char *const math =
 #include "device/lib_math.h"
     ;
+inline const char *const geometry =
+#include "device/lib_geometry.h"
+    ;
 inline const char *const simd =
 #include "device/lib_simd.h"
     ;
@@ -51,7 +54,7 @@ inline std::string executor() {
 }
 /// The stand-in library. Counters leave out what belongs to sm_runtime, and count what belongs to sm_stdlib.
 inline std::string library() {
-  return std::string("#line 1 \"sm_stdlib\"\n") + types + "\n" + math +
+  return std::string("#line 1 \"sm_stdlib\"\n") + types + "\n" + math + geometry +
          "\n#define SM_PLAIN __private\n#line 1 \"sm_runtime\"\n" + kernelABI + simd + matrix + macros;
 }
 } // namespace softmetal::text

@@ -21,6 +21,7 @@ struct Translator {
   int variables = 0;
   std::map<size_t, std::string> declarators;
   std::set<std::string> constantNames;
+  std::map<size_t, std::pair<size_t, size_t>> functions; // parameters of templates: first token -> (name, end)
 
   Translator(const std::vector<Token> &tokens, Unit &unit) : t(tokens), u(unit) {}
 
@@ -33,6 +34,8 @@ struct Translator {
   std::string spelling(size_t i) const;
   // Address spaces after a parameter list qualify the object of a member function.
   bool qualifiesMember(size_t i) const;
+  // The qualifier at i is that of a constructor.
+  bool isConstructor(size_t i) const;
   std::string memberQualifier(const std::string &s) const;
   // A member function without a qualifier works on objects in thread memory only, as in Metal.
   bool unqualifiedMember(size_t i) const;
@@ -40,6 +43,7 @@ struct Translator {
   std::string functionName(size_t a, size_t b) const;
   void leaveBrace();
   bool statementStart(size_t i) const { return !i || t[i - 1].is(";") || t[i - 1].is("{") || t[i - 1].is("}"); }
+  void functionParameters(size_t i);
   // Translates the token at i, and advances.
   void step(size_t &i);
 

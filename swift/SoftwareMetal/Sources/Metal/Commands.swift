@@ -88,7 +88,7 @@ final class SoftwareCommandBuffer: MTLCommandBuffer, @unchecked Sendable {
     append {
       guard let e = event as? SoftwareEvent, e.wait(untilSignaledValue: value, timeoutMS: 60_000) else {
         throw MTLCommandBufferError(
-          code: .timeout, description: "the event did not reach \(value) within a minute", finding: nil)
+          code: .timeout, description: "the event did not reach \(value) within a minute", found: nil)
       }
     }
   }

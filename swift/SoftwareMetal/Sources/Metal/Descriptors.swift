@@ -10,10 +10,10 @@ public final class MTLCompileOptions: NSObject, NSCopying {
   public var preserveInvariance = false
   public var allowReferencingUndefinedSymbols = false
   public var maxTotalThreadsPerThreadgroup = 0
-  /// The older spelling of `mathMode`.
+  /// The older spelling of both.
   public var fastMathEnabled: Bool {
     get { mathMode == .fast }
-    set { mathMode = newValue ? .fast : .safe }
+    set { (mathMode, mathFloatingPointFunctions) = newValue ? (.fast, .fast) : (.safe, .precise) }
   }
   public override init() {}
   public func copy(with zone: NSZone? = nil) -> Any {

@@ -8,8 +8,17 @@ final class SoftwareDevice: MTLDevice {
   static let shared = SoftwareDevice()
   private let allocated = Locked(0)
 
-  var name: String { "Software Metal device" }
-  var registryID: UInt64 { 0x736f_6674 }
+  private var chip: Chip {
+    SoftwareMetal.options.chip.flatMap(Chip.init(name:)) ?? Chip(family: SoftwareMetal.options.family)
+  }
+  /// Named as Apple names the GPU of a chip, for programs that read the name.
+  var name: String { "Apple \(chip.name)" }
+  var architecture: MTLArchitecture { MTLArchitecture(name: chip.architecture) }
+  /// Of the size that I/O Registry gives.
+  var registryID: UInt64 { 0x1_0000_0407 }
+  var location: MTLDeviceLocation { .builtIn }
+  var locationNumber: Int { 0 }
+  var maxTransferRate: UInt64 { 0 }
   var maxThreadgroupMemoryLength: Int { 32768 }
   var maxThreadsPerThreadgroup: MTLSize { MTLSize(width: 1024, height: 1024, depth: 1024) }
   var maxBufferLength: Int { Int(ProcessInfo.processInfo.physicalMemory / 2) }
@@ -17,16 +26,17 @@ final class SoftwareDevice: MTLDevice {
   var recommendedMaxWorkingSetSize: UInt64 { ProcessInfo.processInfo.physicalMemory / 4 * 3 }
   var hasUnifiedMemory: Bool { true }
   var isLowPower: Bool { false }
-  var isHeadless: Bool { true }
+  var isHeadless: Bool { false }
   var isRemovable: Bool { false }
   var argumentBuffersSupport: MTLArgumentBuffersTier { .tier1 }
 
   func supportsFamily(_ f: MTLGPUFamily) -> Bool {
-    let newest = SoftwareMetal.options.family
+    let newest = SoftwareMetal.options.chip == nil ? SoftwareMetal.options.family : chip.family
     switch f {
     case .common1, .common2, .common3: return true
     case .metal3: return newest.rawValue >= MTLGPUFamily.apple7.rawValue
-    case .metal4, .mac1, .mac2: return false
+    case .mac1, .mac2: return newest.rawValue >= MTLGPUFamily.apple7.rawValue
+    case .metal4: return false
     default: return f.rawValue <= newest.rawValue
     }
   }
@@ -40,8 +50,8 @@ final class SoftwareDevice: MTLDevice {
     return SoftwareBuffer(device: self, handle: b, length: length, options: options, deallocator: nil)
   }
   func makeBuffer(bytes pointer: UnsafeRawPointer, length: Int, options: MTLResourceOptions) -> (any MTLBuffer)? {
-    guard let b = makeBuffer(length: length, options: options) else { return nil }
-    b.contents().copyMemory(from: pointer, byteCount: length)
+    guard let b = makeBuffer(length: length, options: options) as? SoftwareBuffer else { return nil }
+    b.memory.copyMemory(from: pointer, byteCount: length)
     return b
   }
   func makeBuffer(
@@ -59,20 +69,16 @@ final class SoftwareDevice: MTLDevice {
   func makeDefaultLibrary() -> (any MTLLibrary)? { nil }
 
   func makeLibrary(source: String, options: MTLCompileOptions?) throws -> any MTLLibrary {
-    let macros = (options?.preprocessorMacros ?? [:]).sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }
-    return try SoftwareLibrary(
-      device: self, source: source, macros: macros, languageVersion: options?.languageVersion ?? .version3_1)
+    try SoftwareLibrary(device: self, source: source, options: options ?? MTLCompileOptions())
   }
   func makeLibrary(
     source: String, options: MTLCompileOptions?,
     completionHandler: @escaping @Sendable ((any MTLLibrary)?, (any Error)?) -> Void
   ) {
-    let macros = (options?.preprocessorMacros ?? [:]).sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }
-    let version = options?.languageVersion ?? .version3_1
+    let settings = SoftwareLibrary.Settings(options ?? MTLCompileOptions())
     DispatchQueue.global().async {
       do {
-        completionHandler(
-          try SoftwareLibrary(device: self, source: source, macros: macros, languageVersion: version), nil)
+        completionHandler(try SoftwareLibrary(device: self, source: source, settings: settings), nil)
       } catch { completionHandler(nil, error) }
     }
   }
@@ -125,7 +131,8 @@ final class SoftwareBuffer: MTLBuffer {
   let handle: OpaquePointer, length: Int
   private let owner: SoftwareDevice, options: MTLResourceOptions
   private let deallocator: ((UnsafeMutableRawPointer, Int) -> Void)?
-  private let pointer: UnsafeMutableRawPointer
+  /// The bytes, of private storage too.
+  let memory: UnsafeMutableRawPointer
   var label: String?
 
   /// A buffer without a deallocator owns its memory.
@@ -134,14 +141,14 @@ final class SoftwareBuffer: MTLBuffer {
     deallocator: ((UnsafeMutableRawPointer, Int) -> Void)?
   ) {
     guard let p = sm_buffer_contents(handle) else { sm_buffer_destroy(handle); return nil }
-    (owner, self.handle, self.length, self.options, self.deallocator, pointer) = (
+    (owner, self.handle, self.length, self.options, self.deallocator, memory) = (
       device, handle, length, options, deallocator, p
     )
     if deallocator == nil { device.account(length) }
   }
   deinit {
     sm_buffer_destroy(handle)
-    if let deallocator { deallocator(pointer, length) } else { owner.account(-length) }
+    if let deallocator { deallocator(memory, length) } else { owner.account(-length) }
   }
   var device: any MTLDevice { owner }
   var storageMode: MTLStorageMode { MTLStorageMode(rawValue: options.rawValue >> 4 & 15) ?? .shared }
@@ -151,9 +158,13 @@ final class SoftwareBuffer: MTLBuffer {
   }
   var resourceOptions: MTLResourceOptions { options }
   var allocatedSize: Int { length }
-  var gpuAddress: UInt64 { UInt64(UInt(bitPattern: pointer)) }
+  var gpuAddress: UInt64 { UInt64(UInt(bitPattern: memory)) }
   func setPurgeableState(_ state: MTLPurgeableState) -> MTLPurgeableState { .nonVolatile }
-  func contents() -> UnsafeMutableRawPointer { pointer }
+  /// Of private storage Metal gives NULL: an address in the first page is as good as that.
+  func contents() -> UnsafeMutableRawPointer {
+    let isHidden = storageMode == .private || storageMode == .memoryless
+    return isHidden ? UnsafeMutableRawPointer(bitPattern: 16) ?? memory : memory
+  }
   func didModifyRange(_ range: Range<Int>) {}
 }
 

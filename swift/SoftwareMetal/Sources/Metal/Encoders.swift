@@ -110,7 +110,7 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
       return
     }
     dispatch(size) {
-      let n = (0..<3).map { Int(b.contents().load(fromByteOffset: offset + 4 * $0, as: UInt32.self)) }
+      let n = (0..<3).map { Int(b.memory.load(fromByteOffset: offset + 4 * $0, as: UInt32.self)) }
       return (
         MTLSize(width: n[0], height: n[1], depth: n[2]),
         MTLSize(width: n[0] * size.width, height: n[1] * size.height, depth: n[2] * size.depth)
@@ -130,6 +130,12 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
         "dispatch of '\(pipeline.function.name)': (\(size.width), \(size.height), \(size.depth)) threads per "
           + "threadgroup; at least one and at most \(pipeline.maxTotalThreadsPerThreadgroup) are allowed"
       ); return
+    }
+    for argument in pipeline.threadgroupArguments where groupMemory[argument.index] == 0 {
+      misuse(
+        "dispatch of '\(pipeline.function.name)': missing threadgroup memory at index \(argument.index) for "
+          + "'\(argument.name)'")
+      return
     }
     let memory = groupMemory.reduce(0, +) + pipeline.staticThreadgroupMemoryLength
     guard memory <= device.maxThreadgroupMemoryLength else {
@@ -165,6 +171,7 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
       }
       let options = SoftwareMetal.options
       d.workers = UInt32(clamping: max(1, options.workers))
+      d.flush_subnormals = options.flushesSubnormals ? 1 : 0
       switch options.schedule {
       case .forward: d.order = 0
       case .reversed: d.order = 1
@@ -172,21 +179,26 @@ final class SoftwareComputeEncoder: SoftwareEncoder, MTLComputeCommandEncoder {
       }
       let start = monotonicSeconds()
       let status = withExtendedLifetime(slots) { sm_pipeline_dispatch(pipeline.handle, &d) }
+      let notes = withUnsafeBytes(of: &d.notes) { raw in
+        raw.bindMemory(to: sm_finding.self).prefix(Int(d.noted)).map {
+          SoftwareMetal.Finding($0, kernel: pipeline.function.name)
+        }
+      }
       command.record(
         SoftwareMetal.Dispatch(
           kernel: pipeline.function.name, threadgroups: groups, threadsPerThreadgroup: size,
-          counters: SoftwareMetal.Counters(d.counters), seconds: monotonicSeconds() - start))
+          counters: SoftwareMetal.Counters(d.counters), seconds: monotonicSeconds() - start, findings: notes))
       switch status {
       case 0: break
       case 1:
         let f = SoftwareMetal.Finding(d.finding, kernel: pipeline.function.name)
         throw MTLCommandBufferError(
           code: f.kind == .outOfBounds || f.kind == .unboundBuffer ? .pageFault : .internal, description: f.description,
-          finding: f)
+          found: f)
       default:
         throw MTLCommandBufferError(
           code: .outOfMemory,
-          description: "dispatch of '\(pipeline.function.name)': the software device is out of memory", finding: nil)
+          description: "dispatch of '\(pipeline.function.name)': the software device is out of memory", found: nil)
       }
     }
   }
@@ -206,13 +218,19 @@ final class SoftwareBlitEncoder: SoftwareEncoder, MTLBlitCommandEncoder {
           + "of \(destinationBuffer.length) is out of bounds"
       ); return
     }
-    encode { memmove(destinationBuffer.contents() + destinationOffset, sourceBuffer.contents() + sourceOffset, size) }
+    guard let from = sourceBuffer as? SoftwareBuffer, let to = destinationBuffer as? SoftwareBuffer else {
+      misuse("blit copy: a buffer belongs to another device"); return
+    }
+    encode { memmove(to.memory + destinationOffset, from.memory + sourceOffset, size) }
   }
   func fill(buffer target: any MTLBuffer, range: Range<Int>, value: UInt8) {
     guard range.lowerBound >= 0, range.upperBound <= target.length else {
       misuse("blit fill of \(range) in a buffer of \(target.length) bytes is out of bounds"); return
     }
-    encode { memset(target.contents() + range.lowerBound, Int32(value), range.count) }
+    guard let target = target as? SoftwareBuffer else {
+      misuse("blit fill: the buffer belongs to another device"); return
+    }
+    encode { memset(target.memory + range.lowerBound, Int32(value), range.count) }
   }
   func synchronize(resource: any MTLResource) {}
 }

@@ -23,14 +23,13 @@ public struct MTLCommandBufferError: CustomNSError, LocalizedError, CustomString
   }
   public let code: Code
   public let description: String
-  /// The finding of checked mode, if one ended the command buffer.
-  public let finding: SoftwareMetal.Finding?
+  let found: SoftwareMetal.Finding?
   public static var errorDomain: String { MTLCommandBufferErrorDomain }
   public var errorCode: Int { code.rawValue }
   public var errorDescription: String? { description }
   public var errorUserInfo: [String: Any] { [NSLocalizedDescriptionKey: description] }
 
   static func invalid(_ text: String) -> MTLCommandBufferError {
-    MTLCommandBufferError(code: .invalidResource, description: text, finding: nil)
+    MTLCommandBufferError(code: .invalidResource, description: text, found: nil)
   }
 }

@@ -5,18 +5,40 @@ final class SoftwareLibrary: MTLLibrary, @unchecked Sendable {
   let handle: OpaquePointer
   private let owner: SoftwareDevice, text = Locked<String?>(nil)
 
-  init(device: SoftwareDevice, source: String, macros: [String], languageVersion: MTLLanguageVersion) throws {
-    guard languageVersion <= .version3_1 else {
-      throw MTLLibraryError(code: .unsupported, description: "the software device compiles MSL up to version 3.1")
+  /// What a library is compiled with, of its options and of the device's.
+  struct Settings: Sendable {
+    let macros: [String], version: MTLLanguageVersion, device: SoftwareMetal.Options, flags: UInt32
+    init(_ o: MTLCompileOptions) {
+      macros = (o.preprocessorMacros ?? [:]).sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }
+      var device = SoftwareMetal.options
+      if device.asApple { device.mode = .checked }
+      (version, self.device) = (o.languageVersion, device)
+      var flags: UInt32 = 0
+      if device.allowsInlineAIR { flags |= SM_ALLOW_INLINE_AIR.rawValue }
+      if device.flushesSubnormals { flags |= SM_FLUSH_SUBNORMALS.rawValue }
+      if device.functionErrors { flags |= SM_FUNCTION_ERRORS.rawValue }
+      if device.asApple { flags |= SM_AS_APPLE.rawValue }
+      if o.mathFloatingPointFunctions == .precise { flags |= SM_PRECISE_FUNCTIONS.rawValue }
+      self.flags = flags
     }
-    let options = SoftwareMetal.options
+  }
+
+  convenience init(device: SoftwareDevice, source: String, options: MTLCompileOptions) throws {
+    try self.init(device: device, source: source, settings: Settings(options))
+  }
+  init(device: SoftwareDevice, source: String, settings: Settings) throws {
+    guard settings.version <= .version4_0 else {
+      throw MTLLibraryError(code: .unsupported, description: "the software device compiles MSL up to version 4.0")
+    }
+    let (major, minor) = (settings.version.rawValue >> 16, settings.version.rawValue & 0xffff)
     var error: UnsafeMutablePointer<CChar>?
-    let copies = macros.map { strdup($0) }
+    let copies = settings.macros.map { strdup($0) }
     defer { for c in copies { free(c) } }
     var pointers = copies.map { UnsafePointer($0) }
     guard
       let h = sm_library_create(
-        source, &pointers, pointers.count, options.mode.rawValue, options.allowsInlineAIR ? 1 : 0, &error)
+        source, &pointers, pointers.count, settings.device.mode.rawValue, settings.flags,
+        Int32(100 * major + 10 * minor), &error)
     else {
       throw MTLLibraryError(code: .compileFailure, description: "Compilation failed: \n\n" + takeText(error))
     }
@@ -122,6 +144,8 @@ final class SoftwareFunction: MTLFunction, @unchecked Sendable {  // immutable b
 final class SoftwarePipeline: MTLComputePipelineState, @unchecked Sendable {  // immutable
   let function: SoftwareFunction, handle: OpaquePointer, label: String?
   let maxTotalThreadsPerThreadgroup: Int, staticThreadgroupMemoryLength: Int
+  /// Arguments whose memory the encoder sets.
+  let threadgroupArguments: [(name: String, index: Int)]
   var threadExecutionWidth: Int { 32 }
   var device: any MTLDevice { function.device }
 
@@ -137,6 +161,7 @@ final class SoftwarePipeline: MTLComputePipelineState, @unchecked Sendable {  //
       throw MTLLibraryError(code: .internal, description: "kernel '\(function.name)': " + takeText(error))
     }
     (self.function, handle, self.label) = (function, h, label)
+    threadgroupArguments = function.bindings.filter { $0.type == .threadgroupMemory }.map { ($0.name, $0.index) }
     maxTotalThreadsPerThreadgroup =
       maxThreads > 0 ? min(maxThreads, Int(sm_pipeline_max_threads(h))) : Int(sm_pipeline_max_threads(h))
     staticThreadgroupMemoryLength = Int(sm_pipeline_static_length(h))

@@ -3,7 +3,11 @@
 
 public protocol MTLDevice: AnyObject, Sendable {
   var name: String { get }
+  var architecture: MTLArchitecture { get }
   var registryID: UInt64 { get }
+  var location: MTLDeviceLocation { get }
+  var locationNumber: Int { get }
+  var maxTransferRate: UInt64 { get }
   var maxThreadgroupMemoryLength: Int { get }
   var maxThreadsPerThreadgroup: MTLSize { get }
   var maxBufferLength: Int { get }

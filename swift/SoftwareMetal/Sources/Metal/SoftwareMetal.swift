@@ -1,7 +1,26 @@
 import CSoftwareMetal
 
-/// The software device's own interface: options, counters and findings.
-public enum SoftwareMetal {
+// Metal on Apple platforms has none of it: with AS_ON_APPLE other modules do not see it.
+#if AS_ON_APPLE
+  typealias SoftwareMetal = SoftwareMetalInterface
+#else
+  public typealias SoftwareMetal = SoftwareMetalInterface
+
+  extension MTLCommandBuffer {
+    /// The dispatches that this command buffer has run so far, with their counters.
+    public var softwareDispatches: [SoftwareMetal.Dispatch] { (self as? SoftwareCommandBuffer)?.dispatches ?? [] }
+    /// Faults that the dispatches passed over, as Apple's GPUs do, with `SoftwareMetal.options.asApple`.
+    public var softwareFindings: [SoftwareMetal.Finding] { softwareDispatches.flatMap(\.findings) }
+  }
+
+  extension MTLCommandBufferError {
+    /// The finding of checked mode, if one ended the command buffer.
+    public var finding: SoftwareMetal.Finding? { found }
+  }
+#endif
+
+/// The software device's own interface, `SoftwareMetal`: options, counters and findings.
+public enum SoftwareMetalInterface {
   /// `fast`: nothing is observed. `counted`: counters of instructions and bytes. `checked`: counters, and every access
   /// is checked.
   public enum Mode: Int32, Sendable { case fast = 0, counted, checked }
@@ -17,11 +36,27 @@ public enum SoftwareMetal {
     public var schedule: Schedule
     /// The newest Apple GPU family that the device claims.
     public var family: MTLGPUFamily
+    /// The Apple chip that the device is named after, such as "M1" or "M2 Max", and whose family it claims. Nil: the
+    /// first chip of `family`.
+    public var chip: String?
     /// Accept functions declared by AIR name, as older kernels do; recent compilers refuse them.
     public var allowsInlineAIR: Bool
+    /// FP32 and BF16 arithmetic reads and gives zero for subnormal numbers, as Apple's GPUs do; FP16 keeps them. Read
+    /// when a library is made and when a dispatch runs.
+    public var flushesSubnormals = false
+    /// Functions err as far as the specification allows them, the same way for the same argument: those of `fast`, and
+    /// those without a namespace unless the library is made with precise ones, by its table 8.2; those of `precise` by
+    /// table 8.1. Read when a library is made.
+    public var functionErrors = false
+    /// Faults have the consequences that they have on Apple's GPUs: reads of buffers that are not bound, and reads out
+    /// of bounds, give zeros, and writes there are dropped. What checked mode finds is printed once for each place, and
+    /// in `softwareFindings` of the command buffer; only what no GPU could go on from ends a dispatch. Libraries made
+    /// with this option are checked.
+    public var asApple = false
 
     /// From SOFTWARE_METAL_MODE (fast, counted, checked), _WORKERS, _SCHEDULE (forward, reversed, or a seed), _FAMILY
-    /// (7, 8, 9), _INLINE_AIR (0, 1).
+    /// (7, 8, 9), _CHIP (M1, M2 Max …), _INLINE_AIR (0, 1), _FTZ, _FUNCTION_ERRORS,
+    /// _AS_APPLE (0, 1).
     public static func fromEnvironment() -> Options {
       let e = ProcessInfo.processInfo.environment
       var o = Options(
@@ -39,7 +74,11 @@ public enum SoftwareMetal {
       case nil: break
       }
       if let n = e["SOFTWARE_METAL_FAMILY"].flatMap(Int.init), let f = MTLGPUFamily(rawValue: 1000 + n) { o.family = f }
+      o.chip = e["SOFTWARE_METAL_CHIP"].flatMap(Chip.init(name:))?.name
       if e["SOFTWARE_METAL_INLINE_AIR"] == "0" { o.allowsInlineAIR = false }
+      o.flushesSubnormals = e["SOFTWARE_METAL_FTZ"] == "1"
+      o.functionErrors = e["SOFTWARE_METAL_FUNCTION_ERRORS"] == "1"
+      o.asApple = e["SOFTWARE_METAL_AS_APPLE"] == "1"
       return o
     }
   }
@@ -109,6 +148,8 @@ public enum SoftwareMetal {
     public let threadgroups: MTLSize, threadsPerThreadgroup: MTLSize
     public let counters: Counters
     public let seconds: Double
+    /// Faults that were passed over, each place once, the first few.
+    public let findings: [Finding]
   }
 
   /// A finding of checked mode. It ends the dispatch, and becomes the command buffer's error.
@@ -150,16 +191,17 @@ public enum SoftwareMetal {
   /// Counters of all dispatches of the process since the last reset, their number, and the time they took.
   public static var totals: (counters: Counters, dispatches: Int, seconds: Double) { sum.value }
   public static func resetTotals() { sum.value = (Counters(), 0, 0) }
+  private static let printed = Locked(Set<String>())
   static func record(_ d: Dispatch) {
+    for finding in d.findings {
+      let place = "\(finding.kind) \(d.kernel) \(finding.line ?? 0) \(finding.buffer ?? -1)"
+      guard printed.update({ $0.insert(place).inserted }) else { continue }
+      FileHandle.standardError.write(Data("software Metal device: passed over: \(finding)\n".utf8))
+    }
     sum.update {
       $0.counters += d.counters; $0.dispatches += 1; $0.seconds += d.seconds
     }
   }
-}
-
-extension MTLCommandBuffer {
-  /// The dispatches that this command buffer has run so far, with their counters.
-  public var softwareDispatches: [SoftwareMetal.Dispatch] { (self as? SoftwareCommandBuffer)?.dispatches ?? [] }
 }
 
 /// A value behind a lock.

@@ -83,6 +83,11 @@ public enum MTLGPUFamily: Int, Sendable {
   case common1 = 3001, common2, common3
   case metal3 = 5001, metal4
 }
+public enum MTLDeviceLocation: UInt, Sendable { case builtIn, slot, external, unspecified }
+public final class MTLArchitecture: NSObject, Sendable {
+  public let name: String
+  init(name: String) { self.name = name }
+}
 public enum MTLLanguageVersion: UInt, Sendable, Comparable {
   case version1_1 = 0x10001, version1_2, version2_0 = 0x20000, version2_1, version2_2, version2_3, version2_4,
     version3_0 = 0x30000, version3_1, version3_2, version4_0 = 0x40000

@@ -39,6 +39,8 @@ final class APITests: XCTestCase {
   }
   func testMisuseBecomesTheError() throws {
     let h = try Harness(), p = try h.pipeline(Self.source, "twice"), b = try h.buffer([Float(1)])
+    let dynamic = try h.pipeline(
+      "kernel void k(device float *a [[buffer(0)]], threadgroup float *shared [[threadgroup(1)]]) { a[0] = 1; }", "k")
     let cases: [(String, (any MTLCommandBuffer, any MTLComputeCommandEncoder) -> Void)] = [
       ("index 31", { _, e in e.setBuffer(b, offset: 0, index: 31) }),
       ("offset 4", { _, e in e.setBuffer(b, offset: 4, index: 0) }),
@@ -65,6 +67,14 @@ final class APITests: XCTestCase {
         "threadgroup memory",
         { _, e in
           e.setComputePipelineState(p); e.setThreadgroupMemoryLength(65536, index: 0);
+          e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(1, 1, 1))
+        }
+      ),
+      (
+        "missing threadgroup memory at index 1 for 'shared'",
+        { _, e in
+          e.setComputePipelineState(dynamic); e.setThreadgroupMemoryLength(16, index: 0);
+          e.setBuffer(b, offset: 0, index: 0);
           e.dispatchThreads(MTLSizeMake(1, 1, 1), threadsPerThreadgroup: MTLSizeMake(1, 1, 1))
         }
       ),
@@ -129,6 +139,34 @@ final class APITests: XCTestCase {
     wait(for: [freed], timeout: 5)
     memory.deallocate()
   }
+  /// The host sees nothing of private storage; kernels and blits do.
+  func testPrivateStorage() throws {
+    let h = try Harness(), shared = try h.buffer([Float](repeating: 3, count: 32))
+    let hidden = try XCTUnwrap(
+      h.device.makeBuffer(length: 128, options: [.storageModePrivate, .hazardTrackingModeUntracked]))
+    XCTAssertEqual(hidden.storageMode, .private)
+    XCTAssertEqual(hidden.hazardTrackingMode, .untracked)
+    let c = try XCTUnwrap(h.queue.makeCommandBuffer())
+    func copy(_ from: any MTLBuffer, _ to: any MTLBuffer) throws {
+      let blit = try XCTUnwrap(c.makeBlitCommandEncoder())
+      blit.copy(from: from, sourceOffset: 0, to: to, destinationOffset: 0, size: 128)
+      blit.endEncoding()
+    }
+    try copy(shared, hidden)
+    let e = try XCTUnwrap(c.makeComputeCommandEncoder())
+    e.setComputePipelineState(try h.pipeline(Self.source, "twice"))
+    e.setBuffer(hidden, offset: 0, index: 0)
+    e.setBuffer(try h.buffer([Float(2)]), offset: 0, index: 1)
+    e.dispatchThreads(MTLSizeMake(32, 1, 1), threadsPerThreadgroup: MTLSizeMake(32, 1, 1))
+    e.endEncoding()
+    try copy(hidden, shared)
+    c.commit()
+    c.waitUntilCompleted()
+    XCTAssertNil(c.error)
+    XCTAssertEqual(shared.array(of: Float.self), [Float](repeating: 6, count: 32))
+    // An address that nobody may use, as Metal's NULL.
+    XCTAssertLessThan(UInt(bitPattern: hidden.contents()), 4096)
+  }
   func testIndirectDispatchAndReflection() throws {
     let h = try Harness(), a = try h.buffer([Float](repeating: 1, count: 64)),
       grid = try h.buffer([UInt32(0), 2, 1, 1])
@@ -169,12 +207,38 @@ final class APITests: XCTestCase {
   }
   func testDevice() throws {
     let d = try XCTUnwrap(MTLCreateSystemDefaultDevice())
-    XCTAssertTrue(d.supportsFamily(.apple7) && d.supportsFamily(.metal3) && !d.supportsFamily(.mac2))
+    XCTAssertTrue(d.supportsFamily(.apple7) && d.supportsFamily(.metal3) && d.supportsFamily(.mac2))
     XCTAssertEqual(d.maxThreadgroupMemoryLength, 32768)
     XCTAssertNil(d.makeBuffer(length: 0))
     let before = d.currentAllocatedSize
     do { let b = d.makeBuffer(length: 1 << 20); XCTAssertEqual(d.currentAllocatedSize, before + 1 << 20); _ = b }
     XCTAssertEqual(d.currentAllocatedSize, before)
+  }
+  /// Programs look for the chip in the device's name.
+  func testDeviceIsNamedAsApples() throws {
+    let d = try XCTUnwrap(MTLCreateSystemDefaultDevice())
+    defer { SoftwareMetal.options.chip = nil; SoftwareMetal.options.family = .apple9 }
+    XCTAssertEqual([d.name, d.architecture.name], ["Apple M3", "applegpu_g15g"])
+    for (chip, family, architecture) in [
+      ("M1", MTLGPUFamily.apple7, "applegpu_g13g"), ("M2 Max", .apple8, "applegpu_g14c"),
+      ("M4 Pro", .apple9, "applegpu_g16s"), ("M3 Ultra", .apple9, "applegpu_g15d"),
+    ] {
+      SoftwareMetal.options.chip = chip
+      XCTAssertEqual([d.name, d.architecture.name], ["Apple \(chip)", architecture])
+      XCTAssertTrue(d.supportsFamily(family))
+      XCTAssertFalse(d.supportsFamily(try XCTUnwrap(MTLGPUFamily(rawValue: family.rawValue + 1))))
+    }
+    SoftwareMetal.options.chip = nil
+    for (family, name) in [(MTLGPUFamily.apple7, "Apple M1"), (.apple8, "Apple M2"), (.apple9, "Apple M3")] {
+      SoftwareMetal.options.family = family
+      XCTAssertEqual(d.name, name)
+    }
+    SoftwareMetal.options.chip = "G5"
+    XCTAssertEqual(d.name, "Apple M3", "no such chip")
+    XCTAssertGreaterThan(d.registryID, 1 << 32)
+    XCTAssertEqual(d.location, .builtIn)
+    XCTAssertEqual(d.maxThreadsPerThreadgroup, MTLSizeMake(1024, 1024, 1024))
+    XCTAssertFalse(d.isHeadless || d.isRemovable || d.isLowPower)
   }
   final class Locker: @unchecked Sendable {  // every access holds the lock
     private let lock = NSLock()

@@ -95,6 +95,67 @@ final class CheckTests: XCTestCase {
     try expect(
       .race, "threadgroup uchar x[64]; x[t] = t; threadgroup_barrier(mem_flags::mem_threadgroup); x[t / 2] = 1;")
   }
+  /// Each lane loads and stores its own two elements of a matrix: a barrier alone orders it with the other lanes.
+  func testMatrixOperationsRaceLaneByLane() throws {
+    let barrier = "simdgroup_barrier(mem_flags::mem_threadgroup); "
+    for type in ["float", "half", "bfloat"] {
+      let head =
+        "threadgroup \(type) x[80]; x[t] = \(type)(float(t)); x[t + 32] = x[t]; if (t < 16) x[t + 64] = x[t]; "
+        + "\(barrier)simdgroup_matrix<\(type), 8, 8> m, n; "
+      let tail = barrier + "a[t] = float(x[t]);"
+      func expect(_ kind: SoftwareMetal.Finding.Kind?, _ body: String, line: UInt = #line) throws {
+        try self.expect(kind, head + body + tail, threads: 32, line: line)
+      }
+      let (load, store) = ("simdgroup_load(m, x, 8); ", "simdgroup_store(m, x, 8); ")
+      let (across, storeAcross) = ("simdgroup_load(m, x, 8, 0, true); ", "simdgroup_store(m, x, 8, 0, true); ")
+      try expect(nil, load + store)
+      try expect(nil, across + storeAcross)
+      try expect(nil, store + load + store)
+      try expect(nil, across + load)
+      try expect(.race, across + store)
+      try expect(.race, load + storeAcross)
+      try expect(.race, store + across)
+      try expect(.race, across + load + store)
+      try expect(nil, across + barrier + store)
+      try expect(nil, store + barrier + across)
+      try expect(.race, across + "simdgroup_barrier(mem_flags::mem_device); " + store)
+      try expect(.race, load + "simdgroup_store(m, x + 2, 8); ")
+      try expect(.race, load + "simdgroup_store(m, x, 9); ")
+      // What a thread does itself is another matter than its lane of an operation.
+      try expect(.race, load + "x[t] = \(type)(1.0f); ")
+      try expect(.race, "x[t] = \(type)(1.0f); " + load)
+    }
+    try expect(
+      .race, "simdgroup_float8x8 m(1.0f); simdgroup_store(m, a, 8); simdgroup_load(m, a, 8, 0, true);", threads: 32)
+    try expect(nil, "simdgroup_float8x8 m(1.0f); simdgroup_store(m, a, 8); simdgroup_load(m, a, 8);", threads: 32)
+    try expect(
+      nil,
+      "simdgroup_float8x8 m(1.0f); simdgroup_store(m, a, 8); simdgroup_barrier(mem_flags::mem_device); "
+        + "simdgroup_load(m, a, 8, 0, true);", threads: 32)
+  }
+  /// A load sees what its lane has stored, whoever arrives first.
+  func testMatrixLoadsFollowStores() throws {
+    let h = try Harness(), out = try h.buffer(of: Float.self, count: 64)
+    let source =
+      Self.head + """
+        kernel void k(device float *o [[buffer(0)]], ushort l [[thread_index_in_simdgroup]]) {
+          threadgroup float x[64];
+          x[l] = x[l + 32] = 1;
+          simdgroup_barrier(mem_flags::mem_threadgroup);
+          simdgroup_float8x8 m, n;
+          m.thread_elements()[0] = 2 * l;
+          m.thread_elements()[1] = 2 * l + 1;
+          simdgroup_store(m, x, 8);
+          simdgroup_load(n, x, 8);
+          o[2 * l] = n.thread_elements()[0];
+          o[2 * l + 1] = n.thread_elements()[1];
+        }
+        """
+    for mode in [SoftwareMetal.Mode.fast, .checked] {
+      _ = try h.run(h.pipeline(source, "k", mode: mode), [out], groups: 1, threads: 32)
+      XCTAssertEqual(out.array(of: Float.self), (0..<64).map(Float.init), "\(mode)")
+    }
+  }
   func testDeviceRaces() throws {
     try expect(.race, "a[t / 2] = t;")
     try expect(.race, "a[g % 64] = b;", groups: 2)

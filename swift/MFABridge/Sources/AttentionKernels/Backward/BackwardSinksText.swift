@@ -29,7 +29,7 @@ struct BackwardSinksText {
           \(setup)
           for (long row = thread_index; row < args.query_rows; row += \(32 * simdgroups)) {
             const float l = l_head[row * args.L.row];
-            if (l != -INFINITY) sum += exp(sink - l) * (d_head[row * args.D.row]\(less));
+            if (l != -INFINITY) sum += precise::exp(sink - l) * (d_head[row * args.D.row]\(less));
           }
         }
         sum = simd_sum(sum);

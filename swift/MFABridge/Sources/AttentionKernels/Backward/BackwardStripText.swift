@@ -114,7 +114,7 @@ struct BackwardStripText {
       {
       \(HadamardText.setup(size: size))
       \(when(splits > 1 && size > 8 * fragments, BackwardTileText.barrier))
-      \(rotation.rotate(matrices, exchange: "exchange"))
+      \(rotation.rotate(matrices, exchange: "exchange", isFree: false))
       }
       """
   }

@@ -15,7 +15,7 @@ extension BackwardTileText {
       "bool visible = whole || (at >= lowest && at < highest);",
       when(isKeySide, "visible = visible && l[e] != -INFINITY;"),
       maskText,
-      "p[e] = visible ? exp2((s[e] - \(l)) * \(ScoreText.log2e)) : 0.0f;",
+      "p[e] = visible ? fast::exp2((s[e] - \(l)) * \(ScoreText.log2e)) : 0.0f;",
       when(outputs.dSum, "d_sum += visible ? p[e] * dp[e] : 0.0f;"),
       when(
         needsDS,

@@ -18,7 +18,7 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
   }
 
   /// The division of a forward kernel's work.
-  public enum Schedule: Hashable, Sendable {
+  public enum Schedule: Hashable, Sendable, CaseIterable {
     /// Many query rows: tiles of K and V are dequantized once into threadgroup memory for all rows of a threadgroup.
     case prefill
     /// Few query rows: the query heads that share a key head are folded into one tile of rows.
@@ -29,7 +29,7 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
   }
 
   /// A promise about an operand's strides, by which loads can be wide.
-  public enum Access: Hashable, Sendable {
+  public enum Access: Hashable, Sendable, CaseIterable {
     /// The column stride is 1; offset and all other strides (of dimensions larger than 1) are multiples of 4, in
     /// elements, and so is the buffer's address.
     case vector
@@ -63,7 +63,7 @@ public struct AttentionKernelDescriptor: Hashable, Sendable {
 
   /// The outputs of a backward kernel, and their options.
   public struct Gradients: Hashable, Sendable {
-    public enum DSource: Hashable, Sendable {
+    public enum DSource: Hashable, Sendable, CaseIterable {
       /// The binding D is an input.
       case given
       /// rowsum(dO ∘ O), from the binding O.

@@ -4,7 +4,7 @@
 /// real = scale · (n − zero point), then the Hadamard rotation of each row if `isRotated`, then plus the mean if
 /// `hasMean`.
 public struct QuantizationLayout: Hashable, Sendable {
-  public enum Granularity: Hashable, Sendable {
+  public enum Granularity: Hashable, Sendable, CaseIterable {
     /// One scale, in the bindings `.scale` and `.zeroPoint`: `constant float &`, `constant int32_t &`.
     case tensor
     /// One scale, in element 0 of the bindings `.scales` and `.zeroPoints`: for scales that are in a device buffer.
@@ -17,9 +17,13 @@ public struct QuantizationLayout: Hashable, Sendable {
     case block
     /// One scale for each column of a block of rows; `AttentionArguments.blockRows` says how many.
     case channel
+
+    public static let allCases: [Granularity] = [
+      .tensor, .tensorInBuffer, .row, .rowGroups(of: 32), .rowGroups(of: 64), .block, .channel,
+    ]
   }
-  public enum ScaleStorage: Hashable, Sendable { case FP32, FP16 }
-  public enum ZeroPoints: Hashable, Sendable {
+  public enum ScaleStorage: Hashable, Sendable, CaseIterable { case FP32, FP16 }
+  public enum ZeroPoints: Hashable, Sendable, CaseIterable {
     /// All are 0. (With `.tensor` the scalar is bound and honoured all the same.)
     case none
     case int8

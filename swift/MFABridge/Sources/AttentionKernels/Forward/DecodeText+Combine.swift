@@ -3,7 +3,7 @@ extension DecodeText {
   /// The sums of the SIMD groups that had different keys, in order; then O and L, or the threadgroup's part of them.
   var combine: String {
     """
-    \(result.originalValues(exchange: "scratch"))
+    \(result.originalValues(exchange: "scratch", isFree: false))
 
     \(combineStatistics)
     \(storeStatistics)

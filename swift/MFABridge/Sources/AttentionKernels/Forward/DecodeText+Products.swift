@@ -107,15 +107,17 @@ extension DecodeText {
 
   var mayMask: String { softmax.score.hasMask ? "true" : "!whole" }
 
-  /// Zeroes NaN and infinities of V: 0 · NaN must not reach a row for which the key is masked.
+  /// Zeroes NaN and infinities of V: 0 · NaN must not reach a row for which the key is masked. Bits are selected:
+  /// `select` has no overload for bfloat.
   var zeroNonFinite: String {
-    """
-    if (\(mayMask)) {
-      const bool2 bad = \(OperandText.nonFiniteTest("v.get()", value.element, 2));
-      found = found || any(bad);
-      v.set(select(v.get(), vec<\(value.element), 2>(0), bad));
-    }
-    """
+    let bits = value.element == "float" ? "uint2" : "ushort2"
+    return """
+      if (\(mayMask)) {
+        const bool2 bad = \(OperandText.nonFiniteTest("v.get()", value.element, 2));
+        found = found || any(bad);
+        v.set(as_type<vec<\(value.element), 2>>(select(as_type<\(bits)>(v.get()), \(bits)(0), bad)));
+      }
+      """
   }
 
   var addNonFinite: String {
@@ -152,7 +154,6 @@ extension DecodeText {
           }
           output[i].set(total);
         }
-        simdgroup_barrier(mem_flags::mem_threadgroup);
       }
       """
   }

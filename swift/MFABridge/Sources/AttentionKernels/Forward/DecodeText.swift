@@ -100,7 +100,8 @@ struct DecodeText {
   var transposeQuery: String {
     let (type, count) = (query.element, key.interleaved)
     if count > 1 {
-      return """
+      return Text.lines(
+        """
         // Scores are computed as K Q^T: a lane then loads neighbouring columns of K, those of \(count) matrices \
         at once:
         // column c of the j-th is \(count) * c + j. So are rows of Q^T.
@@ -114,9 +115,10 @@ struct DecodeText {
           \(Text.unrolled)
           for (ushort j = 0; j < \(count); ++j) q[i + j].load(turn + 8 * j, \(8 * count));
         }
-        """
+        """, beforeScores)
     }
-    return """
+    return Text.lines(
+      """
       // Scores are computed as K Q^T: a lane then loads neighbouring columns of K.
       threadgroup \(type) *turn = (threadgroup \(type) *)own;
       \(Text.unrolled)
@@ -126,8 +128,12 @@ struct DecodeText {
         simdgroup_barrier(mem_flags::mem_threadgroup);
         q[i].load(turn, 8, true);
       }
-      """
+      """, beforeScores)
   }
+
+  /// The first scores are stored where other lanes have loaded Q^T. The loop of SIMD groups that share a strip begins
+  /// with a barrier.
+  private var beforeScores: String { when(splits == 1, "simdgroup_barrier(mem_flags::mem_threadgroup);") }
 
   var mask: MaskText { MaskText(descriptor: descriptor, blocks: block / 8, simdgroups: tiling.tiles.simdgroups) }
 

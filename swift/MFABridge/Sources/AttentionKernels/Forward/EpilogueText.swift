@@ -27,8 +27,9 @@ struct EpilogueText {
 
   /// Converts `output` = Σ p v of V in tiles to Σ p v in the original domain. `sum`: the row's. Interleaved columns
   /// stay so: that is an order of the bits of a column's number, under which a Hadamard matrix does not change.
-  func originalValues(exchange: String) -> String {
+  func originalValues(exchange: String, isFree: Bool) -> String {
     let hadamard = HadamardText(size: value.rotation, fragments: fragments, splits: splits)
+    let rotate = hadamard.rotate("output", exchange: exchange, isFree: isFree)
     let mean = { (column: String) in
       isPadded ? "(\(column) < \(columns) ? \(value.mean(column)) : 0)" : value.mean(column)
     }
@@ -36,7 +37,7 @@ struct EpilogueText {
       when(value.factor == .tensor, each("output[i].set(output[i].get() * (v_scale\(value.inversePrescale)));")),
       when(
         value.rotation > 1,
-        "{\n\(HadamardText.setup(size: value.rotation))\n\(hadamard.rotate("output", exchange: exchange))\n}"),
+        "{\n\(HadamardText.setup(size: value.rotation))\n\(rotate)\n}"),
       when(
         value.layout?.hasMean == true,
         Text.lines(

@@ -106,7 +106,7 @@ struct PrefillText {
         \(when(splits > 1, sumPartialScores))
         \(softmax.weights(keyScale: pair("k_scale_tile"), valueScale: pair("v_scale_tile")))
       }
-      threadgroup_barrier(mem_flags::mem_threadgroup);
+      \(when(splits == 1, "threadgroup_barrier(mem_flags::mem_threadgroup);  // K is read, V takes its place"))
 
       \(dequantizeValues)
       threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -116,7 +116,7 @@ struct PrefillText {
     }
 
     \(softmax.reduce)
-    \(result.originalValues(exchange: "exchange"))
+    \(result.originalValues(exchange: "exchange", isFree: !value.mayBeNonFinite))
     \(softmax.normalise)
     \(result.store)
     """

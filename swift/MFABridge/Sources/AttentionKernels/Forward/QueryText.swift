@@ -65,10 +65,10 @@ struct QueryText {
       }
       """,
       when(hasMean && !factor.isEmpty, each("q[i].set(q[i].get() * \(factor));")),
-      when(unrotates, hadamard.rotate("q", exchange: exchange)),
+      when(unrotates, hadamard.rotate("q", exchange: exchange, isFree: true)),
       when(hasMean, addMean(column)),
       when(meetsKeyMean, meanScore(column, natural, exchange)),
-      when(rotatesToKey, hadamard.rotate("q", exchange: exchange)),
+      when(rotatesToKey, hadamard.rotate("q", exchange: exchange, isFree: true)),
       "const float score_scale = \(natural)\(key.factor == .tensor ? " * k_scale\(key.inversePrescale)" : "");")
   }
 

@@ -154,6 +154,6 @@ struct SoftmaxText {
         """
         : "const float top = maximum, total = sum;",
       "const float normaliser = total == 0 ? (seen ? NAN : 0.0f) : \(sinks ? "rescale" : "1.0f") / total;",
-      when(score.descriptor.writesLogsumexp, "const float logsumexp = top + log(total);"))
+      when(score.descriptor.writesLogsumexp, "const float logsumexp = top + precise::log(total);"))
   }
 }

@@ -33,8 +33,9 @@ struct HadamardText {
   }
 
   /// Rotates the float matrices `x[0 ..< fragments]`. `exchange`: threadgroup floats, 64 for each SIMD group, if SIMD
-  /// groups share a row; all SIMD groups of the threadgroup must then arrive.
-  func rotate(_ x: String, exchange: String) -> String {
+  /// groups share a row; all SIMD groups of the threadgroup must then arrive. `isFree`: a barrier, or nothing, lies
+  /// between its last use and this one.
+  func rotate(_ x: String, exchange: String, isFree: Bool) -> String {
     guard size > 1 else { return "" }
     return Text.lines(
       """
@@ -65,7 +66,7 @@ struct HadamardText {
         crosses,
         """
         // The last stages pair matrices of different SIMD groups.
-        threadgroup_barrier(mem_flags::mem_threadgroup);
+        \(when(!isFree, "threadgroup_barrier(mem_flags::mem_threadgroup);"))
         for (ushort stage = 1; stage < \(splits); stage *= 2) {
           \(Text.unrolled)
           for (ushort i = 0; i < \(fragments); ++i) {

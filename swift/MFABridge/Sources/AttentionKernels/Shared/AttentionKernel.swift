@@ -2,7 +2,7 @@
 ///
 /// ```swift
 /// let kernel = try AttentionKernel(descriptor: descriptor, profile: profile)
-/// let library = try device.makeLibrary(source: kernel.source, options: options)  // language 3.1, mathMode safe
+/// let library = try device.makeLibrary(source: kernel.source, options: options)  // MSL 3.1, safe and precise
 /// // encode: pipeline of kernel.functionName; for each kernel.bindings a buffer (offset 0) or bytes at its index;
 /// // dispatchThreadgroups(kernel.grid(arguments), threadsPerThreadgroup: kernel.threadsPerThreadgroup)
 /// ```

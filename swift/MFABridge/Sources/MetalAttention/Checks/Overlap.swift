@@ -29,6 +29,8 @@ private struct Term {
 /// Tests whether `a` and `b` have an element in common. Exact for views that nest their dimensions, as Q, K and V of
 /// one packed buffer do: there the bytes between first and last element overlap, and the elements do not.
 func shareElements(_ a: Tensor, _ b: Tensor) -> Bool {
+  // Addresses of the device and of the host are not comparable, and no memory has both.
+  if a.buffer.isVisible != b.buffer.isVisible { return false }
   let (bytesA, bytesB) = (addresses(a), addresses(b))
   guard let bytesA, let bytesB, bytesA.overlaps(bytesB) else { return false }
   if a.precision.bits != b.precision.bits { return true }

@@ -129,6 +129,8 @@ package struct Quantization: Sendable {
   /// point. For a tensor-wise scale, takes the two numbers out of their arrays.
   mutating func checkValues(_ what: String, _ precision: ElementPrecision, _ shape: SIMD4<Int>) throws(AttentionError) {
     guard case .many(let arrays) = parameters, !isPending, !arrays.areImagined else { return }
+    try arrays.scales.expectVisible("\(what): scale_buffer")
+    try arrays.zeroPoints?.expectVisible("\(what): zero_point_buffer")
     if granularity == .tensor {
       let (scale, zeroPoint) = (arrays.scale(at: 0), arrays.zeroPoint(at: 0))
       try expectScale(scale, what)

@@ -101,6 +101,7 @@ package struct Sequences: Sendable {
     _ buffer: BufferReference, _ offset: UInt64, _ count: Int, _ rows: Int, _ what: String
   ) throws(AttentionError) -> CheckedNumbers {
     let array = try ArrayView.check(buffer, offset: offset, bytes: 4 * (UInt64(count) + 1), alignment: 4, what)
+    try array.expectVisible(what)
     // Rows after the last sequence need one more.
     let values = try CheckedNumbers(capacity: count + 2)
     var last = 0
@@ -129,6 +130,7 @@ package struct Sequences: Sendable {
     }
     let array = try ArrayView.check(
       view.seqlensK, offset: view.seqlensKOffset, bytes: saturatedProduct(4, UInt64(count)), alignment: 4, "seqlens_k")
+    try array.expectVisible("seqlens_k")
     let values = try CheckedNumbers(capacity: room)
     for index in 0..<count {
       let (length, most) = (Int(array.load(index, as: Int32.self) ?? -1), stored(index))

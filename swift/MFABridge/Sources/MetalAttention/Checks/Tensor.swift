@@ -206,6 +206,13 @@ package struct ArrayView: Sendable {
     return ArrayView(buffer: buffer, offset: Int(offset), bytes: Int(bytes))
   }
 
+  /// Demands that the host can read the array, which it must before the device runs.
+  func expectVisible(_ what: String) throws(AttentionError) {
+    try ensure(
+      bytes == 0 || buffer.isVisible, .unsupported,
+      "\(what): the buffer is private to the device; expected shared storage, since the host reads it")
+  }
+
   /// The host's view of element `index`; nil outside of the array.
   func load<Element: BitwiseCopyable>(_ index: Int, as type: Element.Type) -> Element? {
     let size = MemoryLayout<Element>.size

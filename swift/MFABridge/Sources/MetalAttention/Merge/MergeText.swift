@@ -2,8 +2,8 @@
 /// sum of the others' exponentials above it.
 ///
 /// See eq. 21, 33 of docs/math.md.
-enum MergeText {
-  enum Step: String, CaseIterable {
+package enum MergeText {
+  package enum Step: String, CaseIterable, Sendable {
     /// Takes a part's logsumexp into the state; the first begins it.
     case join = "merge_join"
     /// Adds a part's weighted output to a row of scratch.
@@ -16,7 +16,7 @@ enum MergeText {
     case gradients = "merge_gradients"
   }
 
-  static let source = """
+  package static let source = """
     #include <metal_stdlib>
     using namespace metal;
 
@@ -57,7 +57,7 @@ enum MergeText {
 
     // What a part of logsumexp l weighs. One that saw no key weighs nothing.
     static float weight(float l, float2 state) {
-      return l == -INFINITY ? 0.0f : exp2((l - state.x) * 1.4426950408889634f) / state.y;
+      return l == -INFINITY ? 0.0f : precise::exp2((l - state.x) * 1.4426950408889634f) / state.y;
     }
 
     kernel void merge_join(device const float *sums [[buffer(1)]], device float2 *states [[buffer(2)]],
@@ -69,9 +69,9 @@ enum MergeText {
       if (isnan(l)) {
         state = float2(l, 1);
       } else if (l > state.x) {
-        state = float2(l, 1 + (state.y == 0 ? 0.0f : state.y * exp2((state.x - l) * 1.4426950408889634f)));
+        state = float2(l, 1 + (state.y == 0 ? 0.0f : state.y * precise::exp2((state.x - l) * 1.4426950408889634f)));
       } else if (l != -INFINITY) {
-        state.y += exp2((l - state.x) * 1.4426950408889634f);
+        state.y += precise::exp2((l - state.x) * 1.4426950408889634f);
       }
       states[row_of(args, at)] = state;
     }
@@ -97,7 +97,7 @@ enum MergeText {
       for (long c = lane; c < args.columns; c += 32) write(output, args.output, at, c, row[c]);
       if (lane != 0 || args.has_logsumexp == 0) return;
       const float2 state = states[row_of(args, at)];
-      logsumexp[place(args.logsumexp, at, 0)] = isinf(state.x) ? state.x : state.x + log(state.y);
+      logsumexp[place(args.logsumexp, at, 0)] = isinf(state.x) ? state.x : state.x + precise::log(state.y);
     }
 
     // dO . O of a part, or of what is lost in it.

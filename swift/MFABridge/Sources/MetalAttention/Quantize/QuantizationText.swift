@@ -2,12 +2,13 @@
 ///
 /// One row is the work of one SIMD group. Rows that are stored rotated pass through threadgroup memory; others are read
 /// in place. What needs more than FP32 (means, the width of a range, a zero point) is carried as the unevaluated sum of
-/// two floats, so that scales and zero points are those of the contract to the bit. Needs safe mathematics.
+/// two floats, so that scales and zero points are those of the contract to the bit. Needs safe mathematics. Division
+/// and root are precise whatever the options say, and no product is contracted with a sum.
 ///
 /// See eq. 34 to 36, 40, 46 of docs/math.md.
-enum QuantizationText {
+package enum QuantizationText {
   /// Kernels by the step they do.
-  enum Step: String, CaseIterable {
+  package enum Step: String, CaseIterable, Sendable {
     /// Per row: the largest magnitude and the first column that is not finite.
     case inspect = "quantize_inspect"
     /// Of all rows: the outcome, on which the steps that write depend.
@@ -19,11 +20,20 @@ enum QuantizationText {
     case groupParameters = "quantize_group_parameters"
     case round = "quantize_round"
     case dequantize = "dequantize"
+
+    /// The kernel has an argument in threadgroup memory: a row, which is rotated there.
+    package var takesRow: Bool {
+      switch self {
+      case .inspect, .judge, .mean, .tensorParameters: false
+      case .range, .groupParameters, .round, .dequantize: true
+      }
+    }
   }
 
-  static var source: String {
+  package static var source: String {
     """
     #include <metal_stdlib>
+    #pragma METAL fp contract(off)
     using namespace metal;
 
     \(QuantizationArguments.structText)
@@ -72,9 +82,9 @@ enum QuantizationText {
 
     // The float nearest to x / y, and the rest.
     static Pair quotient(Pair x, float y) {
-      float high = x.high / y;
+      float high = precise::divide(x.high, y);
       float rest = fma(-high, y, x.high) + x.low;
-      return sum_of(high, rest / y);
+      return sum_of(high, precise::divide(rest, y));
     }
 
     static float element(device const uchar *data, uint precision, long index) {
@@ -125,7 +135,7 @@ enum QuantizationText {
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
       }
-      float scale = 1.0f / sqrt(float(size));
+      float scale = precise::divide(1.0f, precise::sqrt(float(size)));
       for (long c = lane; c < args.columns; c += 32) row[c] *= scale;
       threadgroup_barrier(mem_flags::mem_threadgroup);
     }
@@ -246,8 +256,8 @@ enum QuantizationText {
           half stored = half(as_type<float>(bits));
           scale = stored == 0 ? 0x1p-24f : float(stored);
         }
-        // Never 0, which could not be divided by.
-        if (scale == 0) scale = as_type<float>(1u);
+        // Never subnormal: GPUs take such a number for 0, which could not be divided by.
+        scale = max(scale, FLT_MIN);
       }
       if (args.scale_bytes == 2) ((device half *)scales)[args.scales.offset + index] = half(scale);
       else ((device float *)scales)[args.scales.offset + index] = scale;
@@ -359,7 +369,7 @@ enum QuantizationText {
     static int code_of(float x, float scale, int zero_point, constant Arguments &args) {
       bool is_int4 = uint(args.code_precision) == INT4;
       int highest = is_int4 ? 7 : 127, lowest = args.asymmetric ? -highest - 1 : -highest;
-      float q = x / scale;
+      float q = precise::divide(x, scale);
       if (isnan(q)) return zero_point;
       return int(rint(clamp(q, float(lowest - zero_point), float(highest - zero_point)))) + zero_point;
     }

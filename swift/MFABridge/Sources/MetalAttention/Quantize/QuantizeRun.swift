@@ -196,8 +196,11 @@ private struct Steps {
     encoder.setComputePipelineState(pipeline.state)
     let bytes = arguments.bytes
     encoder.setBytes(bytes, length: bytes.count, index: 8)
-    let row = arguments.rotation == 0 ? 16 : ceilingQuotient(4 &* arguments.shape.w, 16) &* 16
-    encoder.setThreadgroupMemoryLength(row, index: 0)
+    if step.takesRow {
+      // What is not rotated is read in place; an argument has some memory all the same.
+      let row = arguments.rotation == 0 ? 16 : ceilingQuotient(4 &* arguments.shape.w, 16) &* 16
+      encoder.setThreadgroupMemoryLength(row, index: 0)
+    }
     encoder.dispatchThreadgroups(groups, threadsPerThreadgroup: MTLSize(width: threads, height: 1, depth: 1))
   }
 }

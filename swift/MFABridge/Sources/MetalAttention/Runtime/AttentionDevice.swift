@@ -54,7 +54,21 @@ package final class AttentionDevice: @unchecked Sendable {  // immutable; Metal'
   }
 
   /// Devices that can run the kernels, the system's choice first.
-  package static func all() -> [AttentionDevice] {
+  package static func all() -> [AttentionDevice] { metalDevices().filter(canRun).map(of) }
+
+  /// The reason why no device can run the kernels; nil if one can.
+  package static var unavailable: String? {
+    let found = metalDevices()
+    if found.contains(where: canRun) { return nil }
+    return found.isEmpty
+      ? "there is no Metal device"
+      : "\(found.map(\.name).joined(separator: ", ")): older than GPU family Apple 7, without SIMD-group matrices"
+  }
+
+  /// SIMD-group matrices are there.
+  private static func canRun(_ device: any MTLDevice) -> Bool { device.supportsFamily(.apple7) }
+
+  private static func metalDevices() -> [any MTLDevice] {
     #if os(macOS) || os(Linux)
       let copies = MTLCopyAllDevices()
     #else
@@ -62,7 +76,7 @@ package final class AttentionDevice: @unchecked Sendable {  // immutable; Metal'
     #endif
     let first = MTLCreateSystemDefaultDevice()
     let rest = copies.filter { $0.registryID != first?.registryID }
-    return ((first.map { [$0] } ?? []) + rest).filter { $0.supportsFamily(.apple7) }.map(of)
+    return (first.map { [$0] } ?? []) + rest
   }
 }
 

@@ -97,7 +97,7 @@ package struct BackwardPlan: Sendable {
       ["operation: backward", "device: \(device.metal.name)"] + call.problem.explained + [
         "kernels: \(kernels.map(\.kind.rawValue).joined(separator: ", "))",
         "d: \(d)",
-        "copied: \(copiedBytes) bytes",
+        copied(copiedBytes),
         "workspace: \(workspace) bytes",
       ]
     return lines.joined(separator: "\n") + "\n"

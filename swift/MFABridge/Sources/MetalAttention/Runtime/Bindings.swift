@@ -103,6 +103,11 @@ struct BindingTable {
     try read(.mean(name), quantization.mean, residency)
   }
 
+  private func isUntracked(_ role: Binding.Role) -> Bool {
+    guard case .buffer(let buffer) = contents[role] else { return false }
+    return buffer.hazardTrackingMode == .untracked
+  }
+
   /// Dispatches a kernel on what is bound.
   func dispatch(
     _ descriptor: AttentionKernelDescriptor, _ arguments: AttentionArguments, on device: AttentionDevice,
@@ -113,6 +118,8 @@ struct BindingTable {
     let grid = kernel.grid(arguments)
     if grid.x == 0 || grid.y == 0 || grid.z == 0 { return }
     encoder.setComputePipelineState(pipeline.state)
+    // Of buffers that Metal does not track, it does not know that an earlier kernel of the encoder has written them.
+    if kernel.bindings.contains(where: { isUntracked($0.role) }) { encoder.memoryBarrier(scope: .buffers) }
     for binding in kernel.bindings {
       if binding.role == .arguments {
         let bytes = arguments.bytes

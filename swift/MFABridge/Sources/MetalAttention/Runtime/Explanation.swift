@@ -1,5 +1,14 @@
 // A call in words: what the lines of `mfa_explain` say on every driver.
 
+/// The line of a plan about memory that is not the device's.
+func copied(_ bytes: Int) -> String {
+  let reason =
+    bytes == 0
+    ? "all memory is the device's"
+    : "in every call, of memory that is not whole pages: mfa_create_buffer makes memory that is the device's"
+  return "copied: \(bytes) bytes (\(reason))"
+}
+
 extension Problem {
   /// The lines of a plan that say what was asked.
   var explained: [String] {

@@ -61,8 +61,7 @@ package struct ForwardPlan: Sendable {
         "schedule: \(descriptor.schedule) (\(reason))",
         "splits: \(arguments.splits)",
         "access: query \(descriptor.query.access), key \(descriptor.key.access), value \(descriptor.value.access)",
-        "copied: \(copiedBytes) bytes "
-          + "(\(copiedBytes == 0 ? "all memory is the device's" : "memory that is not whole pages"))",
+        copied(copiedBytes),
         "workspace: \(workspace) bytes",
       ]
     return lines.joined(separator: "\n") + "\n"

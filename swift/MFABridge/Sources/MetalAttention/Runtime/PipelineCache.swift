@@ -89,11 +89,7 @@ final class PipelineCache: Sendable {
   }
 
   private func compiled(_ source: String) throws(AttentionError) -> any MTLLibrary {
-    let options = MTLCompileOptions()
-    options.languageVersion = .version3_1
-    // Kernels distinguish NaN and infinities from numbers, and rely on correctly rounded division.
-    if #available(macOS 15, iOS 18, *) { options.mathMode = .safe } else { options.fastMathEnabled = false }
-    do { return try handle.device.makeLibrary(source: source, options: options) } catch {
+    do { return try handle.device.makeLibrary(source: source, options: compileOptions()) } catch {
       throw AttentionError(.kernelExecution, "the device refused a kernel's text: \(error)")
     }
   }

@@ -16,9 +16,24 @@ public final class AttentionBuffer: @unchecked Sendable {  // immutable; Metal b
   /// A Metal buffer, which is retained. What the host must read before the device runs (tensor-wise scales, bounds of
   /// sequences) cannot be in private storage.
   public init(_ buffer: any MTLBuffer) {
-    let isVisible = buffer.storageMode != .private && buffer.storageMode != .memoryless
-    (metal, contents, size) = (buffer, isVisible ? buffer.contents() : nil, buffer.length)
+    let isSeen = buffer.storageMode != .private && buffer.storageMode != .memoryless
+    (metal, contents, size) = (buffer, isSeen ? buffer.contents() : nil, buffer.length)
   }
+
+  /// A buffer that a caller of C has, for a device's calls. Operands and results may be private, and without hazard
+  /// tracking; memory that only exists inside a render pass is no memory for a call.
+  package convenience init(_ buffer: any MTLBuffer, on device: any MTLDevice) throws(AttentionError) {
+    try ensure(
+      buffer.device.registryID == device.registryID, .invalidArgument,
+      "mtl_buffer belongs to \(buffer.device.name); expected a buffer of \(device.name)")
+    try ensure(
+      buffer.storageMode == .shared || buffer.storageMode == .private, .unsupported,
+      "mtl_buffer: storage mode is \(buffer.storageMode.rawValue); expected shared (0) or private (2) storage")
+    self.init(buffer)
+  }
+
+  /// The host sees its bytes, if there are any.
+  package var isVisible: Bool { contents != nil || size == 0 || isImagined }
 
   /// Stands for memory that a plan does not need: of any size, and the device's.
   package static let imagined = AttentionBuffer()

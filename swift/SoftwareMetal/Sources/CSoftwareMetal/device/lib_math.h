@@ -79,21 +79,38 @@ SM_PACK(float)
 SM_PACK(long)
 SM_PACK(ulong)
 
+// Apple's library has no function of bfloat: a scalar becomes float, and so is the result; a vector matches nothing.
+// These are templates, because programs add overloads of bfloat to this namespace.
+template <class T> constexpr bool sm_is_float_or_bfloat = is_same_v<T, float> || is_same_v<T, bfloat>;
+template <class... T> constexpr bool sm_promotes = (sm_is_float_or_bfloat<T> && ...) && (is_same_v<T, bfloat> || ...);
+template <class T> using sm_not_bfloat = enable_if_t<!is_same_v<T, bfloat>>;
+#define SM_PROMOTE1(result, name)                                                                                      \
+  template <class A, enable_if_t<sm_promotes<A>, int> = 0> SM_INLINE result name(A a) { return name((float)a); }
+#define SM_PROMOTE2(name)                                                                                              \
+  template <class A, class B, enable_if_t<sm_promotes<A, B>, int> = 0> SM_INLINE float name(A a, B b) {                \
+    return name((float)a, (float)b);                                                                                   \
+  }
+#define SM_PROMOTE3(name)                                                                                              \
+  template <class A, class B, class C, enable_if_t<sm_promotes<A, B, C>, int> = 0>                                     \
+  SM_INLINE float name(A a, B b, C c) {                                                                                \
+    return name((float)a, (float)b, (float)c);                                                                         \
+  }
 // One overload per scalar type, as in Metal, where mixing types is ambiguous; vectors elementwise.
 #define SM_ELEMENTWISE1(name)                                                                                          \
-  template <class T, int N> SM_INLINE vec<T, N> name(vec<T, N> x) {                                                    \
+  template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> name(vec<T, N> x) {                          \
     vec<T, N> r;                                                                                                       \
     for (int i = 0; i < N; ++i) r[i] = name((T)x[i]);                                                                  \
     return r;                                                                                                          \
   }
 #define SM_ELEMENTWISE2(name)                                                                                          \
-  template <class T, int N> SM_INLINE vec<T, N> name(vec<T, N> x, vec<T, N> y) {                                       \
+  template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> name(vec<T, N> x, vec<T, N> y) {             \
     vec<T, N> r;                                                                                                       \
     for (int i = 0; i < N; ++i) r[i] = name((T)x[i], (T)y[i]);                                                         \
     return r;                                                                                                          \
   }
 #define SM_ELEMENTWISE3(name)                                                                                          \
-  template <class T, int N> SM_INLINE vec<T, N> name(vec<T, N> x, vec<T, N> y, vec<T, N> z) {                          \
+  template <class T, int N, class = sm_not_bfloat<T>>                                                                  \
+  SM_INLINE vec<T, N> name(vec<T, N> x, vec<T, N> y, vec<T, N> z) {                                                    \
     vec<T, N> r;                                                                                                       \
     for (int i = 0; i < N; ++i) r[i] = name((T)x[i], (T)y[i], (T)z[i]);                                                \
     return r;                                                                                                          \
@@ -104,10 +121,7 @@ SM_PACK(ulong)
     float x = h;                                                                                                       \
     return (half)(f);                                                                                                  \
   }                                                                                                                    \
-  SM_INLINE bfloat name(bfloat h) {                                                                                    \
-    float x = (float)h;                                                                                                \
-    return (bfloat)(f);                                                                                                \
-  }                                                                                                                    \
+  SM_PROMOTE1(float, name)                                                                                             \
   SM_ELEMENTWISE1(name)
 #define SM_FLOAT2(name, f)                                                                                             \
   SM_INLINE float name(float x, float y) { return f; }                                                                 \
@@ -115,10 +129,7 @@ SM_PACK(ulong)
     float x = a, y = b;                                                                                                \
     return (half)(f);                                                                                                  \
   }                                                                                                                    \
-  SM_INLINE bfloat name(bfloat a, bfloat b) {                                                                          \
-    float x = (float)a, y = (float)b;                                                                                  \
-    return (bfloat)(f);                                                                                                \
-  }                                                                                                                    \
+  SM_PROMOTE2(name)                                                                                                    \
   SM_ELEMENTWISE2(name)
 #define SM_FLOAT3(name, f)                                                                                             \
   SM_INLINE float name(float x, float y, float z) { return f; }                                                        \
@@ -126,43 +137,70 @@ SM_PACK(ulong)
     float x = a, y = b, z = c;                                                                                         \
     return (half)(f);                                                                                                  \
   }                                                                                                                    \
-  SM_INLINE bfloat name(bfloat a, bfloat b, bfloat c) {                                                                \
-    float x = (float)a, y = (float)b, z = (float)c;                                                                    \
-    return (bfloat)(f);                                                                                                \
-  }                                                                                                                    \
+  SM_PROMOTE3(name)                                                                                                    \
   SM_ELEMENTWISE3(name)
 #define SM_INTS(M) M(char) M(uchar) M(short) M(ushort) M(int) M(uint) M(long) M(ulong)
 
 #define SM_PI 3.14159265358979323846f
+// The least accuracy that the specification grants: tables 8.2 (fast) and 8.1 (precise) of MSL 4. `sm_fast` is a
+// constant of each namespace. Without SM_FUNCTION_ERRORS all functions are those of the C library.
+#ifdef SM_FUNCTION_ERRORS
+// A number in [-1, 1] that an argument always gives.
+SM_INLINE float sm_noise(float x) {
+  uint h = __builtin_bit_cast(uint, x) * 0x9e3779b9u;
+  h = (h ^ h >> 15) * 0x85ebca6bu;
+  h = (h ^ h >> 13) * 0xc2b2ae35u;
+  return (float)((h ^ h >> 16) >> 8) * 0x1p-23f - 1.0f;
+}
+// Zero, infinities and NaN stay. What `r` errs by itself is to be left out of `ulps`.
+SM_INLINE float sm_ulps(float r, float x, float ulps) {
+  int bits = __builtin_bit_cast(int, r), magnitude = bits & 0x7fffffff, step = (int)__builtin_rintf(sm_noise(x) * ulps);
+  if (magnitude == 0 || magnitude >= 0x7f800000) return r;
+  magnitude += step;
+  magnitude = magnitude < 1 ? 1 : magnitude > 0x7f7fffff ? 0x7f7fffff : magnitude;
+  return __builtin_bit_cast(float, magnitude | (bits & (int)0x80000000));
+}
+#define SM_ULPS(fast, precise, f) sm_ulps(f, x, sm_fast ? (float)(fast) : (float)(precise))
+#define SM_ABSOLUTE(where, error, fast, precise, f)                                                                    \
+  (sm_fast && (where) ? (f) + sm_noise(x) * (0.75f * (error)) : SM_ULPS(fast, precise, f))
+#define SM_FAST_AS(formula, precise, f) (sm_fast ? (formula) : SM_ULPS(0, precise, f))
+#else
+#define SM_ULPS(fast, precise, f) f
+#define SM_ABSOLUTE(where, error, fast, precise, f) f
+#define SM_FAST_AS(formula, precise, f) f
+#endif
+#define SM_EXP_ULPS 3 + __builtin_floorf(__builtin_fabsf(2 * x))
+#define SM_NEAR_ONE (x >= 0.5f && x <= 2.0f)
+#define SM_IN_TURN(half_turn) (x >= -(half_turn) && x <= (half_turn))
 #define SM_TRANSCENDENTALS                                                                                             \
-  SM_FLOAT1(exp, ::expf(x))                                                                                            \
-  SM_FLOAT1(exp2, ::exp2f(x))                                                                                          \
-  SM_FLOAT1(exp10, ::exp10f(x))                                                                                        \
-  SM_FLOAT1(log, ::logf(x))                                                                                            \
-  SM_FLOAT1(log2, ::log2f(x))                                                                                          \
-  SM_FLOAT1(log10, ::log10f(x))                                                                                        \
-  SM_FLOAT1(sin, ::sinf(x))                                                                                            \
-  SM_FLOAT1(cos, ::cosf(x))                                                                                            \
-  SM_FLOAT1(tan, ::tanf(x))                                                                                            \
-  SM_FLOAT1(asin, ::asinf(x))                                                                                          \
-  SM_FLOAT1(acos, ::acosf(x))                                                                                          \
-  SM_FLOAT1(atan, ::atanf(x))                                                                                          \
-  SM_FLOAT1(sinh, ::sinhf(x))                                                                                          \
-  SM_FLOAT1(cosh, ::coshf(x))                                                                                          \
-  SM_FLOAT1(tanh, ::tanhf(x))                                                                                          \
+  SM_FLOAT1(exp, SM_ULPS(SM_EXP_ULPS, 4, ::expf(x)))                                                                   \
+  SM_FLOAT1(exp2, SM_ULPS(SM_EXP_ULPS, 4, ::exp2f(x)))                                                                 \
+  SM_FLOAT1(exp10, SM_FAST_AS(exp2(x * 3.32192809488736235f), 4, ::exp10f(x)))                                         \
+  SM_FLOAT1(log, SM_ABSOLUTE(SM_NEAR_ONE, 0x1p-21f, 3, 4, ::logf(x)))                                                  \
+  SM_FLOAT1(log2, SM_ABSOLUTE(SM_NEAR_ONE, 0x1p-22f, 2, 4, ::log2f(x)))                                                \
+  SM_FLOAT1(log10, SM_FAST_AS(log2(x) * 0.30102999566398120f, 4, ::log10f(x)))                                         \
+  SM_FLOAT1(sin, SM_ABSOLUTE(SM_IN_TURN(SM_PI), 0x1p-13f, 4, 4, ::sinf(x)))                                            \
+  SM_FLOAT1(cos, SM_ABSOLUTE(SM_IN_TURN(SM_PI), 0x1p-13f, 4, 4, ::cosf(x)))                                            \
+  SM_FLOAT1(tan, SM_FAST_AS(sin(x) * (1.0f / cos(x)), 6, ::tanf(x)))                                                   \
+  SM_FLOAT1(asin, SM_ULPS(5, 4, ::asinf(x)))                                                                           \
+  SM_FLOAT1(acos, SM_ULPS(5, 4, ::acosf(x)))                                                                           \
+  SM_FLOAT1(atan, SM_ULPS(5, 5, ::atanf(x)))                                                                           \
+  SM_FLOAT1(sinh, SM_FAST_AS(0.5f * (exp(x) - exp(-x)), 4, ::sinhf(x)))                                                \
+  SM_FLOAT1(cosh, SM_FAST_AS(0.5f * (exp(x) + exp(-x)), 4, ::coshf(x)))                                                \
+  SM_FLOAT1(tanh, SM_FAST_AS((exp(2 * x) - 1) / (exp(2 * x) + 1), 5, ::tanhf(x)))                                      \
   SM_FLOAT1(asinh, ::asinhf(x))                                                                                        \
   SM_FLOAT1(acosh, ::acoshf(x))                                                                                        \
   SM_FLOAT1(atanh, ::atanhf(x))                                                                                        \
-  SM_FLOAT1(sinpi, ::sinf(SM_PI *x))                                                                                   \
-  SM_FLOAT1(cospi, ::cosf(SM_PI *x))                                                                                   \
+  SM_FLOAT1(sinpi, SM_ABSOLUTE(SM_IN_TURN(1.0f), 0x1p-13f, 4, 4, ::sinf(SM_PI *x)))                                    \
+  SM_FLOAT1(cospi, SM_ABSOLUTE(SM_IN_TURN(1.0f), 0x1p-13f, 4, 4, ::cosf(SM_PI *x)))                                    \
   SM_FLOAT1(tanpi, ::tanf(SM_PI *x))                                                                                   \
-  SM_FLOAT1(sqrt, __builtin_sqrtf(x))                                                                                  \
-  SM_FLOAT1(rsqrt, 1.0f / __builtin_sqrtf(x))                                                                          \
-  SM_FLOAT2(pow, ::powf(x, y))                                                                                         \
-  SM_FLOAT2(powr, ::powf(x, y))                                                                                        \
-  SM_FLOAT2(atan2, ::atan2f(x, y))                                                                                     \
+  SM_FLOAT1(rsqrt, SM_ULPS(1, 0, 1.0f / __builtin_sqrtf(x)))                                                           \
+  SM_FLOAT1(sqrt, SM_FAST_AS(x == 0 || x == __builtin_inff() ? x : x * rsqrt(x), 0, __builtin_sqrtf(x)))               \
+  SM_FLOAT2(pow, SM_FAST_AS(exp2(y *log2(x)), 16, ::powf(x, y)))                                                       \
+  SM_FLOAT2(powr, SM_FAST_AS(exp2(y *log2(x)), 16, ::powf(x, y)))                                                      \
+  SM_FLOAT2(atan2, SM_ULPS(6, 6, ::atan2f(x, y)))                                                                      \
   SM_FLOAT2(fmod, ::fmodf(x, y))                                                                                       \
-  SM_FLOAT2(divide, x / y)                                                                                             \
+  SM_FLOAT2(divide, SM_ULPS(2.5f, 0, x / y))                                                                           \
   SM_FLOAT1(ceil, __builtin_ceilf(x))                                                                                  \
   SM_FLOAT1(floor, __builtin_floorf(x))                                                                                \
   SM_FLOAT1(rint, __builtin_rintf(x))                                                                                  \
@@ -178,13 +216,20 @@ SM_PACK(ulong)
   SM_INLINE float abs(float x) { return __builtin_fabsf(x); }                                                          \
   SM_INLINE float saturate(float x) { return __builtin_fminf(__builtin_fmaxf(x, 0.0f), 1.0f); }                        \
   SM_INLINE float fma(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
+#ifdef SM_PRECISE_FUNCTIONS
+constexpr bool sm_fast = false;
+#else
+constexpr bool sm_fast = true;
+#endif
 SM_TRANSCENDENTALS
 namespace fast {
+constexpr bool sm_fast = true;
 SM_TRANSCENDENTALS
-}
+} // namespace fast
 namespace precise {
+constexpr bool sm_fast = false;
 SM_TRANSCENDENTALS
-}
+} // namespace precise
 SM_FLOAT2(fdim, ::fdimf(x, y))
 SM_FLOAT2(copysign, __builtin_copysignf(x, y))
 SM_FLOAT2(nextafter, ::nextafterf(x, y))
@@ -198,15 +243,16 @@ SM_FLOAT2(step, y < x ? 0.0f : 1.0f)
 SM_FLOAT1(sign, x > 0 ? 1.0f : x < 0 ? -1.0f : x == 0 ? x : 0.0f)
 SM_FLOAT1(cbrt, ::cbrtf(x))
 SM_INLINE half fma(half a, half b, half c) { return (half)__builtin_fmaf(a, b, c); }
-SM_INLINE bfloat fma(bfloat a, bfloat b, bfloat c) { return (bfloat)__builtin_fmaf((float)a, (float)b, (float)c); }
+SM_PROMOTE3(fma)
 SM_ELEMENTWISE3(fma)
 SM_INLINE half min(half a, half b) { return (half)__builtin_fminf(a, b); }
 SM_INLINE half max(half a, half b) { return (half)__builtin_fmaxf(a, b); }
-SM_INLINE bfloat min(bfloat a, bfloat b) { return (bfloat)__builtin_fminf((float)a, (float)b); }
-SM_INLINE bfloat max(bfloat a, bfloat b) { return (bfloat)__builtin_fmaxf((float)a, (float)b); }
+SM_PROMOTE2(min)
+SM_PROMOTE2(max)
 SM_INLINE half abs(half a) { return (half)__builtin_fabsf(a); }
-SM_INLINE bfloat abs(bfloat a) { return (bfloat)__builtin_fabsf((float)a); }
+SM_PROMOTE1(float, abs)
 SM_INLINE half saturate(half a) { return min(max(a, (half)0), (half)1); }
+SM_PROMOTE1(float, saturate)
 SM_ELEMENTWISE1(saturate)
 #define SM_INT_ORDER(T)                                                                                                \
   SM_INLINE T min(T a, T b) { return b < a ? b : a; }                                                                  \
@@ -214,7 +260,7 @@ SM_ELEMENTWISE1(saturate)
   SM_INLINE T clamp(T x, T lo, T hi) { return min(max(x, lo), hi); }
 SM_INTS(SM_INT_ORDER)
 SM_INLINE half clamp(half x, half lo, half hi) { return min(max(x, lo), hi); }
-SM_INLINE bfloat clamp(bfloat x, bfloat lo, bfloat hi) { return min(max(x, lo), hi); }
+SM_PROMOTE3(clamp)
 #define SM_ABS(T, U)                                                                                                   \
   SM_INLINE T abs(T a) { return a < 0 ? (T) - a : a; }                                                                 \
   SM_INLINE U abs(U a) { return a; }
@@ -226,20 +272,39 @@ SM_ELEMENTWISE2(min)
 SM_ELEMENTWISE2(max)
 SM_ELEMENTWISE3(clamp)
 SM_ELEMENTWISE1(abs)
-template <class T, int N> SM_INLINE vec<T, N> min(vec<T, N> x, T y) { return min(x, (vec<T, N>)y); }
-template <class T, int N> SM_INLINE vec<T, N> max(vec<T, N> x, T y) { return max(x, (vec<T, N>)y); }
-template <class T, int N> SM_INLINE vec<T, N> clamp(vec<T, N> x, T lo, T hi) {
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> min(vec<T, N> x, T y) {
+  return min(x, (vec<T, N>)y);
+}
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> max(vec<T, N> x, T y) {
+  return max(x, (vec<T, N>)y);
+}
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> clamp(vec<T, N> x, T lo, T hi) {
   return clamp(x, (vec<T, N>)lo, (vec<T, N>)hi);
 }
-template <class T> SM_INLINE T min3(T a, T b, T c) { return min(a, min(b, c)); }
-template <class T> SM_INLINE T max3(T a, T b, T c) { return max(a, max(b, c)); }
-template <class T> SM_INLINE T median3(T a, T b, T c) { return max(min(a, b), min(max(a, b), c)); }
+template <class T, class = sm_not_bfloat<typename sm_vt<T>::e>> SM_INLINE T min3(T a, T b, T c) {
+  return min(a, min(b, c));
+}
+template <class T, class = sm_not_bfloat<typename sm_vt<T>::e>> SM_INLINE T max3(T a, T b, T c) {
+  return max(a, max(b, c));
+}
+template <class T, class = sm_not_bfloat<typename sm_vt<T>::e>> SM_INLINE T median3(T a, T b, T c) {
+  return max(min(a, b), min(max(a, b), c));
+}
+SM_PROMOTE3(min3)
+SM_PROMOTE3(max3)
+SM_PROMOTE3(median3)
 SM_INLINE float mix(float x, float y, float a) { return x + (y - x) * a; }
 SM_INLINE half mix(half x, half y, half a) { return x + (y - x) * a; }
+SM_PROMOTE3(mix)
 SM_ELEMENTWISE3(mix)
-template <class T, int N> SM_INLINE vec<T, N> mix(vec<T, N> x, vec<T, N> y, T a) { return mix(x, y, (vec<T, N>)a); }
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> mix(vec<T, N> x, vec<T, N> y, T a) {
+  return mix(x, y, (vec<T, N>)a);
+}
 SM_INLINE float ldexp(float x, int k) { return ::ldexpf(x, k); }
 SM_INLINE half ldexp(half x, int k) { return (half)::ldexpf(x, k); }
+template <class A, enable_if_t<sm_promotes<A>, int> = 0> SM_INLINE float ldexp(A x, int k) {
+  return ldexp((float)x, k);
+}
 SM_INLINE int ilogb(float x) { return ::sm_ilogbf(x); }
 SM_INLINE float frexp(float x, __private int &e) { return ::frexpf(x, &e); }
 SM_INLINE float modf(float x, __private float &i) { return ::modff(x, &i); }
@@ -261,11 +326,8 @@ SM_INLINE float sincos(float x, __private float &c) { return metal::sincos(x, c)
     float x = h;                                                                                                       \
     return f;                                                                                                          \
   }                                                                                                                    \
-  SM_INLINE bool name(bfloat h) {                                                                                      \
-    float x = (float)h;                                                                                                \
-    return f;                                                                                                          \
-  }                                                                                                                    \
-  template <class T, int N> SM_INLINE vec<uchar, N> name(vec<T, N> v) {                                                \
+  SM_PROMOTE1(bool, name)                                                                                              \
+  template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<uchar, N> name(vec<T, N> v) {                      \
     vec<uchar, N> r;                                                                                                   \
     for (int i = 0; i < N; ++i) r[i] = name((T)v[i]);                                                                  \
     return r;                                                                                                          \
@@ -287,13 +349,22 @@ template <class T, int N> SM_INLINE bool any(vec<T, N> v) {
   for (int i = 0; i < N; ++i) r = r || v[i];
   return r;
 }
-template <class T, enable_if_t<sm_vt<T>::n == 1, int> = 0> SM_INLINE T select(T a, T b, bool c) { return c ? b : a; }
-template <class T, class C, int N> SM_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, vec<C, N> c) {
+template <class T, enable_if_t<sm_vt<T>::n == 1 && !is_same_v<T, bfloat>, int> = 0>
+SM_INLINE T select(T a, T b, bool c) {
+  return c ? b : a;
+}
+template <class A, class B, enable_if_t<sm_promotes<A, B>, int> = 0> SM_INLINE float select(A a, B b, bool c) {
+  return c ? (float)b : (float)a;
+}
+template <class T, class C, int N, class = sm_not_bfloat<T>>
+SM_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, vec<C, N> c) {
   vec<T, N> r;
   for (int i = 0; i < N; ++i) r[i] = c[i] ? b[i] : a[i];
   return r;
 }
-template <class T, int N> SM_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, bool c) { return c ? b : a; }
+template <class T, int N, class = sm_not_bfloat<T>> SM_INLINE vec<T, N> select(vec<T, N> a, vec<T, N> b, bool c) {
+  return c ? b : a;
+}
 template <class C, int N> SM_INLINE vec<uchar, N> sm_not(vec<C, N> c) {
   vec<uchar, N> r;
   for (int i = 0; i < N; ++i) r[i] = !c[i];
@@ -374,157 +445,5 @@ SM_INLINE int mul24(int a, int b) { return a * b; }
 SM_INLINE uint mul24(uint a, uint b) { return a * b; }
 SM_INLINE int mad24(int a, int b, int c) { return a * b + c; }
 SM_INLINE uint mad24(uint a, uint b, uint c) { return a * b + c; }
-
-// Geometry
-template <class T, int N> SM_INLINE T dot(vec<T, N> a, vec<T, N> b) {
-  T s = a[0] * b[0];
-  for (int i = 1; i < N; ++i) s += a[i] * b[i];
-  return s;
-}
-template <class T> SM_INLINE vec<T, 3> cross(vec<T, 3> a, vec<T, 3> b) { return a.yzx * b.zxy - a.zxy * b.yzx; }
-template <class T, int N> SM_INLINE T length_squared(vec<T, N> a) { return dot(a, a); }
-template <class T, int N> SM_INLINE T length(vec<T, N> a) { return sqrt(dot(a, a)); }
-template <class T, int N> SM_INLINE T distance(vec<T, N> a, vec<T, N> b) { return length(a - b); }
-template <class T, int N> SM_INLINE T distance_squared(vec<T, N> a, vec<T, N> b) { return dot(a - b, a - b); }
-template <class T, int N> SM_INLINE vec<T, N> normalize(vec<T, N> a) { return a * rsqrt(dot(a, a)); }
-template <class T, int N> SM_INLINE vec<T, N> reflect(vec<T, N> i, vec<T, N> n) { return i - n * (2 * dot(n, i)); }
-namespace fast {
-using metal::distance;
-using metal::length;
-using metal::normalize;
-} // namespace fast
-namespace precise {
-using metal::distance;
-using metal::length;
-using metal::normalize;
-} // namespace precise
-
-// Packing
-SM_INLINE uint pack_float_to_unorm4x8(float4 v) {
-  uint r = 0;
-  for (int i = 0; i < 4; ++i) r |= (uint)rint(saturate(v[i]) * 255.0f) << 8 * i;
-  return r;
-}
-SM_INLINE uint pack_float_to_snorm4x8(float4 v) {
-  uint r = 0;
-  for (int i = 0; i < 4; ++i) r |= ((uint)(int)rint(clamp(v[i], -1.0f, 1.0f) * 127.0f) & 255) << 8 * i;
-  return r;
-}
-SM_INLINE float4 unpack_unorm4x8_to_float(uint p) {
-  float4 v;
-  for (int i = 0; i < 4; ++i) v[i] = (float)(p >> 8 * i & 255) / 255.0f;
-  return v;
-}
-SM_INLINE float4 unpack_snorm4x8_to_float(uint p) {
-  float4 v;
-  for (int i = 0; i < 4; ++i) v[i] = max((float)(char)(p >> 8 * i) / 127.0f, -1.0f);
-  return v;
-}
-SM_INLINE half4 unpack_unorm4x8_to_half(uint p) { return sm_convert<half4>(unpack_unorm4x8_to_float(p)); }
-SM_INLINE half4 unpack_snorm4x8_to_half(uint p) { return sm_convert<half4>(unpack_snorm4x8_to_float(p)); }
-
-// Matrices of C columns by R rows
-template <class T, int C, int R> struct matrix {
-  vec<T, R> columns[C];
-  matrix() {
-    for (int c = 0; c < C; ++c) columns[c] = (T)0;
-  }
-  explicit matrix(T d) {
-    for (int c = 0; c < C; ++c)
-      for (int r = 0; r < R; ++r) columns[c][r] = c == r ? d : (T)0;
-  }
-  template <class... A> matrix(vec<T, R> a, vec<T, R> b, A... rest) {
-    vec<T, R> v[] = {a, b, rest...};
-    static_assert(sizeof...(A) + 2 == C, "wrong number of columns");
-    for (int c = 0; c < C; ++c) columns[c] = v[c];
-  }
-  __private vec<T, R> &operator[](int c) __private { return columns[c]; }
-  vec<T, R> operator[](int c) const __private { return columns[c]; }
-  SM_DEVICE vec<T, R> &operator[](int c) __global { return *(SM_DEVICE vec<T, R> *)&columns[c]; }
-  vec<T, R> operator[](int c) const __global { return columns[c]; }
-  __local vec<T, R> &operator[](int c) __local { return columns[c]; }
-  vec<T, R> operator[](int c) const __local { return columns[c]; }
-};
-template <class T, int C, int R> SM_INLINE vec<T, R> operator*(matrix<T, C, R> m, vec<T, C> v) {
-  vec<T, R> s = m.columns[0] * v[0];
-  for (int c = 1; c < C; ++c) s += m.columns[c] * v[c];
-  return s;
-}
-template <class T, int C, int R> SM_INLINE vec<T, C> operator*(vec<T, R> v, matrix<T, C, R> m) {
-  vec<T, C> s;
-  for (int c = 0; c < C; ++c) s[c] = dot(v, m.columns[c]);
-  return s;
-}
-template <class T, int K, int R, int C> SM_INLINE matrix<T, C, R> operator*(matrix<T, K, R> a, matrix<T, C, K> b) {
-  matrix<T, C, R> m;
-  for (int c = 0; c < C; ++c) m.columns[c] = a * b.columns[c];
-  return m;
-}
-template <class T, int C, int R> SM_INLINE matrix<T, C, R> operator+(matrix<T, C, R> a, matrix<T, C, R> b) {
-  for (int c = 0; c < C; ++c) a.columns[c] += b.columns[c];
-  return a;
-}
-template <class T, int C, int R> SM_INLINE matrix<T, C, R> operator-(matrix<T, C, R> a, matrix<T, C, R> b) {
-  for (int c = 0; c < C; ++c) a.columns[c] -= b.columns[c];
-  return a;
-}
-template <class T, int C, int R> SM_INLINE matrix<T, C, R> operator*(matrix<T, C, R> a, T s) {
-  for (int c = 0; c < C; ++c) a.columns[c] *= s;
-  return a;
-}
-template <class T, int C, int R> SM_INLINE matrix<T, C, R> operator*(T s, matrix<T, C, R> a) { return a * s; }
-template <class T, int C, int R> SM_INLINE matrix<T, R, C> transpose(matrix<T, C, R> m) {
-  matrix<T, R, C> t;
-  for (int c = 0; c < C; ++c)
-    for (int r = 0; r < R; ++r) t.columns[r][c] = m.columns[c][r];
-  return t;
-}
-#define SM_MATRIX(T, C, R) using T##C##x##R = matrix<T, C, R>;
-#define SM_MATRICES(T)                                                                                                 \
-  SM_MATRIX(T, 2, 2)                                                                                                   \
-  SM_MATRIX(T, 2, 3)                                                                                                   \
-  SM_MATRIX(T, 2, 4)                                                                                                   \
-  SM_MATRIX(T, 3, 2)                                                                                                   \
-  SM_MATRIX(T, 3, 3)                                                                                                   \
-  SM_MATRIX(T, 3, 4)                                                                                                   \
-  SM_MATRIX(T, 4, 2)                                                                                                   \
-  SM_MATRIX(T, 4, 3)                                                                                                   \
-  SM_MATRIX(T, 4, 4)
-SM_MATRICES(float)
-SM_MATRICES(half)
-
-// Small containers
-template <class T, size_t N> struct array {
-  T __elems[N ? N : 1];
-  static constexpr size_t size() { return N; }
-  __private T &operator[](size_t i) __private { return __elems[i]; }
-  const __private T &operator[](size_t i) const __private { return __elems[i]; }
-  __local T &operator[](size_t i) __local { return __elems[i]; }
-  const __global T &operator[](size_t i) const __global { return __elems[i]; }
-};
 } // namespace metal
-using metal::packed_char2;
-using metal::packed_char3;
-using metal::packed_char4;
-using metal::packed_float2;
-using metal::packed_float3;
-using metal::packed_float4;
-using metal::packed_half2;
-using metal::packed_half3;
-using metal::packed_half4;
-using metal::packed_int2;
-using metal::packed_int3;
-using metal::packed_int4;
-using metal::packed_short2;
-using metal::packed_short3;
-using metal::packed_short4;
-using metal::packed_uchar2;
-using metal::packed_uchar3;
-using metal::packed_uchar4;
-using metal::packed_uint2;
-using metal::packed_uint3;
-using metal::packed_uint4;
-using metal::packed_ushort2;
-using metal::packed_ushort3;
-using metal::packed_ushort4;
 )SM"

@@ -113,12 +113,15 @@ struct simd_vote {
   bool any() const { return v != 0; }
 };
 
+// No function of SIMD groups takes bfloat either: a scalar becomes float, a vector is refused.
+template <class T> using sm_promoted = conditional_t<is_same_v<T, bfloat>, float, T>;
 // Every lane deposits its operand; the last to arrive computes what the others then read.
-template <class T> SM_INLINE __private T *sm_slot(__private SmLane *l, unsigned parity, unsigned lane) {
-  return (__private T *)l->simd->exchange[parity][lane];
+template <class T> SM_INLINE __private sm_promoted<T> *sm_slot(__private SmLane *l, unsigned parity, unsigned lane) {
+  return (__private sm_promoted<T> *)l->simd->exchange[parity][lane];
 }
 template <class T, class F> SM_INLINE T sm_collective(unsigned kind, T x, F combine) {
   static_assert(sizeof(T) <= 32, "operand of a SIMD-group function");
+  static_assert(!is_same_v<typename sm_vt<T>::e, bfloat>, "no SIMD-group function takes a vector of bfloat");
   __private SmLane *l = sm_lane();
   unsigned p = l->parity;
   l->parity = p ^ 1;
@@ -135,36 +138,36 @@ template <class T> struct sm_nothing {
 template <class T> SM_INLINE unsigned sm_exchange(T x) {
   __private SmLane *l = sm_lane();
   unsigned p = l->parity;
-  sm_collective<T>(SM_SHUFFLE, x, sm_nothing<T>());
+  sm_collective<sm_promoted<T>>(SM_SHUFFLE, x, sm_nothing<T>());
   return p;
 }
-template <class T> SM_INLINE T simd_shuffle(T x, ushort i) {
+template <class T> SM_INLINE sm_promoted<T> simd_shuffle(T x, ushort i) {
   unsigned p = sm_exchange(x);
   return *sm_slot<T>(sm_lane(), p, i & 31);
 }
-template <class T> SM_INLINE T simd_broadcast(T x, ushort i) { return simd_shuffle(x, i); }
-template <class T> SM_INLINE T simd_shuffle_xor(T x, ushort m) {
+template <class T> SM_INLINE sm_promoted<T> simd_broadcast(T x, ushort i) { return simd_shuffle(x, i); }
+template <class T> SM_INLINE sm_promoted<T> simd_shuffle_xor(T x, ushort m) {
   return simd_shuffle(x, (ushort)(sm_lane()->lane ^ m));
 }
-template <class T> SM_INLINE T simd_shuffle_down(T x, ushort d) {
+template <class T> SM_INLINE sm_promoted<T> simd_shuffle_down(T x, ushort d) {
   unsigned p = sm_exchange(x), l = sm_lane()->lane + d;
   return l < 32 ? *sm_slot<T>(sm_lane(), p, l) : x;
 }
-template <class T> SM_INLINE T simd_shuffle_up(T x, ushort d) {
+template <class T> SM_INLINE sm_promoted<T> simd_shuffle_up(T x, ushort d) {
   unsigned p = sm_exchange(x), l = sm_lane()->lane - d;
   return l < 32 ? *sm_slot<T>(sm_lane(), p, l) : x;
 }
-template <class T> SM_INLINE T simd_shuffle_rotate_down(T x, ushort d) {
+template <class T> SM_INLINE sm_promoted<T> simd_shuffle_rotate_down(T x, ushort d) {
   return simd_shuffle(x, (ushort)(sm_lane()->lane + d));
 }
-template <class T> SM_INLINE T simd_shuffle_rotate_up(T x, ushort d) {
+template <class T> SM_INLINE sm_promoted<T> simd_shuffle_rotate_up(T x, ushort d) {
   return simd_shuffle(x, (ushort)(sm_lane()->lane - d));
 }
-template <class T> SM_INLINE T simd_shuffle_and_fill_down(T x, T fill, ushort d) {
+template <class T> SM_INLINE sm_promoted<T> simd_shuffle_and_fill_down(T x, T fill, ushort d) {
   unsigned p = sm_exchange(x), q = sm_exchange(fill), l = sm_lane()->lane + d;
   return l < 32 ? *sm_slot<T>(sm_lane(), p, l) : *sm_slot<T>(sm_lane(), q, l & 31);
 }
-template <class T> SM_INLINE T simd_shuffle_and_fill_up(T x, T fill, ushort d) {
+template <class T> SM_INLINE sm_promoted<T> simd_shuffle_and_fill_up(T x, T fill, ushort d) {
   unsigned p = sm_exchange(x), q = sm_exchange(fill), l = sm_lane()->lane - d;
   return l < 32 ? *sm_slot<T>(sm_lane(), p, l) : *sm_slot<T>(sm_lane(), q, l & 31);
 }
@@ -223,7 +226,9 @@ struct sm_xor {
   template <class T> static SM_INLINE T of(T a, T b) { return a ^ b; }
 };
 #define SM_REDUCE(name, Op)                                                                                            \
-  template <class T> SM_INLINE T name(T x) { return sm_collective<T>(SM_REDUCE, x, sm_reduce<T, Op>()); }
+  template <class T> SM_INLINE sm_promoted<T> name(T x) {                                                              \
+    return sm_collective<sm_promoted<T>>(SM_REDUCE, x, sm_reduce<sm_promoted<T>, Op>());                               \
+  }
 SM_REDUCE(simd_sum, sm_add)
 SM_REDUCE(simd_product, sm_mul)
 SM_REDUCE(simd_max, sm_max)
@@ -231,17 +236,17 @@ SM_REDUCE(simd_min, sm_min)
 SM_REDUCE(simd_or, sm_or)
 SM_REDUCE(simd_and, sm_and)
 SM_REDUCE(simd_xor, sm_xor)
-template <class T> SM_INLINE T simd_prefix_inclusive_sum(T x) {
-  return sm_collective<T>(SM_REDUCE, x, sm_prefix<T, sm_add, true>());
+template <class T> SM_INLINE sm_promoted<T> simd_prefix_inclusive_sum(T x) {
+  return sm_collective<sm_promoted<T>>(SM_REDUCE, x, sm_prefix<sm_promoted<T>, sm_add, true>());
 }
-template <class T> SM_INLINE T simd_prefix_exclusive_sum(T x) {
-  return sm_collective<T>(SM_REDUCE, x, sm_prefix<T, sm_add, false>());
+template <class T> SM_INLINE sm_promoted<T> simd_prefix_exclusive_sum(T x) {
+  return sm_collective<sm_promoted<T>>(SM_REDUCE, x, sm_prefix<sm_promoted<T>, sm_add, false>());
 }
-template <class T> SM_INLINE T simd_prefix_inclusive_product(T x) {
-  return sm_collective<T>(SM_REDUCE, x, sm_prefix<T, sm_mul, true>());
+template <class T> SM_INLINE sm_promoted<T> simd_prefix_inclusive_product(T x) {
+  return sm_collective<sm_promoted<T>>(SM_REDUCE, x, sm_prefix<sm_promoted<T>, sm_mul, true>());
 }
-template <class T> SM_INLINE T simd_prefix_exclusive_product(T x) {
-  return sm_collective<T>(SM_REDUCE, x, sm_prefix<T, sm_mul, false>());
+template <class T> SM_INLINE sm_promoted<T> simd_prefix_exclusive_product(T x) {
+  return sm_collective<sm_promoted<T>>(SM_REDUCE, x, sm_prefix<sm_promoted<T>, sm_mul, false>());
 }
 template <class T> struct sm_first {
   SM_INLINE void operator()(__private SmLane *l, unsigned p, unsigned mask) const {
@@ -249,7 +254,9 @@ template <class T> struct sm_first {
     for (unsigned i = 0; i < 32; ++i) *sm_slot<T>(l, p, i) = v;
   }
 };
-template <class T> SM_INLINE T simd_broadcast_first(T x) { return sm_collective<T>(SM_SHUFFLE, x, sm_first<T>()); }
+template <class T> SM_INLINE sm_promoted<T> simd_broadcast_first(T x) {
+  return sm_collective<sm_promoted<T>>(SM_SHUFFLE, x, sm_first<sm_promoted<T>>());
+}
 struct sm_votes {
   SM_INLINE void operator()(__private SmLane *l, unsigned p, unsigned mask) const {
     ulong v = 0;
@@ -274,35 +281,35 @@ SM_INLINE bool simd_is_first() {
 SM_INLINE bool simd_is_helper_thread() { return false; }
 
 // Quads: four neighbouring lanes.
-template <class T> SM_INLINE T quad_shuffle(T x, ushort i) {
+template <class T> SM_INLINE sm_promoted<T> quad_shuffle(T x, ushort i) {
   return simd_shuffle(x, (ushort)((sm_lane()->lane & ~3u) + (i & 3)));
 }
-template <class T> SM_INLINE T quad_broadcast(T x, ushort i) { return quad_shuffle(x, i); }
-template <class T> SM_INLINE T quad_broadcast_first(T x) { return quad_shuffle(x, 0); }
-template <class T> SM_INLINE T quad_shuffle_xor(T x, ushort m) {
+template <class T> SM_INLINE sm_promoted<T> quad_broadcast(T x, ushort i) { return quad_shuffle(x, i); }
+template <class T> SM_INLINE sm_promoted<T> quad_broadcast_first(T x) { return quad_shuffle(x, 0); }
+template <class T> SM_INLINE sm_promoted<T> quad_shuffle_xor(T x, ushort m) {
   return quad_shuffle(x, (ushort)((sm_lane()->lane & 3) ^ m));
 }
-template <class T> SM_INLINE T quad_shuffle_down(T x, ushort d) {
+template <class T> SM_INLINE sm_promoted<T> quad_shuffle_down(T x, ushort d) {
   unsigned p = sm_exchange(x), l = sm_lane()->lane;
   return (l & 3) + d < 4 ? *sm_slot<T>(sm_lane(), p, l + d) : x;
 }
-template <class T> SM_INLINE T quad_shuffle_up(T x, ushort d) {
+template <class T> SM_INLINE sm_promoted<T> quad_shuffle_up(T x, ushort d) {
   unsigned p = sm_exchange(x), l = sm_lane()->lane;
   return (l & 3) >= d ? *sm_slot<T>(sm_lane(), p, l - d) : x;
 }
-template <class T, class Op> SM_INLINE T sm_quad(T x) {
+template <class T, class Op> SM_INLINE sm_promoted<T> sm_quad(T x) {
   unsigned p = sm_exchange(x), b = sm_lane()->lane & ~3u;
   __private SmLane *l = sm_lane();
   return Op::of(Op::of(*sm_slot<T>(l, p, b), *sm_slot<T>(l, p, b + 1)),
                 Op::of(*sm_slot<T>(l, p, b + 2), *sm_slot<T>(l, p, b + 3)));
 }
-template <class T> SM_INLINE T quad_sum(T x) { return sm_quad<T, sm_add>(x); }
-template <class T> SM_INLINE T quad_product(T x) { return sm_quad<T, sm_mul>(x); }
-template <class T> SM_INLINE T quad_max(T x) { return sm_quad<T, sm_max>(x); }
-template <class T> SM_INLINE T quad_min(T x) { return sm_quad<T, sm_min>(x); }
-template <class T> SM_INLINE T quad_and(T x) { return sm_quad<T, sm_and>(x); }
-template <class T> SM_INLINE T quad_or(T x) { return sm_quad<T, sm_or>(x); }
-template <class T> SM_INLINE T quad_xor(T x) { return sm_quad<T, sm_xor>(x); }
+template <class T> SM_INLINE sm_promoted<T> quad_sum(T x) { return sm_quad<T, sm_add>(x); }
+template <class T> SM_INLINE sm_promoted<T> quad_product(T x) { return sm_quad<T, sm_mul>(x); }
+template <class T> SM_INLINE sm_promoted<T> quad_max(T x) { return sm_quad<T, sm_max>(x); }
+template <class T> SM_INLINE sm_promoted<T> quad_min(T x) { return sm_quad<T, sm_min>(x); }
+template <class T> SM_INLINE sm_promoted<T> quad_and(T x) { return sm_quad<T, sm_and>(x); }
+template <class T> SM_INLINE sm_promoted<T> quad_or(T x) { return sm_quad<T, sm_or>(x); }
+template <class T> SM_INLINE sm_promoted<T> quad_xor(T x) { return sm_quad<T, sm_xor>(x); }
 SM_INLINE bool quad_all(bool b) { return quad_and((int)b) != 0; }
 SM_INLINE bool quad_any(bool b) { return quad_or((int)b) != 0; }
 } // namespace metal

@@ -1,6 +1,8 @@
 R"SM(
 #define __METAL__ 1
+#ifndef __METAL_VERSION__
 #define __METAL_VERSION__ 310
+#endif
 #define __HAVE_BFLOAT__ 1
 #define METAL_FUNC inline __attribute__((always_inline))
 #define METAL_INTERNAL inline __attribute__((always_inline))

@@ -5,10 +5,13 @@ void finishCopy(Worker *w, const AsyncCopy &c) {
   if (w->d->checked) {
     uint32_t code = SM_MAX_THREADS + w->cur->lane.simdIndex;
     for (uint64_t y = 0; y < c.dy; ++y) {
-      accessMatrix(w, c.dst + y * c.dstRow * c.element, uint32_t(c.dx * c.element), true, !c.toGroup, c.site, code);
+      bool may =
+          accessMatrix(w, c.dst + y * c.dstRow * c.element, uint32_t(c.dx * c.element), true, !c.toGroup, c.site, code);
       if (y < c.sy)
-        accessMatrix(w, c.src + y * c.srcRow * c.element, uint32_t(std::min(c.dx, c.sx) * c.element), false, c.toGroup,
-                     c.site, code);
+        may = accessMatrix(w, c.src + y * c.srcRow * c.element, uint32_t(std::min(c.dx, c.sx) * c.element), false,
+                           c.toGroup, c.site, code) &&
+              may;
+      if (!may) fail(w, F_BOUNDS, -1, c.site, "simdgroup async copy out of bounds");
     }
   }
   for (uint64_t y = 0; y < c.dy; ++y)

@@ -81,7 +81,7 @@ struct AsyncCopy {
   uint32_t site;
 };
 struct Pending {
-  uint32_t kind, result, a, b, c, site;
+  uint32_t kind, result, a, b, c, site, space;
   uint8_t *ptr;
   uint64_t stride;
   bool transpose, device;
@@ -123,6 +123,7 @@ struct Worker {
   SmCounters counters;
   std::vector<uint64_t> blockCounts;
   std::vector<uint8_t> siteBinding;
+  alignas(128) uint8_t zeros[1 << 16] = {}, sink[1 << 16]; // what faults read and write, as Apple's GPUs have it
   SmFinding finding;
   bool failed = false;
   ~Worker();
@@ -217,27 +218,55 @@ const char *kindName(uint32_t k) {
   return k < sizeof names / sizeof *names ? names[k] : "unknown";
 }
 
+void describe(Worker *w, SmFinding &g, uint32_t kind, int buffer, uint32_t line, const char *format, va_list a) {
+  Fiber *f = w->cur;
+  memset(&g, 0, sizeof g);
+  g.kind = kind;
+  g.buffer = buffer;
+  g.line = line;
+  g.simdgroup = f->lane.simdIndex;
+  g.lane = f->lane.lane;
+  for (int i = 0; i < 3; ++i) {
+    g.threadgroup[i] = f->lane.groupInGrid[i];
+    g.thread[i] = f->lane.threadInGroup[i];
+  }
+  vsnprintf(g.message, sizeof g.message, format, a);
+}
+uint32_t lineOf(Worker *w, uint32_t site) {
+  return site && w->d->siteLines && site <= w->d->sites ? w->d->siteLines[site - 1] : 0;
+}
 // Records the first finding of the threadgroup, and abandons the threadgroup.
 [[noreturn]] void fail(Worker *w, uint32_t kind, int buffer, uint32_t site, const char *format, ...) {
   if (!w->failed) {
     w->failed = true;
-    Fiber *f = w->cur;
-    SmFinding &g = w->finding;
-    memset(&g, 0, sizeof g);
-    g.kind = kind;
-    g.buffer = buffer;
-    g.simdgroup = f->lane.simdIndex;
-    g.lane = f->lane.lane;
-    if (site && w->d->siteLines && site <= w->d->sites) g.line = w->d->siteLines[site - 1];
-    for (int i = 0; i < 3; ++i) {
-      g.threadgroup[i] = f->lane.groupInGrid[i];
-      g.thread[i] = f->lane.threadInGroup[i];
-    }
     va_list a;
     va_start(a, format);
-    vsnprintf(g.message, sizeof g.message, format, a);
+    describe(w, w->finding, kind, buffer, lineOf(w, site), format, a);
     va_end(a);
   }
+  leave(w);
+}
+std::mutex noteLock;
+// A finding that a GPU would pass over. As Apple's, the device does too, and notes it, once for each place.
+void report(Worker *w, uint32_t kind, int buffer, uint32_t site, const char *format, ...) {
+  SmDispatch *d = w->d;
+  const uint32_t line = lineOf(w, site);
+  va_list a;
+  va_start(a, format);
+  if (d->asApple) {
+    std::lock_guard<std::mutex> guard(noteLock);
+    bool known = d->noted == SM_MAX_NOTES;
+    for (uint32_t i = 0; i < d->noted; ++i)
+      known = known || (d->notes[i].kind == kind && d->notes[i].line == line && d->notes[i].buffer == buffer);
+    if (!known) describe(w, d->notes[d->noted++], kind, buffer, line, format, a);
+    va_end(a);
+    return;
+  }
+  if (!w->failed) {
+    w->failed = true;
+    describe(w, w->finding, kind, buffer, line, format, a);
+  }
+  va_end(a);
   leave(w);
 }
 

@@ -194,6 +194,10 @@ SM_EXPORT int sm_run(SmDispatch *d) {
     W = w;
     w->d = d;
     w->failed = false;
+    // Single precision, and with it bfloat, flushes subnormal operands and results; half is computed in numbers that
+    // are normal there, and its conversions flush nothing.
+    const unsigned control = _mm_getcsr();
+    if (d->flush) _mm_setcsr(control | 0x8040);
     w->counters = SmCounters{};
     bool ok = grow(w, nominal);
     if (!w->tg) w->tg = static_cast<uint8_t *>(reserve(TG_CAPACITY));
@@ -227,6 +231,7 @@ SM_EXPORT int sm_run(SmDispatch *d) {
     for (uint32_t b = 0; ok && d->blockCosts && b < d->blocks; ++b)
       if (w->blockCounts[b])
         for (int c = 0; c < SM_COSTS; ++c) w->counters.cost[c] += w->blockCounts[b] * d->blockCosts[b * SM_COSTS + c];
+    _mm_setcsr(control);
     W = nullptr;
     sm_tls_lane = nullptr;
     sm_tls_counts = nullptr;

@@ -1,12 +1,18 @@
 R"SM(
 // Executor, part 2: rendezvous of a SIMD group, barriers, and the matrix log.
 namespace {
-void accessMatrix(Worker *w, const uint8_t *p, uint32_t bytes, bool store, bool deviceSpace, uint32_t site,
+bool accessMatrix(Worker *w, const uint8_t *p, uint32_t bytes, bool store, bool deviceSpace, uint32_t site,
                   uint32_t code);
+uint32_t accessMatrixRow(Worker *w, const uint8_t *p, uint32_t row, uint32_t n, bool transpose, bool store,
+                         bool deviceSpace, uint32_t site);
 inline uint32_t elementSize(uint32_t e) { return e == SM_FLOAT ? 4 : 2; }
 
 // Apple's lane order: lane -> (row, first of two neighbouring columns), as an offset into 8x8 row-major values.
 inline uint32_t laneOffset(uint32_t l) { return ((l / 16) * 4 + (l / 2) % 4) * 8 + ((l / 4) & 2) * 2 + (l % 2) * 2; }
+
+inline uint32_t laneOf(uint32_t row, uint32_t column) {
+  return row / 4 * 16 + column / 4 * 8 + row % 4 * 2 + column / 2 % 2;
+}
 
 inline float bfloatToFloat(uint16_t b) {
   uint32_t u = uint32_t(b) << 16;
@@ -57,17 +63,29 @@ void multiply(const float *A, const float *B, const float *C, float *D) {
     for (int j = 0; j < 4; ++j) _mm256_storeu_ps(D + 8 * (i + j), r[j]);
   }
 }
-void checkMatrixAccess(Worker *w, const uint8_t *p, uint64_t stride, uint32_t element, bool store, bool deviceSpace,
-                       uint32_t site) {
-  uint32_t n = elementSize(element), code = SM_MAX_THREADS + w->cur->lane.simdIndex;
+// A bit for each element, in memory's order, that may be accessed.
+uint64_t checkMatrixAccess(Worker *w, const uint8_t *p, uint64_t stride, bool transpose, uint32_t element, bool store,
+                           bool deviceSpace, uint32_t site) {
+  uint32_t n = elementSize(element);
   if (reinterpret_cast<uintptr_t>(p) % n)
     fail(w, F_MISALIGNED, -1, site, "simdgroup_%s of %u-byte elements from a misaligned address",
          store ? "store" : "load", n);
-  for (int i = 0; i < 8; ++i) accessMatrix(w, p + i * stride * n, 8 * n, store, deviceSpace, site, code);
+  uint64_t may = 0;
+  for (uint32_t i = 0; i < 8; ++i)
+    may |= uint64_t(accessMatrixRow(w, p + i * stride * n, i, n, transpose, store, deviceSpace, site)) << 8 * i;
+  return may;
 }
-void loadMatrix(const uint8_t *p, uint64_t stride, bool transpose, uint32_t element, float *v) {
+void loadMatrix(const uint8_t *p, uint64_t stride, bool transpose, uint32_t element, float *v, uint64_t may) {
   float t[64];
   float *o = transpose ? t : v;
+  if (may != ~0ull) { // what may not be read is zero
+    alignas(16) uint8_t copy[256] = {};
+    uint32_t n = elementSize(element);
+    for (int i = 0; i < 64; ++i)
+      if (may >> i & 1) memcpy(copy + i * n, p + (i / 8 * stride + i % 8) * n, n);
+    loadMatrix(copy, 8, transpose, element, v, ~0ull);
+    return;
+  }
   for (int i = 0; i < 8; ++i) {
     if (element == SM_FLOAT) memcpy(o + 8 * i, p + i * stride * 4, 32);
     else if (element == SM_HALF) {
@@ -85,9 +103,10 @@ void loadMatrix(const uint8_t *p, uint64_t stride, bool transpose, uint32_t elem
     for (int i = 0; i < 8; ++i)
       for (int j = 0; j < 8; ++j) v[8 * i + j] = t[8 * j + i];
 }
-void storeMatrix(uint8_t *p, uint64_t stride, bool transpose, uint32_t element, const float *v) {
+void storeMatrix(uint8_t *p, uint64_t stride, bool transpose, uint32_t element, const float *v, uint64_t may) {
   for (int i = 0; i < 8; ++i)
     for (int j = 0; j < 8; ++j) {
+      if (!(may >> (8 * i + j) & 1)) continue;
       float x = transpose ? v[8 * j + i] : v[8 * i + j];
       uint8_t *o = p + (i * stride + j) * elementSize(element);
       if (element == SM_FLOAT) memcpy(o, &x, 4);
@@ -107,15 +126,24 @@ void execute(Worker *w, Simd *s, const Pending &p) {
     roundTo(d, s->slots[p.result].element);
     s->slots[p.result].ready = 1;
     ++w->counters.matrixMultiplies;
+  } else if (p.kind == SM_LOAD) {
+    uint64_t may = ~0ull;
+    if (w->d->checked) may = checkMatrixAccess(w, p.ptr, p.stride, p.transpose, p.element, false, p.device, p.site);
+    loadMatrix(p.ptr, p.stride, p.transpose, p.element, s->values + 64ul * p.result, may);
+    s->slots[p.result].ready = 1;
+    ++w->counters.matrixLoads;
+    w->counters.cost[p.space] += 64 * elementSize(p.element);
   } else {
-    if (w->d->checked) checkMatrixAccess(w, p.ptr, p.stride, p.element, true, p.device, p.site);
-    storeMatrix(p.ptr, p.stride, p.transpose, p.element, s->values + 64ul * p.a);
+    uint64_t may = ~0ull;
+    if (w->d->checked) may = checkMatrixAccess(w, p.ptr, p.stride, p.transpose, p.element, true, p.device, p.site);
+    storeMatrix(p.ptr, p.stride, p.transpose, p.element, s->values + 64ul * p.a, may);
     ++w->counters.matrixStores;
     w->counters.cost[p.device ? SM_DEVICE_WRITE : SM_TG_WRITE] += 64 * elementSize(p.element);
   }
 }
+// Products wait for their factors alone. Loads and stores stay in order.
 void submit(Worker *w, Simd *s, const Pending &p) {
-  if (isReady(s, p)) {
+  if (isReady(s, p) && (p.kind == SM_MMA || s->pending.empty())) {
     execute(w, s, p);
     return;
   }
@@ -244,15 +272,18 @@ SM_EXPORT uint32_t sm_load_first(uint64_t key, const uint8_t *p, uint64_t stride
   Fiber *f = w->cur;
   Simd *s = w->simds[f->lane.simdIndex];
   if (!beginEntry(w, f, s, key)) return follow(w, f, s, key);
-  uint32_t id = append(f, s, key, newSlot(w, s, element), 0);
-  if (w->d->checked) checkMatrixAccess(w, p, stride, element, false, deviceSpace != 0, f->lane.site);
-  loadMatrix(p, stride, transpose != 0, element, s->values + 64ul * id);
-  s->slots[id].ready = 1;
-  ++w->counters.matrixLoads;
-  w->counters.cost[deviceSpace == 0   ? SM_TG_READ
-                   : deviceSpace == 1 ? SM_DEVICE_READ
-                                      : SM_CONSTANT_READ] += 64 * elementSize(element);
-  return id;
+  Pending l{};
+  l.kind = SM_LOAD;
+  l.ptr = const_cast<uint8_t *>(p);
+  l.stride = stride;
+  l.transpose = transpose != 0;
+  l.element = element;
+  l.device = deviceSpace != 0;
+  l.space = deviceSpace == 0 ? SM_TG_READ : deviceSpace == 1 ? SM_DEVICE_READ : SM_CONSTANT_READ;
+  l.site = f->lane.site;
+  l.result = append(f, s, key, newSlot(w, s, element), 0);
+  submit(w, s, l);
+  return l.result;
 }
 SM_EXPORT void sm_store_first(uint64_t key, uint32_t a, uint8_t *ptr, uint64_t stride, uint32_t transpose,
                               uint32_t element, uint32_t deviceSpace) {

@@ -20,10 +20,18 @@ void sm_buffer_destroy(sm_buffer *);
 void *sm_buffer_contents(const sm_buffer *);
 uint64_t sm_page_size(void);
 
+enum { SM_NOTE_COUNT = 8 };
+typedef enum {
+  SM_ALLOW_INLINE_AIR = 1,
+  SM_FLUSH_SUBNORMALS = 2,
+  SM_FUNCTION_ERRORS = 4,
+  SM_PRECISE_FUNCTIONS = 8, /* functions without a namespace are those of `precise` */
+  SM_AS_APPLE = 16          /* faults that a GPU passes over are */
+} sm_library_flags;
 /* mode: 0 fast, 1 counted, 2 checked. `macros`: NAME=VALUE strings. On failure NULL, and *error to be freed with
- * sm_free. */
+ * sm_free. version: __METAL_VERSION__. */
 sm_library *sm_library_create(const char *source, const char *const *macros, size_t macro_count, int mode,
-                              int allow_inline_air, char **error);
+                              uint32_t flags, int version, char **error);
 void sm_library_destroy(sm_library *);
 int sm_library_mode(const sm_library *);
 size_t sm_library_kernel_count(const sm_library *);
@@ -71,9 +79,12 @@ typedef struct {
   uint32_t dynamic_length[SM_BUFFER_COUNT];
   sm_bound bindings[SM_BUFFER_COUNT];
   uint32_t workers, order; /* order: 0 forward, 1 reversed, 2 by seed */
+  uint32_t flush_subnormals;
   uint64_t seed;
   sm_counters counters; /* out */
   sm_finding finding;   /* out */
+  uint32_t noted;       /* out: faults that were passed over, each place once */
+  sm_finding notes[SM_NOTE_COUNT];
 } sm_dispatch;
 /* 0: done. 1: a finding. 2: out of memory. */
 int sm_pipeline_dispatch(sm_pipeline *, sm_dispatch *);
