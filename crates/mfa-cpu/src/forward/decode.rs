@@ -114,6 +114,7 @@ impl<'a> Decode<'a> {
                     n,
                     rows: n_rows,
                 };
+                self.prefetch_scales(keys, hi - first);
                 self.score_keys(keys);
                 let is_boundary = first < last_range.0 || first + n > first_range.1;
                 let mut masked = None;
@@ -136,6 +137,18 @@ impl<'a> Decode<'a> {
             self.subtract_zeros(n_rows);
         }
         any_masked
+    }
+
+    /// Asks for the scales of the next block, if there is one: `left` keys are left. They are too few lines for the processor to
+    /// see that they follow one another.
+    fn prefetch_scales(&self, keys: KeyBlock, left: usize) {
+        let count = left.saturating_sub(keys.n).min(BLOCK_N);
+        let tensors = [&self.problem.k, &self.problem.v];
+        for quant in tensors.into_iter().filter_map(|x| x.quant.as_ref()) {
+            if count > 0 {
+                quant.prefetch(self.kernels, keys.at, keys.row + keys.n, count);
+            }
+        }
     }
 
     unsafe fn clear(&self) {

@@ -5,6 +5,7 @@
 
 use std::mem::MaybeUninit;
 
+use crate::generic::row::prefetch;
 use crate::simd::Simd;
 use crate::{DECODE_ROWS, SCORE_LD, SUM_RUN};
 
@@ -83,11 +84,7 @@ const AHEAD: usize = 4096;
 #[inline(always)]
 unsafe fn prefetch_row<S: Simd>(row: *const u8, stride: usize, bytes: usize) {
     let row = row.wrapping_add(stride.wrapping_mul((AHEAD / bytes).max(2)));
-    let mut line = 0;
-    while line < bytes {
-        S::prefetch(row.wrapping_add(line));
-        line += 64;
-    }
+    prefetch::<S>(row, bytes);
 }
 
 /// The scales that a row's elements get in registers.
