@@ -80,8 +80,8 @@ pub use scalar::rotate_row;
 pub use select::kernels;
 pub use signatures::{
     Alibi, AxpyRows, DotRows, MaskAdd, MaskBool, PackKF32, PackKI8, PackQF32, PackQI8, PackVF32,
-    PackVI8, PackVI16, PvF32, PvI16, PvU8, QkF32, QkI8, RowState, Scale, ScoreScales, Softcap,
-    SoftmaxF32, SoftmaxI16, SoftmaxU8, ToBf16, ToF16, ToF32, UnpackI4,
+    PackVI8, PackVI16, Prefetch, PvF32, PvI16, PvU8, QkF32, QkI8, RowState, Scale, ScoreScales,
+    Softcap, SoftmaxF32, SoftmaxI16, SoftmaxU8, ToBf16, ToF16, ToF32, UnpackI4,
 };
 pub use table::{IntegerLayout, Kernels};
 pub use tile_config::TileConfigGuard;

@@ -97,10 +97,11 @@ pub type DequantizeChannels = unsafe fn(
     ld: usize,
 );
 
-/// Brings the scales of K's channels into Q: `out[i][c] = q[i][c] * scale[c]` for `rows` rows of `d` floats, `ld` apart on both
-/// sides, and `sums[i] = sum_c out[i][c] * zero[c]`, the term of K's zero points in each score of the row.
-pub type FoldChannels = unsafe fn(
-    q: *const f32,
+/// Multiplies columns by scales: `out[i][c] = x[i][c] * scale[c]` for `rows` rows of `d` floats, `ld` apart on both sides, and
+/// `sums[i] = sum_c out[i][c] * zero[c]`. `out` may be `x`. Columns are channels of K, of which `x` is Q and `sums` the term of
+/// zero points in each score of a row; or keys, of which `x` is P and `sums` the term of V's zero points.
+pub type ScaleColumns = unsafe fn(
+    x: *const f32,
     ld: usize,
     rows: usize,
     d: usize,
@@ -135,8 +136,8 @@ pub struct QuantizedKernels {
     pub dequantize_groups: PerInteger<DequantizeGroups>,
     /// Conversion of integers to f32 by channels.
     pub dequantize_channels: PerInteger<DequantizeChannels>,
-    /// Scales of K's channels in Q.
-    pub fold_channels: FoldChannels,
+    /// Scales of K's channels in Q, or of keys in scores and weights.
+    pub scale_columns: ScaleColumns,
     /// Scales of V's channels in O.
     pub add_channels: AddChannels,
 }

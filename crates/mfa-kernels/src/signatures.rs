@@ -204,6 +204,9 @@ pub type Softcap = unsafe fn(s: *mut f32, n: usize, cap2: f32);
 /// position less that of key 0.
 pub type Alibi = unsafe fn(s: *mut f32, n: usize, slope2: f32, first: f32);
 
+/// Asks for the cache lines of `bytes` bytes at `p`, which need not be valid.
+pub type Prefetch = unsafe fn(p: *const u8, bytes: usize);
+
 /// `out[j] = factor * x[j]` for one row of an output; `out` may be `x`.
 pub type Scale = unsafe fn(x: *const f32, n: usize, factor: f32, out: *mut f32);
 

@@ -8,8 +8,8 @@ use crate::quantize::QuantizeKernels;
 use crate::quantized::QuantizedKernels;
 use crate::signatures::{
     Alibi, AxpyRows, DotRows, MaskAdd, MaskBool, PackKF32, PackKI8, PackQF32, PackQI8, PackVF32,
-    PackVI8, PackVI16, PvF32, PvI16, PvU8, QkF32, QkI8, Scale, Softcap, SoftmaxF32, SoftmaxI16,
-    SoftmaxU8, ToBf16, ToF16, ToF32, UnpackI4,
+    PackVI8, PackVI16, Prefetch, PvF32, PvI16, PvU8, QkF32, QkI8, Scale, Softcap, SoftmaxF32,
+    SoftmaxI16, SoftmaxU8, ToBf16, ToF16, ToF32, UnpackI4,
 };
 use crate::tuning::Tuning;
 
@@ -94,6 +94,8 @@ pub struct Kernels {
     pub softcap: Softcap,
     /// Adds the bias of ALiBi to a row of scores.
     pub alibi: Alibi,
+    /// Asks for memory that is read soon.
+    pub prefetch: Prefetch,
     /// Multiplies a row.
     pub scale: Scale,
     /// Rounds a row to BF16.

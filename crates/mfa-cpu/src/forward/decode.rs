@@ -18,6 +18,7 @@ use crate::operands::dequantize::{Domain, ScaleLayout};
 use crate::operands::hadamard;
 use crate::operands::padding::padded;
 use crate::operands::row_buffer::RowBuffer;
+use mfa_kernels::quantized::ChannelScales;
 use mfa_kernels::{BLOCK_N, DECODE_ROWS, Kernels, RowState, SCORE_LD, SUM_RUN};
 
 /// The decode loops of one call on one worker.
@@ -113,6 +114,7 @@ impl<'a> Decode<'a> {
                     n,
                     rows: n_rows,
                 };
+                self.prefetch_scales(keys, hi - first);
                 self.score_keys(keys);
                 let is_boundary = first < last_range.0 || first + n > first_range.1;
                 let mut masked = None;
@@ -135,6 +137,18 @@ impl<'a> Decode<'a> {
             self.subtract_zeros(n_rows);
         }
         any_masked
+    }
+
+    /// Asks for the scales of the next block, if there is one: `left` keys are left. They are too few lines for the processor to
+    /// see that they follow one another.
+    fn prefetch_scales(&self, keys: KeyBlock, left: usize) {
+        let count = left.saturating_sub(keys.n).min(BLOCK_N);
+        let tensors = [&self.problem.k, &self.problem.v];
+        for quant in tensors.into_iter().filter_map(|x| x.quant.as_ref()) {
+            if count > 0 {
+                quant.prefetch(self.kernels, keys.at, keys.row + keys.n, count);
+            }
+        }
     }
 
     unsafe fn clear(&self) {
@@ -276,7 +290,8 @@ impl<'a> Decode<'a> {
     }
 
     /// Applies scales and zero points that differ by key.
-    unsafe fn scale_scores(&self, KeyBlock { at, row, n, rows }: KeyBlock) {
+    unsafe fn scale_scores(&self, keys: KeyBlock) {
+        let KeyBlock { at, row, n, rows } = keys;
         let ScaleLayout::PerRow(quant) = self.problem.k.scale_layout() else {
             return;
         };
@@ -294,11 +309,26 @@ impl<'a> Decode<'a> {
             }
             let scales = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
             quant.row_scales(self.kernels, at, row, scales);
-            for r in 0..rows {
-                (self.score_row(r, n).iter_mut().zip(scales.iter()))
-                    .for_each(|(x, scale)| *x *= scale);
-            }
+            self.scale_columns(scales, null(), keys);
         }
+    }
+
+    /// Multiplies scores or weights by factors of keys. Returns the sums of the products with `zeros`, per row.
+    unsafe fn scale_columns(
+        &self,
+        scales: &[f32],
+        zeros: *const f32,
+        KeyBlock { n, rows, .. }: KeyBlock,
+    ) -> [f32; DECODE_ROWS] {
+        let mut sums = [0.0; DECODE_ROWS];
+        let scales = ChannelScales {
+            scale: scales.as_ptr(),
+            zero: zeros,
+        };
+        let (kernel, s) = (self.kernels.quantized.scale_columns, self.scratch.s);
+        // SAFETY: rows of scores, in place, and as many factors, by the caller.
+        unsafe { kernel(s, SCORE_LD, rows, n, scales, s, sums.as_mut_ptr()) };
+        sums
     }
 
     /// Adds the weighted values to O, but for the scale and mean of [`deferred`]. Skips `masked` keys.
@@ -329,8 +359,8 @@ impl<'a> Decode<'a> {
     }
 
     /// Multiplies weights by the scales of V that differ by key, and sums the terms of V's zero points.
-    unsafe fn scale_weights(&self, KeyBlock { at, row, n, rows }: KeyBlock, skip_masked: bool) {
-        let scratch = self.scratch;
+    unsafe fn scale_weights(&self, keys: KeyBlock, skip_masked: bool) {
+        let (scratch, KeyBlock { at, row, n, rows }) = (self.scratch, keys);
         // SAFETY: buffers hold BLOCK_N floats; weights are those of `rows` rows.
         unsafe {
             let scales = std::slice::from_raw_parts_mut(scratch.row_buffer, n);
@@ -350,17 +380,20 @@ impl<'a> Decode<'a> {
                     (true, quant.has_zeros())
                 }
             };
-            for r in 0..rows {
+            let mut sums = [None; DECODE_ROWS];
+            if scales_differ && !skip_masked {
+                let zeros = if has_zeros { zeros.as_ptr() } else { null() };
+                sums = self.scale_columns(scales, zeros, keys).map(Some);
+            }
+            for (r, sum) in sums.into_iter().enumerate().take(rows) {
                 let p = self.score_row(r, n);
                 if scales_differ && skip_masked {
                     // A weight of 0 is that of a masked key, whose scale may be anything.
                     (p.iter_mut().zip(scales.iter()))
                         .for_each(|(x, scale)| *x = if *x == 0.0 { 0.0 } else { *x * scale });
-                } else if scales_differ {
-                    (p.iter_mut().zip(scales.iter())).for_each(|(x, scale)| *x *= scale);
                 }
                 if has_zeros {
-                    let sum = sum_in_runs(p, zeros);
+                    let sum = sum.unwrap_or_else(|| sum_in_runs(p, zeros));
                     let zero_sum = scratch.zero_sum.add(r);
                     *zero_sum = *zero_sum * *scratch.alpha.add(r) + sum;
                 }

@@ -77,7 +77,7 @@ impl Decode<'_> {
         unsafe {
             let scales = quant.channel_scales(kernels, at, row, 0..d, scratch.channels);
             let (q, folded, sums) = (scratch.q, scratch.q_folded, scratch.q_sum);
-            let fold = kernels.quantized.fold_channels;
+            let fold = kernels.quantized.scale_columns;
             fold(q, dequantized_ld(d), rows, d, scales, folded, sums);
         }
     }

@@ -5,6 +5,7 @@ use std::ptr::null;
 
 use half::f16;
 
+use crate::contract::array::Array;
 use crate::contract::quant_scheme::{Params, Quant};
 use mfa_kernels::Kernels;
 use mfa_kernels::quantized::{ChannelScales, GroupScales};
@@ -34,6 +35,38 @@ impl Quant {
         self.for_blocks(at, n, out, |first, step, out| {
             self.load_zeros(kernels, first, step, out);
         });
+    }
+
+    /// Asks for the scales and zero points of rows `n..n + count`; for the first of them, where they are far apart.
+    pub(crate) fn prefetch(
+        &self,
+        kernels: &Kernels,
+        (b, h): (usize, usize),
+        n: usize,
+        count: usize,
+    ) {
+        const MOST: usize = 4096;
+        let Params::Strided {
+            scales,
+            half,
+            zeros,
+            strides,
+            ..
+        } = &self.params
+        else {
+            return;
+        };
+        let first = Self::index(strides, [b, h, n / self.block_rows, 0]);
+        let elements = MOST.min(count.div_ceil(self.block_rows).saturating_mul(strides[2]));
+        let ask = |array: &Array, bytes: usize| {
+            let p = array.ptr.cast::<u8>().wrapping_add(first * bytes);
+            // SAFETY: the address need not be valid.
+            unsafe { (kernels.prefetch)(p, elements * bytes) };
+        };
+        ask(scales, if *half { 2 } else { 4 });
+        if let Some((zeros, bytes)) = zeros {
+            ask(zeros, *bytes);
+        }
     }
 
     /// Reads the scales and zero points of row `n`, one for each group from the first on.

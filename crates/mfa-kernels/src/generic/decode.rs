@@ -5,6 +5,7 @@
 
 use std::mem::MaybeUninit;
 
+use crate::generic::row::prefetch;
 use crate::simd::Simd;
 use crate::{DECODE_ROWS, SCORE_LD, SUM_RUN};
 
@@ -83,11 +84,7 @@ const AHEAD: usize = 4096;
 #[inline(always)]
 unsafe fn prefetch_row<S: Simd>(row: *const u8, stride: usize, bytes: usize) {
     let row = row.wrapping_add(stride.wrapping_mul((AHEAD / bytes).max(2)));
-    let mut line = 0;
-    while line < bytes {
-        S::prefetch(row.wrapping_add(line));
-        line += 64;
-    }
+    prefetch::<S>(row, bytes);
 }
 
 /// The scales that a row's elements get in registers.
@@ -301,18 +298,27 @@ pub(crate) unsafe fn axpy_rows<
     ldo: usize,
 ) {
     let chunk = 2 * S::LANES;
-    let mut c = 0;
-    while c + C * chunk <= d {
-        let at = Columns::new::<S, G>(scales, c, C * chunk);
-        let v = v.add(E::bytes(c));
-        columns::<S, E, G, R, C>(p, v, stride, n, &at, scales, alpha, o.add(c), ldo);
-        c += C * chunk;
-    }
-    while c < d {
-        let at = Columns::new::<S, G>(scales, c, chunk.min(d - c));
-        let v = v.add(E::bytes(c));
-        columns::<S, E, G, R, 1>(p, v, stride, n, &at, scales, alpha, o.add(c), ldo);
-        c += at.width;
+    let mut first = 0;
+    // All columns of a few rows before the next ones: memory is read in its order, and once.
+    while first < n {
+        let run = SUM_RUN.min(n - first);
+        let (p, v) = (p.add(first), v.add(first * stride));
+        let scales = scales.skip(first);
+        let alpha = (first == 0).then_some(alpha);
+        let mut c = 0;
+        while c + C * chunk <= d {
+            let at = Columns::new::<S, G>(scales, c, C * chunk);
+            let v = v.add(E::bytes(c));
+            column_run::<S, E, G, R, C>(p, v, stride, run, &at, scales, alpha, o.add(c), ldo);
+            c += C * chunk;
+        }
+        while c < d {
+            let at = Columns::new::<S, G>(scales, c, chunk.min(d - c));
+            let v = v.add(E::bytes(c));
+            column_run::<S, E, G, R, 1>(p, v, stride, run, &at, scales, alpha, o.add(c), ldo);
+            c += at.width;
+        }
+        first += run;
     }
 }
 
@@ -333,30 +339,7 @@ impl<const C: usize> Columns<C> {
     }
 }
 
-/// The columns `at` of `R` rows.
-#[inline(always)]
-unsafe fn columns<S: Simd, E: Element<S>, G: Scaling<S>, const R: usize, const C: usize>(
-    p: *const f32,
-    v: *const u8,
-    stride: usize,
-    n: usize,
-    at: &Columns<C>,
-    scales: G,
-    alpha: *const f32,
-    o: *mut f32,
-    ldo: usize,
-) {
-    let mut first = 0;
-    while first < n {
-        let run = SUM_RUN.min(n - first);
-        let (v, scales) = (v.add(first * stride), scales.skip(first));
-        let alpha = (first == 0).then_some(alpha);
-        column_run::<S, E, G, R, C>(p.add(first), v, stride, run, at, scales, alpha, o, ldo);
-        first += run;
-    }
-}
-
-/// The same of a few keys; without `alpha` the sums are added to those before.
+/// The columns `at` of `R` rows and a few keys; without `alpha` the sums are added to those before.
 #[inline(always)]
 unsafe fn column_run<S: Simd, E: Element<S>, G: Scaling<S>, const R: usize, const C: usize>(
     p: *const f32,

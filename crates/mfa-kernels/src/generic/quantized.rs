@@ -108,9 +108,9 @@ unsafe fn add_mean<S: Simd>(x: [S::F; 2], mean: *const f32, c: usize, count: usi
     [S::add(x[0], mean[0]), S::add(x[1], mean[1])]
 }
 
-/// See [`crate::quantized::FoldChannels`].
+/// See [`crate::quantized::ScaleColumns`].
 #[inline(always)]
-pub(crate) unsafe fn fold_channels<S: Simd>(
+pub(crate) unsafe fn scale_columns<S: Simd>(
     q: *const f32,
     ld: usize,
     rows: usize,

@@ -28,7 +28,7 @@ macro_rules! quantized {
                 i8: dequantize_channels::<decode::I8>,
                 i4: dequantize_channels::<decode::I4>,
             },
-            fold_channels,
+            scale_columns,
             add_channels,
         };
 
@@ -136,7 +136,7 @@ macro_rules! quantized {
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn fold_channels(
+        unsafe fn scale_columns(
             q: *const f32,
             ld: usize,
             rows: usize,
@@ -145,7 +145,7 @@ macro_rules! quantized {
             out: *mut f32,
             sums: *mut f32,
         ) {
-            $crate::generic::quantized::fold_channels::<$simd>(q, ld, rows, d, scales, out, sums);
+            $crate::generic::quantized::scale_columns::<$simd>(q, ld, rows, d, scales, out, sums);
         }
 
         #[target_feature(enable = $features)]

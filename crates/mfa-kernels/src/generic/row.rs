@@ -130,3 +130,13 @@ pub(crate) unsafe fn to_f16<S: Simd>(x: *const f32, n: usize, out: *mut u16) {
         j += count;
     }
 }
+
+/// See [`crate::Prefetch`].
+#[inline(always)]
+pub(crate) unsafe fn prefetch<S: Simd>(p: *const u8, bytes: usize) {
+    let mut line = 0;
+    while line < bytes {
+        S::prefetch(p.wrapping_add(line));
+        line += 64;
+    }
+}

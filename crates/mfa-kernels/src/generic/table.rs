@@ -132,6 +132,7 @@ macro_rules! floats {
                 mask_add,
                 softcap,
                 alibi,
+                prefetch,
                 scale,
                 to_bf16,
                 to_f16,
@@ -352,6 +353,11 @@ macro_rules! floats {
         #[target_feature(enable = $features)]
         unsafe fn alibi(s: *mut f32, n: usize, slope2: f32, first: f32) {
             row::alibi::<$simd>(s, n, slope2, first);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn prefetch(p: *const u8, bytes: usize) {
+            row::prefetch::<$simd>(p, bytes);
         }
 
         #[target_feature(enable = $features)]

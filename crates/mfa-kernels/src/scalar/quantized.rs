@@ -22,7 +22,7 @@ pub(super) const KERNELS: QuantizedKernels = QuantizedKernels {
         i8: dequantize_channels::<I8>,
         i4: dequantize_channels::<I4>,
     },
-    fold_channels,
+    scale_columns,
     add_channels,
 };
 
@@ -135,8 +135,8 @@ unsafe fn dequantize_channels<E: Element>(
     }
 }
 
-/// See [`crate::quantized::FoldChannels`].
-unsafe fn fold_channels(
+/// See [`crate::quantized::ScaleColumns`].
+unsafe fn scale_columns(
     q: *const f32,
     ld: usize,
     rows: usize,

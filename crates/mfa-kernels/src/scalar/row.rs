@@ -66,3 +66,6 @@ pub(super) unsafe fn to_f16(x: *const f32, n: usize, out: *mut u16) {
         *out.add(j) = half::f16::from_f32(*x.add(j)).to_bits();
     }
 }
+
+/// See [`crate::Prefetch`]. There is no portable way to ask.
+pub(super) unsafe fn prefetch(_: *const u8, _: usize) {}

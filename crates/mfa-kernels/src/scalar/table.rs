@@ -74,6 +74,7 @@ const fn table<const MR: usize, const NR: usize, const OFFSET: i32>(isa: Isa) ->
         mask_add: row::mask_add,
         softcap: row::softcap,
         alibi: row::alibi,
+        prefetch: row::prefetch,
         scale: row::scale,
         to_bf16: row::to_bf16,
         to_f16: row::to_f16,

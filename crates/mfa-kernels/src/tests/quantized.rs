@@ -236,7 +236,7 @@ fn dequantize_matches_its_twin() {
 }
 
 #[test]
-fn fold_channels_matches_its_twin() {
+fn scale_columns_matches_its_twin() {
     let mut random = Random(54);
     for (table, _) in tables() {
         for (d, rows) in (LENGTHS.iter()).flat_map(|d| (1..=DECODE_ROWS).map(|r| (*d, r))) {
@@ -246,7 +246,7 @@ fn fold_channels_matches_its_twin() {
             let mut got = Guarded::new((rows - 1) * ld + d, f32::NAN);
             let mut sums = Guarded::new(rows, f32::NAN);
             let (out, totals) = (got.as_mut_ptr(), sums.as_mut_ptr());
-            let kernel = table.quantized.fold_channels;
+            let kernel = table.quantized.scale_columns;
             // SAFETY: `rows` rows of `d` floats on both sides, a scale per column, a sum per row.
             unsafe { kernel(q.as_ptr(), ld, rows, d, scales.channels(), out, totals) };
             got.check("out");

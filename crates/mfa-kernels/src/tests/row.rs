@@ -191,3 +191,26 @@ fn conversions_to_16_bits_round_to_nearest_even() {
         }
     }
 }
+
+/// Nothing is touched: neither memory that cannot be read, nor what is there.
+#[test]
+fn prefetch_takes_any_address() {
+    for (table, twin) in tables() {
+        let x = Guarded::new(3, 1.0f32);
+        for at in [
+            std::ptr::null(),
+            x.as_ptr().cast(),
+            x.as_ptr().wrapping_add(1 << 20).cast(),
+        ] {
+            for bytes in [0, 1, 64, 65, 4096] {
+                // SAFETY: any address will do.
+                unsafe {
+                    (table.prefetch)(at, bytes);
+                    (twin.prefetch)(at, bytes);
+                }
+            }
+        }
+        x.check("memory");
+        assert_eq!(&x[..], [1.0; 3]);
+    }
+}
