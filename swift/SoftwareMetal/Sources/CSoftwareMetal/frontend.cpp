@@ -229,8 +229,14 @@ void Translator::step(size_t &i) {
     return;
   }
   if (isAddressSpace(k.text) && qualifiesMember(i)) {
-    // A temporary is no object of a named space for clang: `thread` constructors construct it, unqualified.
-    if (k.is("thread") && isConstructor(i)) {
+    // A temporary is no object of a named space for clang: `thread` constructors construct it, unqualified. Those that
+    // use `this` need the space for the members that they call.
+    size_t open = i, end = i;
+    while (open + 1 < t.size() && !t[open].is("{") && !t[open].is(";")) ++open;
+    if (t[open].is("{")) end = closing(t, open);
+    bool usesThis = std::any_of(t.begin() + static_cast<long>(i), t.begin() + static_cast<long>(std::max(i, end)),
+                                [](const Token &token) { return token.is("this"); });
+    if (k.is("thread") && isConstructor(i) && !usesThis) {
       ++i;
       return;
     }
