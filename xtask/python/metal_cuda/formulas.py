@@ -334,7 +334,7 @@ class _Backward:
             add_to_mask(a, self.mask, piece, ds)
         if self.sinks is not None:
             share = xp.exp(of.options.sinks[some].astype(kind)[:, None, None] - given)
-            terms = xp.where(xp.isinf(given), 0, share * d)
+            terms = xp.where(xp.isinf(given), kind(0), share * d)
             a.total(terms.transpose(0, 2, 1), self.sinks[some])
 
     def results(self) -> dict[str, Array]:

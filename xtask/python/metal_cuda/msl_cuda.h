@@ -50,6 +50,8 @@ MSL float divide_rn(float x, float y) { return __fdiv_rn(x, y); }
 #define INFINITY __int_as_float(0x7f800000)
 #define NAN __int_as_float(0x7fc00000)
 #define MAXFLOAT __int_as_float(0x7f7fffff)
+#undef FLT_MIN
+#define FLT_MIN __int_as_float(0x00800000)
 #define M_LOG2E_F 1.44269504088896340736f
 #define M_LN2_F 0.693147180559945309417f
 

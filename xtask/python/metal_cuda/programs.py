@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import re
 import time
 from collections.abc import Iterable
 from concurrent import futures
@@ -24,11 +25,21 @@ _QUIET = ("--diag-suppress=177,550",)
 LINES = ("-lineinfo",)
 
 
+_NO_CONTRACTION = re.compile(r"^\s*#\s*pragma\s+METAL\s+fp\s+contract\(off\)", re.MULTILINE)
+
+
+def options_of(text: str) -> tuple[str, ...]:
+    """What a text's pragmas ask of the compiler."""
+    return ("--fmad=false",) if _NO_CONTRACTION.search(text) else ()
+
+
 @dataclass(frozen=True)
 class Program:
     name: str
     source: str
     kernels: dict[str, Kernel]
+    options: tuple[str, ...] = ()
+    """Of the compiler, which the text asks for."""
 
 
 class Programs:
@@ -43,7 +54,9 @@ class Programs:
         if text not in self._known:
             translation = translate(text)
             name = hashlib.sha256((headers() + text).encode()).hexdigest()[:16]
-            self._known[text] = Program(name, translation.program(), translation.kernels)
+            self._known[text] = Program(
+                name, translation.program(), translation.kernels, options_of(text)
+            )
         return self._known[text]
 
     def path(self, name: str, mode: str) -> Path:
@@ -84,7 +97,7 @@ class Programs:
                     _compile,
                     program.source,
                     self.architecture,
-                    (*MODES[mode], *_QUIET, *extra),
+                    (*MODES[mode], *_QUIET, *program.options, *extra),
                     self.path(program.name, mode),
                 ): (program, mode)
                 for program, mode in jobs

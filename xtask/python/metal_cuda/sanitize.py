@@ -241,7 +241,7 @@ def _mutant(session: Session, mutation: Mutation, folder: Path) -> Path:
     code, _ = nvrtc.build(
         source,
         session.programs.architecture,
-        (*MODES["safe"], "--diag-suppress=177,550", "-lineinfo"),
+        (*MODES["safe"], "--diag-suppress=177,550", *program.options, "-lineinfo"),
     )
     path = folder / f"{mutation.name}.cubin"
     path.write_bytes(code)

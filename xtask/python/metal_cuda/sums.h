@@ -1,5 +1,5 @@
-// Sums of products, one after the other: each product and each sum is rounded. sums.py compiles it for a GPU, a test for
-// a processor.
+// Sums of products, one after the other: each product and each sum is rounded. sums.py compiles it for a GPU, a test
+// for a processor.
 
 #ifdef MSL_ON_HOST
 inline float product_of(float a, float b) { return a * b; }

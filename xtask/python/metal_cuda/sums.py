@@ -23,6 +23,8 @@ _MOST = 65535
 
 def product(xp: Any, a: Array, b: Array, into: Array | None = None) -> Array:
     """a[g, n, k] b[g, k, m] or b[k, m] in FP32, in order of k; goes on from the sums in `into`."""
+    if a.dtype != xp.float32 or b.dtype != xp.float32:
+        raise ValueError(f"sums in FP32 of {a.dtype} and {b.dtype}")
     total = _zeros(xp, a, b) if into is None else into
     if xp is np:
         for k in range(a.shape[2]):

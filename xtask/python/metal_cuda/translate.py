@@ -201,7 +201,7 @@ class _Translator:
                 "#pragma unroll 1" if unroll.group(1) == "disable" else "#pragma unroll"
             )
         if re.match(r"#\s*pragma\s+(METAL|STDC)\b", text):
-            # Contraction of products and sums is the compiler's option here.
+            # Contraction of products and sums is the compiler's option here: programs.options_of().
             return ""
         if re.match(r"#\s*(define|undef|if|ifdef|ifndef|elif|else|endif)\b", text):
             return token.text

@@ -48,6 +48,7 @@ pub(super) fn parts() -> Vec<Part> {
         ),
         part(
             "metal-arithmetic",
+            Needs::SoftwareDevice,
             "MFABridge where subnormal numbers are zero, and its kernels where functions err as far as Metal lets them",
             |env, step, host| {
                 step.compile(metal::swift(env.repo, host, "build").arg("--build-tests"))?;

@@ -26,6 +26,11 @@
     }
 
     var name: String { "Recording Metal device" }
+    /// Programs cannot make one: that of the software device.
+    var architecture: MTLArchitecture { MTLCreateSystemDefaultDevice()!.architecture }
+    var location: MTLDeviceLocation { .builtIn }
+    var locationNumber: Int { 0 }
+    var maxTransferRate: UInt64 { 0 }
     var maxThreadgroupMemoryLength: Int { 32768 }
     var maxThreadsPerThreadgroup: MTLSize { MTLSize(width: 1024, height: 1024, depth: 1024) }
     var maxBufferLength: Int { 1 << 40 }

@@ -9,6 +9,7 @@ import pytest
 from metal_cuda import nvrtc
 from metal_cuda.bundle import REPOSITORY
 from metal_cuda.compile import refusal
+from metal_cuda.programs import MODES, options_of
 from metal_cuda.translate import translate
 
 GOLDEN = REPOSITORY / "swift/MFABridge/Tests/AttentionKernelsTests/Golden"
@@ -96,3 +97,14 @@ def test_a_type_error_in_a_golden_text_is_refused(file) -> None:
 def test_code_has_the_kernel() -> None:
     code, _ = nvrtc.build(translate(text("x[i] = 1;")).program(), "compute_90")
     assert b".entry k(" in code
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_text_may_forbid_contraction(mode: str) -> None:
+    """As the texts that quantize do: their sums of two floats need every rounding."""
+    body = "x[i].x = x[i].x * x[i].y + x[i].z;"
+    for pragma, fused in (("", True), ("#pragma METAL fp contract(off)\n", False)):
+        source = text(body, pragma)
+        options = (*MODES[mode], "--diag-suppress=177,550", *options_of(source))
+        ptx, _ = nvrtc.build(translate(source).program(), "compute_90", options)
+        assert (b"fma.rn" in ptx) is fused

@@ -57,9 +57,9 @@ def launch(library: ctypes.CDLL, a: Any, b: Any, *results: Any) -> None:
         )
 
 
-def matrices(kind: type, turned: bool) -> tuple[Any, Any]:
+def matrices(kind: type, transposed: bool) -> tuple[Any, Any]:
     rng = np.random.default_rng(3)
-    if turned:
+    if transposed:
         a = rng.standard_normal((3, 37, 70)).astype(kind).transpose(0, 2, 1)
         return a, rng.standard_normal((67, 37)).astype(kind).T
     return rng.standard_normal((3, 70, 37)).astype(kind), rng.standard_normal((3, 37, 67)).astype(
@@ -67,9 +67,9 @@ def matrices(kind: type, turned: bool) -> tuple[Any, Any]:
     )
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_kernels_sum_in_order(library: ctypes.CDLL, turned: bool) -> None:
-    a, b = matrices(np.float32, turned)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_kernels_sum_in_order(library: ctypes.CDLL, transposed: bool) -> None:
+    a, b = matrices(np.float32, transposed)
     expected = sums.product(np, a, b)
     total = np.zeros_like(expected)
     launch(library, a, b, total)
@@ -81,9 +81,9 @@ def test_kernels_sum_in_order(library: ctypes.CDLL, turned: bool) -> None:
     assert not np.array_equal(backwards, sums.product(np, a, b))
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_kernels_sum_squares(library: ctypes.CDLL, turned: bool) -> None:
-    a, b = matrices(np.float64, turned)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_kernels_sum_squares(library: ctypes.CDLL, transposed: bool) -> None:
+    a, b = matrices(np.float64, transposed)
     expected = sums.Squares(np, (3, 70, 67))
     found = sums.Squares(np, (3, 70, 67))
     for _ in range(2):
