@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-
 from reference.portable import normal
 
 from .list_forward import QUANTIZED, _name
