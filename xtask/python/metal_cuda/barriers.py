@@ -51,13 +51,23 @@ def _shape(line: str) -> str:
     return re.sub(r"\b(q|k|v|do|dk|dq|dv)(_\w+)?\b", r"x\2", re.sub(r"\d+", "#", line.strip()))
 
 
-def without(text: str, index: int) -> str:
-    """The text without a barrier; lines stay where they were."""
+def without(text: str, *indices: int) -> str:
+    """The text without some of its barriers; lines stay where they were."""
     count = -1
 
     def cut(match: re.Match[str]) -> str:
         nonlocal count
         count += 1
-        return ";" if count == index else match.group()
+        return ";" if count in indices else match.group()
 
     return _BARRIER.sub(cut, text)
+
+
+def run_around(silent: set[int], index: int) -> tuple[int, ...]:
+    """The barriers from `index` to both sides, without a gap, that are all in `silent`."""
+    first = last = index
+    while first - 1 in silent:
+        first -= 1
+    while last + 1 in silent:
+        last += 1
+    return tuple(range(first, last + 1))

@@ -155,17 +155,26 @@ def _sanitize(part: Json) -> str:
 
 def _barriers(part: Json) -> str:
     text = (
-        f"## Barriers\n\nEach of {part['places']} places of a barrier was emptied, in up to three calls: racecheck reported "
-        f"{part['reported']}, did not report {part['not reported']}"
+        f"## Barriers\n\nEach of {part['places']} places of a barrier was emptied alone, in one call after the other until racecheck "
+        f"reported a hazard, each time in a process of its own: {part['reported']} were reported, {part['covered']} were covered, "
+        f"{part['not reported']} were not reported"
     )
     text += f", and {part['not run']} were not run.\n" if part["not run"] else ".\n"
-    silent = [row for row in part["rows"] if row["outcome"] == "not reported"]
+    silent = [row for row in part["rows"] if row["outcome"] in ("covered", "not reported")]
     if silent:
-        text += "\n" + _table(["kernel", "between", "outcome"], [])
+        text += (
+            "\n*Covered*: nothing is reported without this barrier alone, but is without it and those next to it of which the same "
+            "holds: each suffices where the others are gone. *Not reported*: nothing is reported without those either: in these calls "
+            "other barriers, or nothing that is shared, lie between the accesses around it. Racecheck judges accesses that the calls "
+            "make to threadgroup memory, between SIMD groups and between the lanes of one.\n\n"
+        )
+        text += _table(["kernel", "line", "between", "calls", "outcome"], [])
         for row in silent:
             around = [line.replace("|", "\\|") for line in row["around"]]
             between = f"`{around[1] or around[0]}` and `{around[2] or around[-1]}`"
-            text += _row(row["kernel"], between, row["outcome"])
+            text += _row(
+                row["kernel"], row["line"], between, ", ".join(row["calls"]), row["outcome"]
+            )
     return text
 
 

@@ -280,7 +280,7 @@ def run_rounding(
 
 
 def main() -> int:
-    from . import gpu, sanitize
+    from . import gpu, removals, sanitize
 
     parser = argparse.ArgumentParser(prog="metal_cuda.run", description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
@@ -313,7 +313,7 @@ def main() -> int:
         "rounding": run_rounding,
         "vectors": run_vectors,
         "sanitize": sanitize.run,
-        "barriers": sanitize.run_barriers,
+        "barriers": removals.run,
     }
     for part in sorted(parts, key=list(bodies).index):
         bodies[part](session)

@@ -1,4 +1,4 @@
-"""NVIDIA's compute-sanitizer over small calls, and over texts from which a barrier was removed."""
+"""NVIDIA's compute-sanitizer over small calls."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import barriers as of_text
-from . import nvrtc
-from .programs import MODES, Program, Programs
-from .records import Record, Recording
+from .programs import Programs
+from .records import Record
 from .run import Session
 
 TOOLS = ("memcheck", "racecheck", "synccheck")
 # A process loads CUDA and Python under the sanitizer: some seconds before its first call.
 SHARDS = 5
-MUTATIONS_A_PROCESS = 4
-TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,9 @@ def checked(
     return Finding(output, sum(map(int, counts)) if counts else None)
 
 
-def _job(recording: str, record: Record, replaced: dict[str, Any] | None = None) -> dict[str, Any]:
+def job_of(
+    recording: str, record: Record, replaced: dict[str, Any] | None = None
+) -> dict[str, Any]:
     return {"recording": recording, "record": record.name, "replaced": replaced or {}}
 
 
@@ -105,7 +103,7 @@ def small_calls(session: Session) -> list[tuple[str, Record]]:
     return jobs
 
 
-def _code(session: Session, names: list[str], lines: Path) -> Programs:
+def code(session: Session, names: list[str], lines: Path) -> Programs:
     programs = Programs(lines, session.programs.architecture)
     texts = []
     for name in names:
@@ -128,7 +126,7 @@ def _code(session: Session, names: list[str], lines: Path) -> Programs:
 
 def run(session: Session) -> None:
     lines = session.programs.folder.parent / "lines"
-    _code(session, ["checked", "vectors"], lines)
+    code(session, ["checked", "vectors"], lines)
     calls = small_calls(session)
     result: dict[str, Any] = {
         "calls": len(calls),
@@ -136,7 +134,7 @@ def run(session: Session) -> None:
         "tools": {},
     }
     with tempfile.TemporaryDirectory() as temporary:
-        shards = [[_job(*call) for call in calls[n::SHARDS]] for n in range(SHARDS)]
+        shards = [[job_of(*call) for call in calls[n::SHARDS]] for n in range(SHARDS)]
         with ThreadPoolExecutor(SHARDS * len(TOOLS)) as pool:
             waiting = {
                 tool: [
@@ -168,145 +166,3 @@ def run(session: Session) -> None:
 def _reports(output: str) -> list[str]:
     """The lines of a sanitizer's reports."""
     return [line for line in output.splitlines() if line.startswith("=========")][:40]
-
-
-# MARK: Barriers
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """A text without one of its barriers, run by a call."""
-
-    barrier: of_text.Barrier
-    recording: str
-    record: Record
-    text: str
-    entry: str
-    name: str
-    """Of the kernel with the barrier removed: unique, as reports name it."""
-
-
-def sites(session: Session) -> dict[tuple[Any, ...], list[Mutation]]:
-    """The places of barriers, each with calls that can tell whether it is needed."""
-    found: dict[tuple[Any, ...], list[Mutation]] = {}
-    recordings: dict[str, Recording] = {
-        name: session.recording(name) for name in ("checked", "vectors")
-    }
-    for name, record in small_calls(session):
-        for text in dict.fromkeys(launch.text for launch in record.launches):
-            entries = list(dict.fromkeys(x.entry for x in record.launches if x.text == text))
-            seen: dict[tuple[Any, ...], int] = {}
-            for barrier in of_text.barriers(recordings[name].text(text)):
-                place = (barrier.kernel, *barrier.around)
-                seen[place] = seen.get(place, 0) + 1
-                tries = found.setdefault((*place, seen[place]), [])
-                for entry in entries:
-                    if reaches(entry, barrier, record):
-                        number = sum(map(len, found.values()))
-                        tries.append(
-                            Mutation(
-                                barrier, name, record, text, entry, f"{entry}_without_{number:05d}"
-                            )
-                        )
-    return {place: _spread(tries) for place, tries in found.items() if tries}
-
-
-def reaches(entry: str, barrier: of_text.Barrier, record: Record) -> bool:
-    """Whether a kernel of a library comes to a barrier, in its body or in a rotation."""
-    if entry.startswith("attention_"):
-        return True
-    if barrier.kernel in ("rotate", "prepare"):
-        return "rotated" in record.name and entry in (
-            "quantize_round",
-            "quantize_group_parameters",
-            "dequantize",
-        )
-    rotates = any("rotation" in line or "rotate" in line for line in barrier.around)
-    return entry == barrier.kernel and (not rotates or "rotated" in record.name)
-
-
-def _spread(tries: list[Mutation]) -> list[Mutation]:
-    """A few of the calls, from all over the list."""
-    if len(tries) <= TRIES:
-        return tries
-    return [tries[len(tries) * n // TRIES] for n in range(TRIES)]
-
-
-def _mutant(session: Session, mutation: Mutation, folder: Path) -> Path:
-    text = of_text.without(
-        session.recording(mutation.recording).text(mutation.text), mutation.barrier.index
-    )
-    program: Program = Programs(folder, session.programs.architecture).program(text)
-    source = re.sub(rf"\b{mutation.entry}\(", f"{mutation.name}(", program.source)
-    code, _ = nvrtc.build(
-        source,
-        session.programs.architecture,
-        (*MODES["safe"], "--diag-suppress=177,550", *program.options, "-lineinfo"),
-    )
-    path = folder / f"{mutation.name}.cubin"
-    path.write_bytes(code)
-    return path
-
-
-def run_barriers(session: Session) -> None:
-    lines = session.programs.folder.parent / "lines"
-    _code(session, ["checked", "vectors"], lines)
-    places = sites(session)
-    removed = [mutation for tries in places.values() for mutation in tries]
-    print(f"{len(places)} places of barriers, {len(removed)} removals", flush=True)
-    reported: dict[str, bool | None] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-
-        def check(some: list[Mutation]) -> None:
-            jobs = []
-            for one in some:
-                replaced = {
-                    one.text: {
-                        "replaces": one.entry,
-                        "code": str(_mutant(session, one, folder)),
-                        "entry": one.name,
-                    }
-                }
-                jobs.append(_job(one.recording, one.record, replaced))
-            found = checked("racecheck", session, jobs, folder, lines, session.left())
-            for one in some:
-                seen = re.search(rf"\b{one.name}\b", found.output) is not None
-                reported[one.name] = seen if seen or found.errors is not None else None
-
-        # NVRTC works without Python's lock: threads are enough.
-        groups = [
-            removed[at : at + MUTATIONS_A_PROCESS]
-            for at in range(0, len(removed), MUTATIONS_A_PROCESS)
-        ]
-        with ThreadPoolExecutor(max(len(os.sched_getaffinity(0)) - 2, 1)) as pool:
-            for _ in pool.map(check, [group for group in groups if session.left() > 0]):
-                pass
-    rows = []
-    for place, tries in places.items():
-        outcomes = [reported.get(one.name) for one in tries]
-        rows.append(
-            {
-                "kernel": place[0],
-                "barrier": place[1],
-                "around": list(place[2:-1]),
-                "line": tries[0].barrier.line,
-                "removals": len(tries),
-                "calls": [one.record.name for one in tries],
-                "outcome": "reported"
-                if True in outcomes
-                else "not run"
-                if None in outcomes
-                else "not reported",
-            }
-        )
-    count = {
-        what: sum(row["outcome"] == what for row in rows)
-        for what in ("reported", "not reported", "not run")
-    }
-    session.add("barriers", {"places": len(rows), **count, "rows": rows})
-    print(f"barriers: {count}", flush=True)
-    # Those that were not run are in the result only.
-    for row in rows:
-        if row["outcome"] == "not reported":
-            print(f"  not reported: {row['kernel']}: {row['around']} {row['calls']}", flush=True)

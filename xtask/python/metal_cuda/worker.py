@@ -32,6 +32,7 @@ class Checked(gpu.Device):
         super().__init__(programs, "safe")
         self.recording = recording
         self.replaced: dict[str, dict[str, str]] = {}
+        self.used: set[str] = set()
 
     def launch(self, text: str, launch: Launch, buffers: list[Any]) -> None:
         other = self.replaced.get(launch.text)
@@ -45,6 +46,7 @@ class Checked(gpu.Device):
         self._modules.append(module)
         self._functions[other["code"], other["entry"]] = module.get_function(other["entry"])
         self.start(self._functions[other["code"], other["entry"]], kernel, launch, buffers)
+        self.used.add(launch.text)
 
 
 def spoil(memory: dict[tuple[str, str], Any], call: large.Call) -> None:
@@ -97,6 +99,9 @@ def main() -> int:
                 spoil(memories[call.name], call)
             run(device, recording, record, call, memories[call.name])
         device.finish()
+        unused = set(device.replaced) - device.used
+        if unused:
+            raise RuntimeError(f"{record.name} does not launch what was replaced: {unused}")
     print(f"{len(jobs)} calls done")
     return 0
 

@@ -50,19 +50,19 @@ def test_large_calls_and_what_was_skipped() -> None:
 
 
 def test_barriers_that_nothing_saw() -> None:
-    row = {"kernel": "prefill", "around": ["a", "b | c", "d", "e"], "outcome": "not reported"}
-    text = page(
-        [
-            result(
-                barriers={
-                    "places": 2,
-                    "reported": 1,
-                    "not reported": 1,
-                    "not run": 0,
-                    "rows": [row],
-                }
-            )
-        ]
-    )
-    assert "racecheck reported 1, did not report 1." in text
-    assert "| prefill | `b \\| c` and `d` | not reported |" in text
+    row = {"kernel": "prefill", "line": 7, "around": ["a", "b | c", "d", "e"], "calls": ["x", "y"]}
+    rows = [
+        {**row, "outcome": "not reported"},
+        {**row, "outcome": "covered", "kernel": "decode"},
+        {**row, "outcome": "reported", "kernel": "dequantize"},
+    ]
+    count = {"places": 4, "reported": 1, "covered": 1, "not reported": 1, "not run": 1}
+    text = page([result(barriers={**count, "rows": rows})])
+    assert "Each of 4 places" in text
+    assert "1 were reported, 1 were covered, 1 were not reported, and 1 were not run." in text
+    assert "| prefill | 7 | `b \\| c` and `d` | x, y | not reported |" in text
+    assert "| decode | 7 | `b \\| c` and `d` | x, y | covered |" in text
+    assert "| dequantize |" not in text
+    text = page([result(barriers={**count, "not run": 0, "rows": rows[2:]})])
+    assert "1 were not reported.\n" in text
+    assert "*Covered*" not in text
