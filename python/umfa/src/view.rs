@@ -129,6 +129,19 @@ impl View {
         })
     }
 
+    /// Runs of adjacent elements, in C order: where each begins, and how many elements all of them have.
+    pub(crate) fn runs(&self) -> (impl Iterator<Item = *mut u8> + use<>, usize) {
+        let mut outer = *self;
+        let mut run = 1;
+        while let Some((&size, &stride)) = outer.shape().last().zip(outer.strides().last())
+            && (size == 1 || stride == run)
+        {
+            run *= size;
+            outer.rank -= 1;
+        }
+        (outer.addresses(), run)
+    }
+
     /// Bytes from the first element to the end of the last one.
     pub(crate) fn extent(&self) -> usize {
         if self.shape().contains(&0) {

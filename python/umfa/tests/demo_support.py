@@ -73,6 +73,11 @@ class SimulatedEngine:
         output, logsumexp = plain.attention(*floats, causal=causal, alignment="bottom_right")
         return output.astype(np.float32), logsumexp.astype(np.float32)
 
+    def merge(self, outputs: list[F32], logsumexps: list[F32]) -> F32:
+        weights = np.exp(np.stack(logsumexps) - np.logaddexp.reduce(logsumexps))[..., None]
+        merged: F32 = np.sum(weights * np.stack(outputs), axis=0).astype(np.float32)
+        return merged
+
     def quantize(self, x: F32, form: Format) -> Quantized:
         y = x.astype(np.float64)
         if form.rotate:

@@ -242,3 +242,23 @@ def test_zero_points_are_of_the_integers_range(normal: Draw, precision: Any) -> 
             umfa.QuantizedTensor(stored.data, stored.scale, many, None, precision, "row")
     for zero in (least, most):
         umfa.quantize(x, precision, scale=0.1, zero_point=zero)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32])
+@pytest.mark.parametrize("cut", [np.s_[:], np.s_[:, 1:], np.s_[:, :, ::2], np.s_[:, :, 3:9]])
+def test_zero_points_are_looked_at_where_they_are(normal: Draw, dtype: Any, cut: Any) -> None:
+    stored = umfa.quantize(normal(2, 3, 20, 64), "int4", "row", group=32)
+    whole = np.full((2, 3, 20, 2), 100, dtype)  # out of range where the view leaves it out
+    zeros = whole[cut]
+    zeros[...] = 7
+
+    def make() -> umfa.QuantizedTensor:
+        data, scale = stored.data[cut], stored.scale[cut]
+        return umfa.QuantizedTensor(data, scale, zeros, None, "int4", "row", group=32)
+
+    make()
+    for at in (0, zeros.size // 2, -1):
+        zeros.flat[at] = -9
+        with pytest.raises(umfa.InvalidArgument, match="zero_point: -9, expected -8 to 7"):
+            make()
+        zeros.flat[at] = -8

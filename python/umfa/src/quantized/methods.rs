@@ -1,5 +1,7 @@
 //! The Python methods of a quantized tensor.
 
+use std::ops::RangeInclusive;
+
 use mfa::raw::lower;
 use mfa::raw::sys;
 use pyo3::prelude::*;
@@ -52,27 +54,37 @@ pub(crate) fn in_range(zero_point: &Bound<'_, PyAny>, precision: i32) -> PyResul
         sys::MFA_PRECISION_INT4 => (-8, 7),
         _ => (-128, 127),
     };
-    let wide = array.view.dtype == Dtype::Int32;
-    let value = |at: *mut u8| {
-        // SAFETY: an element of the array, of this type and aligned.
-        unsafe {
-            match wide {
-                true => at.cast::<i32>().read(),
-                false => i32::from(at.cast::<i8>().read()),
-            }
+    if array.view.len() == 0 {
+        return Ok(());
+    }
+    let range = least..=most;
+    let (mut runs, n) = array.view.runs();
+    // SAFETY: runs of elements of the array, of this type and aligned.
+    let found = runs.find_map(|run| unsafe {
+        if array.view.dtype == Dtype::Int32 {
+            outside(std::slice::from_raw_parts(run.cast::<i32>(), n), &range)
+        } else {
+            outside(std::slice::from_raw_parts(run.cast::<i8>(), n), &range)
         }
-    };
-    let found = array.view.addresses().map(value);
-    match found
-        .into_iter()
-        .find(|zero| !(least..=most).contains(zero))
-    {
+    });
+    match found {
         None => Ok(()),
         Some(zero) => Err(crate::error::argument(format!(
             "zero_point: {zero}, expected {least} to {most} for \"{}\", however zero points are stored",
             name_of(precision, PRECISIONS)
         ))),
     }
+}
+
+/// The first number outside of a range. All are looked at before it is searched for, in a loop that becomes vectors.
+fn outside<T: Copy + Into<i32>>(numbers: &[T], range: &RangeInclusive<i32>) -> Option<i32> {
+    let (least, most) = (*range.start(), *range.end());
+    let is_inside = |x: &T| (least <= (*x).into()) & ((*x).into() <= most);
+    if numbers.iter().fold(true, |all, x| all & is_inside(x)) {
+        return None;
+    }
+    let wrong = numbers.iter().find(|x| !is_inside(x));
+    wrong.map(|x| (*x).into())
 }
 
 #[pymethods]

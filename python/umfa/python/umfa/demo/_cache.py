@@ -223,6 +223,9 @@ class KvCache:
             for first, last in segments
             for inside, rows in _visible(start, q.shape[2], first, last)
         ]
+        if q.shape[2] == 1:
+            _, outputs, logsumexps = zip(*parts, strict=True)
+            return self._engine.merge(list(outputs), list(logsumexps))
         out = np.zeros(q.shape, np.float32)
         total = np.full(q.shape[:3], -np.inf, np.float32)
         for rows, part, logsumexp in parts:

@@ -7,6 +7,7 @@ tests' simulation of it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +44,11 @@ class Format:
     rotate: bool = False
 
 
+@cache
+def _keywords(form: Format) -> dict[str, Any]:
+    return asdict(form)
+
+
 class Quantized(Protocol):
     """What the demo uses of :class:`umfa.QuantizedTensor`."""
 
@@ -63,6 +69,10 @@ class Engine(Protocol):
 
     def attention(self, q: Operand, k: Operand, v: Operand, *, causal: bool) -> tuple[F32, F32]:
         """Output and logsumexp ``[batch, heads, rows]``; ``causal`` aligns the last rows."""
+        ...
+
+    def merge(self, outputs: list[F32], logsumexps: list[F32]) -> F32:
+        """The output over all keys, of those over parts of them."""
         ...
 
     def quantize(self, x: F32, form: Format) -> Quantized: ...
@@ -94,10 +104,15 @@ class UmfaEngine:
         )
         return out, logsumexp
 
+    def merge(self, outputs: list[F32], logsumexps: list[F32]) -> F32:
+        import umfa
+
+        return umfa.merge(outputs, logsumexps, self._context)[0]
+
     def quantize(self, x: F32, form: Format) -> Quantized:
         import umfa
 
-        quantized: Quantized = umfa.quantize(x, context=self._context, **asdict(form))
+        quantized: Quantized = umfa.quantize(x, context=self._context, **_keywords(form))
         return quantized
 
     def assemble(self, form: Format, parts: Parts, head_dim: int) -> Quantized:
