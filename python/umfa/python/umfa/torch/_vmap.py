@@ -71,7 +71,7 @@ def attention_backward(info: Any, in_dims: Dims, *inputs: Any) -> tuple[tuple[Te
 
 
 def _batch(q: Tensor, dim: int | None) -> int:
-    return q.shape[1 if dim == 0 else 0]
+    return int(q.shape[1 if dim == 0 else 0])
 
 
 def _one_batch(cu_seqlens: Tensor | None, plain: list[Any]) -> bool:
