@@ -223,17 +223,18 @@ class KvCache:
             for first, last in segments
             for inside, rows in _visible(start, q.shape[2], first, last)
         ]
-        if q.shape[2] == 1:
-            _, outputs, logsumexps = zip(*parts, strict=True)
-            return self._engine.merge(list(outputs), list(logsumexps))
-        out = np.zeros(q.shape, np.float32)
-        total = np.full(q.shape[:3], -np.inf, np.float32)
-        for rows, part, logsumexp in parts:
-            joined = np.logaddexp(total[:, :, rows], logsumexp)
-            out[:, :, rows] *= np.exp(total[:, :, rows] - joined)[..., None]
-            out[:, :, rows] += np.exp(logsumexp - joined)[..., None] * part
-            total[:, :, rows] = joined
-        return out
+        edges = sorted({edge for rows, *_ in parts for edge in (rows.start, rows.stop)})
+        joined = []
+        for begin, end in itertools.pairwise(edges):
+            # All rows between two edges have the same parts.
+            outputs, logsumexps = [], []
+            for rows, out, logsumexp in parts:
+                if rows.start <= begin < rows.stop:
+                    own = slice(begin - rows.start, end - rows.start)
+                    outputs.append(out[:, :, own])
+                    logsumexps.append(logsumexp[:, :, own])
+            joined.append(self._engine.merge(outputs, logsumexps))
+        return joined[0] if len(joined) == 1 else np.concatenate(joined, axis=2)
 
     def _call(self, q: F32, first: int, last: int, *, causal: bool) -> tuple[F32, F32]:
         form = self._mode.q
