@@ -37,16 +37,20 @@ class Ceilings:
         """
         if "q" in mode.quantized:
             return self.seconds(case, "int8")
-        qk, pv = 2.0 * case.columns, 2.0 * case.value_columns
         if case.decode:
             width = sum(Stored(mode, x).bytes_an_element(case.columns) for x in "kv") / 2
-            read = case.kv_elements * width / self.memory
-            return max(case.scores * ((qk + pv) / self.fma + 1 / self.softmax_f32), read)
+            return max(self._in_fp32(case), case.kv_elements * width / self.memory)
         values = mode.keywords("v")
-        within = values["granularity"] == "channel" or "group" in values
-        if mode.precision is None or within:
-            return case.scores * ((qk + pv) / self.fma + 1 / self.softmax_f32)
+        within_row = values["granularity"] == "channel" or "group" in values
+        if mode.precision is None or within_row:
+            return self._in_fp32(case)
+        qk, pv = 2.0 * case.columns, 2.0 * case.value_columns
         return case.scores * (qk / self.fma + pv / self.dot2 + 1 / self.softmax_i16)
+
+    def _in_fp32(self, case: Case) -> float:
+        """The products and the softmax of a forward case in FP32."""
+        products = 2.0 * (case.columns + case.value_columns) / self.fma
+        return case.scores * (products + 1 / self.softmax_f32)
 
     def seconds(self, case: Case, storage: str) -> float:
         """The least time for a case: its products, its softmax and no overlap of the two.
@@ -56,14 +60,14 @@ class Ceilings:
         qk, pv = 2.0 * case.columns, 2.0 * case.value_columns
         if case.kind == TRAINING:
             # Forward, and five products backward, of FP32.
-            each = (qk + pv + 3 * qk + 2 * pv) / self.fma + 2 / self.softmax_f32
+            backward = (3 * qk + 2 * pv) / self.fma + 1 / self.softmax_f32
+            compute = self._in_fp32(case) + case.scores * backward
         elif storage == "int8":
-            each = qk / self.dot4 + pv / self.dot2 + 1 / self.softmax_i16
+            compute = case.scores * (qk / self.dot4 + pv / self.dot2 + 1 / self.softmax_i16)
         elif storage == "int8_fast":
-            each = (qk + pv) / self.dot4 + 1 / self.softmax_u8
+            compute = case.scores * ((qk + pv) / self.dot4 + 1 / self.softmax_u8)
         else:
-            each = (qk + pv) / self.fma + 1 / self.softmax_f32
-        compute = case.scores * each
+            compute = self._in_fp32(case)
         if case.decode:
             width = BYTES.get(storage, BYTES["int8"])
             return max(compute, case.kv_elements * width / self.memory)

@@ -201,9 +201,10 @@ def _forward(
             ours = _time(results, OURS, storage)
             if ours is not None:
                 what = f"{name}: {storage} over FP32 of {best.engine}"
-                # FP32 of a unit for bf16 is no longer bound by multiply-adds.
-                bound = limits is not None and (storage == "int8" or limits.bf16 is None)
-                most = best.median / limits.seconds(case, storage) if limits and bound else None
+                most = None
+                # Multiply-adds do not bound FP32 on a unit for bf16.
+                if limits is not None and (storage == "int8" or limits.bf16 is None):
+                    most = best.median / limits.seconds(case, storage)
                 yield Outcome(what, wanted, best.median / ours, True, limit=most)
     if case in SHAPES:
         ggml, kv = _time(results, "ggml", "q8_0"), _time(results, OURS, "int8_kv")
