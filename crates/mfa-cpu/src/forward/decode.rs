@@ -142,12 +142,13 @@ impl<'a> Decode<'a> {
     /// Asks for the scales of the next block, if there is one: `left` keys are left. They are too few lines for the processor to
     /// see that they follow one another.
     fn prefetch_scales(&self, keys: KeyBlock, left: usize) {
-        let count = left.saturating_sub(keys.n).min(BLOCK_N);
+        let count = BLOCK_N.min(left - keys.n);
+        if count == 0 {
+            return;
+        }
         let tensors = [&self.problem.k, &self.problem.v];
         for quant in tensors.into_iter().filter_map(|x| x.quant.as_ref()) {
-            if count > 0 {
-                quant.prefetch(self.kernels, keys.at, keys.row + keys.n, count);
-            }
+            quant.prefetch(self.kernels, keys.at, keys.row + keys.n, count);
         }
     }
 
